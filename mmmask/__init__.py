@@ -1,0 +1,60 @@
+"""mmmask: masked modelling of any mix of modalities with one plain Vision Transformer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mmmask.components import register
+from mmmask.hooks import hookimpl
+from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    from mmmask import interop
+    from mmmask.experiment import Experiment, load_experiment
+    from mmmask.interfaces import (
+        Component,
+        Decoder,
+        Encoder,
+        Loss,
+        Mask,
+        MaskContext,
+        Masker,
+        Modality,
+        Positions,
+        Preparation,
+        Source,
+        Tokens,
+        TokenSpec,
+    )
+    from mmmask.model.build import build_model
+    from mmmask.training.run import Run, load_run, train
+
+__version__ = "0.1.0"
+
+# Imported on first use: `import mmmask` (as every plugin does) must not cost the seconds that importing torch does.
+_LAZY = {
+    "interop": "mmmask.interop",
+    **dict.fromkeys(("Experiment", "load_experiment"), "mmmask.experiment"),
+    **dict.fromkeys(
+        ("Component", "Decoder", "Encoder", "Loss", "Mask", "MaskContext", "Masker", "Modality", "Positions",
+         "Preparation", "Source", "Tokens", "TokenSpec"), "mmmask.interfaces"),  # fmt: skip
+    "build_model": "mmmask.model.build",
+    **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
+}
+__all__ = [
+    "Component", "Decoder", "Encoder", "Experiment", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
+    "Positions", "Preparation", "Run", "Source", "TokenSpec", "Tokens", "build_model", "hookimpl", "interop",
+    "load_experiment", "load_run", "register", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mmmask' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if name == "interop" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

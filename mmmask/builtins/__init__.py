@@ -1,0 +1,18 @@
+"""Components that need only a token grid, or only files; registered through the same hook as anybody's."""
+
+from mmmask.hooks import Register, hookimpl
+
+
+@hookimpl
+def register_components(register: Register) -> None:
+    """Names the built-in components."""
+    here = "mmmask.builtins"
+    register("masker", "random", f"{here}.maskers:RandomMasker", "tokens at random, an exact number in every sample")
+    register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells hidden at every step of the first axis")
+    register("positions", "flat_sinusoid", f"{here}.positions:FlatSinusoid", "fixed sines over the flat token index")
+    register("encoder", "vit", f"{here}.vit:ViTEncoder", "plain Vision Transformer over the visible tokens")
+    register("decoder", "transformer", f"{here}.transformer_decoder:TransformerDecoder", "a few blocks over all tokens")
+    register("loss", "pixels", f"{here}.pixels:PixelLoss", "error of the values a token holds, normalised or not")
+    register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
+    register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")
+    register("source", "glob", f"{here}.sources:GlobSource", "every file that matches a pattern")

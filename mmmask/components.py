@@ -1,0 +1,126 @@
+"""One registry per interface, and the ways into them: installed plugins, a plugin file, a notebook."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import pluggy
+
+from mmmask import hooks
+from mmmask_registry import (
+    BrokenPlugin,
+    DuplicateName,
+    MmmaskError,
+    Registry,
+    UnknownName,
+    load_entry_points,
+    load_plugin_file,
+)
+
+# kind -> its abstract class, as an import path: naming things must not import torch
+INTERFACES = {
+    "modality": "mmmask.interfaces.modality:Modality",
+    "source": "mmmask.interfaces.source:Source",
+    "masker": "mmmask.interfaces.masker:Masker",
+    "positions": "mmmask.interfaces.positions:Positions",
+    "encoder": "mmmask.interfaces.encoder:Encoder",
+    "decoder": "mmmask.interfaces.decoder:Decoder",
+    "loss": "mmmask.interfaces.loss:Loss",
+    "format": "mmmask.interfaces.format:Format",
+}
+
+
+class Components:
+    """The registries, the plugin manager that filled them, and the plugins that could not be used."""
+
+    def __init__(self, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> None:
+        self.registries: dict[str, Registry[Any]] = {kind: Registry(kind, path) for kind, path in INTERFACES.items()}
+        self.manager = pluggy.PluginManager("mmmask")
+        self.manager.add_hookspecs(hooks)
+        self.broken: list[BrokenPlugin] = []
+        from mmmask import builtins
+
+        self.manager.register(builtins, "mmmask:builtins")
+        self._collect("mmmask:builtins", "mmmask")
+        self.broken = load_entry_points(self.manager, "mmmask", self._collect, entry_points)
+
+    def registry(self, kind: str) -> Registry[Any]:
+        """The registry of a kind.
+
+        Raises:
+            UnknownName: there is no such kind.
+        """
+        if kind not in self.registries:
+            raise UnknownName("kind of component", kind, self.registries)
+        return self.registries[kind]
+
+    def get(self, kind: str, name: str) -> type[Any]:
+        """The class registered under a name; an unknown name also tells which plugins are broken.
+
+        Raises:
+            UnknownName: with the known names.
+            BrokenComponent: it cannot be imported or does not keep its interface.
+        """
+        try:
+            return self.registry(kind).get(name)
+        except UnknownName as error:
+            if not self.broken or kind not in self.registries:
+                raise
+            failed = "; ".join(f"{plugin.name} ({plugin.supplier}): {plugin.reason}" for plugin in self.broken)
+            raise UnknownName(kind, name, error.known, hint=f" Plugins that failed to load: {failed}.") from None
+
+    def add_plugin_file(self, path: str) -> None:
+        """Takes the components and hooks of a Python file (`--plugin FILE.py`).
+
+        Raises:
+            MmmaskError: it cannot be imported, misspells a hook, or claims a name that is taken.
+        """
+        module = load_plugin_file(path)
+        try:
+            self.manager.register(module, path)
+            self.manager.check_pending()
+        except (ValueError, pluggy.PluginValidationError) as error:
+            raise MmmaskError(f"--plugin {path}: {error}") from error
+        self._collect(path, path)
+
+    def _collect(self, plugin_name: str, supplier: str) -> None:
+        """Calls one plugin's `register_components`; either all of its names are taken or none."""
+        named: list[tuple[str, str, type[Any] | str, str]] = []
+
+        def register(kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
+            self.registry(kind)
+            taken = [(k, n) for k, n, _, _ in named]
+            if (kind, name) in taken:
+                raise DuplicateName(kind, name, supplier, supplier)
+            if name in self.registries[kind]:
+                raise DuplicateName(kind, name, self.registries[kind].entry(name).supplier, supplier)
+            named.append((kind, name, target, description))
+
+        plugin = self.manager.get_plugin(plugin_name)
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        self.manager.subset_hook_caller("register_components", others)(register=register)
+        for kind, name, target, description in named:
+            self.registries[kind].register(name, target, supplier=supplier, description=description)
+
+
+@cache
+def components() -> Components:
+    """The components of this process: built-in ones and those of installed plugins, found once."""
+    return Components()
+
+
+def register(kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
+    """Adds a component without packaging it, as in a notebook: `mmmask.register("masker", "mine", MyMasker)`.
+
+    Registering a name again replaces what was registered this way before; it never replaces a plugin's.
+
+    Raises:
+        UnknownName: `kind` is not one of the kinds.
+        DuplicateName: a plugin supplies the name.
+    """
+    components().registry(kind).register(
+        name, target, supplier="this session", description=description, replace=True
+    )

@@ -1,0 +1,1 @@
+"""From sources to batches: sampling, workers, replication, bad samples, mixing."""

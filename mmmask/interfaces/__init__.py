@@ -1,0 +1,52 @@
+"""What a plugin may supply, one abstract class a file, and the data that flows between components."""
+
+from mmmask.interfaces.component import Component, component
+from mmmask.interfaces.decoder import Decoder
+from mmmask.interfaces.encoder import Encoder
+from mmmask.interfaces.format import Format
+from mmmask.interfaces.loss import Loss
+from mmmask.interfaces.masker import MaskContext, Masker
+from mmmask.interfaces.modality import Modality, Preparation
+from mmmask.interfaces.positions import Positions
+from mmmask.interfaces.source import BadSample, Source, SourceFile
+from mmmask.interfaces.tokens import (
+    Embedding,
+    Grid,
+    Group,
+    Latents,
+    Mask,
+    Query,
+    Tokens,
+    TokenSpec,
+    gather_rows,
+    patchify,
+    unpatchify,
+)
+
+__all__ = [
+    "BadSample",
+    "Component",
+    "Decoder",
+    "Embedding",
+    "Encoder",
+    "Format",
+    "Grid",
+    "Group",
+    "Latents",
+    "Loss",
+    "Mask",
+    "MaskContext",
+    "Masker",
+    "Modality",
+    "Positions",
+    "Preparation",
+    "Query",
+    "Source",
+    "SourceFile",
+    "TokenSpec",
+    "Tokens",
+    "component",
+    "gather_rows",
+    "patchify",
+    "unpatchify",
+]

@@ -1,0 +1,92 @@
+"""Component: a class with a strict, nested Config, chosen by name in an experiment."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from mmmask.components import components
+from mmmask_registry import MmmaskError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Settings: unknown keys and wrong types are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(ABC):
+    """Anything that an experiment chooses by name.
+
+    A subclass nests `class Config(Parent.Config)` with its settings (a `Field(description=...)` on each shows in
+    `mmmask describe`) and takes a Config as first argument of `__init__`.
+    """
+
+    class Config(StrictModel):
+        name: str = ""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 - each subclass narrows it to its own Config
+        self.config = config
+
+
+def validate_strictly(model: type[Model], data: object) -> Model:
+    """Validates plain data as strict JSON: "3" is no number, a list is a fine tuple.
+
+    Raises:
+        pydantic.ValidationError: all problems at once.
+    """
+    return model.model_validate_json(json.dumps(data), strict=True)
+
+
+class _ChosenByName:
+    """Validates `{name: ..., other settings}` with the Config of the component that has the name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda config: config.model_dump(mode="json")),
+        )
+
+    def _validate(self, value: object) -> Component.Config:
+        if isinstance(value, Component.Config):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        known = ", ".join(entry.name for entry in components().registry(self.kind))
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+            raise PydanticCustomError("no_name", "{message}", {
+                "message": f"expected the name of a {self.kind} and its settings, as {{name: ..., ...}}. Known: {known}."
+            })  # fmt: skip
+        try:
+            component_class = components().get(self.kind, value["name"])
+        except MmmaskError as error:
+            # `at` moves the error from the block to its key `name`
+            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "name"}) from None
+        return validate_strictly(component_class.Config, value)
+
+
+if TYPE_CHECKING:
+    component: Any
+else:
+
+    def component(kind: str) -> Any:
+        """The type of a setting that names a component: `masker: component("masker")`.
+
+        In YAML it is a block `{name: random, mask_ratio: 0.9}`, or just the name. Its value is the Config of the
+        component that has that name.
+        """
+        return Annotated[Component.Config, _ChosenByName(kind)]
+
+
+def build(kind: str, config: Component.Config, **context: object) -> Any:  # noqa: ANN401 - the kind's interface
+    """Makes the component that a Config was validated for, with what it needs beyond its settings."""
+    return components().get(kind, config.name)(config, **context)

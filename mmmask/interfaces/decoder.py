@@ -1,0 +1,32 @@
+"""Decoder: answers for the predicted tokens, given latents."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmmask.interfaces.component import Component
+from mmmask.interfaces.tokens import Embedding, Query
+
+
+class Decoder(Component, nn.Module):
+    """Owns its mask token, its positions, and how prefix tokens enter.
+
+    Built with `embeddings`, {embedding key: Embedding} in the experiment's order, and the encoder's `latent_width`.
+    """
+
+    def __init__(self, config: Any, embeddings: Mapping[str, Embedding], latent_width: int) -> None:  # noqa: ANN401
+        nn.Module.__init__(self)
+        self.config = config
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Width of the features."""
+
+    @abstractmethod
+    def forward(self, queries: Sequence[Query]) -> list[Tensor]:
+        """Features (batch, predicted, width) of every query, in order."""

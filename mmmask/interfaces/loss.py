@@ -1,0 +1,48 @@
+"""Loss: what is predicted about a token, and how far off a prediction is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from mmmask.interfaces.component import Component
+from mmmask.interfaces.tokens import Tokens, TokenSpec
+
+
+class Loss(Component):
+    """Owns the target. The core owns heads, reduction and weights."""
+
+    @abstractmethod
+    def prediction_dim(self, spec: TokenSpec) -> int:
+        """How many numbers the head must give per token."""
+
+    @abstractmethod
+    def target(self, tokens: Tokens, index: Tensor) -> Tensor:
+        """(batch, predicted, dim) what should have been predicted for the tokens `index` (batch, predicted)."""
+
+    @abstractmethod
+    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(batch, predicted) error of each token, float32 or wider."""
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether `restore` depends on the token statistics it is given."""
+        return False
+
+    def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
+        """Turns predictions into content in the unit of the source, for pictures and PSNR.
+
+        Args:
+            prediction: (batch, predicted, dim).
+            index: (batch, predicted) the tokens predicted.
+            statistics: (batch, k) the tokens from which the statistics of the predicted ones are estimated, that
+                is the visible ones; None takes their true statistics, which a model cannot know.
+
+        Returns:
+            (batch, predicted, content_dim).
+
+        Raises:
+            NotImplementedError: this loss does not predict content.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not predict content")

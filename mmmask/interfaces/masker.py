@@ -1,0 +1,62 @@
+"""Masker: decides which tokens of a sample are hidden."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmmask.interfaces.component import Component
+from mmmask.interfaces.tokens import Grid, Tokens
+
+
+@dataclass(frozen=True)
+class MaskContext:
+    """What a masker may look at.
+
+    Attributes:
+        grid: token layout of a sample.
+        batch: rows to score.
+        device: of the scores.
+        noise: `noise((batch, ...))` draws uniform numbers in [0, 1) of that shape, a fixed function of (seed, stream,
+            step, row): independent of how rows are spread over processes, micro-batches and workers. A second
+            call draws other numbers.
+        step: of training, from 0.
+        tokens: the samples themselves, for maskers that look at the data.
+    """
+
+    grid: Grid
+    batch: int
+    device: torch.device
+    noise: Callable[[tuple[int, ...]], Tensor]
+    step: int
+    tokens: Tokens
+
+
+class Masker(Component):
+    """Ranks tokens; the core hides exactly `num_hidden` of the highest."""
+
+    @abstractmethod
+    def scores(self, context: MaskContext) -> Tensor:
+        """(batch, tokens) scores; the highest are hidden first, ties in token order."""
+
+    @abstractmethod
+    def num_hidden(self, grid: Grid, step: int) -> int:
+        """How many of the tokens of a grid are hidden at a step. Change it stepwise: it sets the shapes."""
+
+
+def rows_noise(seed: int, first: int, total: int, device: torch.device) -> Callable[[tuple[int, ...]], Tensor]:
+    """A noise function for the rows `first ..` of `total`: draws for all of them, returns these.
+
+    Drawn on the CPU, so that the same rows get the same noise on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(shape: tuple[int, ...]) -> Tensor:
+        rows, *rest = shape
+        return torch.rand(total, *rest, generator=generator)[first : first + rows].to(device, non_blocking=True)
+
+    return noise

@@ -1,0 +1,32 @@
+"""Positions: what tells an encoder or decoder where a token stands."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmmask.interfaces.component import Component
+from mmmask.interfaces.tokens import Grid
+
+
+class Positions(Component, nn.Module):
+    """Positions for the tokens of one embedding key; built with (width, grids, num_prefix)."""
+
+    def __init__(self, config: Any, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:  # noqa: ANN401
+        nn.Module.__init__(self)
+        self.config, self.width, self.grids, self.num_prefix = config, width, tuple(grids), num_prefix
+
+    @abstractmethod
+    def forward(self, grid: Grid) -> Tensor | None:
+        """(tokens, width) to be added to the tokens of a grid, or None where nothing is added."""
+
+    def prefix(self) -> Tensor | None:
+        """(num_prefix, width) to be added to the prefix tokens, or None."""
+        return None
+
+    def bias(self, grid: Grid, rows: Tensor | None) -> Tensor | None:
+        """(heads, R, R), or (batch, heads, R, R) for given rows, to be added to attention logits, or None."""
+        return None

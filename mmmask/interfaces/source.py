@@ -1,0 +1,86 @@
+"""Source: where samples come from. Knows files, not tensors of the model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from mmmask.interfaces.component import Component
+from mmmask_registry import MmmaskError
+
+
+class BadSample(Exception):
+    """This sample cannot be used, and why; the run goes on with another."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was found and not read yet.
+
+    Attributes:
+        path: as the source knows it, local or remote (iopath).
+    """
+
+    path: str
+
+    def local_path(self) -> str:
+        """A path on this machine; a remote file is fetched and cached.
+
+        Raises:
+            BadSample: it cannot be had.
+        """
+        from mmmask.data.files import local_path
+
+        try:
+            return local_path(self.path)
+        except OSError as error:
+            raise BadSample(f"{type(error).__name__}: {error}") from error
+
+    def read(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            BadSample: it cannot be read.
+        """
+        from mmmask.data.files import open_file
+
+        try:
+            with open_file(self.path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise BadSample(f"{type(error).__name__}: {error}") from error
+
+
+class SourceError(MmmaskError):
+    """A source that does not exist, is empty, or holds too many bad samples."""
+
+
+class Source(Component):
+    """A numbered set of samples.
+
+    Built with `extensions`, the file name endings that the stream's modality can decode.
+    """
+
+    def __init__(self, config: Any, extensions: tuple[str, ...] = ()) -> None:  # noqa: ANN401
+        super().__init__(config)
+        self.extensions = extensions
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, index: int) -> Any:  # noqa: ANN401 - whatever the modality's `Preparation.decode` takes
+        """The sample with this number: an array, or a `SourceFile` for the modality to decode.
+
+        Raises:
+            BadSample: it cannot be had.
+        """
+
+    def label(self, index: int) -> str | None:
+        """Its label where the source knows one; never needed for pretraining."""
+        return None
+
+    def describe(self, index: int) -> str:
+        """What to call the sample in messages and in `bad_samples.jsonl`, such as its path."""
+        return f"sample {index}"

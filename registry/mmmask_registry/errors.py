@@ -1,0 +1,42 @@
+"""What can go wrong with names. `MmmaskError` is the root of every error a user can cause."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MmmaskError(Exception):
+    """A mistake a user can make and mend: its message says where, what, and what to do."""
+
+
+class UnknownName(MmmaskError, LookupError):
+    """No entry has this name."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(
+            f"no {kind} is named {name!r}.{did_you_mean(name, self.known)} "
+            f"Known: {', '.join(self.known) or 'none'}.{hint}"
+        )
+
+
+class DuplicateName(MmmaskError, ValueError):
+    """Two suppliers claim one name."""
+
+    def __init__(self, kind: str, name: str, first: str, second: str) -> None:
+        self.kind, self.name, self.first, self.second = kind, name, first, second
+        super().__init__(
+            f"the {kind} {name!r} is supplied by {first} already, and {second} supplies it again: "
+            "rename or uninstall one of them."
+        )
+
+
+class BrokenComponent(MmmaskError, ImportError):
+    """A registered class cannot be imported or does not keep its interface."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'tube'?`, or nothing where no known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,114 @@
+"""A typed registry that imports a class only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from mmmask_registry.errors import BrokenComponent, DuplicateName, UnknownName
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered name: the class or its import path, who supplies it, and one line about it."""
+
+    name: str
+    target: type[T] | str
+    supplier: str
+    description: str = ""
+
+
+class Registry(Generic[T]):
+    """Names of one kind of component.
+
+    Args:
+        kind: what an entry is called in messages, such as `masker`.
+        interface: the abstract class of the entries, or its import path `package.module:Class`.
+    """
+
+    def __init__(self, kind: str, interface: type[T] | str) -> None:
+        self.kind = kind
+        self._interface = interface
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(
+        self, name: str, target: type[T] | str, *, supplier: str, description: str = "", replace: bool = False
+    ) -> None:
+        """Adds a name.
+
+        Args:
+            target: the class, or `package.module:Class`, which is imported on first use.
+            replace: a name of the same supplier may be registered again (a notebook's cell run twice).
+
+        Raises:
+            DuplicateName: the name is taken; the message says by whom.
+            ValueError: the name is empty or the import path lacks its colon.
+        """
+        if not name or (isinstance(target, str) and ":" not in target):
+            raise ValueError(f"{self.kind} {name!r}: expected a name and `package.module:Class`, got {target!r}")
+        taken = self._entries.get(name)
+        if taken and not (replace and taken.supplier == supplier):
+            raise DuplicateName(self.kind, name, taken.supplier, supplier)
+        if not description and not isinstance(target, str):
+            description = (target.__doc__ or "").strip().split("\n")[0]
+        self._entries[name] = Entry(name, target, supplier, description)
+
+    def unregister(self, name: str) -> None:
+        """Forgets a name.
+
+        Raises:
+            UnknownName: there is no such name.
+        """
+        self.entry(name)
+        del self._entries[name]
+
+    def entry(self, name: str) -> Entry[T]:
+        """The entry of a name, without importing anything.
+
+        Raises:
+            UnknownName: with the known names and the closest of them.
+        """
+        if name not in self._entries:
+            raise UnknownName(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def get(self, name: str) -> type[T]:
+        """The class of a name, imported now if it was not yet.
+
+        Raises:
+            UnknownName: with the known names and the closest of them.
+            BrokenComponent: it cannot be imported, or is not a subclass of the interface.
+        """
+        entry = self.entry(name)
+        found = _import(entry.target, f"{self.kind} {name!r} of {entry.supplier}")
+        interface = _import(self._interface, f"the interface of {self.kind}")
+        if not (isinstance(found, type) and issubclass(found, cast(type, interface))):
+            raise BrokenComponent(
+                f"{self.kind} {name!r} of {entry.supplier}: {entry.target!r} is not a subclass of "
+                f"{getattr(interface, '__name__', interface)}."
+            )
+        return cast("type[T]", found)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        """The entries, sorted by name."""
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _import(target: object, what: str) -> object:
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a plugin's module may raise anything at all while it is imported
+        raise BrokenComponent(f"{what}: importing {target} failed: {type(error).__name__}: {error}") from error
