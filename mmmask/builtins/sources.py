@@ -1,0 +1,188 @@
+"""Sources of files: everything below a folder, the lines of a list, what matches a pattern."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import Field
+
+from mmmask.data.files import open_file, path_manager
+from mmmask.interfaces.source import Source, SourceError, SourceFile
+
+
+class _FileSource(Source):
+    """Files, numbered; `load` hands out the path and the modality reads it."""
+
+    class Config(Source.Config):
+        limit: int | None = Field(default=None, ge=1, description="take the first so many files only; null takes all")
+
+    def __init__(self, config: Config, extensions: tuple[str, ...] = ()) -> None:
+        super().__init__(config, tuple(extension.lower() for extension in extensions))
+        files = self._find()
+        if config.limit is not None:
+            files = files[: config.limit]
+        self._paths = [path for path, _ in files]
+        self._labels = [label for _, label in files]
+
+    def _find(self) -> list[tuple[str, str | None]]:
+        """Paths and labels, in an order that does not depend on the machine."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def load(self, index: int) -> SourceFile:
+        """The file with this number, not read yet."""
+        return SourceFile(self._paths[index])
+
+    def label(self, index: int) -> str | None:
+        """Its label, or None."""
+        return self._labels[index]
+
+    def describe(self, index: int) -> str:
+        """Its path."""
+        return self._paths[index]
+
+
+class FolderSource(_FileSource):
+    """Every file below a folder that the modality can decode, nested or flat, sorted by relative path.
+
+    Endings are compared without regard to case; names that start with a dot are skipped. The label is the name of the
+    first-level subfolder, None for files that lie in the folder itself. Links to folders are followed.
+    """
+
+    class Config(_FileSource.Config):
+        path: str = Field(description="the folder, local or remote; a first-level subfolder's name is the label")
+
+    def _find(self) -> list[tuple[str, str | None]]:
+        path = self.config.path
+        root = os.path.expanduser(path)
+        if not path_manager().isdir(root):
+            what = "is a file, not a folder (for a list of paths: source list)" if path_manager().isfile(root) else (
+                "does not exist"
+            )  # fmt: skip
+            raise SourceError(f"source folder: {path} {what}. Set source.path to a folder of files.")
+        found = sorted(_walk_remote(root) if _is_remote(root) else _walk_local(root))
+        chosen = _with_extensions(found, self.extensions, f"source folder: {path}")
+        return [(_join(root, name), name.split("/", 1)[0] if "/" in name else None) for name in chosen]
+
+
+class GlobSource(_FileSource):
+    """Every local file that matches a pattern and that the modality can decode, sorted by path.
+
+    `*` stands for anything within a name, `**` for any number of folders. Names that start with a dot are skipped,
+    unless the pattern spells the dot.
+    """
+
+    class Config(_FileSource.Config):
+        path: str = Field(description="the pattern, such as data/**/frames_*.png; ** is any number of folders")
+
+    def _find(self) -> list[tuple[str, str | None]]:
+        pattern = self.config.path
+        if _is_remote(pattern):
+            raise SourceError(f"source glob: {pattern}: patterns work on local files only. Name them in a source list.")
+        matches = set(glob.glob(os.path.expanduser(pattern), recursive=True))
+        if not matches:
+            raise SourceError(f"source glob: {pattern} matches nothing. Set source.path to a pattern of files.")
+        found = sorted(path for path in matches if os.path.isfile(path))
+        return [(path, None) for path in _with_extensions(found, self.extensions, f"source glob: {pattern}")]
+
+
+class ListSource(_FileSource):
+    """The files that a text file names, one `path` or `path,label` a line, in the order of the lines.
+
+    Relative paths are relative to the list's folder. Blank lines and lines that start with `#` are skipped. The LAST
+    comma of a line separates path and label: a path with a comma and no label ends in a comma. Endings are not
+    looked at, and whether a file is there is found out when it is read.
+    """
+
+    class Config(_FileSource.Config):
+        path: str = Field(description="a UTF-8 text file with one `path` or `path,label` a line")
+
+    def _find(self) -> list[tuple[str, str | None]]:
+        path = os.path.expanduser(self.config.path)
+        try:
+            with open_file(path, "r") as file:
+                lines = file.read().removeprefix("\ufeff").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"source list: {self.config.path} cannot be read ({type(error).__name__}). "
+                "Set source.path to a text file with one `path` or `path,label` a line."
+            ) from error
+        folder = os.path.dirname(path)
+        files = [
+            _parse_line(line.strip(), folder) for line in lines if line.strip() and not line.lstrip().startswith("#")
+        ]
+        if not files:
+            raise SourceError(
+                f"source list: {self.config.path} names no file. Write one `path` or `path,label` a line into it."
+            )
+        return files
+
+
+def _parse_line(line: str, folder: str) -> tuple[str, str | None]:
+    path, _, label = line.rpartition(",") if "," in line else (line, "", "")
+    path = os.path.expanduser(path.strip())
+    if not (os.path.isabs(path) or _is_remote(path)):
+        path = _join(folder, path) if folder else path
+    return path, label.strip() or None
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if _is_remote(folder) else os.path.join(folder, name)
+
+
+def _walk_local(root: str) -> Iterator[str]:
+    """Relative paths with forward slashes; hidden names are left out, a folder linked into itself is seen once."""
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        # sorted, so that of two links to one folder the same one is seen first on every machine
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        start = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if start == "." else f"{start}/"
+        yield from (prefix + name for name in files if not name.startswith("."))
+
+
+def _walk_remote(root: str, start: str = "") -> Iterator[str]:
+    manager = path_manager()
+    for entry in manager.ls(_join(root, start) if start else root):
+        name = entry.rstrip("/").rsplit("/", 1)[-1]
+        if name.startswith("."):
+            continue
+        relative = f"{start}/{name}" if start else name
+        if manager.isdir(_join(root, relative)):
+            yield from _walk_remote(root, relative)
+        else:
+            yield relative
+
+
+def _with_extensions(paths: Sequence[str], extensions: tuple[str, ...], where: str) -> list[str]:
+    chosen = [path for path in paths if not extensions or path.lower().endswith(extensions)]
+    if chosen:
+        return chosen
+    wanted = f" that end in {', '.join(extensions)}" if extensions else ""
+    others = _endings(paths)
+    if others:
+        raise SourceError(
+            f"{where} holds no files{wanted}, but {len(paths)} others ({others}). "
+            "Convert them, or choose the modality that decodes them."
+        )
+    raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
+
+
+def _endings(paths: Iterable[str]) -> str:
+    counts = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in paths)
+    named = [f"{count} {ending}" for ending, count in counts.most_common(4)]
+    return ", ".join([*named, "..."] if len(counts) > len(named) else named)
