@@ -1,0 +1,119 @@
+"""Files of pictures to pixels: simplejpeg for JPEG where it is installed, Pillow for the rest, with equal results."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from mmmask.interfaces.source import BadSample
+from mmmask_image.channels import with_channels
+from mmmask_image.orientation import exif_orientation, upright
+from mmmask_pixels.limits import check_size
+
+try:
+    import simplejpeg
+except ImportError:  # the extra `fast`
+    simplejpeg = None
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+"""Formats of Pillow that are tried; MPO is what some cameras call a JPEG with a second picture."""
+
+# Pillow returns its memory after every picture by default, and page faults then cost as much as decoding
+if Image.core.get_blocks_max() == 0:
+    Image.core.set_blocks_max(8)
+
+
+def decode_image(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+    """Decodes a file's bytes, upright as its EXIF orientation says.
+
+    Every format ends up in 8 bits: 16 bits grey are divided by 257 and rounded (Pillow reads 16 bits colour as their
+    high bytes), palettes become their colours, CMYK becomes RGB. Transparency: see `with_channels`.
+
+    Returns:
+        uint8 (height, width, channels).
+
+    Raises:
+        BadSample: larger than `max_pixels` (found before anything is decoded), damaged, or of an unknown format.
+    """
+    pixels = _decode_with_simplejpeg(data, max_pixels)
+    if pixels is None:
+        pixels = _decode_with_pillow(data, max_pixels)
+    return with_channels(pixels, channels)
+
+
+def _decode_with_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """None where Pillow should answer: no JPEG, CMYK (which differs by one), or anything that is not quite in order."""
+    if simplejpeg is None or not simplejpeg.is_jpeg(data):
+        return None
+    try:
+        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colourspace not in ("YCbCr", "RGB", "Gray"):
+            return None
+        check_size(height, width, max_pixels)
+        pixels = simplejpeg.decode_jpeg(data, "GRAY" if colourspace == "Gray" else "RGB")
+    except ValueError:
+        return None
+    # most files have no EXIF, and to look for the word is cheaper than to parse the header
+    return upright(pixels, exif_orientation(_open(data).info.get("exif", b""))) if b"Exif\0\0" in data else pixels
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+    image = _open(data)
+    check_size(image.height, image.width, max_pixels)
+    # Pillow itself turns TIFF, when it loads it
+    orientation = 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif", b""))
+    try:
+        pixels = _pixels(image)
+    except BadSample:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise BadSample(f"damaged {image.format}: {type(error).__name__}: {error}") from error
+    return upright(pixels, orientation)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Reads the header only.
+
+    `Image.open` would compare its size with a limit of the whole process, and warn; ours belongs to the stream.
+    """
+    Image.preinit()
+    reasons = []
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN.get(name, (None, None))
+        accepted = factory is not None and (accept is None or accept(data[:16]))
+        if factory is None or not accepted or isinstance(accepted, str):
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except Exception as error:  # as above
+            reasons.append(f"{name}: {type(error).__name__}: {error}")
+    if not data:
+        raise BadSample("the file is empty")
+    raise BadSample(f"damaged header ({'; '.join(reasons)})" if reasons else "not a picture of a known format")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """uint8 (height, width, 1 to 4 channels), as the file holds them."""
+    if image.mode.startswith("I;16"):
+        image.load()
+        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None]
+    if image.mode in ("I", "F"):
+        raise BadSample(
+            f"{image.format} of mode {image.mode}: numbers without a known range; convert it to 8 or 16 bits"
+        )
+    image.load()
+    if image.mode not in ("L", "LA", "RGB", "RGBA") or "transparency" in image.info:
+        image = image.convert(_plain_mode(image))
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _plain_mode(image: Image.Image) -> str:
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        return "LA" if grey else "RGBA"
+    return "L" if grey else "RGB"

@@ -1,0 +1,88 @@
+"""The image modality: pictures cut into patches, or into stills on the tubelet embedding of videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mmmask.interfaces.modality import Modality
+from mmmask.interfaces.tokens import Grid, Tokens, TokenSpec, patchify, unpatchify
+from mmmask_image.preparation import ImagePreparation
+from mmmask_pixels.settings import PixelConfig, Positive, cells, crop_settings, embedding_key, token_spec
+
+
+class ImageModality(Modality):
+    """Pictures (channels, height, width).
+
+    With a patch size of three numbers, such as (2, 16, 16), a picture is a still: as many equal frames as the first
+    number says, one tubelet deep. Its embedding is then that of videos with the same patch size and channels.
+    """
+
+    class Config(PixelConfig):
+        patch_size: tuple[Positive, Positive] | tuple[Positive, Positive, Positive] = Field(
+            default=(16, 16),
+            description="(height, width) of a token in pixels; (frames, height, width) makes a still of that many "
+            "equal frames, on the embedding it shares with videos",
+        )
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._spec = token_spec(config)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What a token is."""
+        return self._spec
+
+    @property
+    def embedding(self) -> str:
+        """Shared with every image and video of the same patch size and channels, unless the settings name another."""
+        return embedding_key(self.config)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+        return (self.config.channels, *self.config.extent)
+
+    @property
+    def preparation(self) -> ImagePreparation:
+        """The worker side."""
+        return ImagePreparation(crop_settings(self.config), self.config.channels, self.config.max_pixels)
+
+    def grid(self, shape: Sequence[int]) -> Grid:
+        """(rows, columns) of a sample (..., height, width), or (1, rows, columns) of a still.
+
+        Raises:
+            ValueError: height or width is not a multiple of the patch size.
+        """
+        *frames, patch_height, patch_width = self._spec.patch_size
+        return (1,) * len(frames) + cells(tuple(shape[-2:]), (patch_height, patch_width))
+
+    def tokenize(self, batch: Tensor) -> Tokens:
+        """(batch, channels, height, width) -> tokens, of any height and width that the patch size divides.
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        if batch.ndim != 4 or batch.shape[1] != self._spec.channels:
+            raise ValueError(
+                f"images: expected (batch, {self._spec.channels}, height, width), got {tuple(batch.shape)}"
+            )
+        grid = self.grid(batch.shape)
+        if len(grid) == 3:
+            batch = batch.unsqueeze(2).expand(-1, -1, self._spec.patch_size[0], -1, -1)
+        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec)
+
+    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
+        """(batch, tokens, content_dim) -> (batch, channels, height, width); of a still, the mean of its frames."""
+        dense = unpatchify(content, grid, self._spec.patch_size)
+        if dense.ndim == 4:
+            return dense
+        first = dense[:, :, :1]
+        # the mean as a distance from the first frame: equal frames come back exactly, whatever their number
+        if dense.dtype == torch.uint8:
+            return (first + (dense.float() - first).mean(2, keepdim=True).round()).to(torch.uint8).squeeze(2)
+        return (first + (dense - first).mean(2, keepdim=True)).squeeze(2)

@@ -1,0 +1,1 @@
+"""What images and videos share: crops, statistics, limits, pictures. No component and no hook."""
