@@ -10,6 +10,7 @@ from PIL import Image
 from mmmask.interfaces.source import BadSample
 from mmmask_image.channels import with_channels
 from mmmask_image.orientation import exif_orientation, upright
+from mmmask_image.webp import webp_size
 from mmmask_pixels.limits import check_size
 
 try:
@@ -51,35 +52,41 @@ def _decode_with_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
         if colourspace not in ("YCbCr", "RGB", "Gray"):
             return None
-        check_size(height, width, max_pixels)
+        check_size(int(height), int(width), max_pixels)
         pixels = simplejpeg.decode_jpeg(data, "GRAY" if colourspace == "Gray" else "RGB")
     except ValueError:
         return None
     # most files have no EXIF, and to look for the word is cheaper than to parse the header
-    return upright(pixels, exif_orientation(_open(data).info.get("exif", b""))) if b"Exif\0\0" in data else pixels
+    return (
+        upright(pixels, exif_orientation(_open(data, max_pixels).info.get("exif", b"")))
+        if b"Exif\0\0" in data
+        else pixels
+    )
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
-    image = _open(data)
-    check_size(image.height, image.width, max_pixels)
+    image = _open(data, max_pixels)
     # Pillow itself turns TIFF, when it loads it
     orientation = 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif", b""))
     try:
         pixels = _pixels(image)
     except BadSample:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+    except Exception as error:  # as in `_open`
         raise BadSample(f"damaged {image.format}: {type(error).__name__}: {error}") from error
     return upright(pixels, orientation)
 
 
-def _open(data: bytes) -> Image.Image:
-    """Reads the header only.
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header only, and checks its size.
 
     `Image.open` would compare its size with a limit of the whole process, and warn; ours belongs to the stream.
     """
     Image.preinit()
     reasons = []
+    if (announced := webp_size(data)) is not None:
+        # Pillow's WebP reader makes room for the whole picture as it reads the header
+        check_size(*announced, max_pixels)
     for name in FORMATS:
         if name not in Image.OPEN:
             Image.init()
@@ -88,9 +95,12 @@ def _open(data: bytes) -> Image.Image:
         if factory is None or not accepted or isinstance(accepted, str):
             continue
         try:
-            return factory(io.BytesIO(data), "")
-        except Exception as error:  # as above
+            image = factory(io.BytesIO(data), "")
+        except Exception as error:  # Pillow raises nearly anything on damaged files
             reasons.append(f"{name}: {type(error).__name__}: {error}")
+        else:
+            check_size(image.height, image.width, max_pixels)
+            return image
     if not data:
         raise BadSample("the file is empty")
     raise BadSample(f"damaged header ({'; '.join(reasons)})" if reasons else "not a picture of a known format")

@@ -43,7 +43,7 @@ class ImagePreparation(Preparation):
         if isinstance(loaded, SourceFile):
             pixels = decode_image(loaded.read(), self.channels, self.max_pixels)
         elif isinstance(loaded, np.ndarray) and loaded.dtype == np.uint8 and loaded.ndim in (2, 3):
-            check_size(*loaded.shape[:2], self.max_pixels)
+            check_size(loaded.shape[0], loaded.shape[1], self.max_pixels)
             pixels = with_channels(loaded if loaded.ndim == 3 else loaded[:, :, None], self.channels)
         else:
             kind = f"{loaded.dtype} array {loaded.shape}" if isinstance(loaded, np.ndarray) else type(loaded).__name__
