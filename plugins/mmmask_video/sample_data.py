@@ -1,0 +1,64 @@
+"""The clips of the sample corpus: H.264 files, labelled by how the shape moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mmmask_pixels.sample_folder import Part, write_part
+from mmmask_pixels.scenes import MOTIONS, draw_scene, render_clip
+from mmmask_pixels.shapes import SHAPES
+
+PART = Part(name="videos", labels=tuple(MOTIONS), suffix=".mp4", version=1)
+COUNTS = {"train": 20, "held_out": 4}  # per motion
+SIZES = ((96, 96), (96, 112), (96, 128), (112, 96), (112, 112))  # height, width, pixels: even, for yuv420p
+FRAME_RATES = (12, 14, 16)  # per second
+FRAMES = (24, 32)  # fewest, most
+# One thread, so that a file is the same on every machine.
+_X264 = {"preset": "veryfast", "crf": "20", "threads": "1"}
+
+
+def write(folder: Path, seed: int, progress: Callable[[str], None], counts: Mapping[str, int] = COUNTS) -> None:
+    """Writes `folder/videos/{train,held_out}/<motion>/0000.mp4` and so on; leaves a complete `folder/videos` alone.
+
+    Args:
+        folder: of the whole corpus.
+        seed: any integer; a file depends on it and on its own path.
+        progress: takes a line per file.
+        counts: {split: clips per motion}.
+
+    Raises:
+        MmmaskError: `folder/videos` exists and holds something else, or cannot be written.
+    """
+    write_part(PART, folder, seed, counts, _write_clip, progress)
+
+
+def _write_clip(path: Path, motion: str, generator: np.random.Generator) -> dict[str, str]:
+    # The first frame is drawn without a look at the motion: no single frame of it tells the class.
+    shape = list(SHAPES)[generator.integers(len(SHAPES))]
+    size = SIZES[generator.integers(len(SIZES))]
+    scene = draw_scene(generator, shape, size)
+    num_frames = int(generator.integers(FRAMES[0], FRAMES[1] + 1))
+    encode(path, render_clip(scene, motion, num_frames), FRAME_RATES[generator.integers(len(FRAME_RATES))])
+    return {"shape": shape, "motion": motion}
+
+
+def encode(path: Path, frames: np.ndarray, frame_rate: int) -> None:
+    """Writes an H.264 file.
+
+    Args:
+        path: of the new file, ending in .mp4.
+        frames: uint8 RGB (frames, height, width, 3), both sides even.
+        frame_rate: frames per second.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=frame_rate, options=_X264)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 12
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
