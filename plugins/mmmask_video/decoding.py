@@ -1,0 +1,152 @@
+"""The exact frames of a clip, out of a file."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from mmmask.interfaces.source import BadSample
+from mmmask_pixels.limits import check_size
+from mmmask_video.index import FrameIndex, index_frames
+
+SEEK_GAIN = 12
+"""Going to a later keyframe pays when it saves decoding this many frames."""
+
+
+def decode_clip(
+    path: str,
+    choose: Callable[[Sequence[float], float], Sequence[int]],
+    keep: Callable[[np.ndarray], Tensor],
+    *,
+    channels: int,
+    max_pixels: int,
+    max_frames: int,
+) -> list[Tensor]:
+    """Decodes the chosen frames of a video, upright as its display matrix says.
+
+    Args:
+        path: of a local file.
+        choose: `choose(times, end)` gives the numbers of the frames that are wanted, ascending, repetitions allowed;
+            times in seconds.
+        keep: what to keep of a frame uint8 (height, width, channels); called as soon as it is decoded.
+        channels: 1 grey, 3 colour.
+        max_pixels: of a frame, as the header announces it.
+        max_frames: of the video.
+
+    Returns:
+        What was kept, one for each number; a repeated number is the same tensor.
+
+    Raises:
+        BadSample: damaged, no video, or larger than a limit (found before anything is decoded).
+    """
+    try:
+        with _Reader(path, max_pixels) as reader:
+            index = index_frames(reader.container, reader.stream, max_frames)
+            numbers = choose(index.times, index.end)
+            kept = {
+                number: keep(_pixels(frame, channels))
+                for number, frame in reader.frames(index, sorted(set(numbers)))
+            }  # fmt: skip
+            return [kept[number] for number in numbers]
+    except (av.error.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise BadSample(f"cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+class _Reader:
+    """An open video file."""
+
+    def __init__(self, path: str, max_pixels: int) -> None:
+        self._path = path
+        self._max_pixels = max_pixels
+        self._open()
+
+    def _open(self) -> None:
+        # the option guards the decoder itself, against a stream that is larger than its container announces
+        self.container: InputContainer = av.open(
+            self._path, metadata_errors="ignore", options={"max_pixels": str(self._max_pixels)}
+        )
+        if not self.container.streams.video:
+            self.container.close()
+            raise BadSample("the file has no video stream")
+        self.stream: VideoStream = self.container.streams.video[0]
+        codec = self.stream.codec_context
+        check_size(codec.height, codec.width, self._max_pixels)
+        # workers are threads already: one decoder thread in each does more in all
+        codec.thread_type = "NONE"
+        codec.thread_count = 1
+        codec.options = {"max_pixels": str(self._max_pixels)}
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def frames(self, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Yields (number, frame) for ascending numbers, each given once.
+
+        Decodes forward, and goes to a later keyframe only where that saves work.
+
+        Raises:
+            BadSample: a chosen frame is not there, or is damaged.
+        """
+        decoded = _numbered(self._packets(index, numbers[0]), index)
+        seen: tuple[int, VideoFrame] | None = None
+        upcoming: tuple[int, VideoFrame] | None = None
+        for number in numbers:
+            keyframe = index.keyframe_before(number)
+            if seen and keyframe is not None and keyframe - seen[0] > SEEK_GAIN:
+                decoded, seen, upcoming = _numbered(self._packets(index, number), index), None, None
+            while seen is None or seen[0] < number:
+                upcoming = upcoming or next(decoded, None)
+                if upcoming is None:
+                    raise BadSample(f"the video ends before its frame {number} of {len(index.times)}")
+                if seen and upcoming[0] > number:
+                    break  # a packet may hold no frame to be seen (a hidden reference): the one before still is
+                seen, upcoming = upcoming, None
+            if seen[1].is_corrupt:
+                raise BadSample(f"frame {number} of {len(index.times)} is damaged")
+            yield number, seen[1]
+
+    def _packets(self, index: FrameIndex, number: int) -> Iterable[Packet]:
+        """The packets from the last keyframe before a frame on, or from the beginning."""
+        keyframe = index.keyframe_before(number)
+        if keyframe is not None:
+            stamp = index.stamps[keyframe]
+            self.container.seek(stamp, stream=self.stream, backward=True)
+            packets = self.container.demux(self.stream)
+            first = next(packets, None)
+            # containers without a good table of their own may land too late
+            if first and first.size and first.is_keyframe and first.pts is not None and first.pts <= stamp:
+                return chain([first], packets)
+        self.container.close()
+        self._open()
+        return self.container.demux(self.stream)
+
+
+def _numbered(packets: Iterable[Packet], index: FrameIndex) -> Iterator[tuple[int, VideoFrame]]:
+    for count, frame in enumerate(frame for packet in packets for frame in packet.decode()):
+        if not isinstance(frame, VideoFrame):
+            continue
+        if not index.stamps:
+            yield count, frame
+        elif frame.pts is not None and frame.pts >= index.stamps[0]:
+            yield bisect_right(index.stamps, frame.pts) - 1, frame
+
+
+def _pixels(frame: VideoFrame, channels: int) -> np.ndarray:
+    """uint8 (height, width, channels), upright."""
+    pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
+    if frame.rotation % 360:
+        pixels = np.rot90(pixels, round(frame.rotation / 90))  # both count anticlockwise
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]

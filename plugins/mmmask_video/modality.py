@@ -1,0 +1,126 @@
+"""The video modality: clips cut into tubelets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mmmask.interfaces.modality import Modality
+from mmmask.interfaces.tokens import Grid, Tokens, TokenSpec, patchify, unpatchify
+from mmmask_pixels.crop import Interpolation
+from mmmask_pixels.settings import (
+    PixelConfig,
+    Positive,
+    PositiveNumber,
+    Share,
+    cells,
+    crop_settings,
+    embedding_key,
+    token_spec,
+)
+from mmmask_video.preparation import VideoPreparation
+from mmmask_video.sampling import ClipSampler
+
+
+class VideoModality(Modality):
+    """Clips (channels, frames, height, width)."""
+
+    class Config(PixelConfig):
+        num_frames: Positive = Field(default=16, description="frames of a clip")
+        patch_size: tuple[Positive, Positive, Positive] = Field(
+            default=(2, 16, 16), description="extent of a token: (frames, height, width)"
+        )
+        clip_seconds: PositiveNumber = Field(
+            default=2.7,
+            description="length of the window that a clip's frames are taken from, evenly; of a shorter video the "
+            "whole is the window, and where it has fewer frames than the clip they repeat, in order",
+        )
+        stride: Positive | None = Field(
+            default=None, description="take every so-manieth frame instead of evenly from clip_seconds"
+        )
+        scale: tuple[Share, Share] = Field(
+            default=(0.08, 1.0), description="least and greatest share of the area that a training crop takes"
+        )
+        interpolation: Interpolation = Field(default="bilinear", description="of the resize: bicubic or bilinear")
+        flip: float = Field(
+            default=0.0,
+            ge=0,
+            le=1,
+            description="probability of mirroring left and right; 0 because a motion's direction may be its meaning",
+        )
+        short_side: Positive | None = Field(
+            default=256,
+            description="frames are shrunk to this short side, in pixels, as they are decoded; smaller ones stay as "
+            "they are; null keeps every frame at full size until it is cropped",
+        )
+        max_frames: Positive = Field(
+            default=200_000, description="a video of more frames is a bad sample, and not decoded"
+        )
+
+        @model_validator(mode="after")
+        def _frames_fit(self) -> VideoModality.Config:
+            if self.num_frames % self.patch_size[0]:
+                raise ValueError(
+                    f"num_frames {self.num_frames} is not a multiple of the patch size {self.patch_size[0]}"
+                )
+            if self.channels not in (1, 3):
+                raise ValueError(f"channels {self.channels}: videos are decoded as grey (1) or colour (3)")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._spec = token_spec(config)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What a token is."""
+        return self._spec
+
+    @property
+    def embedding(self) -> str:
+        """Shared with every image and video of the same patch size and channels, unless the settings name another."""
+        return embedding_key(self.config)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(channels, frames, height, width)."""
+        return (self.config.channels, self.config.num_frames, *self.config.extent)
+
+    @property
+    def preparation(self) -> VideoPreparation:
+        """The worker side."""
+        config = self.config
+        return VideoPreparation(
+            sampler=ClipSampler(config.num_frames, config.clip_seconds, config.stride),
+            crop=crop_settings(config),
+            channels=config.channels,
+            short_side=config.short_side,
+            max_pixels=config.max_pixels,
+            max_frames=config.max_frames,
+        )
+
+    def grid(self, shape: Sequence[int]) -> Grid:
+        """(tubelets in time, rows, columns) of a sample (..., frames, height, width).
+
+        Raises:
+            ValueError: an extent is not a multiple of the patch size.
+        """
+        return cells(tuple(shape[-3:]), self._spec.patch_size)
+
+    def tokenize(self, batch: Tensor) -> Tokens:
+        """(batch, channels, frames, height, width) -> tokens, of any extent that the patch size divides.
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        if batch.ndim != 5 or batch.shape[1] != self._spec.channels:
+            raise ValueError(
+                f"videos: expected (batch, {self._spec.channels}, frames, height, width), got {tuple(batch.shape)}"
+            )
+        return Tokens(patchify(batch, self._spec.patch_size), self.grid(batch.shape), self._spec)
+
+    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
+        """(batch, tokens, content_dim) -> (batch, channels, frames, height, width)."""
+        return unpatchify(content, grid, self._spec.patch_size)

@@ -1,0 +1,86 @@
+"""The worker side of videos: choose and decode a clip, crop it, show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmmask.interfaces.modality import Preparation
+from mmmask.interfaces.source import BadSample, SourceFile
+from mmmask_pixels.crop import Crop, shrink_short_side
+from mmmask_pixels.pictures import picture
+from mmmask_video.decoding import decode_clip
+from mmmask_video.sampling import ClipSampler
+
+FILM_STRIP = 8
+"""Most frames of a clip that a picture shows side by side."""
+
+
+@dataclass(frozen=True)
+class VideoPreparation(Preparation):
+    """Clips as uint8 (channels, frames, height, width).
+
+    Attributes:
+        sampler: chooses the frames of a clip.
+        crop: how a training crop is drawn, one for all frames.
+        channels: 1 grey, 3 colour.
+        short_side: to which frames are shrunk as they are decoded, or None.
+        max_pixels: of a frame; a larger one is a bad sample.
+        max_frames: of a video; a longer one is a bad sample.
+    """
+
+    sampler: ClipSampler
+    crop: Crop
+    channels: int
+    short_side: int | None
+    max_pixels: int
+    max_frames: int
+
+    extensions = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v")
+
+    def decode(self, loaded: Any, generator: torch.Generator | None) -> Tensor:  # noqa: ANN401
+        """The frames of one clip, chosen by the generator: uint8 (frames, channels, height, width).
+
+        Args:
+            loaded: a `SourceFile`.
+            generator: chooses the window in time; None takes the middle.
+
+        Raises:
+            BadSample: it cannot be decoded, or is too large.
+        """
+        if not isinstance(loaded, SourceFile):
+            raise BadSample(f"expected a file, got {type(loaded).__name__}")
+        frames = decode_clip(
+            loaded.local_path(),
+            lambda times, end: self.sampler(times, end, generator),
+            self._keep,
+            channels=self.channels,
+            max_pixels=self.max_pixels,
+            max_frames=self.max_frames,
+        )
+        if len({frame.shape for frame in frames}) > 1:
+            raise BadSample("the frames change their size")
+        # (frames, height, width, channels) in memory, as the crop likes it
+        return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
+
+    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
+        """uint8 (channels, frames, *size): one random resized crop for all frames, or the centre without generator."""
+        return self.crop(decoded, generator).transpose(0, 1).contiguous()
+
+    def show(self, sample: Tensor) -> np.ndarray:
+        """Up to eight frames side by side, evenly chosen: uint8 (height, frames * width, 3)."""
+        count = sample.shape[1]
+        shown = min(count, FILM_STRIP)
+        chosen = [i * (count - 1) // max(1, shown - 1) for i in range(shown)]
+        return np.concatenate([picture(sample[:, i]) for i in chosen], axis=1)
+
+    def _keep(self, pixels: np.ndarray) -> Tensor:
+        """uint8 (channels, height, width) of (height, width, channels), shrunk."""
+        frame = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        if self.short_side is None:
+            return frame
+        return shrink_short_side(frame, self.short_side, self.crop.interpolation)
