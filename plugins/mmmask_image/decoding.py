@@ -5,7 +5,15 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from mmmask.interfaces.source import BadSample
 from mmmask_image.channels import with_channels
@@ -18,8 +26,15 @@ try:
 except ImportError:  # the extra `fast`
     simplejpeg = None
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
-"""Formats of Pillow that are tried; MPO is what some cameras call a JPEG with a second picture."""
+READERS: dict[bytes, type[ImageFile.ImageFile]] = {
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"II*\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0*": TiffImagePlugin.TiffImageFile,
+}
+"""How a file starts, and Pillow's class for it."""
 
 # Pillow returns its memory after every picture by default, and page faults then cost as much as decoding
 if Image.core.get_blocks_max() == 0:
@@ -80,30 +95,21 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Reads the header only, and checks its size.
 
-    `Image.open` would compare its size with a limit of the whole process, and warn; ours belongs to the stream.
+    `Image.open` would compare its size with a limit of the whole process, and warn, and warn of damage as well; our
+    limit belongs to the stream.
     """
-    Image.preinit()
-    reasons = []
     if (announced := webp_size(data)) is not None:
         # Pillow's WebP reader makes room for the whole picture as it reads the header
         check_size(*announced, max_pixels)
-    for name in FORMATS:
-        if name not in Image.OPEN:
-            Image.init()
-        factory, accept = Image.OPEN.get(name, (None, None))
-        accepted = factory is not None and (accept is None or accept(data[:16]))
-        if factory is None or not accepted or isinstance(accepted, str):
-            continue
-        try:
-            image = factory(io.BytesIO(data), "")
-        except Exception as error:  # Pillow raises nearly anything on damaged files
-            reasons.append(f"{name}: {type(error).__name__}: {error}")
-        else:
-            check_size(image.height, image.width, max_pixels)
-            return image
-    if not data:
-        raise BadSample("the file is empty")
-    raise BadSample(f"damaged header ({'; '.join(reasons)})" if reasons else "not a picture of a known format")
+    reader = next((reader for start, reader in READERS.items() if data.startswith(start)), None)
+    if reader is None:
+        raise BadSample("not a picture of a known format" if data else "the file is empty")
+    try:
+        image = reader(io.BytesIO(data))
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        raise BadSample(f"damaged header: {type(error).__name__}: {error}") from error
+    check_size(image.height, image.width, max_pixels)
+    return image
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
