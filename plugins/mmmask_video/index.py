@@ -52,9 +52,15 @@ def index_frames(container: InputContainer, stream: VideoStream, max_frames: int
     decoding_stamps: list[int | None] = []
     durations: list[int] = []
     keyframe_stamps: set[int | None] = set()
+    first_keyframe: int | None = None
     for packet in container.demux(stream):
-        # the last packet is an empty one that asks the decoder for what it still holds; an edit list discards packets
-        if not packet.size or packet.is_discard:
+        # the last packet is an empty one that asks the decoder for what it still holds
+        if not packet.size:
+            continue
+        if packet.is_keyframe and first_keyframe is None:
+            first_keyframe = packet.pts
+        # what is cut off by an edit list is decoded, but not shown; what needs a frame before the first is not shown
+        if packet.is_discard or (first_keyframe is not None and packet.pts is not None and packet.pts < first_keyframe):
             continue
         if len(stamps) == max_frames:
             raise BadSample(f"the video has more than max_frames = {max_frames} frames; not decoded")
