@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import typing
 from abc import ABC
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mmmask.components import components
@@ -85,6 +87,16 @@ else:
         component that has that name.
         """
         return Annotated[Component.Config, _ChosenByName(kind)]
+
+
+def chosen_kind(field: FieldInfo) -> str | None:
+    """The kind of component that a setting names, or None for a plain setting."""
+    alternatives = [field, *(typing.get_args(field.annotation))]
+    for alternative in alternatives:
+        for part in getattr(alternative, "metadata", None) or getattr(alternative, "__metadata__", ()):
+            if isinstance(part, _ChosenByName):
+                return part.kind
+    return None
 
 
 def build(kind: str, config: Component.Config, **context: object) -> Any:  # noqa: ANN401 - the kind's interface

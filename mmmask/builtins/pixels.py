@@ -1,0 +1,111 @@
+"""Predicting the values a token holds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmmask.interfaces import Loss, Tokens, TokenSpec
+
+
+class PixelLoss(Loss):
+    """Error of a token's values, each token normalised by its own statistics or not.
+
+    `normalize: channel` per token and channel (OmniMAE, VideoMAE), `token` over all numbers of a token (MAE section
+    4.2), `none` the values themselves. Variances are unbiased, as in all of these systems.
+    """
+
+    class Config(Loss.Config):
+        error: Literal["squared", "absolute", "smooth_l1"] = Field("squared", description="error of one number")
+        normalize: Literal["none", "token", "channel"] = Field(
+            "channel", description="whose mean and variance normalise the target: no one's, the token's, or each channel's"
+        )
+        unnormalize: bool = Field(
+            True, description="target in the unit of the source ([0, 1] pixels) rather than as the network sees it"
+        )
+        epsilon: float = Field(1e-6, ge=0, description="keeps the division finite in flat tokens")
+        epsilon_inside: bool = Field(
+            True, description="epsilon added to the variance (OmniMAE, MAE) rather than to its root (VideoMAE)"
+        )
+
+    config: Config
+
+    def prediction_dim(self, spec: TokenSpec) -> int:
+        """One number per number of the token's content."""
+        return spec.content_dim
+
+    @torch.no_grad()
+    def target(self, tokens: Tokens, index: Tensor) -> Tensor:
+        """(batch, predicted, content_dim)."""
+        values = self._values(tokens, index)
+        if self.config.normalize == "none":
+            return values
+        mean, deviation = self._statistics(values, tokens.spec)
+        grouped = _grouped(values, self.config.normalize, tokens.spec)
+        return ((grouped - mean) / deviation).reshape(values.shape)
+
+    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean over the numbers of a token: (batch, predicted), float32 or wider."""
+        prediction = prediction.to(target.dtype)
+        match self.config.error:
+            case "squared":
+                return (prediction - target).square().mean(-1)
+            case "absolute":
+                return (prediction - target).abs().mean(-1)
+            case "smooth_l1":
+                return F.smooth_l1_loss(prediction, target, reduction="none").mean(-1)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Normalised targets lack the tokens' own mean and deviation."""
+        return self.config.normalize != "none"
+
+    @torch.no_grad()
+    def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
+        """(batch, predicted, content_dim) in the unit of the source.
+
+        Estimated statistics are those of the tokens in `statistics`, averaged with weights 1 / distance^2 on the
+        token grid.
+        """
+        values = prediction.float()
+        if self.needs_statistics:
+            known = index if statistics is None else statistics
+            mean, deviation = self._statistics(self._values(tokens, known), tokens.spec)
+            if statistics is not None:
+                weights = _inverse_distance(tokens.grid, index, statistics)  # (batch, predicted, known)
+                mean, deviation = (torch.einsum("bpk,bkgc->bpgc", weights, part.float()) for part in (mean, deviation))
+            grouped = _grouped(values, self.config.normalize, tokens.spec)
+            values = (grouped * deviation + mean).reshape(values.shape)
+        return values if self.config.unnormalize else Tokens(values, tokens.grid, tokens.spec).source()
+
+    def _values(self, tokens: Tokens, index: Tensor) -> Tensor:
+        values = tokens.source(index) if self.config.unnormalize else tokens.values(index)
+        return values if values.dtype == torch.float64 else values.float()
+
+    def _statistics(self, values: Tensor, spec: TokenSpec) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each token, (batch, k, 1, channels or 1), the epsilon included."""
+        grouped = _grouped(values, self.config.normalize, spec)
+        variance, mean = torch.var_mean(grouped, dim=2, keepdim=True)
+        if self.config.epsilon_inside:
+            return mean, (variance + self.config.epsilon).sqrt()
+        return mean, variance.sqrt() + self.config.epsilon
+
+
+def _grouped(values: Tensor, normalize: str, spec: TokenSpec) -> Tensor:
+    """(batch, k, content_dim) -> (batch, k, numbers that share a mean, groups)."""
+    return values.unflatten(-1, (-1, spec.channels if normalize == "channel" else 1))
+
+
+def _inverse_distance(grid: tuple[int, ...], index: Tensor, known: Tensor) -> Tensor:
+    """Weights (batch, predicted, known) that sum to one over the known tokens, 1 / distance^2 on the grid."""
+
+    def coordinates(tokens: Tensor) -> Tensor:
+        return torch.stack(torch.unravel_index(tokens, grid), dim=-1).float()
+
+    distance = torch.cdist(coordinates(index), coordinates(known))
+    weights = 1 / distance.square().clamp(min=1e-6)
+    return weights / weights.sum(-1, keepdim=True)

@@ -1,0 +1,119 @@
+"""A small transformer that answers for hidden tokens: the decoder of MAE, VideoMAE and OmniMAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmmask.interfaces import Component, Decoder, Embedding, Query, component
+from mmmask.interfaces.component import build
+from mmmask.model.blocks import Block, Segment, initialize
+
+
+class TransformerDecoder(Decoder):
+    """Blocks over prefix + latents + one query per predicted token; the features are the last rows.
+
+    Attention does not care about order, so nothing is ever put back into token order (MAE section 3 unshuffles).
+    A query is the mask token plus the predicted token's position. That is the same for all samples of a batch, so
+    mask token and positions are projected once per grid and gathered.
+    """
+
+    class Config(Decoder.Config):
+        width: int = Field(512, gt=0, description="width of a token inside the decoder")
+        depth: int = Field(8, ge=0, description="number of blocks")
+        num_heads: int = Field(16, gt=0, description="attention heads; must divide width")
+        mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over width")
+        qkv_bias: bool = Field(True, description="biases of the query, key and value projections")
+        norm_epsilon: float = Field(1e-6, gt=0, description="epsilon of every LayerNorm")
+        positions_at: Literal["latent", "decoder"] = Field(
+            "latent",
+            description="width at which mask token and positions live: the latents', projected afterwards (OmniMAE), "
+            "or the decoder's own (MAE, VideoMAE)",
+        )
+        prefix: Literal["keep", "drop"] = Field("keep", description="what becomes of the encoder's prefix tokens")
+        positions: component("positions") = Field(
+            {"name": "flat_sinusoid"}, validate_default=True, description="positions of the tokens"
+        )
+
+        @model_validator(mode="after")
+        def _heads_divide_width(self) -> Any:  # noqa: ANN401 - Self
+            if self.width % self.num_heads:
+                raise ValueError(f"num_heads ({self.num_heads}) must divide width ({self.width})")
+            return self
+
+    config: Config
+
+    def __init__(self, config: Component.Config, embeddings: Mapping[str, Embedding], latent_width: int) -> None:
+        super().__init__(config, embeddings, latent_width)
+        settings = self.config
+        self.embed = nn.Linear(latent_width, settings.width)
+        self.blocks = nn.ModuleList(
+            Block(settings.width, settings.num_heads, settings.mlp_ratio, settings.qkv_bias, settings.norm_epsilon)
+            for _ in range(settings.depth)
+        )
+        self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
+        initialize(self)
+        token_width = latent_width if settings.positions_at == "latent" else settings.width
+        self.mask_token = nn.Parameter(torch.zeros(token_width))
+        self.positions = nn.ModuleDict(
+            {
+                key: build("positions", settings.positions, width=token_width, grids=embedding.grids)
+                for key, embedding in embeddings.items()
+            }
+        )
+
+    @property
+    def width(self) -> int:
+        """Width of the features."""
+        return self.config.width
+
+    def forward(self, queries: Sequence[Query]) -> list[Tensor]:
+        """Features (batch, predicted, width) of every query."""
+        sequences = [self._sequence(query) for query in queries]
+        segments: list[Segment] = [(rows.shape[0], rows.shape[1]) for rows in sequences]
+        flat = [rows.flatten(0, 1) for rows in sequences]
+        rows = flat[0] if len(flat) == 1 else torch.cat(flat)
+        biases = [None] * len(segments)
+        for block in self.blocks:
+            rows = block(rows, segments, biases)
+        features, first = [], 0
+        for (batch, tokens), query in zip(segments, queries, strict=True):
+            sample = rows[first : first + batch * tokens].unflatten(0, (batch, tokens))
+            features.append(self.norm(sample[:, tokens - query.mask.predicted.shape[1] :]))
+            first += batch * tokens
+        return features
+
+    def _sequence(self, query: Query) -> Tensor:
+        """prefix + latents + queries, at the decoder's width: (batch, rows, width)."""
+        latents = query.latents
+        seen = self.embed(latents.values)
+        positions, mask_token = self._projected(query)
+        batch = seen.shape[0]
+        if positions is None:
+            asked = mask_token.expand(*query.mask.predicted.shape, -1)
+        else:
+            at_rows = positions if latents.rows is None else _pick(positions, latents.rows)
+            seen = seen + at_rows
+            asked = _pick(positions + mask_token, query.mask.predicted)
+        parts = [seen, asked.to(seen.dtype)]
+        if latents.prefix is not None and self.config.prefix == "keep":
+            parts.insert(0, self.embed(latents.prefix).to(seen.dtype))
+        return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
+
+    def _projected(self, query: Query) -> tuple[Tensor | None, Tensor]:
+        """Positions (tokens, width) without the projection's bias, and the mask token (width,) with it."""
+        positions = self.positions[query.key](query.grid)
+        if self.config.positions_at == "decoder":
+            return positions, self.mask_token
+        projected = None if positions is None else F.linear(positions, self.embed.weight)
+        return projected, F.linear(self.mask_token, self.embed.weight, self.embed.bias)
+
+
+def _pick(table: Tensor, index: Tensor) -> Tensor:
+    """(tokens, width) and (batch, k) -> (batch, k, width)."""
+    return table.index_select(0, index.flatten()).unflatten(0, index.shape)

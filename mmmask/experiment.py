@@ -1,0 +1,243 @@
+"""A YAML file (+ overrides) -> a validated Experiment. Every key of an experiment file stands here."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
+
+from mmmask.components import components
+from mmmask.compose import apply_overrides, dump_yaml, read_experiment
+from mmmask.errors import ExperimentError
+from mmmask.interfaces.component import StrictModel, chosen_kind, component, validate_strictly
+from mmmask_registry import did_you_mean
+
+__all__ = ["Experiment", "ExperimentError", "experiment_from_data", "load_experiment"]
+
+
+class ModelSettings(StrictModel):
+    """The model: what all streams share."""
+
+    encoder: component("encoder") = Field(description="turns visible tokens into latents")
+    decoder: component("decoder") = Field(description="answers for hidden tokens")
+
+
+class StreamSettings(StrictModel):
+    """One flow of samples into training."""
+
+    modality: component("modality") = Field(description="how samples become tokens")
+    source: component("source") | None = Field(None, description="where training samples come from")
+    held_out: component("source") | None = Field(None, description="samples never trained on, for evaluation")
+    masker: component("masker") = Field(description="which tokens are hidden")
+    predict: component("masker") | None = Field(
+        None, description="chooses tokens NOT to be predicted; without it all hidden tokens are predicted"
+    )
+    loss: component("loss") = Field(description="what is predicted, and how far off a prediction is")
+    batch_size: int = Field(32, gt=0, description="samples per step, over all processes, after replication")
+    replicate: int = Field(1, gt=0, description="crops and masks trained on per decoded sample")
+    loss_weight: float = Field(1.0, ge=0, description="weight of this stream's loss")
+    sampling_weight: float = Field(1.0, gt=0, description="share of steps with `mixing: alternate`")
+    decoder: str = Field("shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder")
+    head: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a head; default: the embedding's"
+    )
+
+
+class OptimizerSettings(StrictModel):
+    """AdamW."""
+
+    learning_rate: float | None = Field(None, gt=0, description="peak rate; overrides base_learning_rate")
+    base_learning_rate: float = Field(
+        1.5e-4, gt=0, description="peak rate per 256 samples of a step: times (global batch / 256)"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the moments")
+    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(0.05, ge=0, description="decoupled; biases and LayerNorms have none")
+    clip_gradient: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
+
+
+class ScheduleSettings(StrictModel):
+    """The learning rate over training."""
+
+    shape: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a linear warm-up")
+    warmup_start: float = Field(1e-6, ge=0, description="rate at the first step")
+    end: float = Field(0.0, ge=0, description="rate at the end")
+    progress: Literal["rescaled", "fixed"] = Field(
+        "rescaled",
+        description="progress the shape sees after the warm-up: from 0 again (MAE), or that of the whole training "
+        "(OmniMAE's release)",
+    )
+
+
+class CheckpointSettings(StrictModel):
+    """When to save."""
+
+    every: int = Field(1000, gt=0, description="steps between checkpoints")
+    keep: int = Field(3, gt=0, description="how many of the newest stay on disk")
+
+
+class LogSettings(StrictModel):
+    """What to write while training."""
+
+    every: int = Field(20, gt=0, description="steps between lines of metrics.jsonl")
+    reconstruct_every: int = Field(2000, ge=0, description="steps between reconstruction pictures; 0: only at the end")
+    tensorboard: bool = Field(True, description="write TensorBoard events")
+
+
+class EvaluateSettings(StrictModel):
+    """Held-out evaluation of the streams that have `held_out`."""
+
+    every: int = Field(0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
+    samples: int = Field(64, gt=0, description="held-out samples per stream")
+
+
+class TrainingSettings(StrictModel):
+    """How the model is trained."""
+
+    steps: int | None = Field(None, gt=0, description="optimiser steps; what counts")
+    epochs: dict[str, float] | None = Field(
+        None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
+    )
+    mixing: Literal["joint", "alternate"] = Field(
+        "joint", description="all streams in every step, or one per step, drawn by sampling_weight"
+    )
+    accumulate: int = Field(1, gt=0, description="micro-batches per step")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights stay float32")
+    seed: int = Field(0, ge=0, description="of weights, order, crops and masks")
+    compile: bool = Field(False, description="torch.compile the encoder and decoders")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    log: LogSettings = LogSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+class DataSettings(StrictModel):
+    """How samples are loaded."""
+
+    workers: int = Field(2, ge=0, description="loader threads per process; results do not depend on it")
+    prefetch: int = Field(2, gt=0, description="batches ready in advance, per stream")
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="share of undecodable samples above which a run stops")
+    sample_data: str | None = Field(None, description="folder where the sample corpus is written first, if missing")
+
+
+class Experiment(StrictModel):
+    """A model, one or more streams, the training settings."""
+
+    description: str = Field("", description="what the experiment is, and its source")
+    model: ModelSettings
+    streams: dict[str, StreamSettings] = Field(min_length=1)
+    training: TrainingSettings = TrainingSettings()
+    data: DataSettings = DataSettings()
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """The name or file it was loaded by, without its ending; `experiment` where it was made from data."""
+        return self._name or "experiment"
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data with every default filled in."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The file that says all this, every default filled in."""
+        return dump_yaml(self.to_data())
+
+
+def load_experiment(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Loads and validates an experiment.
+
+    Args:
+        name_or_path: a shipped name such as `omnimae/vit_base`, or a YAML file.
+        overrides: `dotted.key=value`, such as `model.encoder.depth=2`.
+
+    Raises:
+        ExperimentError: everything that is wrong with it, each with its key path.
+    """
+    given = str(name_or_path)
+    experiment = experiment_from_data(read_experiment(given, overrides), given)
+    experiment._name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
+    return experiment
+
+
+def experiment_from_data(data: dict[str, Any], where: str = "", overrides: Sequence[str] = ()) -> Experiment:
+    """Validates plain data.
+
+    Raises:
+        ExperimentError: everything that is wrong with it, each with its key path.
+    """
+    data = apply_overrides(data, overrides)
+    if isinstance(data.get("streams"), dict):  # `streams.videos=null` takes a stream out
+        data = data | {"streams": {name: stream for name, stream in data["streams"].items() if stream is not None}}
+    try:
+        experiment = validate_strictly(Experiment, data)
+    except ValidationError as error:
+        raise ExperimentError([_problem(detail, data) for detail in error.errors()], where) from None
+    if problems := _conflicts(experiment):
+        raise ExperimentError(problems, where)
+    return experiment
+
+
+def _conflicts(experiment: Experiment) -> list[str]:
+    """What each key allows and the keys together do not."""
+    problems = []
+    for name, stream in experiment.streams.items():
+        if not name.isidentifier():
+            problems.append(f"streams.{name}: a stream's name must be a plain word (letters, digits, _)")
+        if stream.batch_size % (experiment.training.accumulate * stream.replicate):
+            problems.append(
+                f"streams.{name}.batch_size: {stream.batch_size} does not divide by accumulate x replicate "
+                f"({experiment.training.accumulate} x {stream.replicate})"
+            )
+    training = experiment.training
+    if training.steps is not None and training.epochs is not None:
+        problems.append("training.epochs: give either steps or epochs")
+    for name in training.epochs or ():
+        if name not in experiment.streams or len(training.epochs or ()) != 1:
+            problems.append(f"training.epochs: expected one stream's name, of {', '.join(experiment.streams)}")
+    if any(not 0 <= beta < 1 for beta in training.optimizer.betas):
+        problems.append(f"training.optimizer.betas: each must be in [0, 1), not {list(training.optimizer.betas)}")
+    return problems
+
+
+def _problem(detail: ErrorDetails, data: dict[str, Any]) -> str:
+    """One line in the user's keys for one of pydantic's errors."""
+    context = detail.get("ctx", {})
+    path = [str(part) for part in detail["loc"]] + ([context["at"]] if "at" in context else [])
+    where = ".".join(path)
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _known_keys(path[:-1], data)
+            return f"{where}: unknown key.{did_you_mean(path[-1], known)} Known: {', '.join(known)}"
+        case "missing":
+            return f"{where}: required, and not given"
+        case "value_error" | "assertion_error":
+            return f"{where}: {detail['msg'].partition(', ')[2]}"
+        case "unknown_name" | "no_name":
+            return f"{where}: {detail['msg']}"
+        case _:
+            message = detail["msg"][0].lower() + detail["msg"][1:]
+            return f"{where}: {message.replace('input should', 'should')}, not {detail['input']!r}"
+
+
+def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - raw YAML
+    """The keys that may stand at a path, found by walking settings and data together."""
+    model: type[BaseModel] = Experiment
+    for part in path:
+        data = data.get(part, {}) if isinstance(data, dict) else {}
+        if part not in model.model_fields:
+            continue  # the name of a stream
+        settings = model.model_fields[part]
+        kind = chosen_kind(settings)
+        if kind:
+            model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
+        else:
+            inner = [settings.annotation, *typing.get_args(settings.annotation)]
+            model = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return [key for key in model.model_fields if key != "name" or model.__qualname__.endswith("Config")]

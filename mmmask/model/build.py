@@ -1,0 +1,98 @@
+"""An experiment -> its model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmmask.experiment import Experiment, ExperimentError
+from mmmask.interfaces import Embedding, Modality
+from mmmask.interfaces.component import build
+from mmmask.model.masked_model import MaskedModel, Stream
+from mmmask.seeds import derive_seed
+from mmmask_registry import MmmaskError
+
+
+def build_model(experiment: Experiment) -> MaskedModel:
+    """Builds the model of an experiment, on the current default device.
+
+    Weights depend on `training.seed` alone, not on global random state, which is left as it was.
+
+    Raises:
+        MmmaskError: streams that share an embedding or a head do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(experiment.training.seed, "weights"))
+        return _build(experiment)
+
+
+def _build(experiment: Experiment) -> MaskedModel:
+    streams: dict[str, Stream] = {}
+    for name, settings in experiment.streams.items():
+        modality: Modality = build("modality", settings.modality)
+        streams[name] = Stream(
+            modality=modality,
+            masker=build("masker", settings.masker),
+            predict=build("masker", settings.predict) if settings.predict else None,
+            loss=build("loss", settings.loss),
+            decoder=settings.decoder,
+            head=settings.head or modality.embedding,
+            weight=settings.loss_weight,
+        )
+    embeddings = _embeddings(streams)
+    try:
+        encoder = build("encoder", experiment.model.encoder, embeddings=embeddings)
+        decoders = {
+            key: build("decoder", experiment.model.decoder, embeddings=embeddings, latent_width=encoder.width)
+            for key in dict.fromkeys(stream.decoder for stream in streams.values())
+        }
+    except ValueError as error:
+        raise ExperimentError([f"model: {error}"]) from error
+    heads: dict[str, nn.Module] = {}
+    for name, stream in streams.items():
+        width, dim = decoders[stream.decoder].width, stream.loss.prediction_dim(stream.modality.spec)
+        head = heads.get(stream.head)
+        if head is None:
+            heads[stream.head] = _head(width, dim)
+        elif (head.in_features, head.out_features) != (width, dim):
+            raise ExperimentError(
+                [
+                    f"streams.{name}.head: {stream.head!r} predicts {head.out_features} numbers for an earlier stream "
+                    f"and {dim} for this one: give this stream a `head` of its own"
+                ]
+            )
+    return MaskedModel(streams, encoder, decoders, heads, seed=experiment.training.seed)
+
+
+def _embeddings(streams: dict[str, Stream]) -> dict[str, Embedding]:
+    """What encoder and decoders are built with, by embedding key, in the experiment's order."""
+    found: dict[str, Embedding] = {}
+    for name, stream in streams.items():
+        modality = stream.modality
+        try:
+            grid = modality.grid(modality.sample_shape)
+        except (ValueError, MmmaskError) as error:
+            raise ExperimentError([f"streams.{name}.modality: {error}"]) from error
+        earlier = found.get(modality.embedding)
+        if earlier is None:
+            found[modality.embedding] = Embedding(modality.spec, (grid,), modality.build_embedding)
+        elif (earlier.spec.patch_size, earlier.spec.channels, earlier.spec.vocabulary) != (
+            modality.spec.patch_size, modality.spec.channels, modality.spec.vocabulary
+        ):  # fmt: skip
+            raise ExperimentError(
+                [
+                    f"streams.{name}.modality.embedding: {modality.embedding!r} belongs to tokens of another shape "
+                    f"({earlier.spec}, here {modality.spec}): name another embedding"
+                ]
+            )
+        elif grid not in earlier.grids:
+            found[modality.embedding] = Embedding(earlier.spec, (*earlier.grids, grid), earlier.build)
+    return found
+
+
+def _head(width: int, dim: int) -> nn.Linear:
+    """Truncated normal of deviation 0.02 and zero bias, as OmniMAE initialises its head."""
+    head = nn.Linear(width, dim)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head

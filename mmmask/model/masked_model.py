@@ -1,0 +1,196 @@
+"""The masked model: tokens -> masks -> encoder -> decoder -> heads -> losses, for all streams of a step at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mmmask.interfaces import Decoder, Encoder, Group, Latents, Loss, Mask, MaskContext, Masker, Modality, Query, Tokens
+from mmmask.interfaces.masker import rows_noise
+from mmmask.model.masks import draw_mask, mask_from_bool, nothing_hidden
+from mmmask.seeds import derive_seed
+from mmmask_registry import MmmaskError, UnknownName
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What the model needs to know of one stream; modules are named by their keys."""
+
+    modality: Modality
+    masker: Masker
+    predict: Masker | None
+    loss: Loss
+    decoder: str
+    head: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class StreamOutput:
+    """One stream's part of a step.
+
+    Attributes:
+        loss: scalar, sum(error * counted) / max(1, sum(counted)), before its weight.
+        mask: what was hidden and predicted.
+        latents: (batch, rows, width) of the encoder, in token order.
+        predictions: (batch, predicted, dim), in token order.
+        prefix: (batch, prefix tokens, width) or None.
+        tokens: the samples as tokens.
+    """
+
+    loss: Tensor
+    mask: Mask
+    latents: Tensor
+    predictions: Tensor
+    prefix: Tensor | None
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Output:
+    """A step: the weighted sum of the streams' losses, and the streams."""
+
+    loss: Tensor
+    streams: dict[str, StreamOutput] = field(default_factory=dict)
+
+
+Rows = Mapping[str, tuple[int, int]]
+"""{stream: (first row of this batch, rows of the whole global batch)}; masks do not depend on how rows are spread."""
+
+
+class MaskedModel(nn.Module):
+    """One encoder for all streams, decoders and heads by key."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, Stream],
+        encoder: Encoder,
+        decoders: Mapping[str, Decoder],
+        heads: Mapping[str, nn.Module],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.streams = dict(streams)
+        self.seed = seed
+        self.encoder = encoder
+        self.decoders = nn.ModuleDict(decoders)
+        self.heads = nn.ModuleDict(heads)
+        # a loss with weights of its own (a tokeniser, say) moves and saves with the model
+        self.losses = nn.ModuleDict({name: s.loss for name, s in streams.items() if isinstance(s.loss, nn.Module)})
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor | Mask] | None = None,
+        step: int = 0,
+        rows: Rows | None = None,
+    ) -> Output:
+        """One training step's forward.
+
+        Args:
+            batch: {stream: samples}, any of the streams. uint8 is normalised by the modality's statistics, floating
+                point is taken as normalised.
+            masks: {stream: bool (batch, tokens), True = hidden, or a Mask}; overrides the stream's masker.
+            step: of training; masks are a function of (seed, stream, step, row).
+            rows: where this batch lies in the global batch; by default it is the global batch.
+
+        Raises:
+            UnknownName: a stream that the experiment does not have.
+            MmmaskError: a sample or a mask does not fit.
+        """
+        tokens = {name: self.tokenize(name, samples) for name, samples in batch.items()}
+        drawn = self.draw_masks(tokens, masks or {}, step, rows or {})
+        latents = self.latents(tokens, drawn)
+        predictions = self.predictions(tokens, drawn, latents)
+        streams = {
+            name: StreamOutput(
+                self.stream_loss(name, predictions[name], tokens[name], drawn[name]),
+                drawn[name], latents[name].values, predictions[name], latents[name].prefix, tokens[name],
+            )
+            for name in batch
+        }  # fmt: skip
+        weighted = [self.streams[name].weight * output.loss for name, output in streams.items()]
+        return Output(torch.stack(weighted).sum(), streams)
+
+    def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
+        """Features with nothing hidden: {stream: Latents}, values (batch, tokens, width) in token order."""
+        tokens = {name: self.tokenize(name, samples) for name, samples in batch.items()}
+        masks = {
+            name: nothing_hidden(part.content.shape[0], part.grid, part.content.device) for name, part in tokens.items()
+        }
+        return self.latents(tokens, masks)
+
+    def tokenize(self, stream: str, samples: Tensor) -> Tokens:
+        """The samples of one stream as tokens.
+
+        Raises:
+            UnknownName: there is no such stream.
+            MmmaskError: the samples do not fit the modality.
+        """
+        if stream not in self.streams:
+            raise UnknownName("stream", stream, self.streams)
+        try:
+            return self.streams[stream].modality.tokenize(samples)
+        except ValueError as error:
+            raise MmmaskError(f"streams.{stream}: {error}") from error
+
+    @torch.compiler.disable
+    def draw_masks(
+        self, tokens: Mapping[str, Tokens], given: Mapping[str, Tensor | Mask], step: int, rows: Rows
+    ) -> dict[str, Mask]:
+        """The mask of every stream: given by the caller, or drawn by its masker.
+
+        Raises:
+            MmmaskError: a given mask does not fit, or belongs to no stream of the batch.
+        """
+        if unknown := set(given) - set(tokens):
+            raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
+        return {
+            name: _given_mask(name, given[name], part) if name in given else self._draw(name, part, step, rows.get(name))
+            for name, part in tokens.items()
+        }
+
+    def latents(self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask]) -> dict[str, Latents]:
+        """The encoder's latents of every stream's visible tokens."""
+        groups = [Group(self.streams[name].modality.embedding, part, masks[name]) for name, part in tokens.items()]
+        return dict(zip(tokens, self.encoder(groups), strict=True))
+
+    def predictions(
+        self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask], latents: Mapping[str, Latents]
+    ) -> dict[str, Tensor]:
+        """The heads' answers for every stream's predicted tokens: {stream: (batch, predicted, dim)}."""
+        features: dict[str, Tensor] = {}
+        for key, decoder in self.decoders.items():
+            names = [name for name in tokens if self.streams[name].decoder == key]
+            queries = [
+                Query(self.streams[name].modality.embedding, latents[name], masks[name], tokens[name].grid)
+                for name in names
+            ]
+            features |= zip(names, decoder(queries), strict=True) if names else ()
+        return {name: self.heads[self.streams[name].head](features[name]) for name in tokens}
+
+    def stream_loss(self, stream: str, predictions: Tensor, tokens: Tokens, mask: Mask) -> Tensor:
+        """sum(error * counted) / max(1, sum(counted)): scalar, float32 or wider."""
+        loss = self.streams[stream].loss
+        with torch.autocast(predictions.device.type, enabled=False):
+            error = loss.error(predictions, loss.target(tokens, mask.predicted))
+            return (error * mask.counted).sum() / mask.counted.sum().clamp(min=1)
+
+    def _draw(self, stream: str, tokens: Tokens, step: int, rows: tuple[int, int] | None) -> Mask:
+        count, device = tokens.content.shape[0], tokens.content.device
+        first, total = rows or (0, count)
+        noise = rows_noise(derive_seed(self.seed, "mask", stream, step), first, total, device)
+        context = MaskContext(tokens.grid, count, device, noise, step, tokens)
+        return draw_mask(self.streams[stream].masker, self.streams[stream].predict, context)
+
+
+def _given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
+    mask = mask if isinstance(mask, Mask) else mask_from_bool(mask)
+    if mask.hidden.shape != tokens.content.shape[:2]:
+        raise MmmaskError(
+            f"masks.{stream}: {tuple(mask.hidden.shape)} does not fit {tuple(tokens.content.shape[:2])} (batch, tokens)"
+        )
+    return mask

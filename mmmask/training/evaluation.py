@@ -1,0 +1,112 @@
+"""Held-out loss, and whether the model does better than the simplest guess."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mmmask.data.samples import SampleLoader
+from mmmask.interfaces import BadSample, Mask, Tokens
+from mmmask.interfaces.source import SourceError
+from mmmask.model.masked_model import MaskedModel
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One stream's held-out figures.
+
+    Attributes:
+        loss: mean loss, in the unit of the stream's loss.
+        loss_shuffled: the same with every sample given the visible tokens of another: what the loss is worth when
+            what is seen says nothing about what is hidden. None with a single sample.
+        psnr: decibels on hidden tokens, of values in [0, 1]; None where predictions are no values.
+        psnr_visible_mean: the same for filling in the mean of the visible tokens, per sample and channel.
+    """
+
+    loss: float
+    loss_shuffled: float | None
+    psnr: float | None
+    psnr_visible_mean: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The figures by name."""
+        return asdict(self)
+
+
+def held_out_samples(loader: SampleLoader, count: int) -> list[Tensor]:
+    """The first samples of a source that can be decoded, prepared without randomness.
+
+    Raises:
+        SourceError: not one can be decoded.
+    """
+    samples: list[Tensor] = []
+    reason = ""
+    for index in range(len(loader.source)):
+        if len(samples) == count:
+            break
+        try:
+            samples.append(loader.plain(index))
+        except BadSample as error:
+            reason = f"{loader.source.describe(index)}: {error}"
+    if not samples:
+        raise SourceError(f"streams.{loader.stream}: not one sample could be decoded; the last: {reason}")
+    return samples
+
+
+@torch.no_grad()
+def evaluate(model: MaskedModel, stream: str, samples: Sequence[Tensor], device: torch.device) -> Evaluation:
+    """Evaluates one stream, in batches, always with the same masks."""
+    was_training = model.training
+    model.eval()
+    totals = torch.zeros(4, dtype=torch.float64)
+    restorable = model.streams[stream].modality.spec.vocabulary is None
+    for first in range(0, len(samples), BATCH):
+        part = samples[first : first + BATCH]
+        batch = torch.stack(list(part)).to(device)
+        tokens = model.tokenize(stream, batch)
+        mask = model.draw_masks({stream: tokens}, {}, 0, {stream: (first, len(samples))})[stream]
+        prediction = _predict(model, stream, tokens, mask)
+        loss = model.stream_loss(stream, prediction, tokens, mask)
+        others = replace(tokens, content=tokens.content.roll(1, dims=0))
+        shuffled = model.stream_loss(stream, _predict(model, stream, others, mask), tokens, mask)
+        errors = (0.0, 0.0)
+        if restorable:
+            try:
+                errors = _squared_errors(model, stream, prediction, tokens, mask)
+            except NotImplementedError:
+                restorable = False
+        totals += len(part) * torch.tensor([float(loss), float(shuffled), *errors], dtype=torch.float64)
+    model.train(was_training)
+    loss, shuffled, error, baseline = (totals / len(samples)).tolist()
+    return Evaluation(
+        loss,
+        shuffled if len(samples) > 1 else None,
+        _decibels(error) if restorable else None,
+        _decibels(baseline) if restorable else None,
+    )
+
+
+def _predict(model: MaskedModel, stream: str, tokens: Tokens, mask: Mask) -> Tensor:
+    latents = model.latents({stream: tokens}, {stream: mask})
+    return model.predictions({stream: tokens}, {stream: mask}, latents)[stream]
+
+
+def _squared_errors(
+    model: MaskedModel, stream: str, prediction: Tensor, tokens: Tokens, mask: Mask
+) -> tuple[float, float]:
+    """Mean squared error of prediction and of the visible mean on hidden tokens, in the unit of the source."""
+    truth = tokens.source(mask.predicted)
+    restored = model.streams[stream].loss.restore(prediction.float(), tokens, mask.predicted, mask.visible)
+    visible = tokens.source(mask.visible).unflatten(-1, (-1, tokens.spec.channels))
+    guess = visible.mean(dim=(1, 2)).repeat(1, truth.shape[-1] // tokens.spec.channels).unsqueeze(1)
+    return (restored.clamp(0, 1) - truth).square().mean().item(), (guess - truth).square().mean().item()
+
+
+def _decibels(squared_error: float) -> float:
+    return -10 * math.log10(max(squared_error, 1e-12))

@@ -1,0 +1,132 @@
+"""A run's folder: what stands in it, what a resumed run may change, and cutting logs back to a checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmmask.compose import parse_yaml
+from mmmask.errors import ExperimentError
+from mmmask.experiment import Experiment, experiment_from_data
+from mmmask_registry import MmmaskError
+
+# key prefixes that may change when a run goes on: its length, what it logs, and how fast data is loaded
+MAY_CHANGE = (
+    "description",
+    "training.steps",
+    "training.epochs",
+    "training.log",
+    "training.checkpoint",
+    "training.evaluate",
+    "training.compile",
+    "data",
+)
+
+
+class RunFolder:
+    """Paths of a run, and its experiment file."""
+
+    def __init__(self, output: str | Path) -> None:
+        self.path = Path(output)
+        self.experiment_file = self.path / "experiment.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.bad_samples = self.path / "bad_samples.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.reconstructions = self.path / "reconstructions"
+
+    def open(self, experiment: Experiment) -> None:
+        """Makes the folder, or checks that the run in it was started with the same settings.
+
+        Raises:
+            ExperimentError: settings that must not change did, each by name.
+            MmmaskError: the folder holds something else.
+        """
+        if self.experiment_file.exists():
+            changed = changed_settings(self.experiment().to_data(), experiment.to_data())
+            if changed:
+                hint = "start another run with --output, or set them back"
+                raise ExperimentError([*changed, f"these settings are not those of the run: {hint}"], str(self.path))
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise MmmaskError(f"{self.path}: not empty, and no run of mmmask: choose another folder with --output")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.experiment_file, experiment.to_yaml())
+        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def experiment(self) -> Experiment:
+        """The experiment of the run.
+
+        Raises:
+            MmmaskError: there is no run here.
+        """
+        if not self.experiment_file.is_file():
+            raise MmmaskError(f"{self.path}: no run here (there is no {self.experiment_file.name} in it)")
+        data = parse_yaml(self.experiment_file.read_text(encoding="utf-8"))
+        return experiment_from_data(data, str(self.experiment_file))
+
+    def cut_back(self, step: int) -> None:
+        """Forgets what a run logged after the checkpoint it goes on from."""
+        for log in (self.metrics, self.evaluations, self.bad_samples):
+            if log.exists():
+                kept = [line for line in read_jsonl(log) if line["step"] <= step]
+                write_atomically(log, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """One line for each setting that differs and must not."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log; a last line that was cut off in writing is dropped."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # what follows a torn line was written by nobody
+    return lines
+
+
+def append_jsonl(path: Path, line: dict[str, Any]) -> None:
+    """Adds one object to a log."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one move, so that no reader and no crash ever sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """What a bug report needs to say about this installation."""
+    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for package in ("mmmask", "torch", "torchdata", "numpy", "pillow", "av", "simplejpeg", "pydantic", "pluggy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _flatten(data: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, data

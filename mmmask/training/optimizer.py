@@ -1,0 +1,50 @@
+"""AdamW with the published parameter groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmmask.experiment import Experiment, OptimizerSettings
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two groups: what decays, and what does not.
+
+    Biases and all parameters of a LayerNorm do not decay; everything else does, the mask token too (OmniMAE's
+    released configuration).
+    """
+    exempt = {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or isinstance(module, nn.LayerNorm)
+    }
+    decayed = [parameter for parameter in model.parameters() if id(parameter) not in exempt]
+    kept = [parameter for parameter in model.parameters() if id(parameter) in exempt]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW; the learning rate is set at every step by the schedule."""
+    return torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay),
+        lr=0.0,
+        betas=settings.betas,
+        eps=settings.epsilon,
+        fused=True,
+    )
+
+
+def peak_learning_rate(experiment: Experiment) -> float:
+    """The absolute rate, or the base rate times (global batch / 256), the linear rule of Goyal et al. 2017.
+
+    The global batch is what one step trains on: the sum of the streams' with `joint` mixing, the largest with
+    `alternate`.
+    """
+    settings = experiment.training.optimizer
+    if settings.learning_rate is not None:
+        return settings.learning_rate
+    sizes = [stream.batch_size for stream in experiment.streams.values()]
+    batch = sum(sizes) if experiment.training.mixing == "joint" else max(sizes)
+    return settings.base_learning_rate * batch / 256
