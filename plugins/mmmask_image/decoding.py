@@ -17,7 +17,7 @@ from PIL import (
 
 from mmmask.interfaces.source import BadSample
 from mmmask_image.channels import with_channels
-from mmmask_image.orientation import exif_orientation, upright
+from mmmask_image.orientation import exif_orientation, jpeg_exif, upright
 from mmmask_image.webp import webp_size
 from mmmask_pixels.limits import check_size
 
@@ -71,12 +71,7 @@ def _decode_with_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         pixels = simplejpeg.decode_jpeg(data, "GRAY" if colourspace == "Gray" else "RGB")
     except ValueError:
         return None
-    # most files have no EXIF, and to look for the word is cheaper than to parse the header
-    return (
-        upright(pixels, exif_orientation(_open(data, max_pixels).info.get("exif", b"")))
-        if b"Exif\0\0" in data
-        else pixels
-    )
+    return upright(pixels, exif_orientation(jpeg_exif(data)))
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
