@@ -51,8 +51,8 @@ def flat_sinusoid_table(grid: Grid, width: int, reference: Grid) -> Tensor:
         reference_plane = tuple(reference[-2:]) if len(grid) > 1 else ()
         steps = math.prod(grid[: len(grid) - len(plane)])
         rows = torch.arange(steps * math.prod(reference_plane), dtype=torch.float64)
-        exponent = 2 * (torch.arange(width) // 2) / width
-        angle = rows[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64), exponent.double())
+        exponent = 2 * (torch.arange(width) // 2).double() / width
+        angle = rows[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64), exponent)
         angle[:, 0::2] = angle[:, 0::2].sin()
         angle[:, 1::2] = angle[:, 1::2].cos()
         table = angle.float()

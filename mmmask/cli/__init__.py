@@ -1,0 +1,60 @@
+"""The command line: one thin file per command. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import mmmask
+from mmmask_registry import MmmaskError, did_you_mean
+
+# command -> what it is for; the module of the same name has `add_arguments(parser)` and `run(arguments) -> exit code`
+COMMANDS = {
+    "train": "train an experiment, or go on with an interrupted run",
+    "list": "every registered name, one line each",
+    "describe": "the settings of a component: types, defaults, meaning",
+    "show": "an experiment with every default filled in",
+    "check": "build an experiment and read a batch of every stream, without training",
+    "reconstruct": "draw original, masked and reconstruction of files with a trained run",
+    "bench": "measure a training step against the machine's matmul peak",
+    "sample-data": "write a small labelled corpus of real files",
+    "env": "versions, devices, plugins: what a bug report needs",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; a user's mistake is one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="mmmask",
+        description="Masked modelling of any mix of modalities with one plain Vision Transformer.",
+        epilog="\n".join(f"  {name:12}  {purpose}" for name, purpose in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mmmask {mmmask.__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below; mmmask COMMAND --help says more")
+    command = parser.parse_args(given[:1]).command
+    if command not in COMMANDS:
+        parser.error(f"no command is named {command!r}.{did_you_mean(command, COMMANDS)} Known: {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"mmmask.cli.{command.replace('-', '_')}")
+    purpose = COMMANDS[command]
+    command_parser = argparse.ArgumentParser(
+        prog=f"mmmask {command}", description=f"{purpose[0].upper()}{purpose[1:]}."
+    )
+    module.add_arguments(command_parser)
+    try:
+        # intermixed: overrides may stand before and after options
+        return module.run(command_parser.parse_intermixed_args(given[1:]))
+    except MmmaskError as error:
+        for line in str(error).splitlines():
+            print(f"mmmask: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmmask: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `mmmask list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

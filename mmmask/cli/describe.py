@@ -1,0 +1,68 @@
+"""`mmmask describe KIND NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import typing
+
+from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.components import components
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """KIND NAME."""
+    parser.add_argument("kind", metavar="KIND")
+    parser.add_argument("name", metavar="NAME")
+    add_plugin(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints a component's settings."""
+    load_plugins(arguments)
+    found = components()
+    component_class = found.get(arguments.kind, arguments.name)
+    entry = found.registry(arguments.kind).entry(arguments.name)
+    print(f"{arguments.kind} {arguments.name} ({entry.supplier}): {entry.description}\n")
+    if component_class.__doc__:
+        print(inspect.cleandoc(component_class.__doc__), end="\n\n")
+    from mmmask.interfaces.component import chosen_kind
+
+    fields = {key: field for key, field in component_class.Config.model_fields.items() if key != "name"}
+    if not fields:
+        print("No settings.")
+    for key, field in fields.items():
+        kind = chosen_kind(field)
+        default = "required" if field.is_required() else f"default {_plain(field.default)}"
+        print(f"  {key}: {f'a {kind}' if kind else _type(field.annotation)}, {default}{_bounds(field.metadata)}")
+        if field.description:
+            print(f"      {field.description}")
+    return 0
+
+
+def _type(annotation: object) -> str:
+    """A type as a person would write it: `int | [float, float]`."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(inner[0])
+    if origin is typing.Literal:
+        return " | ".join(str(value) for value in inner)
+    if origin is tuple:
+        return f"[{', '.join('...' if part is ... else _type(part) for part in inner)}]"
+    if origin is dict:
+        return f"{{{_type(inner[0])}: {_type(inner[1])}}}"
+    if inner:
+        return " | ".join(_type(part) for part in inner)
+    return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+
+
+def _plain(default: object) -> str:
+    if isinstance(default, dict):
+        return str(default.get("name", default))
+    return "null" if default is None else str(list(default) if isinstance(default, tuple) else default)
+
+
+def _bounds(metadata: list[object]) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [f"{signs[key]} {getattr(part, key)}" for part in metadata for key in signs if hasattr(part, key)]
+    return f", {' and '.join(bounds)}" if bounds else ""

@@ -1,0 +1,35 @@
+"""`mmmask env`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mmmask.components import components
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints versions, devices and plugins."""
+    import torch
+
+    from mmmask.training.folder import versions
+
+    for name, version in versions().items():
+        print(f"{name}: {version}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"cpu: {cores} cores, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} torch threads")
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+        print(f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+    if not torch.cuda.is_available():
+        print("cuda: not available")
+    found = components()
+    suppliers = sorted({entry.supplier for registry in found.registries.values() for entry in registry})
+    print(f"plugins of: {', '.join(suppliers)}")
+    for plugin in found.broken:
+        print(f"broken plugin: {plugin.name} ({plugin.supplier}): {plugin.reason}")
+    return 0

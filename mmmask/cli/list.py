@@ -1,0 +1,48 @@
+"""`mmmask list [KIND]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.components import components
+from mmmask.compose import shipped_experiments
+from mmmask_registry import UnknownName
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """KIND."""
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="masker, decoder, ..., or experiment; default: all")
+    add_plugin(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints names without importing what they stand for."""
+    load_plugins(arguments)
+    found = components()
+    kinds = [*found.registries, "experiment"]
+    if arguments.kind and arguments.kind.removesuffix("s") not in kinds + [k.removesuffix("s") for k in kinds]:
+        raise UnknownName("kind of component", arguments.kind, kinds)
+    wanted = [k for k in kinds if not arguments.kind or arguments.kind.removesuffix("s") == k.removesuffix("s")]
+    rows = [
+        (kind, entry.name, entry.supplier, entry.description)
+        for kind in wanted
+        if kind != "experiment"
+        for entry in found.registry(kind)
+    ]
+    if "experiment" in wanted:
+        rows += [("experiment", name, "mmmask", _first_comment(path)) for name, path in shipped_experiments().items()]
+    widths = [max(len(row[column]) for row in rows) if rows else 0 for column in range(3)]
+    for row in rows:
+        print("  ".join(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3], sep="  ")
+    for plugin in found.broken:
+        print(f"mmmask: plugin {plugin.name} ({plugin.supplier}) failed to load: {plugin.reason}", file=sys.stderr)
+    if not any(entry for entry in found.registry("modality")):
+        print("mmmask: no modality was found. Is mmmask installed (pip install -e .)?", file=sys.stderr)
+    return 0
+
+
+def _first_comment(path) -> str:  # noqa: ANN001 - a Path
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,97 @@
+"""What a person watches while a run trains, and reads when it ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mmmask.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from mmmask.training.loop import RunState
+    from mmmask.training.run import Run
+
+
+class TrainingProgress:
+    """A bar with the time left on a terminal, a line per logged step elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.started_now = False
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    @hookimpl
+    def run_started(self, run: RunState) -> None:
+        """Says where the run stands."""
+        self.started_now = True
+        parameters = sum(parameter.numel() for parameter in run.model.parameters())
+        again = f"going on from step {run.step}" if run.step else "starting"
+        device = next(run.model.parameters()).device
+        self.console.print(
+            f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}",
+            soft_wrap=True,
+        )
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._bar = Progress(*columns, console=self.console)
+            self._task = self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
+            self._bar.start()
+
+    @hookimpl
+    def step_ended(self, run: RunState, metrics: dict[str, Any]) -> None:
+        """Moves the bar, or prints a line."""
+        losses = {key.removeprefix("loss/"): value for key, value in metrics.items() if key.startswith("loss/")}
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=metrics["step"], figures=figures)
+        else:
+            left = (run.total_steps - metrics["step"]) * metrics["step_seconds"]
+            rate = metrics["samples_per_second"]
+            print(
+                f"step {metrics['step']}/{run.total_steps}  loss {figures}  {rate:.0f} samples/s  {_duration(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    @hookimpl
+    def run_ended(self, run: RunState, outcome: str) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def report(self, run: Run) -> None:
+        """The end of a run: its folder, held-out figures of each stream, its pictures."""
+        again = "" if self.started_now else " (it was finished before; --output starts another)"
+        print(f"run: {run.output}, {run.step} steps done{again}")
+        for name in run.experiment.streams:
+            lines = [line for line in run.evaluations if line["stream"] == name]
+            if lines:
+                print(f"{name}: {held_out_figures(lines[0], lines[-1])}")
+        for name, path in run.pictures.items():
+            print(f"{name}: reconstructions in {path}")
+
+
+def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
+    """One stream's held-out figures in words."""
+    parts = [f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end"]
+    if last["loss_shuffled"] is not None:
+        parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
+    if last["psnr"] is not None:
+        gain = last["psnr"] - last["psnr_visible_mean"]
+        parts.append(
+            f"PSNR on hidden tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against filling in the visible mean"
+        )
+    return "; ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,38 @@
+"""`mmmask train EXPERIMENT`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmmask.cli.arguments import add_experiment, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """EXPERIMENT [key=value ...] --output --device."""
+    add_experiment(parser)
+    parser.add_argument("--output", metavar="DIR", help="the run's folder (default runs/EXPERIMENT)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, or goes on with what was interrupted."""
+    experiment = load(arguments)
+    from mmmask.cli.progress import TrainingProgress
+    from mmmask.cli.sample_data import write_sample_data
+    from mmmask.training.run import train
+
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    if experiment.data.sample_data and main_process:
+        write_sample_data(Path(experiment.data.sample_data))
+    output = Path(arguments.output or f"runs/{experiment.name}")
+    progress = TrainingProgress()
+    finished = train(experiment, output, arguments.device, plugins=(progress,) if main_process else ())
+    if not main_process:
+        return 0
+    if finished.outcome == "interrupted":
+        print(f"interrupted after step {finished.step}; the same command goes on from there. Run: {output}")
+        return 130
+    progress.report(finished)
+    return 0
