@@ -136,7 +136,9 @@ def _is_remote(path: str) -> bool:
 
 
 def _join(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}" if _is_remote(folder) else os.path.join(folder, name)
+    if not _is_remote(folder):
+        return os.path.join(folder, name)
+    return f"{folder}{name}" if folder.endswith("/") else f"{folder}/{name}"
 
 
 def _walk_local(root: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from PIL import (
 
 from mmmask.interfaces.source import BadSample
 from mmmask_image.channels import with_channels
-from mmmask_image.orientation import exif_orientation, jpeg_exif, upright
+from mmmask_image.orientation import exif_orientation, find_jpeg_exif, upright
 from mmmask_image.webp import webp_size
 from mmmask_pixels.limits import check_size
 
@@ -71,13 +71,17 @@ def _decode_with_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         pixels = simplejpeg.decode_jpeg(data, "GRAY" if colourspace == "Gray" else "RGB")
     except ValueError:
         return None
-    return upright(pixels, exif_orientation(jpeg_exif(data)))
+    exif = find_jpeg_exif(data)
+    return upright(pixels, exif_orientation(data[exif])) if exif else pixels
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
-    image = _open(data, max_pixels)
+    exif = find_jpeg_exif(data) if data.startswith(b"\xff\xd8") else None
+    # without the block: Pillow would look for the resolution in it, and warn where it is damaged
+    image = _open(data[: exif.start - 4] + data[exif.stop :] if exif else data, max_pixels)
+    block = data[exif] if exif else image.info.get("exif", b"")
     # Pillow itself turns TIFF, when it loads it
-    orientation = 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif", b""))
+    orientation = 1 if image.format == "TIFF" else exif_orientation(block)
     try:
         pixels = _pixels(image)
     except BadSample:

@@ -9,8 +9,8 @@ import numpy as np
 ORIENTATION_TAG = 0x0112
 
 
-def jpeg_exif(data: bytes) -> bytes:
-    """The first EXIF block of a JPEG, empty where there is none; without parsing the rest of its header.
+def find_jpeg_exif(data: bytes) -> slice | None:
+    """Where the first EXIF block of a JPEG lies, None where there is none; the rest of its header is not parsed.
 
     Source: ITU-T T.81, B.1.1 (markers and segments); Exif 2.32, 4.7.2.
     """
@@ -24,9 +24,9 @@ def jpeg_exif(data: bytes) -> bytes:
             continue
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xE1 and data.startswith(b"Exif\0\0", place + 4):
-            return data[place + 4 : place + 2 + length]
+            return slice(place + 4, place + 2 + length)
         place += 2 + length
-    return b""
+    return None
 
 
 def exif_orientation(exif: bytes) -> int:
