@@ -63,8 +63,8 @@ def decode_clip(
             return [kept[number] for number in numbers]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise BadSample(f"cannot be decoded: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
 
 
 class _Reader:
@@ -164,7 +164,10 @@ def _decoded(packets: Iterable[Packet], wanted: set[int] | None) -> Iterator[Vid
 
 def _pixels(frame: VideoFrame, channels: int) -> np.ndarray:
     """uint8 (height, width, channels), upright."""
-    pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
+    try:
+        pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
+    except ValueError as error:
+        raise BadSample(f"pixels of format {frame.format.name} cannot be converted: {error}") from error
     if frame.rotation % 360:
         pixels = np.rot90(pixels, round(frame.rotation / 90))  # both count anticlockwise
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -48,45 +49,40 @@ def index_frames(container: InputContainer, stream: VideoStream, max_frames: int
     Raises:
         BadSample: there are none, or more than `max_frames`.
     """
-    stamps: list[int | None] = []
-    decoding_stamps: list[int | None] = []
-    durations: list[int] = []
+    packets: list[tuple[int | None, int | None, int]] = []  # presentation stamp, decoding stamp, duration
     keyframe_stamps: set[int | None] = set()
     first_keyframe: int | None = None
     for packet in container.demux(stream):
         # the last packet is an empty one that asks the decoder for what it still holds
         if not packet.size:
             continue
-        if packet.is_keyframe and first_keyframe is None:
-            first_keyframe = packet.pts
-        # what is cut off by an edit list is decoded, but not shown; what needs a frame before the first is not shown
-        if packet.is_discard or (first_keyframe is not None and packet.pts is not None and packet.pts < first_keyframe):
-            continue
-        if len(stamps) == max_frames:
-            raise BadSample(f"the video has more than max_frames = {max_frames} frames; not decoded")
-        stamps.append(packet.pts)
-        decoding_stamps.append(packet.dts)
-        durations.append(packet.duration or 0)
         if packet.is_keyframe:
+            first_keyframe = packet.pts if first_keyframe is None else first_keyframe
             keyframe_stamps.add(packet.pts)
-    if not stamps:
+        # what an edit list cuts off is decoded, but not seen
+        if packet.is_discard:
+            continue
+        if len(packets) == max_frames:
+            raise BadSample(f"the video has more than max_frames = {max_frames} frames; not decoded")
+        packets.append((packet.pts, packet.dts, packet.duration or 0))
+    if first_keyframe is not None:
+        # a file that was cut begins with frames that refer to what is no longer there
+        packets = [packet for packet in packets if packet[0] is None or packet[0] >= first_keyframe]
+    if not packets:
         raise BadSample("the video has no frames")
-    known = sorted(stamp for stamp in stamps if stamp is not None)
-    made_up = "avi" in container.format.name.split(",") and stamps != decoding_stamps
-    trusted = len(set(known)) == len(stamps) and not made_up
     unit = float(stream.time_base or 1)
-    seen = known
-    if not trusted:
-        decoded = sorted(stamp for stamp in decoding_stamps if stamp is not None)
-        seen = decoded if len(set(decoded)) == len(stamps) else list(range(len(stamps)))
-        if seen is not decoded:
-            unit = 1 / float(stream.average_rate or 25)
-    gaps = [after - before for before, after in zip(seen, seen[1:], strict=False)]
-    last = durations[stamps.index(known[-1])] if trusted else 0
-    end = seen[-1] + (last or (median(gaps) if gaps else 1))
-    return FrameIndex(
-        stamps=tuple(known) if trusted else (),
-        times=tuple(stamp * unit for stamp in seen),
-        end=end * unit if math.isfinite(end) else seen[-1] * unit,
-        keyframes=tuple(i for i, stamp in enumerate(known) if stamp in keyframe_stamps) if trusted else (),
-    )
+    by_time = sorted((stamp, duration) for stamp, _, duration in packets if stamp is not None)
+    stamps = [stamp for stamp, _ in by_time]
+    made_up = "avi" in container.format.name.split(",") and any(packet[0] != packet[1] for packet in packets)
+    if len(set(stamps)) == len(packets) and not made_up:
+        keyframes = tuple(i for i, stamp in enumerate(stamps) if stamp in keyframe_stamps)
+        end = stamps[-1] + (by_time[-1][1] or _usual_gap(stamps))
+        return FrameIndex(tuple(stamps), tuple(stamp * unit for stamp in stamps), end * unit, keyframes)
+    slots = sorted({decoding for _, decoding, _ in packets if decoding is not None})
+    if len(slots) != len(packets):
+        slots, unit = list(range(len(packets))), 1 / float(stream.average_rate or 25)
+    return FrameIndex((), tuple(slot * unit for slot in slots), (slots[-1] + _usual_gap(slots)) * unit, ())
+
+
+def _usual_gap(stamps: Sequence[int]) -> float:
+    return median(after - before for before, after in pairwise(stamps)) if len(stamps) > 1 else 1

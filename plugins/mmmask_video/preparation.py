@@ -80,7 +80,7 @@ class VideoPreparation(Preparation):
 
     def _keep(self, pixels: np.ndarray) -> Tensor:
         """uint8 (channels, height, width) of (height, width, channels), shrunk."""
-        frame = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        frame = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.short_side is None:
             return frame
         return shrink_short_side(frame, self.short_side, self.crop.interpolation)
