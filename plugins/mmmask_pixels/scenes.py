@@ -117,10 +117,10 @@ def draw_scene(generator: np.random.Generator, shape: str, size: tuple[int, int]
     uniform = generator.uniform
     hue = uniform(0, 2 * np.pi)
     dark = generator.random() < 0.6  # a light shape on a dark ground, or the reverse
-    ground, figure = ((0.28, 0.66), (0.8, 0.93)) if dark else ((0.68, 0.95), (0.34, 0.58))
+    ground, figure = ((0.28, 0.74), (0.78, 0.92)) if dark else ((0.58, 0.96), (0.36, 0.58))
     other_hue = hue + np.pi + uniform(-1.2, 1.2)
     background = Surface(
-        colours=_two_colours(generator, ground, hue, chroma=(0.05, 0.12)),
+        colours=_two_colours(generator, ground, hue, chroma=(0.06, 0.12)),
         direction=uniform(0, 2 * np.pi),
         pattern=str(generator.choice(_PATTERNS[:-1])),  # rings would always lie in the middle of the picture
         period=uniform(0.16, 0.3),
@@ -139,8 +139,8 @@ def draw_scene(generator: np.random.Generator, shape: str, size: tuple[int, int]
     return Scene(
         size=size,
         shape=shape,
-        center=(uniform(-0.1, 0.1), uniform(-0.1, 0.1)),
-        radius=uniform(0.23, 0.3),
+        center=(uniform(-0.09, 0.09), uniform(-0.09, 0.09)),
+        radius=uniform(0.24, 0.31),
         angle=uniform(-0.35, 0.35),
         background=background,
         surface=surface,
@@ -206,7 +206,7 @@ def _to_uint8(colours: Array) -> Array:
 def _paint_ground(scene: Scene, x: Array, y: Array) -> Array:
     clouds = sum(amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase) for fx, fy, phase, amplitude in scene.clouds)
     vignette = 0.08 * (x * x + y * y)
-    return scene.background.paint(x, y, 0.5) + (clouds - vignette)[..., None]
+    return scene.background.paint(x, y, 0.45) + (clouds - vignette)[..., None]
 
 
 def _paint_shape(scene: Scene, ground: Array, x: Array, y: Array, pose: Pose) -> Array:
@@ -235,7 +235,7 @@ def _two_colours(
 ) -> Array:
     """The two ends of a gradient (2, 3): neighbouring hues, one end darker than the other."""
     low, high = lightness
-    step = (high - low) / 3
+    step = (high - low) / 4
     ends = (generator.uniform(low, low + step), generator.uniform(high - step, high))
     hues = hue + generator.uniform(0.4, 0.8) * np.array((-1, 1))
     strength = generator.uniform(*chroma)
