@@ -76,20 +76,21 @@ class _Reader:
         self._open()
 
     def _open(self) -> None:
-        # the option guards the decoder itself, against a stream that is larger than its container announces
-        self.container: InputContainer = av.open(
-            self._path, metadata_errors="ignore", options={"max_pixels": str(self._max_pixels)}
-        )
-        if not self.container.streams.video:
+        # guards the decoder itself against a stream that is larger than its container announces; decoders add margins
+        # to a frame, and count these
+        guard = {"max_pixels": str(2 * self._max_pixels + 2**20)}
+        self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=guard)
+        stream = self.container.streams.best("video")
+        if not isinstance(stream, VideoStream):
             self.container.close()
             raise BadSample("the file has no video stream")
-        self.stream: VideoStream = self.container.streams.video[0]
+        self.stream: VideoStream = stream
         codec = self.stream.codec_context
         check_size(codec.height, codec.width, self._max_pixels)
         # workers are threads already: one decoder thread in each does more in all
         codec.thread_type = "NONE"
         codec.thread_count = 1
-        codec.options = {"max_pixels": str(self._max_pixels)}
+        codec.options = guard
 
     def __enter__(self) -> _Reader:
         return self

@@ -32,6 +32,7 @@ class VideoModality(Modality):
         patch_size: tuple[Positive, Positive, Positive] = Field(
             default=(2, 16, 16), description="extent of a token: (frames, height, width)"
         )
+        channels: int = Field(default=3, description="1 grey, 3 colour")
         clip_seconds: PositiveNumber = Field(
             default=2.7,
             description="length of the window that a clip's frames are taken from, evenly; of a shorter video the "
@@ -119,7 +120,8 @@ class VideoModality(Modality):
             raise ValueError(
                 f"videos: expected (batch, {self._spec.channels}, frames, height, width), got {tuple(batch.shape)}"
             )
-        return Tokens(patchify(batch, self._spec.patch_size), self.grid(batch.shape), self._spec)
+        grid = self.grid(batch.shape)
+        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec)
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """(batch, tokens, content_dim) -> (batch, channels, frames, height, width)."""
