@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmmask_pixels.scenes import MOTIONS, draw_scene, render_clip, render_image
+from mmmask_pixels.scenes import MOTIONS, Pose, draw_scene, render_clip, render_image
 from mmmask_pixels.shapes import SHAPES
 
 SIZE = (72, 96)
@@ -58,24 +58,24 @@ def test_a_motion_starts_from_the_still_scene_and_moves_on(motion):
 
 
 def test_motions_go_where_their_names_say():
-    def changed(motion: str) -> np.ndarray:
-        clip = render_clip(scene("circle"), motion, 2).astype(float)
-        return np.abs(clip[1] - clip[0]).sum(-1)  # (height, width): the shape's old and new places
-
     start = scene("circle")
-    middle_y, middle_x = (SIZE[0] / 2 + start.center[1] * SIZE[0], SIZE[1] / 2 + start.center[0] * SIZE[0])
     rows, columns = np.indices(SIZE)
-    for motion, x, y in (("left", -1, 0), ("right", 1, 0), ("up", 0, -1), ("down", 0, 1)):
-        weights = changed(motion)
-        offset_x = (weights * (columns - middle_x)).sum() / weights.sum()
-        offset_y = (weights * (rows - middle_y)).sum() / weights.sum()
-        assert x * offset_x + y * offset_y > 5
-    assert (changed("growing") > 30).sum() > (changed("shrinking") > 30).sum()
+    x = columns - SIZE[1] / 2 - start.center[0] * min(SIZE)
+    y = rows - SIZE[0] / 2 - start.center[1] * min(SIZE)
+
+    def change(motion: str) -> np.ndarray:
+        first, last = render_clip(start, motion, 2).astype(float)
+        return np.abs(last - first).sum(-1)  # (height, width): the places the shape leaves and enters
+
+    for motion, along in (("left", -x), ("right", x), ("up", -y), ("down", y)):
+        weights = change(motion)
+        assert (weights * along).sum() / weights.sum() > 3
+    radius = start.radius * min(SIZE)
+    for motion, outwards in (("growing", True), ("shrinking", False)):
+        assert ((change(motion) * (np.hypot(x, y) > radius)).sum() > change(motion).sum() / 2) == outwards
 
 
 def test_a_quarter_turn_clockwise_is_clockwise_on_the_screen():
-    from mmmask_pixels.scenes import Pose
-
     top = np.zeros(1), np.full(1, -1.0)
     # After a quarter turn clockwise the picture's right side shows what was on top.
     own = Pose(x=0, y=0, radius=1, angle=np.pi / 2).own(np.ones(1), np.zeros(1))
