@@ -60,11 +60,7 @@ class FolderSource(_FileSource):
     def _find(self) -> list[tuple[str, str | None]]:
         path = self.config.path
         root = os.path.expanduser(path)
-        if not path_manager().isdir(root):
-            what = "is a file, not a folder (for a list of paths: source list)" if path_manager().isfile(root) else (
-                "does not exist"
-            )  # fmt: skip
-            raise SourceError(f"source folder: {path} {what}. Set source.path to a folder of files.")
+        _check_folder(root)
         found = sorted(_walk_remote(root) if _is_remote(root) else _walk_local(root))
         chosen = _with_extensions(found, self.extensions, f"source folder: {path}")
         return [(_join(root, name), name.split("/", 1)[0] if "/" in name else None) for name in chosen]
@@ -121,6 +117,22 @@ class ListSource(_FileSource):
                 f"source list: {self.config.path} names no file. Write one `path` or `path,label` a line into it."
             )
         return files
+
+
+def _check_folder(path: str) -> None:
+    manager = path_manager()
+    try:
+        if manager.isdir(path):
+            return
+        is_file = manager.isfile(path)
+    except NotImplementedError:
+        raise SourceError(
+            f"source folder: {path}: folders of this kind cannot be looked through. Name the files in a source list."
+        ) from None
+    if is_file:
+        raise SourceError(f"source folder: {path} is a file, not a folder. For a file of paths use the source list.")
+    hint = " (a plugin may register an iopath handler for it)" if _is_remote(path) else ""
+    raise SourceError(f"source folder: {path} does not exist{hint}. Set source.path to a folder of files.")
 
 
 def _parse_line(line: str, folder: str) -> tuple[str, str | None]:

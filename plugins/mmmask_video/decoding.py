@@ -56,10 +56,8 @@ def decode_clip(
         with _Reader(path, max_pixels) as reader:
             index = index_frames(reader.container, reader.stream, max_frames)
             numbers = choose(index.times, index.end)
-            kept = {
-                number: keep(_pixels(frame, channels))
-                for number, frame in reader.frames(index, sorted(set(numbers)))
-            }  # fmt: skip
+            frames = reader.frames(index, sorted(set(numbers)))
+            kept = {number: keep(_pixels(frame, channels)) for number, frame in frames}
             return [kept[number] for number in numbers]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error

@@ -77,8 +77,15 @@ def test_missing_folder(tmp_path):
 
 
 def test_a_file_is_no_folder(tree):
-    with pytest.raises(SourceError, match="is a file, not a folder .*source list"):
+    with pytest.raises(SourceError, match=r"is a file, not a folder\. .*source list"):
         folder(tree / "top.png")
+
+
+def test_folders_that_cannot_be_looked_through():
+    with pytest.raises(SourceError, match=r"cannot be looked through\. Name the files in a source list"):
+        folder("https://example.org/pictures")
+    with pytest.raises(SourceError, match="does not exist .*iopath handler"):
+        folder("nosuch://pictures")
 
 
 def test_empty_folder(tmp_path):
