@@ -37,8 +37,23 @@ _LAZY = {
     "interop": "mmmask.interop",
     **dict.fromkeys(("Experiment", "load_experiment"), "mmmask.experiment"),
     **dict.fromkeys(
-        ("Component", "Decoder", "Encoder", "Loss", "Mask", "MaskContext", "Masker", "Modality", "Positions",
-         "Preparation", "Source", "Tokens", "TokenSpec"), "mmmask.interfaces"),  # fmt: skip
+        (
+            "Component",
+            "Decoder",
+            "Encoder",
+            "Loss",
+            "Mask",
+            "MaskContext",
+            "Masker",
+            "Modality",
+            "Positions",
+            "Preparation",
+            "Source",
+            "Tokens",
+            "TokenSpec",
+        ),
+        "mmmask.interfaces",
+    ),  # fmt: skip
     "build_model": "mmmask.model.build",
     **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
 }

@@ -121,6 +121,4 @@ def register(kind: str, name: str, target: type[Any] | str, description: str = "
         UnknownName: `kind` is not one of the kinds.
         DuplicateName: a plugin supplies the name.
     """
-    components().registry(kind).register(
-        name, target, supplier="this session", description=description, replace=True
-    )
+    components().registry(kind).register(name, target, supplier="this session", description=description, replace=True)

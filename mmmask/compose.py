@@ -61,9 +61,10 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         except YAMLError as error:
             problems.append(f"{key}: {text!r} is not YAML: {_first_line(error)}")
             continue
-        for part in reversed(key.split(".")):
+        first, *rest = key.split(".")
+        for part in reversed(rest):
             value = {part: value}
-        data = merge(data, value)
+        data = merge(data, {first: value})
     if problems:
         raise ExperimentError(problems, "override")
     return data
@@ -130,8 +131,8 @@ def _find(name_or_path: str, beside: Path | None = None) -> Path:
         return shipped[name_or_path]
     raise ExperimentError(
         [
-            f"no experiment is named {name_or_path!r}.{did_you_mean(name_or_path, shipped)} Known: {', '.join(shipped)}; "
-            "or give the path of a .yaml file"
+            f"no experiment is named {name_or_path!r}.{did_you_mean(name_or_path, shipped)} "
+            f"Known: {', '.join(shipped)}; or give the path of a .yaml file"
         ]
     )
 

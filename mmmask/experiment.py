@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
@@ -13,62 +13,73 @@ from pydantic_core import ErrorDetails
 from mmmask.components import components
 from mmmask.compose import apply_overrides, dump_yaml, read_experiment
 from mmmask.errors import ExperimentError
-from mmmask.interfaces.component import StrictModel, chosen_kind, component, validate_strictly
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel, chosen_kind, validate_strictly
 from mmmask_registry import did_you_mean
 
 __all__ = ["Experiment", "ExperimentError", "experiment_from_data", "load_experiment"]
+
+EncoderChoice = Annotated[Component.Config, ChosenByName("encoder")]
+DecoderChoice = Annotated[Component.Config, ChosenByName("decoder")]
+ModalityChoice = Annotated[Component.Config, ChosenByName("modality")]
+SourceChoice = Annotated[Component.Config, ChosenByName("source")]
+MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
+LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
 
 class ModelSettings(StrictModel):
     """The model: what all streams share."""
 
-    encoder: component("encoder") = Field(description="turns visible tokens into latents")
-    decoder: component("decoder") = Field(description="answers for hidden tokens")
+    encoder: EncoderChoice = Field(description="turns visible tokens into latents")
+    decoder: DecoderChoice = Field(description="answers for hidden tokens")
 
 
 class StreamSettings(StrictModel):
     """One flow of samples into training."""
 
-    modality: component("modality") = Field(description="how samples become tokens")
-    source: component("source") | None = Field(None, description="where training samples come from")
-    held_out: component("source") | None = Field(None, description="samples never trained on, for evaluation")
-    masker: component("masker") = Field(description="which tokens are hidden")
-    predict: component("masker") | None = Field(
-        None, description="chooses tokens NOT to be predicted; without it all hidden tokens are predicted"
+    modality: ModalityChoice = Field(description="how samples become tokens")
+    source: SourceChoice | None = Field(default=None, description="where training samples come from")
+    held_out: SourceChoice | None = Field(default=None, description="samples never trained on, for evaluation")
+    masker: MaskerChoice = Field(description="which tokens are hidden")
+    predict: MaskerChoice | None = Field(
+        default=None, description="chooses tokens NOT to be predicted; without it all hidden tokens are predicted"
     )
-    loss: component("loss") = Field(description="what is predicted, and how far off a prediction is")
-    batch_size: int = Field(32, gt=0, description="samples per step, over all processes, after replication")
-    replicate: int = Field(1, gt=0, description="crops and masks trained on per decoded sample")
-    loss_weight: float = Field(1.0, ge=0, description="weight of this stream's loss")
-    sampling_weight: float = Field(1.0, gt=0, description="share of steps with `mixing: alternate`")
-    decoder: str = Field("shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder")
+    loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
+    batch_size: int = Field(default=32, gt=0, description="samples per step, over all processes, after replication")
+    replicate: int = Field(default=1, gt=0, description="crops and masks trained on per decoded sample")
+    loss_weight: float = Field(default=1.0, ge=0, description="weight of this stream's loss")
+    sampling_weight: float = Field(default=1.0, gt=0, description="share of steps with `mixing: alternate`")
+    decoder: str = Field(
+        default="shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder"
+    )
     head: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a head; default: the embedding's"
+        default=None,
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="streams with one name share a head; default: the embedding's",
     )
 
 
 class OptimizerSettings(StrictModel):
     """AdamW."""
 
-    learning_rate: float | None = Field(None, gt=0, description="peak rate; overrides base_learning_rate")
+    learning_rate: float | None = Field(default=None, gt=0, description="peak rate; overrides base_learning_rate")
     base_learning_rate: float = Field(
-        1.5e-4, gt=0, description="peak rate per 256 samples of a step: times (global batch / 256)"
+        default=1.5e-4, gt=0, description="peak rate per 256 samples of a step: times (global batch / 256)"
     )
-    betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the moments")
-    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
-    weight_decay: float = Field(0.05, ge=0, description="decoupled; biases and LayerNorms have none")
-    clip_gradient: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay of the moments")
+    epsilon: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(default=0.05, ge=0, description="decoupled; biases and LayerNorms have none")
+    clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
 
 
 class ScheduleSettings(StrictModel):
     """The learning rate over training."""
 
-    shape: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a linear warm-up")
-    warmup_start: float = Field(1e-6, ge=0, description="rate at the first step")
-    end: float = Field(0.0, ge=0, description="rate at the end")
+    shape: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="after the warm-up")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a linear warm-up")
+    warmup_start: float = Field(default=1e-6, ge=0, description="rate at the first step")
+    end: float = Field(default=0.0, ge=0, description="rate at the end")
     progress: Literal["rescaled", "fixed"] = Field(
-        "rescaled",
+        default="rescaled",
         description="progress the shape sees after the warm-up: from 0 again (MAE), or that of the whole training "
         "(OmniMAE's release)",
     )
@@ -77,39 +88,41 @@ class ScheduleSettings(StrictModel):
 class CheckpointSettings(StrictModel):
     """When to save."""
 
-    every: int = Field(1000, gt=0, description="steps between checkpoints")
-    keep: int = Field(3, gt=0, description="how many of the newest stay on disk")
+    every: int = Field(default=1000, gt=0, description="steps between checkpoints")
+    keep: int = Field(default=3, gt=0, description="how many of the newest stay on disk")
 
 
 class LogSettings(StrictModel):
     """What to write while training."""
 
-    every: int = Field(20, gt=0, description="steps between lines of metrics.jsonl")
-    reconstruct_every: int = Field(2000, ge=0, description="steps between reconstruction pictures; 0: only at the end")
-    tensorboard: bool = Field(True, description="write TensorBoard events")
+    every: int = Field(default=20, gt=0, description="steps between lines of metrics.jsonl")
+    reconstruct_every: int = Field(
+        default=2000, ge=0, description="steps between reconstruction pictures; 0: only at the end"
+    )
+    tensorboard: bool = Field(default=True, description="write TensorBoard events")
 
 
 class EvaluateSettings(StrictModel):
     """Held-out evaluation of the streams that have `held_out`."""
 
-    every: int = Field(0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
-    samples: int = Field(64, gt=0, description="held-out samples per stream")
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
+    samples: int = Field(default=64, gt=0, description="held-out samples per stream")
 
 
 class TrainingSettings(StrictModel):
     """How the model is trained."""
 
-    steps: int | None = Field(None, gt=0, description="optimiser steps; what counts")
+    steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
     epochs: dict[str, float] | None = Field(
-        None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
+        default=None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
     )
     mixing: Literal["joint", "alternate"] = Field(
-        "joint", description="all streams in every step, or one per step, drawn by sampling_weight"
+        default="joint", description="all streams in every step, or one per step, drawn by sampling_weight"
     )
-    accumulate: int = Field(1, gt=0, description="micro-batches per step")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights stay float32")
-    seed: int = Field(0, ge=0, description="of weights, order, crops and masks")
-    compile: bool = Field(False, description="torch.compile the encoder and decoders")
+    accumulate: int = Field(default=1, gt=0, description="micro-batches per step")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of matrix products; weights stay float32")
+    seed: int = Field(default=0, ge=0, description="of weights, order, crops and masks")
+    compile: bool = Field(default=False, description="torch.compile the encoder and decoders")
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -120,16 +133,21 @@ class TrainingSettings(StrictModel):
 class DataSettings(StrictModel):
     """How samples are loaded."""
 
-    workers: int = Field(2, ge=0, description="loader threads per process; results do not depend on it")
-    prefetch: int = Field(2, gt=0, description="batches ready in advance, per stream")
-    max_bad_share: float = Field(0.05, ge=0, le=1, description="share of undecodable samples above which a run stops")
-    sample_data: str | None = Field(None, description="folder where the sample corpus is written first, if missing")
+    workers: int = Field(
+        default=2, ge=0, description="loader threads per stream and process; results do not depend on it"
+    )
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"
+    )
+    sample_data: str | None = Field(
+        default=None, description="folder where the sample corpus is written first, if missing"
+    )
 
 
 class Experiment(StrictModel):
     """A model, one or more streams, the training settings."""
 
-    description: str = Field("", description="what the experiment is, and its source")
+    description: str = Field(default="", description="what the experiment is, and its source")
     model: ModelSettings
     streams: dict[str, StreamSettings] = Field(min_length=1)
     training: TrainingSettings = TrainingSettings()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mmmask.interfaces import Mask, Masker, MaskContext, Preparation, Tokens
+from mmmask.interfaces import Mask, MaskContext, Masker, Preparation, Tokens
 from mmmask.interfaces.masker import rows_noise
 from mmmask.model.masked_model import MaskedModel
 from mmmask.model.masks import draw_mask
@@ -130,7 +130,9 @@ def _side_by_side(columns: list[tuple[str, list[np.ndarray]]], captions: Sequenc
     rows = len(columns[0][1])
     caption = HEADING if captions else 0
     page = _page(
-        2 * MARGIN + len(columns) * (width + GAP) - GAP, 2 * MARGIN + HEADING + rows * (height + caption + GAP) - GAP, note
+        2 * MARGIN + len(columns) * (width + GAP) - GAP,
+        2 * MARGIN + HEADING + rows * (height + caption + GAP) - GAP,
+        note,
     )
     draw = ImageDraw.Draw(page)
     for column, (label, panels) in enumerate(columns):

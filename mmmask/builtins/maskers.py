@@ -15,9 +15,10 @@ class RandomMasker(Masker):
     """Hides tokens at random, blind to space and time (MAE section 3, OmniMAE section 3.2)."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(0.75, ge=0, lt=1, description="share of the tokens that is hidden")
+        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is hidden")
         round_down: Literal["hidden", "visible"] = Field(
-            "hidden", description="which count is rounded down: of hidden tokens (OmniMAE) or of visible ones (MAE)"
+            default="hidden",
+            description="which count is rounded down: of hidden tokens (OmniMAE) or of visible ones (MAE)",
         )
 
     config: Config
@@ -35,9 +36,9 @@ class TubeMasker(Masker):
     """Hides the same cells at every step of the grid's first axis (VideoMAE section 3.3)."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(0.9, ge=0, lt=1, description="share of the cells of one step that is hidden")
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the cells of one step that is hidden")
         round_down: Literal["hidden", "visible"] = Field(
-            "hidden", description="which count of cells is rounded down: hidden or visible ones"
+            default="hidden", description="which count of cells is rounded down: hidden or visible ones"
         )
 
     config: Config

@@ -20,16 +20,18 @@ class PixelLoss(Loss):
     """
 
     class Config(Loss.Config):
-        error: Literal["squared", "absolute", "smooth_l1"] = Field("squared", description="error of one number")
+        error: Literal["squared", "absolute", "smooth_l1"] = Field(default="squared", description="error of one number")
         normalize: Literal["none", "token", "channel"] = Field(
-            "channel", description="whose mean and variance normalise the target: no one's, the token's, or each channel's"
+            default="channel",
+            description="whose mean and variance normalise the target: no one's, the token's, or each channel's",
         )
         unnormalize: bool = Field(
-            True, description="target in the unit of the source ([0, 1] pixels) rather than as the network sees it"
+            default=True,
+            description="target in the unit of the source ([0, 1] pixels) rather than as the network sees it",
         )
-        epsilon: float = Field(1e-6, ge=0, description="keeps the division finite in flat tokens")
+        epsilon: float = Field(default=1e-6, ge=0, description="keeps the division finite in flat tokens")
         epsilon_inside: bool = Field(
-            True, description="epsilon added to the variance (OmniMAE, MAE) rather than to its root (VideoMAE)"
+            default=True, description="epsilon added to the variance (OmniMAE, MAE) rather than to its root (VideoMAE)"
         )
 
     config: Config

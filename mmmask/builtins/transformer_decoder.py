@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.interfaces import Component, Decoder, Embedding, Query, component
+from mmmask.interfaces import Component, Decoder, Embedding, PositionsChoice, Query
 from mmmask.interfaces.component import build
 from mmmask.model.blocks import Block, Segment, initialize
 
@@ -24,20 +24,24 @@ class TransformerDecoder(Decoder):
     """
 
     class Config(Decoder.Config):
-        width: int = Field(512, gt=0, description="width of a token inside the decoder")
-        depth: int = Field(8, ge=0, description="number of blocks")
-        num_heads: int = Field(16, gt=0, description="attention heads; must divide width")
-        mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over width")
-        qkv_bias: bool = Field(True, description="biases of the query, key and value projections")
-        norm_epsilon: float = Field(1e-6, gt=0, description="epsilon of every LayerNorm")
+        width: int = Field(default=512, gt=0, description="width of a token inside the decoder")
+        depth: int = Field(default=8, ge=0, description="number of blocks")
+        num_heads: int = Field(default=16, gt=0, description="attention heads; must divide width")
+        mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over width")
+        qkv_bias: bool = Field(default=True, description="biases of the query, key and value projections")
+        norm_epsilon: float = Field(default=1e-6, gt=0, description="epsilon of every LayerNorm")
         positions_at: Literal["latent", "decoder"] = Field(
-            "latent",
+            default="latent",
             description="width at which mask token and positions live: the latents', projected afterwards (OmniMAE), "
             "or the decoder's own (MAE, VideoMAE)",
         )
-        prefix: Literal["keep", "drop"] = Field("keep", description="what becomes of the encoder's prefix tokens")
-        positions: component("positions") = Field(
-            {"name": "flat_sinusoid"}, validate_default=True, description="positions of the tokens"
+        prefix: Literal["keep", "drop"] = Field(
+            default="keep", description="what becomes of the encoder's prefix tokens"
+        )
+        positions: PositionsChoice = Field(
+            default_factory=lambda: Component.Config(name="flat_sinusoid"),
+            validate_default=True,
+            description="positions of the tokens",
         )
 
         @model_validator(mode="after")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmmask.interfaces import Component, Embedding, Encoder, Group, Latents, component
+from mmmask.interfaces import Component, Embedding, Encoder, Group, Latents, Positions, PositionsChoice
 from mmmask.interfaces.component import build
 from mmmask.model.blocks import Block, Segment, initialize
 
@@ -33,20 +33,22 @@ class ViTEncoder(Encoder):
 
     class Config(Encoder.Config):
         size: Literal["tiny", "small", "base", "large", "huge", "giant"] | None = Field(
-            None, description="sets width, depth, num_heads and mlp_ratio; each can still be given"
+            default=None, description="sets width, depth, num_heads and mlp_ratio; each can still be given"
         )
-        width: int = Field(768, gt=0, description="width of a token inside the encoder")
-        depth: int = Field(12, ge=0, description="number of blocks")
-        num_heads: int = Field(12, gt=0, description="attention heads; must divide width")
-        mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over width")
-        qkv_bias: bool = Field(True, description="biases of the query, key and value projections")
-        norm_epsilon: float = Field(1e-6, gt=0, description="epsilon of every LayerNorm")
-        prefix_tokens: int = Field(0, ge=0, description="learned tokens before each sample (cls, registers)")
+        width: int = Field(default=768, gt=0, description="width of a token inside the encoder")
+        depth: int = Field(default=12, ge=0, description="number of blocks")
+        num_heads: int = Field(default=12, gt=0, description="attention heads; must divide width")
+        mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over width")
+        qkv_bias: bool = Field(default=True, description="biases of the query, key and value projections")
+        norm_epsilon: float = Field(default=1e-6, gt=0, description="epsilon of every LayerNorm")
+        prefix_tokens: int = Field(default=0, ge=0, description="learned tokens before each sample (cls, registers)")
         activation_checkpointing: bool = Field(
-            False, description="recompute each block in backward: less memory, a third more time"
+            default=False, description="recompute each block in backward: less memory, a third more time"
         )
-        positions: component("positions") = Field(
-            {"name": "flat_sinusoid"}, validate_default=True, description="positions of the tokens"
+        positions: PositionsChoice = Field(
+            default_factory=lambda: Component.Config(name="flat_sinusoid"),
+            validate_default=True,
+            description="positions of the tokens",
         )
 
         @model_validator(mode="before")
@@ -122,18 +124,23 @@ class ViTEncoder(Encoder):
         if values.is_floating_point():
             values = values.to(self.norm.weight.dtype)
         embedded = self.embeddings[group.key](values)
-        positions = self.positions[group.key]
+        positions = self._positions(group)
         added = positions(group.tokens.grid)
         if added is not None:
-            embedded = embedded + (added if rows is None else added.index_select(0, rows.flatten()).unflatten(0, rows.shape))
+            embedded = embedded + (
+                added if rows is None else added.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+            )
         if self.config.prefix_tokens:
             at_prefix = positions.prefix()
             prefix = self.prefix_tokens if at_prefix is None else self.prefix_tokens + at_prefix
             embedded = torch.cat([prefix.expand(embedded.shape[0], -1, -1).to(embedded.dtype), embedded], dim=1)
         return embedded
 
+    def _positions(self, group: Group) -> Positions:
+        return cast(Positions, self.positions[group.key])
+
     def _bias(self, group: Group) -> Tensor | None:
-        return self.positions[group.key].bias(group.tokens.grid, _rows(group))
+        return self._positions(group).bias(group.tokens.grid, _rows(group))
 
 
 def _rows(group: Group) -> Tensor | None:

@@ -6,7 +6,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmmask.hooks import hookimpl
 
@@ -55,7 +63,8 @@ class TrainingProgress:
             left = (run.total_steps - metrics["step"]) * metrics["step_seconds"]
             rate = metrics["samples_per_second"]
             print(
-                f"step {metrics['step']}/{run.total_steps}  loss {figures}  {rate:.0f} samples/s  {_duration(left)} left",
+                f"step {metrics['step']}/{run.total_steps}  loss {figures}  {rate:.0f} samples/s  "
+                f"{_duration(left)} left",
                 file=sys.stderr,
                 flush=True,
             )
@@ -85,9 +94,7 @@ def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
         parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
     if last["psnr"] is not None:
         gain = last["psnr"] - last["psnr_visible_mean"]
-        parts.append(
-            f"PSNR on hidden tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against filling in the visible mean"
-        )
+        parts.append(f"PSNR on hidden tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against filling in the visible mean")
     return "; ".join(parts)
 
 

@@ -26,12 +26,11 @@ class BatchPipeline:
         draws: endless node of the draws of micro-batches.
         load: makes a batch of draws.
         workers: threads; 0 makes batches in the caller's thread, when asked.
-        prefetch: batches that may be ready in advance.
         pin: whether the batches go to a CUDA device.
     """
 
     def __init__(
-        self, draws: BaseNode[list[Draw]], load: Callable[[list[Draw]], Batch], workers: int, prefetch: int, pin: bool
+        self, draws: BaseNode[list[Draw]], load: Callable[[list[Draw]], Batch], workers: int, pin: bool
     ) -> None:
         def load_or_report(item: list[Draw]) -> Batch | MmmaskError:
             if workers and not getattr(_thread, "single", False):
@@ -48,8 +47,7 @@ class BatchPipeline:
             load_or_report,
             num_workers=workers,
             in_order=True,
-            method="thread",
-            max_concurrent=max(workers, workers - 1 + prefetch) if workers else None,
+            method="thread",  # two batches per thread are under way or ready
         )
         self._node: BaseNode[Any] = PinMemory(self._mapper) if pin else self._mapper
         self._node.reset()

@@ -17,6 +17,7 @@ from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.interfaces import Component, Modality, Source
 from mmmask.interfaces.component import build
+from mmmask.interfaces.source import SourceError
 from mmmask.seeds import seeded_generator
 
 
@@ -77,7 +78,7 @@ class Streams:
                 world_size=world_size,
                 first_batch=self.consumed[name],
             )
-            self._pipelines[name] = BatchPipeline(draws, loader.batch, data.workers, data.prefetch, pin)
+            self._pipelines[name] = BatchPipeline(draws, loader.batch, data.workers, pin)
 
     def step(self, step: int) -> list[MicroStep]:
         """The micro-batches of a training step, on this process."""
@@ -142,9 +143,12 @@ def sample_loader(experiment: Experiment, stream: str, held_out: bool = False) -
         raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
     modality: Modality = build("modality", settings.modality)
     preparation = modality.preparation
-    source: Source = build("source", config, extensions=preparation.extensions)
+    try:
+        source: Source = build("source", config, extensions=preparation.extensions)
+    except SourceError as error:
+        raise SourceError(f"streams.{stream}.{key}: {error}") from error
     if not len(source):
-        raise ExperimentError([f"streams.{stream}.{key}: there is not a single sample"])
+        raise SourceError(f"streams.{stream}.{key}: there is not a single sample")
     return SampleLoader(source, preparation, settings.replicate, experiment.training.seed, stream)
 
 

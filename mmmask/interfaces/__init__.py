@@ -1,13 +1,13 @@
 """What a plugin may supply, one abstract class a file, and the data that flows between components."""
 
-from mmmask.interfaces.component import Component, component
+from mmmask.interfaces.component import ChosenByName, Component
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
 from mmmask.interfaces.format import Format
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
 from mmmask.interfaces.modality import Modality, Preparation
-from mmmask.interfaces.positions import Positions
+from mmmask.interfaces.positions import Positions, PositionsChoice
 from mmmask.interfaces.source import BadSample, Source, SourceFile
 from mmmask.interfaces.tokens import (
     Embedding,
@@ -25,6 +25,7 @@ from mmmask.interfaces.tokens import (
 
 __all__ = [
     "BadSample",
+    "ChosenByName",
     "Component",
     "Decoder",
     "Embedding",
@@ -39,13 +40,13 @@ __all__ = [
     "Masker",
     "Modality",
     "Positions",
+    "PositionsChoice",
     "Preparation",
     "Query",
     "Source",
     "SourceFile",
     "TokenSpec",
     "Tokens",
-    "component",
     "gather_rows",
     "patchify",
     "unpatchify",

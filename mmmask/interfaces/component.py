@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import typing
 from abc import ABC
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -23,7 +23,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Component(ABC):
+class Component(ABC):  # noqa: B024 - the abstract methods are those of each kind
     """Anything that an experiment chooses by name.
 
     A subclass nests `class Config(Parent.Config)` with its settings (a `Field(description=...)` on each shows in
@@ -46,8 +46,12 @@ def validate_strictly(model: type[Model], data: object) -> Model:
     return model.model_validate_json(json.dumps(data), strict=True)
 
 
-class _ChosenByName:
-    """Validates `{name: ..., other settings}` with the Config of the component that has the name."""
+class ChosenByName:
+    """Marks a setting that names a component: `masker: Annotated[Component.Config, ChosenByName("masker")]`.
+
+    In YAML it is a block `{name: random, mask_ratio: 0.9}`, or just the name. Its value is the Config of the
+    component that has that name.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -55,19 +59,20 @@ class _ChosenByName:
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
             self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda config: config.model_dump(mode="json")),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda config: config.model_dump(mode="json")
+            ),
         )
 
     def _validate(self, value: object) -> Component.Config:
         if isinstance(value, Component.Config):
-            return value
+            value = value.model_dump(mode="json")
         if isinstance(value, str):
             value = {"name": value}
         known = ", ".join(entry.name for entry in components().registry(self.kind))
         if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
-            raise PydanticCustomError("no_name", "{message}", {
-                "message": f"expected the name of a {self.kind} and its settings, as {{name: ..., ...}}. Known: {known}."
-            })  # fmt: skip
+            message = f"expected the name of a {self.kind} and its settings, as {{name: ..., ...}}. Known: {known}."
+            raise PydanticCustomError("no_name", "{message}", {"message": message})
         try:
             component_class = components().get(self.kind, value["name"])
         except MmmaskError as error:
@@ -76,25 +81,12 @@ class _ChosenByName:
         return validate_strictly(component_class.Config, value)
 
 
-if TYPE_CHECKING:
-    component: Any
-else:
-
-    def component(kind: str) -> Any:
-        """The type of a setting that names a component: `masker: component("masker")`.
-
-        In YAML it is a block `{name: random, mask_ratio: 0.9}`, or just the name. Its value is the Config of the
-        component that has that name.
-        """
-        return Annotated[Component.Config, _ChosenByName(kind)]
-
-
 def chosen_kind(field: FieldInfo) -> str | None:
     """The kind of component that a setting names, or None for a plain setting."""
     alternatives = [field, *(typing.get_args(field.annotation))]
     for alternative in alternatives:
         for part in getattr(alternative, "metadata", None) or getattr(alternative, "__metadata__", ()):
-            if isinstance(part, _ChosenByName):
+            if isinstance(part, ChosenByName):
                 return part.kind
     return None
 

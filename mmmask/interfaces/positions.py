@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from mmmask.interfaces.component import Component
+from mmmask.interfaces.component import ChosenByName, Component
 from mmmask.interfaces.tokens import Grid
 
 
@@ -30,3 +30,7 @@ class Positions(Component, nn.Module):
     def bias(self, grid: Grid, rows: Tensor | None) -> Tensor | None:
         """(heads, R, R), or (batch, heads, R, R) for given rows, to be added to attention logits, or None."""
         return None
+
+
+PositionsChoice = Annotated[Component.Config, ChosenByName("positions")]
+"""The type of a setting that names positions, for encoders and decoders."""

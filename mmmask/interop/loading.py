@@ -20,6 +20,9 @@ from mmmask.model.build import build_model
 from mmmask.model.masked_model import MaskedModel
 from mmmask_registry import MmmaskError, did_you_mean
 
+WRAPPERS = ("model", "state_dict", "module")
+"""Keys under which trainers keep the state dict."""
+
 
 class InteropError(MmmaskError):
     """A checkpoint that cannot be read, recognised or fitted."""
@@ -105,7 +108,9 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: Any, expected: Mappi
     """Every key on both sides must be accounted for, and fit."""
     used = {key for origin in foreign.origin.values() for key in origin}
     problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
-    problems += [f"{key}: needed, not in the file" for key in expected if key not in foreign.state and key not in foreign.keeps]
+    problems += [
+        f"{key}: needed, not in the file" for key in expected if key not in foreign.state and key not in foreign.keeps
+    ]
     problems += [f"{key}: not a key of the model" for key in foreign.state if key not in expected]
     problems += [
         f"{', '.join(foreign.origin[key])}: shape {tuple(tensor.shape)}, the model has {tuple(expected[key].shape)}"
@@ -128,19 +133,20 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
 
             return load_file(path)
         try:
-            source = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise InteropError(f"{source}: there is no such file") from error
         except Exception as error:  # torch.load raises half a dozen kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InteropError(f"{source}: not a file of plain weights, and nothing else is ever loaded: {reason}") from error
-    if not isinstance(source, Mapping):
-        raise InteropError(f"expected a state dict, not {type(source).__name__}")
-    for wrapper in ("model", "state_dict", "module"):
-        if isinstance(source.get(wrapper), Mapping):
-            source = source[wrapper]
-            break
-    state = {key: value for key, value in source.items() if isinstance(value, Tensor)}
+            raise InteropError(
+                f"{source}: not a file of plain weights, and nothing else is ever loaded: {reason}"
+            ) from error
+    else:
+        loaded = source
+    if not isinstance(loaded, Mapping):
+        raise InteropError(f"expected a state dict, not {type(loaded).__name__}")
+    wrapped = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
+    state = {key: value for key, value in wrapped.items() if isinstance(value, Tensor)}
     if not state:
         raise InteropError("there is not a single tensor in it")
     return state
@@ -158,7 +164,9 @@ def _recognize(state: Mapping[str, Tensor]) -> str:
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items() if value is not None}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in options.items() if value is not None
+    }
 
 
 def _option_problem(name: str, error: ValidationError, known: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""The transformer, and the masked model made of it."""

@@ -137,7 +137,6 @@ class MaskedModel(nn.Module):
         except ValueError as error:
             raise MmmaskError(f"streams.{stream}: {error}") from error
 
-    @torch.compiler.disable
     def draw_masks(
         self, tokens: Mapping[str, Tokens], given: Mapping[str, Tensor | Mask], step: int, rows: Rows
     ) -> dict[str, Mask]:
@@ -149,7 +148,9 @@ class MaskedModel(nn.Module):
         if unknown := set(given) - set(tokens):
             raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
         return {
-            name: _given_mask(name, given[name], part) if name in given else self._draw(name, part, step, rows.get(name))
+            name: _given_mask(name, given[name], part)
+            if name in given
+            else self._draw(name, part, step, rows.get(name))
             for name, part in tokens.items()
         }
 
@@ -175,7 +176,8 @@ class MaskedModel(nn.Module):
     def stream_loss(self, stream: str, predictions: Tensor, tokens: Tokens, mask: Mask) -> Tensor:
         """sum(error * counted) / max(1, sum(counted)): scalar, float32 or wider."""
         loss = self.streams[stream].loss
-        with torch.autocast(predictions.device.type, enabled=False):
+        device = predictions.device.type if torch.amp.is_autocast_available(predictions.device.type) else "cpu"  # meta
+        with torch.autocast(device, enabled=False):
             error = loss.error(predictions, loss.target(tokens, mask.predicted))
             return (error * mask.counted).sum() / mask.counted.sum().clamp(min=1)
 

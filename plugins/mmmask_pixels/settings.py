@@ -32,10 +32,10 @@ class PixelConfig(Modality.Config):
     std: tuple[PositiveNumber, ...] = Field(
         default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.25"
     )
-    scale: tuple[Share, Share] = Field(
+    crop_scale: tuple[Share, Share] = Field(
         default=(0.2, 1.0), description="least and greatest share of the area that a training crop takes"
     )
-    ratio: tuple[PositiveNumber, PositiveNumber] = Field(
+    crop_ratio: tuple[PositiveNumber, PositiveNumber] = Field(
         default=(3 / 4, 4 / 3), description="least and greatest width / height of a training crop"
     )
     interpolation: Interpolation = Field(default="bicubic", description="of the resize: bicubic or bilinear")
@@ -63,7 +63,7 @@ class PixelConfig(Modality.Config):
             given = getattr(self, name)
             if given and len(given) != self.channels:
                 raise ValueError(f"{name} has {len(given)} numbers, but there are {self.channels} channels")
-        for name in ("scale", "ratio"):
+        for name in ("crop_scale", "crop_ratio"):
             least, greatest = getattr(self, name)
             if least > greatest:
                 raise ValueError(f"{name}: the least, {least}, comes before the greatest, {greatest}")
@@ -84,7 +84,7 @@ def embedding_key(config: PixelConfig) -> str:
 
 def crop_settings(config: PixelConfig) -> Crop:
     """How a training crop is drawn."""
-    return Crop(config.extent, config.scale, config.ratio, config.interpolation, config.flip)
+    return Crop(config.extent, config.crop_scale, config.crop_ratio, config.interpolation, config.flip)
 
 
 def cells(extent: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ class VideoModality(Modality):
         stride: Positive | None = Field(
             default=None, description="take every so-manieth frame instead of evenly from clip_seconds"
         )
-        scale: tuple[Share, Share] = Field(
+        crop_scale: tuple[Share, Share] = Field(
             default=(0.08, 1.0), description="least and greatest share of the area that a training crop takes"
         )
         interpolation: Interpolation = Field(default="bilinear", description="of the resize: bicubic or bilinear")

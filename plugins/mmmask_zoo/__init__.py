@@ -6,4 +6,6 @@ from mmmask.hooks import Register, hookimpl
 @hookimpl
 def register_components(register: Register) -> None:
     """Names the formats."""
-    register("format", "omnimae", "mmmask_zoo.omnimae:OmniMAEFormat", "OmniMAE's pretraining checkpoints, hub and trainer")
+    register(
+        "format", "omnimae", "mmmask_zoo.omnimae:OmniMAEFormat", "OmniMAE's pretraining checkpoints, hub and trainer"
+    )

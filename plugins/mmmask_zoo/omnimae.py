@@ -29,19 +29,27 @@ class OmniMAEFormat(Format):
     """
 
     class Config(Format.Config):
-        size: int = Field(224, gt=0, description="height and width of images and clips, in pixels")
-        num_frames: int = Field(16, gt=0, description="frames of a clip")
-        num_heads: int | None = Field(None, gt=0, description="attention heads; by default told from a published width")
-        decoder_num_heads: int = Field(16, gt=0, description="attention heads of the decoder")
-        image_mask_ratio: float = Field(0.9, ge=0, lt=1, description="share of an image's tokens that is hidden")
-        video_mask_ratio: float = Field(0.95, ge=0, lt=1, description="share of a video's tokens that is hidden")
+        size: int = Field(default=224, gt=0, description="height and width of images and clips, in pixels")
+        num_frames: int = Field(default=16, gt=0, description="frames of a clip")
+        num_heads: int | None = Field(
+            default=None, gt=0, description="attention heads; by default told from a published width"
+        )
+        decoder_num_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
+        image_mask_ratio: float = Field(
+            default=0.9, ge=0, lt=1, description="share of an image's tokens that is hidden"
+        )
+        video_mask_ratio: float = Field(
+            default=0.95, ge=0, lt=1, description="share of a video's tokens that is hidden"
+        )
 
     config: Config
 
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether it has OmniMAE's patch embedding, decoder and head."""
-        return f"{EMBEDDING}.weight" in keys and "trunk.decoder.decoder_embed.weight" in keys and _head(keys) is not None
+        return (
+            f"{EMBEDDING}.weight" in keys and "trunk.decoder.decoder_embed.weight" in keys and _head(keys) is not None
+        )
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
         """Converts a state dict.
@@ -94,7 +102,12 @@ class OmniMAEFormat(Format):
         return {
             "description": "an OmniMAE checkpoint",
             "model": {
-                "encoder": {"name": "vit", "width": width, "depth": _depth(state, "trunk.blocks"), "num_heads": num_heads},
+                "encoder": {
+                    "name": "vit",
+                    "width": width,
+                    "depth": _depth(state, "trunk.blocks"),
+                    "num_heads": num_heads,
+                },
                 "decoder": {
                     "name": "transformer",
                     "width": state["trunk.decoder.decoder_embed.weight"].shape[0],
