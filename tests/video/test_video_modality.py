@@ -90,7 +90,7 @@ def test_every_setting_says_what_it_is():
 
 def test_the_published_defaults():
     config = clips().config
-    assert (config.num_frames, config.clip_seconds, config.scale, config.flip) == (16, 2.7, (0.08, 1.0), 0.0)
+    assert (config.num_frames, config.clip_seconds, config.crop_scale, config.flip) == (16, 2.7, (0.08, 1.0), 0.0)
     assert (config.interpolation, config.short_side, config.extent) == ("bilinear", 256, (224, 224))
 
 
