@@ -82,21 +82,22 @@ class Components:
         try:
             self.manager.register(module, path)
             self.manager.check_pending()
-        except (ValueError, pluggy.PluginValidationError) as error:
-            raise MmmaskError(f"--plugin {path}: {error}") from error
-        self._collect(path, path)
+            self._collect(path, path)
+        except Exception as error:  # the file's own code runs in here
+            if self.manager.get_plugin(path) is module:
+                self.manager.unregister(module)
+            known = isinstance(error, MmmaskError | ValueError | pluggy.PluginValidationError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            raise MmmaskError(f"--plugin {path}: {reason}") from error
 
     def _collect(self, plugin_name: str, supplier: str) -> None:
         """Calls one plugin's `register_components`; either all of its names are taken or none."""
         named: list[tuple[str, str, type[Any] | str, str]] = []
 
         def register(kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
-            self.registry(kind)
-            taken = [(k, n) for k, n, _, _ in named]
-            if (kind, name) in taken:
+            self.registry(kind).check(name, target, supplier=supplier)
+            if (kind, name) in [(k, n) for k, n, _, _ in named]:
                 raise DuplicateName(kind, name, supplier, supplier)
-            if name in self.registries[kind]:
-                raise DuplicateName(kind, name, self.registries[kind].entry(name).supplier, supplier)
             named.append((kind, name, target, description))
 
         plugin = self.manager.get_plugin(plugin_name)

@@ -48,14 +48,23 @@ class Registry(Generic[T]):
             DuplicateName: the name is taken; the message says by whom.
             ValueError: the name is empty or the import path lacks its colon.
         """
+        self.check(name, target, supplier=supplier, replace=replace)
+        if not description and not isinstance(target, str):
+            description = (target.__doc__ or "").strip().split("\n")[0]
+        self._entries[name] = Entry(name, target, supplier, description)
+
+    def check(self, name: str, target: type[T] | str, *, supplier: str, replace: bool = False) -> None:
+        """Raises what `register` would raise; adds nothing.
+
+        Raises:
+            DuplicateName: the name is taken; the message says by whom.
+            ValueError: the name is empty or the import path lacks its colon.
+        """
         if not name or (isinstance(target, str) and ":" not in target):
             raise ValueError(f"{self.kind} {name!r}: expected a name and `package.module:Class`, got {target!r}")
         taken = self._entries.get(name)
         if taken and not (replace and taken.supplier == supplier):
             raise DuplicateName(self.kind, name, taken.supplier, supplier)
-        if not description and not isinstance(target, str):
-            description = (target.__doc__ or "").strip().split("\n")[0]
-        self._entries[name] = Entry(name, target, supplier, description)
 
     def unregister(self, name: str) -> None:
         """Forgets a name.
