@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from mmmask.errors import ExperimentError
@@ -88,12 +90,28 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
-    """Reads YAML 1.2: `1e-3` is a number, `off` a word, a duplicate key an error; nothing is ever constructed.
+    """Reads YAML 1.2: `1e-3` is a number, `off` and `2026-01-31` words, a duplicate key an error.
 
     Raises:
-        ruamel.yaml.error.YAMLError: it is not YAML.
+        ruamel.yaml.error.YAMLError: it is not YAML, or says more than plain data can.
     """
-    return YAML(typ="safe", pure=True).load(text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _PlainConstructor
+    value = yaml.load(text)
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:  # lists as keys, an alias inside itself
+        raise YAMLError(f"not plain data: {error}") from error
+    return value
+
+
+class _PlainConstructor(SafeConstructor):
+    """Mappings, lists, texts, numbers, booleans and null; no dates, sets or bytes."""
+
+
+_PlainConstructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+for _tag in ("binary", "set", "omap", "pairs"):
+    _PlainConstructor.yaml_constructors.pop(f"tag:yaml.org,2002:{_tag}", None)
 
 
 def dump_yaml(data: object) -> str:

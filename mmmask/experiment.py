@@ -247,11 +247,14 @@ def _problem(detail: ErrorDetails, data: dict[str, Any]) -> str:
 def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - raw YAML
     """The keys that may stand at a path, found by walking settings and data together."""
     model: type[BaseModel] = Experiment
+    named = False  # whether the next part is a stream's name
     for part in path:
         data = data.get(part, {}) if isinstance(data, dict) else {}
-        if part not in model.model_fields:
-            continue  # the name of a stream
+        if named or part not in model.model_fields:
+            named = False
+            continue
         settings = model.model_fields[part]
+        named = typing.get_origin(settings.annotation) is dict
         kind = chosen_kind(settings)
         if kind:
             model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config

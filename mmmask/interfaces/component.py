@@ -18,9 +18,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class StrictModel(BaseModel):
-    """Settings: unknown keys and wrong types are errors, values do not change."""
+    """Settings: unknown keys, wrong types and infinite numbers are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(ABC):  # noqa: B024 - the abstract methods are those of each kind

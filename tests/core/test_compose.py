@@ -1,0 +1,176 @@
+"""Finding a file, `extends`, dotted overrides: experiments as plain data."""
+
+import pytest
+
+from mmmask.compose import apply_overrides, dump_yaml, merge, parse_yaml, read_experiment, shipped_experiments
+from mmmask.errors import ExperimentError
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_shipped_experiments_are_found_by_name():
+    assert {"quickstart", "omnimae/vit_base", "omnimae/vit_base_released"} <= set(shipped_experiments())
+    assert read_experiment("omnimae/vit_base")["streams"]["videos"]["masker"]["mask_ratio"] == 0.95
+
+
+def test_a_file_extends_a_shipped_experiment(tmp_path):
+    path = write(tmp_path, "mine.yaml", "extends: omnimae/vit_base\nmodel: {encoder: {depth: 2}}\n")
+    data = read_experiment(path)
+    assert "extends" not in data
+    assert data["model"]["encoder"] == {
+        "name": "vit",
+        "size": "base",
+        "positions": {"name": "flat_sinusoid"},
+        "depth": 2,
+    }
+    assert set(data["streams"]) == {"images", "videos"}
+
+
+def test_a_file_extends_its_neighbour(tmp_path, monkeypatch):
+    write(tmp_path, "base.yaml", "training: {steps: 5, seed: 1}\n")
+    path = write(tmp_path, "mine.yaml", "extends: base.yaml\ntraining: {steps: 7}\n")
+    monkeypatch.chdir("/")
+    assert read_experiment(path) == {"training": {"steps": 7, "seed": 1}}
+
+
+def test_only_one_level_is_extended(tmp_path):
+    path = write(tmp_path, "mine.yaml", "extends: omnimae/vit_base_released\n")
+    with pytest.raises(ExperimentError) as raised:
+        read_experiment(path)
+    assert str(raised.value) == (
+        f"{path}: extends: omnimae/vit_base_released itself extends omnimae/vit_base; only one level is allowed"
+    )
+
+
+def test_an_unknown_base_is_an_error(tmp_path):
+    path = write(tmp_path, "mine.yaml", "extends: omnimae/vit_bse\n")
+    with pytest.raises(ExperimentError, match="Did you mean 'omnimae/vit_base'"):
+        read_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quickstrat", "no experiment is named 'quickstrat'. Did you mean 'quickstart'? Known: "),
+        ("omnimae", "no experiment is named 'omnimae'"),
+        ("nowhere/mine.yaml", "nowhere/mine.yaml: there is no such file"),
+    ],
+)
+def test_an_unknown_experiment_says_what_is_known(name, message):
+    with pytest.raises(ExperimentError) as raised:
+        read_experiment(name)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {steps: 1, steps: 2}", r'not YAML: found duplicate key "steps"'),
+        ("a: [1, 2", r"not YAML: .*\(line 1"),
+        ("- a\n- b\n", "an experiment is a mapping"),
+        ("", "an experiment is a mapping"),
+        ("a: !!python/object/apply:os.system [ls]", "not YAML: could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
+    path = write(tmp_path, "mine.yaml", text)
+    with pytest.raises(ExperimentError, match=message) as raised:
+        read_experiment(path)
+    assert str(raised.value).startswith(path)
+
+
+def test_binary_files_are_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ExperimentError, match="not YAML"):
+        read_experiment(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("1.6e-3", 0.0016), ("500_000", 500000), ("0.05", 0.05), ("-3", -3), ("true", True),
+        ("null", None), ("off", "off"), ("no", "no"), ("on", "on"), ("12:30", "12:30"), ("[1, 2]", [1, 2]),
+        ("{name: tube}", {"name": "tube"}), ("'3'", "3"), ("2026-01-31", "2026-01-31"), ("0x1F", 31),
+    ],
+)  # fmt: skip
+def test_values_are_yaml_1_2(text, value):
+    found = parse_yaml(text)
+    assert found == value
+    assert type(found) is type(value)
+    assert apply_overrides({}, [f"a.b={text}"]) == {"a": {"b": value}}
+
+
+def test_overrides_set_dotted_keys_in_order():
+    data = {"training": {"steps": 5, "seed": 1}}
+    assert apply_overrides(data, ["training.steps=7", "training.steps=8", "data.workers=0"]) == {
+        "training": {"steps": 8, "seed": 1},
+        "data": {"workers": 0},
+    }
+    assert data == {"training": {"steps": 5, "seed": 1}}
+
+
+def test_an_override_of_nothing_is_an_empty_text():
+    assert apply_overrides({"description": "x"}, ["description="]) == {"description": ""}
+
+
+def test_an_override_value_may_hold_an_equals_sign():
+    assert apply_overrides({}, ["source.path=s3://a/b=c"]) == {"source": {"path": "s3://a/b=c"}}
+
+
+@pytest.mark.parametrize("text", ["!!set {a, b}", "!!binary aGVsbG8=", "? [1, 2]\n: 3", "&x [*x]", "!mine 3"])
+def test_only_plain_data_is_read(text):
+    with pytest.raises(ExperimentError, match="not YAML: "):
+        apply_overrides({}, [f"a={text}"])
+
+
+def test_overrides_that_cannot_be_read_are_all_named():
+    with pytest.raises(ExperimentError) as raised:
+        apply_overrides({}, ["training.steps", "a..b=1", "=1", "a=[1", "fine=1"])
+    assert raised.value.problems[:3] == [
+        "'training.steps' is not `key.path=value`",
+        "'a..b=1' is not `key.path=value`",
+        "'=1' is not `key.path=value`",
+    ]
+    assert raised.value.problems[3].startswith("a: '[1' is not YAML: ")
+    assert len(raised.value.problems) == 4
+
+
+def test_another_name_drops_the_old_components_settings():
+    masker = {"name": "random", "mask_ratio": 0.9, "round_down": "visible"}
+    assert merge({"masker": masker}, {"masker": {"name": "tube"}}) == {"masker": {"name": "tube"}}
+    assert merge({"masker": masker}, {"masker": {"name": "random", "mask_ratio": 0.5}}) == {
+        "masker": {"name": "random", "mask_ratio": 0.5, "round_down": "visible"}
+    }
+    assert merge({"masker": masker}, {"masker": {"mask_ratio": 0.5}})["masker"]["name"] == "random"
+
+
+def test_another_name_by_override_drops_the_old_components_settings():
+    data = {"masker": {"name": "random", "round_down": "visible"}}
+    assert apply_overrides(data, ["masker.name=tube", "masker.mask_ratio=0.5"]) == {
+        "masker": {"name": "tube", "mask_ratio": 0.5}
+    }
+
+
+def test_a_bare_name_stands_for_a_block():
+    data = {"masker": {"name": "random", "mask_ratio": 0.9}}
+    assert apply_overrides(data, ["masker=tube"]) == {"masker": "tube"}
+    assert apply_overrides(data, ["masker=tube", "masker.mask_ratio=0.5"]) == {
+        "masker": {"name": "tube", "mask_ratio": 0.5}
+    }
+
+
+def test_merging_leaves_what_it_merges_alone():
+    base, change = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merge(base, change) == {"a": {"b": 1, "c": 2}}
+    assert (base, change) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+def test_what_is_dumped_reads_back():
+    data = {"a": None, "b": [1, 2], "c": {"d": "off", "e": 1e-6, "f": True, "g": "3", "h": ""}, "i": [[0, 1], ["x"]]}
+    text = dump_yaml(data)
+    assert "b: [1, 2]" in text
+    assert parse_yaml(text) == data
