@@ -3,8 +3,8 @@
     python benchmarks/attention.py [--threads 2] [--dtype float32] [--repeats 10] [--cpu-time] [SHAPE ...]
 
 A shape is BATCH,TOKENS,HEADS,HEAD_DIM. The two run in turn, so that whatever else the machine does meets both; medians
-are printed. `--cpu-time` with one thread counts the thread's own seconds, which other processes hardly disturb. `share` is
-the model's six matrix products as a share of what a product of 2048 x 2048 reaches in the same run.
+are printed. `--cpu-time` with one thread counts the thread's own seconds, which other processes hardly disturb.
+`share` is the model's six matrix products as a share of what a product of 2048 x 2048 reaches in the same run.
 """
 
 from __future__ import annotations

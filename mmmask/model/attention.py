@@ -62,7 +62,7 @@ def _plain(qkv: Tensor) -> Tensor:
 
 
 class _Tiled(torch.autograd.Function):
-    """Attention by tiles. Also returns the sums of the exponentials, (batch, tokens, heads, 1).
+    """Attention by tiles. Also returns the sums of the exponentials, (batch * heads, tokens).
 
     - Scores are held transposed, (keys, queries). A forward tile is all keys of some queries, a backward tile all
       queries of some keys, and each product reads the tile along its rows; against them takes up to 1.5 times as long.
@@ -86,42 +86,39 @@ class _Tiled(torch.autograd.Function):
             for pairs, columns, (weights,) in _tiles(key, 1, transposed=True):
                 _product(key[pairs], query_t[pairs, :, columns], weights, math.log2(math.e) * dim**-0.5).exp2_()
                 out_t[pairs, :, columns] = torch.bmm(value_ones_t[pairs], weights)
-        unnormalised = out_t.view(batch, heads, dim + 1, tokens).permute(0, 3, 1, 2)
-        total = unnormalised[..., dim:].float()
-        out = torch.div(unnormalised[..., :dim], total, out=qkv.new_empty(batch, tokens, heads, dim))
+        total = out_t[:, dim].clone()
+        out_t = (out_t[:, :dim] / total.unsqueeze(1)).view(batch, heads * dim, tokens)
+        out = out_t.transpose(1, 2).contiguous()
         ctx.save_for_backward(query_t, key, value_ones, out, total)
         ctx.mark_non_differentiable(total)
-        return out.view(batch, tokens, heads * dim), total
+        return out, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
         query_t, key, value_ones, out, total = ctx.saved_tensors
-        batch, tokens, heads, dim = out.shape
-        grad = grads[0].view(out.shape)
-        row_sum = (grad * out).sum(-1, keepdim=True, dtype=torch.float32)
-        scaled = grad.new_empty(batch, heads, tokens, dim + 1)
-        torch.div(grad.transpose(1, 2), total.transpose(1, 2), out=scaled[..., :dim])
-        torch.div(-row_sum.transpose(1, 2), total.transpose(1, 2), out=scaled[..., dim:])
-        scaled = scaled.view(-1, tokens, dim + 1)
-        scaled_t, scaled = scaled.transpose(1, 2).contiguous(), scaled[..., :dim].contiguous()
+        dim, (batch, tokens, width) = key.shape[-1], out.shape
+        shape = (batch, tokens, width // dim, dim)
+        row_sum = (grads[0] * out).view(shape).sum(-1, keepdim=True).transpose(1, 2)
+        scaled_t = torch.cat([grads[0].view(shape).transpose(1, 2), -row_sum], -1).transpose(2, 3).flatten(0, 1)
+        scaled_t = scaled_t.contiguous().div_(total.unsqueeze(1))
+        scaled = scaled_t[:, :dim].transpose(1, 2).contiguous()
         query, key_t = query_t.transpose(1, 2).contiguous(), key.transpose(1, 2).contiguous()
         grad_query_t = torch.empty(key_t.shape, dtype=torch.float32)
         grad_key, grad_value = torch.empty_like(key), torch.empty_like(key)
         with torch.autocast("cpu", enabled=False):
             for pairs, rows, (weights, slope) in _tiles(key, 2, transposed=False):
                 _product(key[pairs, rows], query_t[pairs], weights, math.log2(math.e) * dim**-0.5).exp2_()
-                torch.bmm(value_ones[pairs, rows], scaled_t[pairs], out=slope).mul_(weights)
+                _product(value_ones[pairs, rows], scaled_t[pairs], slope, dim**-0.5).mul_(weights)
                 grad_value[pairs, rows] = torch.bmm(weights, scaled[pairs])
                 grad_key[pairs, rows] = torch.bmm(slope, query[pairs])
                 part = torch.bmm(key_t[pairs, :, rows], slope)
                 target = grad_query_t[pairs]
                 target.copy_(part) if rows.start == 0 else target.add_(part)
-        grad_qkv = grad.new_empty(batch, tokens, 3, heads, dim)
-        grad_query_t = grad_query_t.view(batch, heads, dim, tokens).permute(0, 3, 1, 2)
-        torch.mul(grad_query_t, dim**-0.5, out=grad_qkv[:, :, 0])
-        torch.mul(grad_key.view(batch, heads, tokens, dim).transpose(1, 2), dim**-0.5, out=grad_qkv[:, :, 1])
-        grad_qkv[:, :, 2] = grad_value.view(batch, heads, tokens, dim).transpose(1, 2)
+        grad_qkv = out.new_empty(batch, tokens, 3, width // dim, dim)
+        grad_qkv[:, :, 0] = grad_query_t.to(out.dtype).view(batch, -1, dim, tokens).permute(0, 3, 1, 2)
+        grad_qkv[:, :, 1] = grad_key.view(batch, -1, tokens, dim).transpose(1, 2)
+        grad_qkv[:, :, 2] = grad_value.view(batch, -1, tokens, dim).transpose(1, 2)
         return grad_qkv
 
 
