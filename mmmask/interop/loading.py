@@ -128,12 +128,8 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
             path = local_path(str(source))
         except OSError as error:
             raise InteropError(f"{source}: {error}") from error
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(path)
         try:
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = _load_file(path)
         except FileNotFoundError as error:
             raise InteropError(f"{source}: there is no such file") from error
         except Exception as error:  # torch.load raises half a dozen kinds
@@ -150,6 +146,14 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     if not state:
         raise InteropError("there is not a single tensor in it")
     return state
+
+
+def _load_file(path: str) -> object:
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _recognize(state: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from mmmask.interfaces.format import ForeignWeights
 from mmmask_registry import MmmaskError
 
 EMBEDDING = "trunk.patch_embed.proj.1"  # index 0 is the parameter-free repetition of a still
+DECODER_EMBEDDING = "trunk.decoder.decoder_embed"
 HEADS = ("head", "heads.0.projector")  # as published on the hub, as the trainer writes it
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}  # encoder width -> attention heads
 _BLOCK = re.compile(r"trunk\.(decoder\.decoder_)?blocks\.(\d+)\.(.+)")
@@ -47,9 +48,8 @@ class OmniMAEFormat(Format):
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether it has OmniMAE's patch embedding, decoder and head."""
-        return (
-            f"{EMBEDDING}.weight" in keys and "trunk.decoder.decoder_embed.weight" in keys and _head(keys) is not None
-        )
+        needed = (f"{EMBEDDING}.weight", f"{DECODER_EMBEDDING}.weight")
+        return all(key in keys for key in needed) and _head(keys) is not None
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
         """Converts a state dict.
@@ -61,12 +61,14 @@ class OmniMAEFormat(Format):
         head = _head(state)
         if head is None or f"{EMBEDDING}.weight" not in state:
             raise MmmaskError("format omnimae: the patch embedding or the head is missing")
+        if f"{DECODER_EMBEDDING}.weight" not in state:
+            raise MmmaskError(f"format omnimae: {DECODER_EMBEDDING}.weight is missing: no pretraining checkpoint")
         width, channels, *patch = state[f"{EMBEDDING}.weight"].shape
         key = f"pixels_{'x'.join(map(str, (*patch, channels)))}"
         renamed: dict[str, str] = {
             f"{EMBEDDING}.bias": f"encoder.embeddings.{key}.bias",
-            "trunk.decoder.decoder_embed.weight": "decoders.shared.embed.weight",
-            "trunk.decoder.decoder_embed.bias": "decoders.shared.embed.bias",
+            f"{DECODER_EMBEDDING}.weight": "decoders.shared.embed.weight",
+            f"{DECODER_EMBEDDING}.bias": "decoders.shared.embed.bias",
             f"{head}.weight": f"heads.{key}.weight",
             f"{head}.bias": f"heads.{key}.bias",
         }
@@ -110,7 +112,7 @@ class OmniMAEFormat(Format):
                 },
                 "decoder": {
                     "name": "transformer",
-                    "width": state["trunk.decoder.decoder_embed.weight"].shape[0],
+                    "width": state[f"{DECODER_EMBEDDING}.weight"].shape[0],
                     "depth": _depth(state, "trunk.decoder.decoder_blocks"),
                     "num_heads": self.config.decoder_num_heads,
                     "qkv_bias": "trunk.decoder.decoder_blocks.0.attn.qkv.bias" in state,
