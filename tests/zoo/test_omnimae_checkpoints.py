@@ -1,0 +1,222 @@
+"""Reading OmniMAE's checkpoints: every key is accounted for, what does not fit is refused with the reason."""
+
+import pytest
+import torch
+
+import mmmask
+from mmmask.interop import read
+from mmmask.interop.loading import InteropError
+from mmmask_registry import MmmaskError
+
+
+class Code:
+    """Something that only pickle could bring back."""
+
+
+@pytest.fixture
+def refused(state, sizes):
+    """The message with which a changed state dict is refused."""
+
+    def refuse(change=lambda state: None, source=None, **options):
+        change(state)
+        with pytest.raises(MmmaskError) as raised:
+            read(state if source is None else source, **(sizes | options))
+        return str(raised.value)
+
+    return refuse
+
+
+def test_the_format_is_recognised(state, sizes):
+    assert read(state, **sizes).report.format == "omnimae"
+    model = mmmask.interop.load(state, **sizes)
+    assert list(model.streams) == ["images", "videos"]
+
+
+def test_the_report_accounts_for_every_key_on_both_sides(state, sizes):
+    loaded = read(state, **sizes)
+    report = loaded.report
+    used = {key for origin in report.loaded.values() for key in origin}
+    assert used | set(report.converted) | set(report.unused) == set(state)
+    assert not used & set(report.converted)
+    assert not (used | set(report.converted)) & set(report.unused)
+    assert set(report.converted) == {"trunk.patch_embed.proj.1.weight", "trunk.mask_token"}
+    assert set(report.unused) == {"trunk.pos_embed", "trunk.decoder.pos_embed"}
+    assert report.missing == {}
+    assert len(loaded.model.state_dict()) == len(report.loaded) + len(report.converted)
+    first, *lines = str(report).splitlines()
+    assert first == "format omnimae: 67 keys loaded, 2 of the file's converted, 2 unused, 0 missing"
+    assert len(lines) == 4
+
+
+def test_what_is_loaded_is_what_was_there(state, sizes):
+    loaded = read(state, **sizes)
+    found = loaded.model.state_dict()
+    for name, (old,) in loaded.report.loaded.items():
+        assert torch.equal(found[name], state[old])
+    weight = found["encoder.embeddings.pixels_2x8x8x3.weight"].unflatten(1, (2, 8, 8, 3))
+    assert torch.equal(weight.permute(0, 4, 1, 2, 3), state["trunk.patch_embed.proj.1.weight"])
+
+
+def test_the_caller_keeps_the_tensors(state, sizes):
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    model = mmmask.interop.load(state, **sizes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(state[key], tensor) for key, tensor in before.items())
+
+
+def test_position_tables_may_be_missing(golden, sizes):
+    report = read(golden["state_dict"], **sizes).report
+    assert report.unused == {}
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "module"])
+def test_a_wrapper_around_the_state_dict_is_opened(state, sizes, wrapper):
+    assert read({wrapper: state, "epoch": 3, "optimizer": {"lr": 1}}, **sizes).report.format == "omnimae"
+
+
+def test_the_trainers_own_names_and_biases(state, sizes):
+    head = {f"heads.0.projector.{part}": state.pop(f"head.{part}") for part in ("weight", "bias")}
+    biases = {
+        f"trunk.decoder.decoder_blocks.{block}.attn.qkv.bias": torch.full((96,), float(block)) for block in range(2)
+    }
+    loaded = read({"model": state | head | biases}, **sizes)
+    assert loaded.model.decoders["shared"].config.qkv_bias
+    assert loaded.report.loaded["heads.pixels_2x8x8x3.weight"] == ("heads.0.projector.weight",)
+    found = loaded.model.state_dict()
+    assert torch.equal(found["decoders.shared.blocks.1.attn.qkv.bias"], torch.ones(96))
+    assert torch.equal(found["heads.pixels_2x8x8x3.weight"], head["heads.0.projector.weight"])
+
+
+def test_zero_biases_of_the_decoder_change_nothing(golden, state, sizes):
+    case = golden["cases"]["video_90"]
+    biases = {f"trunk.decoder.decoder_blocks.{block}.attn.qkv.bias": torch.zeros(96) for block in range(2)}
+    batch, masks = {"videos": case["inputs"]["video"]}, {"videos": case["mask"]}
+    loss = mmmask.interop.load(state | biases, **sizes)(batch, masks=masks).loss
+    assert loss.item() == pytest.approx(case["losses"]["norm_per_channel"], rel=1e-6)
+
+
+def test_a_file_of_torch_and_a_file_of_safetensors_are_read(tmp_path, state, sizes):
+    from safetensors.torch import save_file
+
+    torch.save(state, tmp_path / "weights.torch")
+    save_file(state, tmp_path / "weights.safetensors")
+    first = mmmask.interop.load(str(tmp_path / "weights.torch"), **sizes).state_dict()
+    second = mmmask.interop.load(tmp_path / "weights.safetensors", **sizes).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_weights_keep_their_dtype(state, sizes):
+    half = {key: tensor.half() for key, tensor in state.items()}
+    half |= {key: tensor for key, tensor in state.items() if "pos_embed" in key}
+    model = mmmask.interop.load(half, **sizes)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+def test_unknown_keys_are_an_error_each_by_name(refused):
+    def change(state):
+        state["trunk.cls_token"] = torch.zeros(1, 1, 48)
+        state["something.else"] = torch.zeros(1)
+
+    assert refused(change).splitlines() == [
+        "format omnimae: trunk.cls_token: in the file, unknown to the format",
+        "format omnimae: something.else: in the file, unknown to the format",
+    ]
+
+
+def test_missing_keys_are_an_error_each_by_name(refused):
+    def change(state):
+        del state["trunk.norm.weight"], state["trunk.blocks.1.mlp.fc1.bias"], state["trunk.mask_token"]
+
+    message = refused(change)
+    assert "encoder.norm.weight: needed, not in the file" in message
+    assert "encoder.blocks.1.mlp.fc1.bias: needed, not in the file" in message
+    assert "decoders.shared.mask_token: needed, not in the file" in message
+
+
+def test_a_wrong_shape_names_key_and_shapes(refused):
+    def change(state):
+        state["trunk.blocks.0.attn.proj.weight"] = torch.zeros(48, 40)
+
+    assert refused(change) == (
+        "format omnimae: trunk.blocks.0.attn.proj.weight: shape (48, 40), the model has (48, 48)"
+    )  # fmt: skip
+
+
+def test_a_position_table_that_was_trained_is_refused(refused):
+    def change(state):
+        state["trunk.decoder.pos_embed"][0, 3, 5] += 0.01
+
+    assert "trunk.decoder.pos_embed is not the published sinusoid" in refused(change)
+
+
+@pytest.mark.parametrize("options", [{"size": 64}, {"num_frames": 16}])
+def test_a_position_table_of_another_size_asks_for_the_sizes(refused, options):
+    message = refused(**options)
+    assert "trunk.pos_embed has 64 positions, a clip of" in message
+    assert message.endswith("give size and num_frames")
+
+
+def test_heads_that_no_key_tells_are_asked_for(refused):
+    assert "an encoder of width 48 is not published: give num_heads" in refused(num_heads=None)
+
+
+def test_options_are_checked_by_name_and_type(refused):
+    message = refused(num_frame=8, size="32", format="omnimae")
+    assert "format omnimae: no option is called 'num_frame'. Did you mean 'num_frames'? Known: " in message
+    assert "format omnimae: option size: Input should be a valid integer, not '32'" in message
+
+
+def test_heads_must_divide_the_width(refused):
+    assert "num_heads (5) must divide width (48)" in refused(num_heads=5)
+
+
+def test_an_unknown_format_says_what_is_known(refused):
+    assert refused(format="omnimea").startswith("no format is named 'omnimea'. Did you mean 'omnimae'?")
+
+
+def test_an_unrecognised_checkpoint_says_so(refused):
+    message = refused(source={"layer.weight": torch.zeros(3)})
+    assert message.startswith("the checkpoint (keys layer.weight, ...) is of no known format; give format=, one of: ")
+
+
+def test_a_format_that_does_not_fit_says_what_is_missing(refused):
+    assert "the patch embedding or the head is missing" in refused(source={"w": torch.zeros(3)}, format="omnimae")
+
+
+@pytest.mark.parametrize(
+    "key", ["trunk.decoder.decoder_embed.weight", "head.weight", "trunk.patch_embed.proj.1.weight"]
+)
+def test_a_missing_key_that_tells_a_size_is_named(refused, key):
+    assert "omnimae" in refused(lambda state: state.pop(key), format="omnimae")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [([1, 2], "there is no such file"), ({}, "not a single tensor"), ({"model": {"epoch": 1}}, "not a single tensor")],
+)
+def test_what_is_no_state_dict_is_refused(refused, source, message):
+    assert message in refused(source=source)
+
+
+def test_a_file_that_needs_code_is_refused_with_the_reason(tmp_path, refused):
+    path = tmp_path / "weights.torch"
+    torch.save({"model": Code()}, path)
+    message = refused(source=path)
+    assert message.startswith(f"{path}: not a file of plain weights, and nothing else is ever loaded: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("ending", ["torch", "safetensors"])
+def test_files_that_are_damaged_or_missing_are_refused(tmp_path, refused, ending):
+    damaged = tmp_path / f"damaged.{ending}"
+    damaged.write_bytes(b"not weights at all")
+    assert str(damaged) in refused(source=damaged)
+    missing = tmp_path / f"missing.{ending}"
+    assert str(missing) in refused(source=missing)
+    assert "there is no such file" in refused(source=missing)
+
+
+def test_errors_are_of_one_kind():
+    assert issubclass(InteropError, MmmaskError)
