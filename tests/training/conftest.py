@@ -1,0 +1,186 @@
+"""`mmmask train` in processes of its own, and what such a run leaves behind."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmmask.compose import dump_yaml
+from mmmask.training.checkpoints import Checkpoints
+
+HERE = Path(__file__).parent
+TIMINGS = {"samples_per_second", "data_wait_seconds", "step_seconds"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+class Started:
+    """A process under way."""
+
+    def __init__(self, forker, pid, stdout, stderr):
+        self.forker, self.pid, self.stdout, self.stderr = forker, pid, stdout, stderr
+
+    def kill(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self):
+        code = self.forker.ask({"wait": self.pid})["code"]
+        return Ended(code, self.stdout.read_text(), self.stderr.read_text())
+
+
+class Forker:
+    """The client of forker.py."""
+
+    def __init__(self, folder):
+        self.folder, self.count = folder, 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error::DeprecationWarning", str(HERE / "forker.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, text=True,
+        )  # fmt: skip
+
+    def ask(self, request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, *arguments, cwd=None, **environment):
+        self.count += 1
+        stdout, stderr = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
+        request = {
+            "start": [str(argument) for argument in arguments], "cwd": str(cwd or self.folder), "stdout": str(stdout),
+            "stderr": str(stderr), "environment": {key: str(value) for key, value in environment.items()},
+        }  # fmt: skip
+        return Started(self, self.ask(request)["pid"], stdout, stderr)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory):
+    forker = Forker(tmp_path_factory.mktemp("forker"))
+    yield forker
+    forker.close()
+
+
+@pytest.fixture(scope="session")
+def train(forker, signals):
+    """`mmmask train FILE key=value ... --output FOLDER` until it ends, by default killed nowhere."""
+
+    def train(file, output, *overrides, moment="", processes=1):
+        arguments = ["train", file, *overrides, "--output", output, "--plugin", signals.PLUGIN_FILE]
+        arguments += ["--plugin", HERE / "moments.py"]
+        if processes == 1:
+            return forker.start(*arguments, TEST_MOMENT=moment).wait()
+        # what torchrun sets
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TEST_MOMENT": moment}
+        started = [forker.start(*arguments, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(processes)]
+        return [process.wait() for process in started]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def experiment_file(signals, tmp_path_factory):
+    """Writes an experiment of signals that uses everything a resume could get wrong; returns its path."""
+
+    def write(mixing="joint", workers=0, **training):
+        data = signals.signal_data(
+            steps=8, mixing=mixing, accumulate=2, checkpoint={"every": 3}, evaluate={"every": 4},
+            log={"every": 1, "reconstruct_every": 0, "tensorboard": False},
+            optimizer={"learning_rate": 1e-3, "clip_gradient": 1.0},
+        )  # fmt: skip
+        data["training"] |= training
+        data["streams"]["long"] |= {"replicate": 2, "source": {"name": "waves", "bad": [2, 3, 11, 20]}}
+        data["data"] = {"workers": workers, "max_bad_share": 0.5}
+        return save(data)
+
+    def save(data):
+        path = tmp_path_factory.mktemp("experiment") / "signals.yaml"
+        path.write_text(dump_yaml(data))
+        return path
+
+    write.save = save
+    return write
+
+
+def read(path, without=()):
+    if not path.exists():
+        return []
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in without}
+        for line in path.read_text().splitlines()
+    ]
+
+
+@dataclass
+class Left:
+    """What a run left behind, timings aside."""
+
+    metrics: list
+    evaluations: list
+    bad_samples: list
+    state: dict
+
+    def same_as(self, other):
+        assert self.metrics == other.metrics
+        assert self.evaluations == other.evaluations
+        assert self.bad_samples == other.bad_samples
+        assert self.state["consumed"] == other.state["consumed"]
+        assert self.state["bad_samples"] == other.state["bad_samples"]
+        assert self.state["model"].keys() == other.state["model"].keys()
+        for key, value in other.state["model"].items():
+            assert torch.equal(self.state["model"][key], value), key
+        mine, others = self.state["optimizer"]["state"], other.state["optimizer"]["state"]
+        assert mine.keys() == others.keys()
+        for number, moments in others.items():
+            assert all(torch.equal(mine[number][key], value) for key, value in moments.items()), number
+
+
+@pytest.fixture(scope="session")
+def left():
+    def left(folder):
+        folder = Path(folder)
+        return Left(
+            read(folder / "metrics.jsonl", TIMINGS),
+            read(folder / "evaluations.jsonl"),
+            read(folder / "bad_samples.jsonl"),
+            Checkpoints(folder / "checkpoints").newest(),
+        )
+
+    return left
+
+
+@pytest.fixture(scope="session")
+def reference(train, left, tmp_path_factory):
+    """What an experiment leaves behind when nothing interrupts it; each is run once."""
+    known = {}
+
+    def reference(file, *overrides, processes=1):
+        key = (file.read_text(), overrides, processes)
+        if key not in known:
+            output = tmp_path_factory.mktemp("reference") / "run"
+            ended = train(file, output, *overrides, processes=processes)
+            for process in ended if processes > 1 else [ended]:
+                assert process.code == 0, process.err
+            known[key] = left(output)
+        return known[key]
+
+    return reference

@@ -1,0 +1,116 @@
+"""A plugin file that interrupts its own process at the moment that TEST_MOMENT names, such as `half_checkpoint:2`.
+
+The number counts, from 1; without the variable the plugin does nothing, so that a run goes on with the same command.
+"""
+
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+import mmmask
+from mmmask.training import folder, loop
+
+moment, _, number = os.environ.get("TEST_MOMENT", "").partition(":")
+number = float(number or 0)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def counted(call, at, instead):
+    """`call`, but `instead` at its n-th time."""
+    calls = 0
+
+    def wrapped(*arguments, **settings):
+        nonlocal calls
+        calls += 1
+        return (instead if calls == at else call)(*arguments, **settings)
+
+    return wrapped
+
+
+save, rename, unlink = torch.save, Path.replace, Path.unlink
+append, rewrite = loop.append_jsonl, folder.write_atomically
+
+
+def save_half(state, file):
+    whole = io.BytesIO()
+    save(state, whole)
+    file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+    file.flush()
+    die()
+
+
+def append_and_die(path, line):
+    append(path, line)
+    die()
+
+
+def write_half_and_die(path, text):
+    path.with_name(f".{path.name}.partial").write_text(text[: len(text) // 2], encoding="utf-8")
+    die()
+
+
+renames = 0
+
+
+def rename_and_die(self, target, before):
+    global renames
+    renames += self.suffix == ".partial"
+    if renames == number and before:
+        die()
+    moved = rename(self, target)
+    if renames == number:
+        die()
+    return moved
+
+
+if moment == "half_checkpoint":
+    torch.save = counted(save, number, save_half)
+elif moment in ("before_rename", "after_rename"):
+    Path.replace = lambda self, target: rename_and_die(self, target, moment == "before_rename")
+elif moment == "evaluation":
+    loop.append_jsonl = counted(append, number, append_and_die)
+elif moment == "rewrite":
+    folder.write_atomically = counted(rewrite, number, write_half_and_die)
+
+
+@mmmask.hookimpl(tryfirst=True)
+def step_ended(run, metrics):
+    if moment == "half_metrics" and metrics["step"] == number:
+        with (run.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics)[:40])
+        die()
+
+
+class AfterEverybody:
+    @mmmask.hookimpl(trylast=True)
+    def run_started(self, run):
+        if moment == "sigint_at_once":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    @mmmask.hookimpl(trylast=True)
+    def step_ended(self, run, metrics):
+        if moment == "slow":
+            time.sleep(number)
+        elif metrics["step"] == number:
+            if moment == "metrics":
+                die()
+            elif moment in ("sigint", "sigterm"):
+                os.kill(os.getpid(), getattr(signal, moment.upper()))
+
+    @mmmask.hookimpl(trylast=True)
+    def checkpoint_saved(self, run, path):
+        if moment == "saved" and run.step == number:
+            die()
+
+
+@mmmask.hookimpl
+def register_components(register):
+    mmmask.components.components().manager.register(AfterEverybody())

@@ -1,0 +1,114 @@
+"""Killed at any moment and started again with the same command, a run ends as if nothing had happened."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+# `moment:number` of moments.py, and the steps from which the run can go on
+MOMENTS = [
+    "evaluation:1",  # of two lines before the first step
+    "metrics:1",  # no checkpoint yet
+    "metrics:3",  # between the metrics of a step and its checkpoint
+    "metrics:5",
+    "half_metrics:5",
+    "half_checkpoint:1",
+    "half_checkpoint:2",
+    "before_rename:2",
+    "after_rename:1",
+    "after_rename:3",  # finished but for its last words
+    "saved:6",
+    "evaluation:3",  # at step 4, one stream of two
+    "rewrite:1",  # experiment.yaml
+    "rewrite:2",  # versions.json
+]
+
+
+@pytest.mark.parametrize("mixing", ["joint", "alternate"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    train, left, reference, experiment_file, tmp_path, moment, mixing
+):
+    file = experiment_file(mixing)
+    assert train(file, tmp_path / "run", moment=moment).code == -signal.SIGKILL
+    ended = train(file, tmp_path / "run")
+    assert ended.code == 0, ended.err
+    left(tmp_path / "run").same_as(reference(file))
+
+
+@pytest.mark.parametrize("before, after", [(1, 3), (3, 0), (0, 1), (3, 3)])
+def test_workers_change_nothing(train, left, reference, experiment_file, tmp_path, before, after):
+    file = experiment_file(workers=0)
+    killed = train(file, tmp_path / "run", f"data.workers={before}", moment="metrics:5")
+    assert killed.code == -signal.SIGKILL
+    assert train(file, tmp_path / "run", f"data.workers={after}").code == 0
+    left(tmp_path / "run").same_as(reference(file))
+
+
+def test_killed_again_and_again(train, left, reference, experiment_file, tmp_path):
+    file = experiment_file()
+    for moment in ("half_checkpoint:1", "metrics:4", "rewrite:4", "half_metrics:7", "rewrite:3", "before_rename:1"):
+        assert train(file, tmp_path / "run", moment=moment).code == -signal.SIGKILL, moment
+    assert train(file, tmp_path / "run").code == 0
+    left(tmp_path / "run").same_as(reference(file))
+    checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert checkpoints == ["step_00000003.pt", "step_00000006.pt", "step_00000008.pt"], "leftovers stay"
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "evaluations.jsonl", "bad_samples.jsonl"])
+@pytest.mark.parametrize("torn", [b'{"step": 4, "los', b'{"step": 5, "sample": "\xc3', bytes(100)])
+def test_a_torn_last_line_is_dropped(train, left, reference, experiment_file, tmp_path, log, torn):
+    file, output = experiment_file(), tmp_path / "run"
+    train(file, output, moment="metrics:4")
+    with (output / log).open("ab") as torn_log:
+        torn_log.write(torn)
+    ended = train(file, output)
+    assert ended.code == 0, ended.err
+    left(output).same_as(reference(file))
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "empty", "garbage", "zeros in the middle"])
+def test_a_damaged_checkpoint_is_passed_over(train, left, reference, experiment_file, tmp_path, damage):
+    file, output = experiment_file(), tmp_path / "run"
+    train(file, output, moment="metrics:7")
+    newest = output / "checkpoints/step_00000006.pt"
+    whole = newest.read_bytes()
+    middle = len(whole) // 2
+    newest.write_bytes(
+        {
+            "cut in half": whole[:middle],
+            "empty": b"",
+            "garbage": bytes(range(256)) * 50,
+            "zeros in the middle": whole[:middle] + bytes(2000) + whole[middle + 2000 :],
+        }[damage]
+    )
+    ended = train(file, output)
+    assert ended.code == 0, ended.err
+    assert "step_00000006.pt is damaged" in ended.err
+    assert "going on from step 3" in ended.err
+    left(output).same_as(reference(file))
+
+
+def test_with_every_checkpoint_damaged_the_run_says_so(train, experiment_file, tmp_path):
+    file, output = experiment_file(), tmp_path / "run"
+    train(file, output, moment="metrics:4")
+    metrics = (output / "metrics.jsonl").read_text()
+    (output / "checkpoints/step_00000003.pt").write_bytes(b"nothing")
+    ended = train(file, output)
+    assert ended.code == 2
+    assert "no checkpoint can be read" in ended.err
+    assert "Traceback" not in ended.err
+    assert (output / "metrics.jsonl").read_text() == metrics, "nothing is lost"
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(train, experiment_file, tmp_path):
+    import torch
+
+    file, output = experiment_file(), tmp_path / "run"
+    train(file, output, moment="metrics:4")
+    path = Path(output / "checkpoints/step_00000003.pt")
+    torch.save(torch.load(path, weights_only=True) | {"version": 99}, path)
+    ended = train(file, output)
+    assert ended.code == 2
+    assert "version 99" in ended.err
+    assert "Traceback" not in ended.err
