@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ class RunFolder:
             if changed:
                 hint = "start another run with --output, or set them back"
                 raise ExperimentError([*changed, f"these settings are not those of the run: {hint}"], str(self.path))
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path != _partial(self.experiment_file) for path in self.path.iterdir()):
             raise MmmaskError(f"{self.path}: not empty, and no run of mmmask: choose another folder with --output")
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.experiment_file, experiment.to_yaml())
@@ -92,7 +91,7 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a log; a last line that was cut off in writing is dropped."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -108,9 +107,14 @@ def append_jsonl(path: Path, line: dict[str, Any]) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file in one move, so that no reader and no crash ever sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = _partial(path)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written first; one name, so that what a killed process left is overwritten by the next."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def versions() -> dict[str, str]:
