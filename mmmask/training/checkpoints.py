@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
+                _verify(path)
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -76,6 +78,13 @@ class Checkpoints:
         if reasons:
             raise CheckpointError(f"no checkpoint can be read: {'; '.join(reasons)}")
         return None
+
+
+def _verify(path: Path) -> None:
+    """Compares the file with the checksums it was written with, which `torch.load` does not."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def _sync_folder(folder: Path) -> None:
