@@ -1,0 +1,163 @@
+"""The pixel loss by value, against numpy; what a prediction restores."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mmmask.builtins.pixels import PixelLoss
+from mmmask.interfaces import Tokens, TokenSpec
+
+SPEC = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ALL = torch.arange(6).expand(2, -1)
+NORMALIZE = ("none", "token", "channel")
+
+
+def make(**settings):
+    return PixelLoss(PixelLoss.Config(name="pixels", **settings))
+
+
+@pytest.fixture
+def tokens():
+    """(2, 6, 12) of a 2 x 3 grid, one token nearly flat so that the epsilon shows."""
+    generator = torch.Generator().manual_seed(3)
+    content = torch.randn(2, 6, 12, generator=generator, dtype=torch.float64)
+    content[0, 2] = 0.3 + 0.002 * content[0, 2]
+    return Tokens(content, (2, 3), SPEC)
+
+
+def reference_target(content, normalize, unnormalize, epsilon, inside):
+    """(batch, tokens, dim) in numpy, written down without a glance at the implementation."""
+    batch, count, dim = content.shape
+    values = content.reshape(batch, count, dim // 3, 3)
+    if unnormalize:
+        values = values * np.array(SPEC.std) + np.array(SPEC.mean)
+    if normalize == "none":
+        return values.reshape(content.shape)
+    axes = (2, 3) if normalize == "token" else 2
+    mean = values.mean(axis=axes, keepdims=True)
+    variance = values.var(axis=axes, ddof=1, keepdims=True)
+    deviation = np.sqrt(variance + epsilon) if inside else np.sqrt(variance) + epsilon
+    return ((values - mean) / deviation).reshape(content.shape)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "unnormalize", "epsilon", "inside"),
+    list(itertools.product(NORMALIZE, (True, False), (1e-6, 1e-2, 0.0), (True, False))),
+)
+def test_targets_by_value(tokens, normalize, unnormalize, epsilon, inside):
+    loss = make(normalize=normalize, unnormalize=unnormalize, epsilon=epsilon, epsilon_inside=inside)
+    expected = reference_target(tokens.content.numpy(), normalize, unnormalize, epsilon, inside)
+    found = loss.target(tokens, ALL)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+    index = torch.tensor([[4, 1], [0, 5]])
+    picked = np.stack([expected[row][index[row]] for row in range(2)])
+    np.testing.assert_allclose(loss.target(tokens, index).numpy(), picked, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_targets_are_at_least_float32(tokens, dtype):
+    narrow = Tokens(tokens.content.to(dtype), tokens.grid, SPEC)
+    assert make().target(narrow, ALL).dtype == torch.float32
+
+
+def test_targets_of_uint8_are_those_of_its_pixels():
+    pixels = torch.randint(0, 256, (2, 6, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    tokens = Tokens(pixels, (2, 3), SPEC)
+    for unnormalize in (True, False):
+        content = (pixels.numpy().reshape(2, 6, 4, 3) / 255 - np.array(SPEC.mean)) / np.array(SPEC.std)
+        expected = reference_target(content.reshape(2, 6, 12), "channel", unnormalize, 1e-6, True)
+        found = make(unnormalize=unnormalize).target(tokens, ALL)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "reference"),
+    [
+        ("squared", lambda d: (d**2).mean(-1)),
+        ("absolute", lambda d: np.abs(d).mean(-1)),
+        ("smooth_l1", lambda d: np.where(np.abs(d) < 1, 0.5 * d**2, np.abs(d) - 0.5).mean(-1)),
+    ],
+)
+def test_errors_by_value(error, reference):
+    generator = torch.Generator().manual_seed(5)
+    prediction, target = (2 * torch.randn(2, 4, 12, generator=generator) for _ in range(2))
+    found = make(error=error).error(prediction, target)
+    assert found.shape == (2, 4)
+    np.testing.assert_allclose(found.numpy(), reference((prediction - target).numpy()), rtol=1e-5)
+    assert make(error=error).error(prediction.bfloat16(), target).dtype == torch.float32
+    assert make(error=error).error(prediction.double(), target.double()).dtype == torch.float64
+
+
+def test_a_flat_token_is_no_division_by_zero():
+    tokens = Tokens(torch.full((1, 1, 12), 128, dtype=torch.uint8), (1, 1), SPEC)
+    for normalize, inside in itertools.product(("token", "channel"), (True, False)):
+        target = make(normalize=normalize, epsilon_inside=inside).target(tokens, torch.zeros(1, 1, dtype=torch.int64))
+        assert target.isfinite().all()
+
+
+def test_the_head_gives_a_number_per_number():
+    assert make().prediction_dim(SPEC) == 12
+    assert make().prediction_dim(TokenSpec((2, 16, 16), 3)) == 1536
+
+
+@pytest.mark.parametrize(("normalize", "needs"), [("none", False), ("token", True), ("channel", True)])
+def test_normalised_targets_need_statistics(normalize, needs):
+    assert make(normalize=normalize).needs_statistics is needs
+
+
+@pytest.mark.parametrize(
+    ("normalize", "unnormalize", "inside"), list(itertools.product(NORMALIZE, (True, False), (True, False)))
+)
+def test_restoring_the_target_with_true_statistics_gives_the_source(tokens, normalize, unnormalize, inside):
+    loss = make(normalize=normalize, unnormalize=unnormalize, epsilon_inside=inside)
+    index = torch.tensor([[4, 2], [0, 5]])
+    restored = loss.restore(loss.target(tokens, index), tokens, index, None)
+    torch.testing.assert_close(restored.double(), tokens.source(index), atol=2e-6, rtol=1e-5)
+
+
+def line(values, normalize="token", **settings):
+    """Tokens of two numbers on a line, in the unit of the source."""
+    spec = TokenSpec((2,), 1)
+    return Tokens(torch.tensor([values]), (len(values),), spec), make(normalize=normalize, epsilon=0.0, **settings)
+
+
+def test_estimated_statistics_by_hand():
+    # visible: token 0 = (1, 3), mean 2, deviation sqrt(2); token 3 = (10, 10), mean 10, deviation 0
+    tokens, loss = line([[1.0, 3.0], [0.0, 0.0], [0.0, 0.0], [10.0, 10.0]])
+    index, visible = torch.tensor([[1, 2]]), torch.tensor([[0, 3]])
+    prediction = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+    found = loss.restore(prediction, tokens, index, visible)
+    # token 1 lies 1 from token 0 and 2 from token 3: weights 1 : 1/4, that is 0.8 and 0.2
+    mean, deviation = 0.8 * 2 + 0.2 * 10, 0.8 * 2**0.5
+    torch.testing.assert_close(found[0, 0], torch.tensor([mean, mean + deviation]))
+    mean, deviation = 0.2 * 2 + 0.8 * 10, 0.2 * 2**0.5
+    torch.testing.assert_close(found[0, 1], torch.tensor([mean, mean + deviation]))
+
+
+def test_a_visible_token_that_is_predicted_takes_its_own_statistics():
+    tokens, loss = line([[1.0, 3.0], [5.0, 9.0], [10.0, 10.0]])
+    index, visible = torch.tensor([[1]]), torch.tensor([[0, 1, 2]])
+    found = loss.restore(torch.zeros(1, 1, 2), tokens, index, visible)
+    torch.testing.assert_close(found, torch.full((1, 1, 2), 7.0), atol=1e-4, rtol=0)
+
+
+def test_estimated_statistics_of_channels_stay_apart():
+    spec = TokenSpec((2,), 2)
+    # token 0: channel 0 is (1, 3), channel 1 is (5, 5)
+    tokens = Tokens(torch.tensor([[[1.0, 5.0, 3.0, 5.0], [0.0] * 4]]), (2,), spec)
+    loss = make(normalize="channel", epsilon=0.0)
+    found = loss.restore(torch.ones(1, 1, 4), tokens, torch.tensor([[1]]), torch.tensor([[0]]))
+    torch.testing.assert_close(found[0, 0], torch.tensor([2 + 2**0.5, 5.0, 2 + 2**0.5, 5.0]))
+
+
+def test_a_target_has_no_gradient_and_predictions_do():
+    tokens = Tokens(torch.randn(1, 2, 12, requires_grad=True), (1, 2), SPEC)
+    index = torch.tensor([[0, 1]])
+    target = make().target(tokens, index)
+    assert not target.requires_grad
+    prediction = torch.zeros(1, 2, 12, requires_grad=True)
+    make().error(prediction, target).sum().backward()
+    assert prediction.grad is not None

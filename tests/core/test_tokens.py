@@ -1,0 +1,116 @@
+"""Cutting samples into tokens and back; what the network sees and what the source held."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmmask.interfaces import Tokens, TokenSpec, gather_rows, patchify, unpatchify
+
+COLOUR = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@st.composite
+def layouts(draw):
+    rank = draw(st.integers(1, 3))
+    numbers = st.lists(st.integers(1, 4), min_size=rank, max_size=rank)
+    return draw(numbers), draw(numbers), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+
+
+@given(layouts())
+def test_unpatchify_is_the_inverse_of_patchify(layout):
+    grid, patch, channels, batch = layout
+    extent = [cells * size for cells, size in zip(grid, patch, strict=True)]
+    dense = torch.arange(batch * channels * math.prod(extent)).reshape(batch, channels, *extent)
+    content = patchify(dense, patch)
+    assert content.shape == (batch, math.prod(grid), math.prod(patch) * channels)
+    assert torch.equal(unpatchify(content, grid, patch), dense)
+
+
+def test_a_token_holds_its_patch_in_raster_order_channel_fastest():
+    # number = 1000 time + 100 row + 10 column + channel, of 2 frames of 4 x 6 pixels with 3 channels
+    time, row, column = torch.meshgrid(torch.arange(4), torch.arange(4), torch.arange(6), indexing="ij")
+    base = 1000 * time + 100 * row + 10 * column
+    content = patchify(torch.stack([base, base + 1, base + 2]).unsqueeze(0), (2, 2, 3))
+    assert content.shape == (1, 2 * 2 * 2, 2 * 2 * 3 * 3)
+    # the token after the first is the next along the last axis
+    assert content[0, 1, :9].tolist() == [30, 31, 32, 40, 41, 42, 50, 51, 52]
+    # then rows of the patch, then its frames
+    assert content[0, 0, 9:12].tolist() == [100, 101, 102]
+    assert content[0, 0, 18:21].tolist() == [1000, 1001, 1002]
+    # tokens: columns fastest, then rows, then time
+    assert content[0, :, 0].tolist() == [0, 30, 200, 230, 2000, 2030, 2200, 2230]
+
+
+@pytest.mark.parametrize(("extent", "patch"), [((5, 4), (2, 2)), ((4, 4), (2, 3)), ((4, 4), (2, 2, 2)), ((4,), (2, 2))])
+def test_an_extent_that_the_patch_does_not_divide_is_refused(extent, patch):
+    with pytest.raises(ValueError, match="cannot be cut into patches of"):
+        patchify(torch.zeros(1, 3, *extent), patch)
+
+
+def test_gather_rows_picks_per_sample():
+    rows = torch.arange(2 * 4 * 3).reshape(2, 4, 3)
+    index = torch.tensor([[3, 0], [1, 1]])
+    expected = torch.stack([rows[0][index[0]], rows[1][index[1]]])
+    assert torch.equal(gather_rows(rows, index), expected)
+    assert gather_rows(rows, index[:, :0]).shape == (2, 0, 3)
+
+
+def colour_tokens():
+    pixels = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    return pixels, Tokens(patchify(pixels, (2, 2)), (2, 2), COLOUR)
+
+
+def test_uint8_is_normalised_by_the_statistics_of_its_channel():
+    pixels, tokens = colour_tokens()
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (COLOUR.mean, COLOUR.std))
+    expected = patchify((pixels.float() / 255 - mean) / std, (2, 2))
+    assert tokens.values().dtype == torch.float32
+    torch.testing.assert_close(tokens.values(), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(tokens.source(), patchify(pixels.float() / 255, (2, 2)), atol=0, rtol=0)
+    index = torch.tensor([[2, 0], [1, 3]])
+    assert torch.equal(tokens.values(index), gather_rows(tokens.values(), index))
+    assert torch.equal(tokens.source(index), gather_rows(tokens.source(), index))
+
+
+def test_floating_point_is_taken_as_normalised():
+    _, tokens = colour_tokens()
+    normalised = Tokens(tokens.values(), (2, 2), COLOUR)
+    assert torch.equal(normalised.values(), tokens.values())
+    torch.testing.assert_close(normalised.source(), tokens.source(), atol=1e-6, rtol=0)
+    wide = Tokens(tokens.values().double(), (2, 2), COLOUR)
+    assert wide.source().dtype == torch.float64
+    torch.testing.assert_close(wide.source(), tokens.source().double(), atol=1e-6, rtol=0)
+
+
+def test_without_statistics_values_are_those_of_the_source():
+    content = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
+    tokens = Tokens(content, (1,), TokenSpec((3,), 1))
+    torch.testing.assert_close(tokens.values(), torch.tensor([[[0.0, 0.2, 1.0]]]))
+    torch.testing.assert_close(tokens.source(), torch.tensor([[[0.0, 0.2, 1.0]]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_ids_stay_ids(dtype):
+    ids = torch.tensor([[[3], [7]]], dtype=dtype)
+    tokens = Tokens(ids, (2,), TokenSpec((1,), 1, vocabulary=256))
+    assert torch.equal(tokens.values(), ids)
+    assert torch.equal(tokens.source(), ids)
+
+
+def test_dense_lays_the_normalised_values_on_the_raw_grid():
+    pixels, tokens = colour_tokens()
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (COLOUR.mean, COLOUR.std))
+    torch.testing.assert_close(tokens.dense(), (pixels / 255 - mean) / std, atol=1e-6, rtol=1e-6)
+
+
+def test_constants_made_without_gradients_serve_training_later():
+    spec = TokenSpec((1,), 1, mean=(0.123,), std=(0.5,))
+    tokens = Tokens(torch.zeros(1, 1, 1, dtype=torch.uint8), (1,), spec)
+    with torch.inference_mode():
+        tokens.values()
+    weight = torch.ones(1, requires_grad=True)
+    (tokens.values() * weight).sum().backward()
+    assert weight.grad.item() == pytest.approx(-0.123 / 0.5)
