@@ -36,7 +36,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     left(tmp_path / "run").same_as(reference(file))
 
 
-@pytest.mark.parametrize("before, after", [(1, 3), (3, 0), (0, 1), (3, 3)])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 0), (0, 1), (3, 3)])
 def test_workers_change_nothing(train, left, reference, experiment_file, tmp_path, before, after):
     file = experiment_file(workers=0)
     killed = train(file, tmp_path / "run", f"data.workers={before}", moment="metrics:5")

@@ -1,0 +1,137 @@
+"""Losses that are no numbers, and samples that cannot be decoded."""
+
+import pytest
+import torch
+
+from mmmask.compose import dump_yaml
+
+
+@pytest.fixture
+def write(signals, tmp_path):
+    def write(long, **data):
+        experiment = signals.signal_data(log={"every": 1, "reconstruct_every": 0, "tensorboard": False})
+        experiment["streams"]["long"]["source"] |= long
+        experiment["data"] |= data
+        path = tmp_path / "signals.yaml"
+        path.write_text(dump_yaml(experiment))
+        return path
+
+    return write
+
+
+def position_of(index, epoch=0):
+    from mmmask.data.order import EndlessOrder
+
+    order = EndlessOrder(24, 0, "long")
+    return next(p for p in range(24 * epoch, 24 * epoch + 24) if order.at(p)[1] == index)
+
+
+def sample_at(step):
+    """A sample that is met first at a step (from 1) of 8 samples."""
+    from mmmask.data.order import EndlessOrder
+
+    return EndlessOrder(24, 0, "long").at(8 * (step - 1))[1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(train, write, tmp_path):
+    file = write({"nan_at": sample_at(3)})
+    ended = train(file, tmp_path / "run")
+    assert ended.code == 2
+    assert "step 3: the loss is not finite (long: nan)" in ended.err
+    assert "step_00000002.pt" in ended.err
+    assert "Traceback" not in ended.err
+    (kept,) = (tmp_path / "run/checkpoints").iterdir()
+    state = torch.load(kept, weights_only=True)
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+    again = train(file, tmp_path / "run")  # meets it again, from the last good checkpoint
+    assert again.code == 2
+    assert "going on from step 2" in again.err
+    assert "step 3: the loss is not finite" in again.err
+
+
+def test_before_the_first_checkpoint_the_message_says_so(train, write, tmp_path):
+    ended = train(write({"nan_at": sample_at(1)}), tmp_path / "run")
+    assert ended.code == 2
+    assert "step 1: the loss is not finite (long: nan). There is no checkpoint yet" in ended.err
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(train, write, tmp_path):
+    """A gradient can overflow in a step whose loss was still finite; the checkpoint after it must not be poisoned."""
+    plugin = tmp_path / "poison.py"
+    plugin.write_text(
+        "import mmmask\n"
+        "@mmmask.hookimpl\n"
+        "def step_ended(run, metrics):\n"
+        "    if metrics['step'] == 4:\n"
+        "        run.model.encoder.norm.weight.data[0] = float('inf')\n"
+    )
+    file = write({})
+    ended = train(file, tmp_path / "run", "--plugin", plugin)
+    assert ended.code == 2
+    assert "step 4" in ended.err
+    assert "encoder.norm.weight" in ended.err
+    assert "step_00000002.pt" in ended.err
+    assert "Traceback" not in ended.err
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000002.pt"]
+    assert train(file, tmp_path / "run").code == 0
+
+
+def test_bad_samples_are_skipped_counted_and_written_down_once(train, left, write, tmp_path):
+    file = write({"bad": [2, 7]}, max_bad_share=0.2)
+    ended = train(file, tmp_path / "run", "training.steps=12")  # four epochs
+    assert ended.code == 0, ended.err
+    run = left(tmp_path / "run")
+    lines = {line["sample"]: line for line in run.bad_samples}
+    assert sorted(lines) == ["sample 2", "sample 7"]
+    assert len(run.bad_samples) == 2, "once per sample"
+    for index in (2, 7):
+        line = lines[f"sample {index}"]
+        step = position_of(index) // 8 + 1
+        assert line == {"step": step, "stream": "long", "sample": f"sample {index}", "reason": "made to be bad"}
+    counts = [line["bad_samples"] for line in run.metrics]
+    assert counts == sorted(counts)
+    assert counts[-1] >= 2 * 4, "each met at least once an epoch"
+    assert run.state["bad_samples"]["failed"] == {"long": counts[-1], "short": 0}
+
+
+def test_too_many_bad_samples_stop_the_run(train, write, tmp_path):
+    ended = train(write({"bad": [1, 2, 3]}, max_bad_share=0.1), tmp_path / "run")
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+    assert "streams.long.source: 3 of 24 samples could not be decoded" in ended.err
+    assert "made to be bad" in ended.err
+    assert "data.max_bad_share = 0.1" in ended.err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_all_samples_bad_the_run_says_so(train, write, tmp_path, workers):
+    file = write({"bad": list(range(24))}, max_bad_share=1.0, workers=workers)
+    ended = train(file, tmp_path / "run")
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+    assert "streams.long.source: 20 samples in a row could not be decoded" in ended.err
+    assert "made to be bad" in ended.err
+
+
+def test_an_empty_source_is_an_error(train, write, tmp_path):
+    ended = train(write({"count": 0}), tmp_path / "run")
+    assert ended.code == 2
+    assert "streams.long.source: there is not a single sample" in ended.err
+
+
+def test_a_bad_sample_is_replaced_by_another_and_never_by_nothing(signals):
+    """What is trained on in its place is a real sample of the source, the same on every run."""
+    from mmmask.data.samples import SampleLoader
+
+    config = signals.WaveSource.Config(name="waves", bad=(5,))
+    source, preparation = signals.WaveSource(config), signals.SignalPreparation(80)
+    loader = SampleLoader(source, preparation, 1, 0, "long")
+    seen = [loader.batch([(epoch, 5)]) for epoch in range(20)]
+    whole = {tuple(source.load(index).flatten().tolist()): index for index in range(24) if index != 5}
+    chosen = [whole[tuple(batch.samples.flatten().tolist())] for batch in seen]
+    assert len(set(chosen)) > 5, "another in every epoch"
+    again = SampleLoader(source, preparation, 1, 0, "long")
+    assert all(torch.equal(again.batch([(epoch, 5)]).samples, seen[epoch].samples) for epoch in range(20))
+    assert all(batch.bad[0].sample == "sample 5" and batch.distinct == 1 for batch in seen)
