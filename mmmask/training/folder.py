@@ -89,8 +89,10 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log; a last line that was cut off in writing is dropped."""
-    lines = []
+    """The objects of a log, if there is one; a last line that was cut off in writing is dropped."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(line))

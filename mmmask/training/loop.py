@@ -18,7 +18,7 @@ from mmmask.experiment import Experiment
 from mmmask.model.masked_model import MaskedModel
 from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.distribution import Processes
-from mmmask.training.folder import RunFolder, append_jsonl
+from mmmask.training.folder import RunFolder, append_jsonl, read_jsonl
 from mmmask.training.interruption import Interruption
 from mmmask.training.optimizer import build_optimizer, peak_learning_rate
 from mmmask.training.precision import autocast
@@ -104,6 +104,8 @@ class TrainingLoop:
         if processes.is_main:
             folder.cut_back(state.step if checkpoint else -1)
         processes.wait()
+        for line in read_jsonl(folder.evaluations):
+            state.evaluations.setdefault(line["stream"], []).append(line)
         self.streams = Streams(
             self.experiment,
             checkpoint["consumed"] if checkpoint else None,
@@ -135,7 +137,7 @@ class TrainingLoop:
         """
         state, training = self.state, self.experiment.training
         self.hook.run_started(run=state)
-        if state.step == 0:
+        if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
             self._evaluate()
         window = _Window(self)
         while state.step < state.total_steps:
@@ -203,12 +205,14 @@ class TrainingLoop:
             if not all(map(_is_finite, values)):
                 found = {name: value for name, value in zip(names, values[1:], strict=True) if not _is_finite(value)}
                 listed = ", ".join(f"{name}: {value}" for name, value in found.items()) or f"their sum: {values[0]}"
-                kept = self.checkpoints.paths()
-                raise NotFinite(
-                    f"step {step}: the loss is not finite ({listed}). "
-                    f"{f'The last good checkpoint is {kept[-1]}' if kept else 'There is no checkpoint yet'}. "
-                    "Try a lower training.optimizer.learning_rate, clip_gradient, or precision fp32."
-                )
+                raise self._not_finite(f"step {step}: the loss is not finite ({listed})")
+
+    def _not_finite(self, what: str) -> NotFinite:
+        kept = self.checkpoints.paths()
+        return NotFinite(
+            f"{what}. {f'The last good checkpoint is {kept[-1]}' if kept else 'There is no checkpoint yet'}. "
+            "Try a lower training.optimizer.learning_rate, clip_gradient, or precision fp32."
+        )
 
     def _log(self, names: list[str], losses: Tensor, norm: Tensor | None, window: _Window) -> None:
         self._check_finite()
@@ -240,6 +244,10 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._check_finite()
+        # a gradient may overflow in a step whose loss was still finite
+        damaged = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        if damaged:
+            raise self._not_finite(f"step {self.state.step}: weights are not finite ({damaged[0]})")
         if self.processes.is_main:
             path = self.checkpoints.save(
                 self.state.step,

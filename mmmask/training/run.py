@@ -62,12 +62,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
-        return _lines(RunFolder(self.output).metrics)
+        return read_jsonl(RunFolder(self.output).metrics)
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The lines of `evaluations.jsonl`: held-out figures per stream."""
-        return _lines(RunFolder(self.output).evaluations)
+        return read_jsonl(RunFolder(self.output).evaluations)
 
     @property
     def pictures(self) -> dict[str, Path]:
@@ -132,7 +132,3 @@ def load_run(output: str | Path) -> Run:
         MmmaskError: there is no run in it.
     """
     return Run(Path(output), RunFolder(output).experiment())
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.exists() else []
