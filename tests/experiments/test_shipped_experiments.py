@@ -1,0 +1,108 @@
+"""Every shipped experiment: short, valid, buildable, and able to take a training step at a small size."""
+
+import pytest
+import torch
+
+import mmmask
+from mmmask.bench import synthetic_batch
+from mmmask.compose import shipped_experiments
+from mmmask.cost import meta_model
+from mmmask.training.optimizer import build_optimizer, peak_learning_rate
+from mmmask.training.schedule import learning_rate_schedule
+
+NAMES = list(shipped_experiments())
+SMALL = (
+    "model.encoder.width=32", "model.encoder.depth=2", "model.encoder.num_heads=2", "model.decoder.width=32",
+    "model.decoder.depth=1", "model.decoder.num_heads=2",
+)  # fmt: skip
+
+
+def small(name):
+    """The experiment's own choices with a model and samples that a test can afford."""
+    overrides = list(SMALL)
+    for stream, settings in mmmask.load_experiment(name).streams.items():
+        modality = settings.modality
+        patch = modality.patch_size[-1] if hasattr(modality, "patch_size") else None
+        if hasattr(modality, "size") and patch:
+            overrides.append(f"streams.{stream}.modality.size={4 * patch}")
+        if hasattr(modality, "num_frames"):
+            overrides.append(f"streams.{stream}.modality.num_frames={2 * modality.patch_size[0]}")
+    return mmmask.load_experiment(name, overrides)
+
+
+def test_there_are_experiments():
+    assert len(NAMES) >= 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_short_and_says_what_it_is(name):
+    lines = shipped_experiments()[name].read_text().splitlines()
+    assert len(lines) < 60
+    assert lines[0].startswith("# ")
+    assert len(lines[0]) < 120
+    assert mmmask.load_experiment(name).description
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_valid_and_can_be_built(name):
+    experiment = mmmask.load_experiment(name)
+    assert all(stream.source is not None for stream in experiment.streams.values())
+    model = meta_model(experiment)
+    assert list(model.streams) == list(experiment.streams)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_takes_a_training_step(name):
+    experiment = small(name)
+    model = mmmask.build_model(experiment)
+    optimizer = build_optimizer(model, experiment.training.optimizer)
+    rate = learning_rate_schedule(experiment.training.schedule, peak_learning_rate(experiment), 100)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    batch = {stream: synthetic_batch(experiment, model, stream, 2) for stream in experiment.streams}
+    for group in optimizer.param_groups:
+        group["lr"] = rate(5)
+    output = model(batch)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    missing = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert missing == []
+    optimizer.step()
+    after = model.state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert [key for key in before if torch.equal(before[key], after[key])] == []
+    assert set(output.streams) == set(experiment.streams)
+
+
+@pytest.mark.parametrize("path", shipped_experiments().values(), ids=NAMES)
+def test_numbers_are_numbers(path):
+    """YAML 1.1 readers would take 1e-3 for a text; ours must not."""
+    experiment = mmmask.load_experiment(str(path))
+    assert isinstance(peak_learning_rate(experiment), float)
+
+
+@pytest.mark.parametrize(
+    ("name", "stream", "tokens", "visible"),
+    [
+        ("omnimae/vit_base", "images", 196, 20),
+        ("omnimae/vit_base", "videos", 1568, 79),
+        ("omnimae/vit_base_released", "images", 196, 49),
+        ("omnimae/vit_base_released", "videos", 1568, 157),
+        ("omnimae/vit_large", "videos", 1568, 79),
+        ("omnimae/vit_huge", "images", 256, 26),
+        ("omnimae/vit_huge", "videos", 2048, 103),
+    ],
+)
+def test_published_token_counts(name, stream, tokens, visible):
+    model = meta_model(mmmask.load_experiment(name))
+    part = model.streams[stream]
+    grid = part.modality.grid(part.modality.sample_shape)
+    assert torch.Size(grid).numel() == tokens
+    assert tokens - part.masker.num_hidden(grid, 0) == visible
+
+
+def test_the_released_omnimae_mixes_as_its_epochs_do():
+    experiment = mmmask.load_experiment("omnimae/vit_base_released")
+    weights = {name: stream.sampling_weight for name, stream in experiment.streams.items()}
+    assert weights == {"images": 626, "videos": 82}
+    assert experiment.training.mixing == "alternate"
+    assert experiment.training.schedule.progress == "fixed"
