@@ -89,7 +89,17 @@ def picture(
         columns.append((reconstruction.label, panels(reconstruction.masked)))
         columns.append(("reconstruction", panels(reconstruction.restored)))
     wide = columns[0][1][0].shape[1] > 2 * columns[0][1][0].shape[0]
-    return _stacked(columns, captions, note) if wide else _side_by_side(columns, captions, note)
+    return _under_each_other(columns, captions, note) if wide else _side_by_side(columns, captions, note)
+
+
+def stacked(images: Sequence[Image.Image]) -> Image.Image:
+    """Pictures under each other on one page."""
+    page = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
+    top = 0
+    for image in images:
+        page.paste(image, (0, top))
+        top += image.height
+    return page
 
 
 def statistics_note(model: MaskedModel, stream: str, true_statistics: bool) -> str:
@@ -147,7 +157,7 @@ def _side_by_side(columns: list[tuple[str, list[np.ndarray]]], captions: Sequenc
     return page
 
 
-def _stacked(columns: list[tuple[str, list[np.ndarray]]], captions: Sequence[str], note: str) -> Image.Image:
+def _under_each_other(columns: list[tuple[str, list[np.ndarray]]], captions: Sequence[str], note: str) -> Image.Image:
     height, width = columns[0][1][0].shape[:2]
     samples = len(columns[0][1])
     line = height + HEADING

@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draws the paper's figure 4 for files of the user's, one picture per stream."""
+    """Draws the paper's figure 4 for files of the user's: one picture, stream under stream."""
     load_plugins(arguments)
     import torch
 
-    from mmmask.pictures import picture, reconstruct, save_picture, statistics_note
+    from mmmask.pictures import picture, reconstruct, save_picture, stacked, statistics_note
     from mmmask.training.distribution import find_device
     from mmmask.training.precision import autocast
     from mmmask.training.run import load_run
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     by_stream = _by_stream(opened, arguments.inputs, arguments.stream)
     device = find_device(arguments.device)
     model = opened.model.to(device)
+    output, drawn = Path(arguments.output), []
     for stream, paths in by_stream.items():
         batch = torch.stack([_sample(model, stream, path) for path in paths]).to(device)
         maskers = _maskers(model, stream, arguments.mask_ratio) if arguments.mask_ratio else None
@@ -62,14 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
             image = picture(tokens, found, model, stream, [Path(path).name for path in paths], note)
         except NotImplementedError as error:
             raise MmmaskError(f"streams.{stream}: {error}") from error
-        output = Path(arguments.output)
-        if len(by_stream) > 1:
-            output = output.with_name(f"{output.stem}_{stream}{output.suffix}")
-        try:
-            save_picture(image, output)
-        except ValueError as error:
-            raise MmmaskError(f"--output {output}: {error}; use .png") from error
-        print(f"{stream}: {output}" + (f" ({note})" if note else ""))
+        drawn.append(image)
+        print(f"{stream}: {len(paths)} files" + (f" ({note})" if note else ""))
+    try:
+        save_picture(stacked(drawn), output)
+    except ValueError as error:
+        raise MmmaskError(f"--output {output}: {error}; use .png") from error
+    print(f"picture: {output}")
     return 0
 
 

@@ -57,6 +57,8 @@ def rows_noise(seed: int, first: int, total: int, device: torch.device) -> Calla
 
     def noise(shape: tuple[int, ...]) -> Tensor:
         rows, *rest = shape
+        if first + rows > total:
+            raise ValueError(f"noise{tuple(shape)}: the first axis is the batch, and there are {total - first} rows")
         return torch.rand(total, *rest, generator=generator)[first : first + rows].to(device, non_blocking=True)
 
     return noise

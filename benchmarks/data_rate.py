@@ -1,0 +1,138 @@
+"""How fast samples are read, and what reading costs a training step.
+
+    python benchmarks/data_rate.py images FOLDER [--repetitions 5]
+    python benchmarks/data_rate.py step EXPERIMENT [key=value ...] [--repetitions 10]
+
+`images`: decode and crop of every JPEG in a folder through the image plugin against a plain loop of simplejpeg and
+`F.interpolate`, file by file in turn, in CPU seconds of one thread. `step`: a joint training step fed from files
+against the same step on a cached batch plus (CPU seconds of decoding) / cores; above 1 is time lost to reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import simplejpeg
+import torch
+from torch.nn import functional as F
+
+from mmmask.bench import StepBench, default_sizes, timed
+from mmmask.components import components
+from mmmask.data.order import EndlessOrder
+from mmmask.data.streams import Streams, sample_loader
+from mmmask.experiment import Experiment, experiment_from_data, load_experiment
+from mmmask.interfaces import SourceFile
+from mmmask.seeds import seeded_generator
+
+BLOCK = 3
+"""Steps in a row of one kind."""
+
+
+def images(folder: str, repetitions: int) -> None:
+    """Prints both rates and the median of the ratios."""
+    torch.set_num_threads(1)
+    modality_class = components().get("modality", "image")
+    preparation = modality_class(modality_class.Config(size=224)).preparation
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+
+    def ours(path: Path, generator: torch.Generator) -> torch.Tensor:
+        return preparation.prepare(preparation.decode(SourceFile(str(path)), None), generator)
+
+    rates: list[tuple[float, float]] = []
+    for repetition in range(repetitions + 1):  # the first warms up
+        seconds = [0.0, 0.0]
+        for number, path in enumerate(files):
+            for side, read in enumerate((ours, _plain)):
+                seconds[side] += _cpu_seconds(partial(read, path, seeded_generator(repetition, number)))
+        rates.append((len(files) / seconds[0], len(files) / seconds[1]))
+    mine, plain = (statistics.median(side) for side in zip(*rates[1:], strict=True))
+    ratio = statistics.median(a / b for a, b in rates[1:])
+    print(f"{len(files)} files: {mine:.0f} images/s, plain loop {plain:.0f}, ratio {ratio:.2f}")
+
+
+def step(name: str, overrides: list[str], repetitions: int) -> None:
+    """Prints the step from files, the cached step, decoding, and the median of the ratios."""
+    experiment = load_experiment(name, overrides)
+    device = torch.device("cpu")
+    sizes = default_sizes(experiment, device)
+    data = experiment.to_data()
+    for stream, size in sizes.items():
+        data["streams"][stream]["batch_size"] = size - size % experiment.streams[stream].replicate
+    data["training"] |= {"accumulate": 1, "mixing": "joint"}
+    experiment = experiment_from_data(data)
+    bench = StepBench(experiment, sizes, experiment.training.precision, device)
+    names, cores = tuple(sizes), torch.get_num_threads()
+    rows: list[tuple[float, float, float]] = []
+    for repetition in range(repetitions + 1):  # the first warms up
+        cached = statistics.median(timed(partial(bench.step, names), device) for _ in range(BLOCK))
+        decode = sum(_decode_seconds(experiment, stream, repetition) for stream in names)
+        fed = Streams(experiment, consumed=dict.fromkeys(names, repetition * (2 * BLOCK)))
+        seconds = []
+        for number in range(2 * BLOCK):  # the first half empties what was read before the clock began
+            started = time.perf_counter()
+            (micro,) = fed.step(number)
+            bench.step(names, micro.samples)
+            seconds.append(time.perf_counter() - started)
+        fed.close()
+        rows.append((statistics.mean(seconds[BLOCK:]), cached, decode))
+    fed_step, cached, decode = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+    ratio = statistics.median(a / (b + c / cores) for a, b, c in rows[1:])
+    print(
+        f"from files {fed_step:.3f} s a step; cached {cached:.3f} s + decoding {decode:.3f} CPU s / {cores} cores = "
+        f"{cached + decode / cores:.3f} s; ratio {ratio:.2f}"
+    )
+
+
+def _decode_seconds(experiment: Experiment, stream: str, repetition: int) -> float:
+    """CPU seconds that one batch of a stream takes to read, with one thread."""
+    loader, settings = sample_loader(experiment, stream), experiment.streams[stream]
+    order = EndlessOrder(len(loader.source), experiment.training.seed, stream)
+    distinct = settings.batch_size // settings.replicate
+    draws = [order.at(repetition * distinct + number) for number in range(distinct)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers do
+    try:
+        return _cpu_seconds(partial(loader.batch, draws))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _plain(path: Path, generator: torch.Generator) -> torch.Tensor:
+    """What one would write by hand: decode, a random box, antialiased bicubic resize on uint8."""
+    pixels = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)
+    _, height, width = pixels.shape
+    area = height * width * (0.2 + 0.8 * torch.rand((), generator=generator).item())
+    side = min(int(area**0.5), height, width)
+    top = int(torch.randint(height - side + 1, (), generator=generator))
+    left = int(torch.randint(width - side + 1, (), generator=generator))
+    crop = pixels[None, :, top : top + side, left : left + side]
+    return F.interpolate(crop, size=(224, 224), mode="bicubic", antialias=True)[0].contiguous()
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("images", "step"))
+    parser.add_argument("where", help="a folder of JPEGs, or an experiment")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_intermixed_args()
+    if arguments.what == "images":
+        images(arguments.where, arguments.repetitions)
+    else:
+        step(arguments.where, arguments.overrides, arguments.repetitions)
+
+
+if __name__ == "__main__":
+    main()
