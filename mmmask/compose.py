@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,11 @@ def shipped_experiments() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
-def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The experiment's data, with `extends` and overrides applied, nothing validated yet.
-
-    Args:
-        name_or_path: a shipped name, or a YAML file.
-        overrides: `dotted.key=value`, the value read as YAML; `null` removes what is optional.
+def read_experiment(name_or_path: str) -> dict[str, Any]:
+    """The data of a shipped experiment or a YAML file, with `extends` applied, nothing validated yet.
 
     Raises:
-        ExperimentError: no such experiment, not YAML, or an override without a key.
+        ExperimentError: no such experiment, or not YAML.
     """
     path = _find(name_or_path)
     data = _load(path)
@@ -43,11 +39,11 @@ def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> dict[st
                 [f"extends: {base} itself extends {base_data['extends']}; only one level is allowed"], name_or_path
             )
         data = merge(base_data, data)
-    return apply_overrides(data, overrides)
+    return data
 
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Sets dotted keys, in order.
+    """Sets dotted keys, in order: `dotted.key=value`, the value read as YAML.
 
     Raises:
         ExperimentError: all that cannot be read, at once.

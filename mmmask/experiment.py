@@ -179,7 +179,7 @@ def load_experiment(name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
         ExperimentError: everything that is wrong with it, each with its key path.
     """
     given = str(name_or_path)
-    experiment = experiment_from_data(read_experiment(given, overrides), given)
+    experiment = experiment_from_data(read_experiment(given), given, overrides)
     experiment._name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
     return experiment
 
@@ -190,9 +190,17 @@ def experiment_from_data(data: dict[str, Any], where: str = "", overrides: Seque
     Raises:
         ExperimentError: everything that is wrong with it, each with its key path.
     """
+    given = data["streams"] if isinstance(data.get("streams"), dict) else {}
     data = apply_overrides(data, overrides)
-    if isinstance(data.get("streams"), dict):  # `streams.videos=null` takes a stream out
-        data = data | {"streams": {name: stream for name, stream in data["streams"].items() if stream is not None}}
+    if isinstance(data.get("streams"), dict):  # `streams.NAME=null` takes a stream out
+        removed = [name for name, stream in data["streams"].items() if stream is None]
+        if unknown := [name for name in removed if name not in given]:
+            known = f"Known: {', '.join(given)}"
+            raise ExperimentError(
+                [f"streams.{name}: no stream to take out.{did_you_mean(name, given)} {known}" for name in unknown],
+                where,
+            )
+        data = data | {"streams": {name: part for name, part in data["streams"].items() if name not in removed}}
     try:
         experiment = validate_strictly(Experiment, data)
     except ValidationError as error:

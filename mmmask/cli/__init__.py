@@ -27,7 +27,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; a user's mistake is one line on stderr and exit code 2."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    # not `list(...)`: once `mmmask list` has run, that name is its module here
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
     parser = argparse.ArgumentParser(
         prog="mmmask",
         description="Masked modelling of any mix of modalities with one plain Vision Transformer.",

@@ -50,3 +50,10 @@ def ratio_list(text: str) -> list[float]:
     if not ratios or any(not 0 <= ratio < 1 for ratio in ratios):
         raise argparse.ArgumentTypeError(f"{text!r}: expected ratios in [0, 1), such as 0.75,0.9,0.95")
     return ratios
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above zero")
+    return int(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mmmask.cli.arguments import add_experiment, load
+from mmmask.cli.arguments import add_experiment, load, positive
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser)
     parser.add_argument("--samples", metavar="N,N,...", help="samples per stream, in the experiment's order")
     parser.add_argument("--precision", metavar="P,P", help="fp32, bf16 or both (default: the experiment's)")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="counted repetitions (default 5)")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="counted repetitions (default 5)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 

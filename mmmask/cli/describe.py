@@ -33,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         print("No settings.")
     for key, field in fields.items():
         kind = chosen_kind(field)
-        default = "required" if field.is_required() else f"default {_plain(field.default)}"
+        default = (
+            "required" if field.is_required() else f"default {_plain(field.get_default(call_default_factory=True))}"
+        )
         print(f"  {key}: {f'a {kind}' if kind else _type(field.annotation)}, {default}{_bounds(field.metadata)}")
         if field.description:
             print(f"      {field.description}")
@@ -57,9 +59,14 @@ def _type(annotation: object) -> str:
 
 
 def _plain(default: object) -> str:
+    """A default as YAML would have it; of a component, its name."""
     if isinstance(default, dict):
         return str(default.get("name", default))
-    return "null" if default is None else str(list(default) if isinstance(default, tuple) else default)
+    if hasattr(default, "name"):
+        return default.name
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
+    return str(list(default) if isinstance(default, tuple) else default)
 
 
 def _bounds(metadata: list[object]) -> str:

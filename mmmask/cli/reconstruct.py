@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         save_picture(stacked(drawn), output)
     except ValueError as error:
         raise MmmaskError(f"--output {output}: {error}; use .png") from error
+    except OSError as error:
+        raise MmmaskError(f"--output {output}: cannot be written: {error}") from error
     print(f"picture: {output}")
     return 0
 

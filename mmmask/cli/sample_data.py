@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask_registry import MmmaskError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +24,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_sample_data(folder: Path, seed: int = 0) -> None:
-    """Calls every plugin's writer, with a progress line, and says what there is."""
+    """Calls every plugin's writer, with a progress line, and says what there is.
+
+    Raises:
+        MmmaskError: the folder cannot be written to.
+    """
     from rich.console import Console
 
     from mmmask.components import components
 
     console = Console(stderr=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MmmaskError(f"{folder}: not a folder that sample data can be written to: {error}") from error
     with console.status(f"writing sample data to {folder}") as status:
         components().manager.hook.write_sample_data(
             folder=folder, seed=seed, progress=lambda line: status.update(f"writing sample data to {folder}: {line}")

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmmask.compose import parse_yaml
 from mmmask.errors import ExperimentError
-from mmmask.experiment import Experiment, experiment_from_data
+from mmmask.experiment import Experiment, load_experiment
 from mmmask_registry import MmmaskError
 
 # key prefixes that may change when a run goes on: its length, what it logs, and how fast data is loaded
@@ -55,7 +54,10 @@ class RunFolder:
                 raise ExperimentError([*changed, f"these settings are not those of the run: {hint}"], str(self.path))
         elif self.path.is_dir() and any(path != _partial(self.experiment_file) for path in self.path.iterdir()):
             raise MmmaskError(f"{self.path}: not empty, and no run of mmmask: choose another folder with --output")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MmmaskError(f"{self.path}: not a folder that a run can be written to: {error}") from error
         write_atomically(self.experiment_file, experiment.to_yaml())
         write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
@@ -63,12 +65,11 @@ class RunFolder:
         """The experiment of the run.
 
         Raises:
-            MmmaskError: there is no run here.
+            MmmaskError: there is no run here, or its experiment cannot be read.
         """
         if not self.experiment_file.is_file():
             raise MmmaskError(f"{self.path}: no run here (there is no {self.experiment_file.name} in it)")
-        data = parse_yaml(self.experiment_file.read_text(encoding="utf-8"))
-        return experiment_from_data(data, str(self.experiment_file))
+        return load_experiment(self.experiment_file)
 
     def cut_back(self, step: int) -> None:
         """Forgets what a run logged after the checkpoint it goes on from."""
