@@ -1,0 +1,334 @@
+"""The command line in this process: what each command says, and a line for each mistake."""
+
+import re
+
+import pytest
+
+import mmmask
+from mmmask.components import components
+from mmmask.compose import parse_yaml, shipped_experiments
+from mmmask.experiment import experiment_from_data, load_experiment
+
+SMALL = (
+    "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
+    "model.decoder.depth=1", "model.decoder.num_heads=2", "data.workers=0",
+)  # fmt: skip
+EVERY_COMPONENT = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
+
+
+@pytest.fixture
+def experiment(signals, tmp_path):
+    """The signal experiment as a file."""
+    path = tmp_path / "signals.yaml"
+    path.write_text(experiment_from_data(signals.signal_data()).to_yaml())
+    return path
+
+
+# the command itself
+
+
+def test_version(cli):
+    done = cli("--version")
+    assert (done.code, done.out) == (0, f"mmmask {mmmask.__version__}\n")
+
+
+def test_help_names_every_command(cli):
+    done = cli("--help")
+    assert done.code == 0
+    for command in ("train", "list", "describe", "show", "check", "reconstruct", "bench", "sample-data", "env"):
+        assert re.search(rf"^  {command} ", done.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "list", "describe", "show", "check", "reconstruct", "bench", "sample-data", "env"]
+)
+def test_every_command_has_help(cli, command):
+    done = cli(command, "--help")
+    assert done.code == 0
+    assert done.out.startswith(f"usage: mmmask {command} ")
+
+
+def test_an_unknown_command_suggests_the_closest(cli):
+    done = cli("recontruct")
+    assert done.code == 2
+    assert "no command is named 'recontruct'. Did you mean 'reconstruct'? Known: train, list," in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("list", "--bogus"), ("show",), ("describe", "masker"), ("reconstruct", "x")]
+)
+def test_wrong_arguments_are_explained(cli, arguments):
+    done = cli(*arguments)
+    assert done.code == 2
+    assert "usage: mmmask" in done.err
+    assert "error: " in done.err
+
+
+def test_commands_can_be_run_one_after_the_other_in_one_process(cli):
+    # the module of `mmmask list` is called like the built-in
+    for command in ("list", "env", "list"):
+        assert cli(command).code == 0
+
+
+# list and describe
+
+
+def test_list_names_every_component_and_experiment(cli):
+    done = cli("list")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    for kind, name in [*EVERY_COMPONENT, *(("experiment", name) for name in shipped_experiments())]:
+        assert any(re.match(rf"{kind} +{re.escape(name)} +mmmask  \S", line) for line in lines), (kind, name)
+
+
+@pytest.mark.parametrize("kind", ["masker", "maskers", "positions", "position", "experiment", "experiments"])
+def test_list_of_one_kind(cli, kind):
+    done = cli("list", kind)
+    assert done.code == 0
+    assert {line.split()[0].removesuffix("s") for line in done.out.splitlines()} == {kind.removesuffix("s")}
+
+
+def test_list_of_an_unknown_kind(mistake):
+    assert mistake("list", "maskre").startswith(
+        "no kind of component is named 'maskre'. Did you mean 'masker'? Known: "
+    )
+
+
+def test_list_reports_broken_plugins(cli, monkeypatch):
+    from mmmask_registry import BrokenPlugin
+
+    monkeypatch.setattr(components(), "broken", [BrokenPlugin("theirs", "their-package", "RuntimeError: no licence")])
+    done = cli("list", "masker")
+    assert done.code == 0
+    assert done.err == "mmmask: plugin theirs (their-package) failed to load: RuntimeError: no licence\n"
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY_COMPONENT)
+def test_describe_every_component(cli, kind, name):
+    done = cli("describe", kind, name)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{kind} {name} (mmmask): ")
+    fields = [key for key in components().get(kind, name).Config.model_fields if key != "name"]
+    for key in fields:
+        assert re.search(rf"^  {key}: .+, (default|required)", done.out, re.MULTILINE), key
+    # every setting says what it means, in words of the user's
+    assert len(re.findall(r"^      \S", done.out, re.MULTILINE)) == len(fields)
+    assert not re.search(r"Pydantic|Annotated|typing|NoneType|None|True|False|<class|<function", done.out.partition("\n\n  ")[2])
+
+
+def test_describe_shows_types_defaults_bounds_and_meaning(cli):
+    out = cli("describe", "masker", "random").out
+    assert "  mask_ratio: float, default 0.75, >= 0 and < 1\n      share of the tokens that is hidden\n" in out
+    assert "  round_down: hidden | visible, default hidden\n" in out
+    out = cli("describe", "encoder", "vit").out
+    assert "  positions: a positions, default flat_sinusoid\n" in out
+    assert "  qkv_bias: bool, default true\n" in out
+    assert "  size: tiny | small | base | large | huge | giant | null, default null\n" in out
+    assert "  path: str, required\n" in cli("describe", "source", "folder").out
+
+
+def test_describe_of_an_unknown_component(mistake):
+    assert mistake("describe", "masker", "tubee") == (
+        "no masker is named 'tubee'. Did you mean 'tube'? Known: random, tube."
+    )
+    assert mistake("describe", "maskr", "tube").startswith("no kind of component is named 'maskr'. Did you mean")
+
+
+# show
+
+
+def test_what_show_prints_loads_again(cli, tmp_path):
+    done = cli("show", "omnimae/vit_base_released", "model.encoder.depth=3")
+    assert (done.code, done.err) == (0, "")
+    path = tmp_path / "again.yaml"
+    path.write_text(done.out)
+    expected = load_experiment("omnimae/vit_base_released", ["model.encoder.depth=3"])
+    assert load_experiment(path).to_data() == expected.to_data()
+    assert "# peak learning rate: 0.0016\n" in done.out
+    assert cli("show", path).out == done.out
+
+
+def test_show_counts_the_steps_of_epochs(cli, experiment):
+    done = cli("show", experiment, "training.steps=null", "training.epochs={long: 3}")
+    # 24 samples in batches of 8, three times
+    assert done.out.endswith("# steps: 9\n")
+
+
+def test_overrides_may_stand_before_and_after_options(cli, experiment, tmp_path):
+    plugin = tmp_path / "empty_plugin_of_a_test.py"
+    plugin.write_text("")
+    done = cli("show", experiment, "training.steps=5", "--plugin", plugin, "training.seed=3")
+    data = parse_yaml(done.out)
+    assert (data["training"]["steps"], data["training"]["seed"]) == (5, 3)
+
+
+def test_show_says_everything_that_is_wrong(mistake):
+    found = mistake("show", "quickstart", "training.steps=x", "model.encoder.widht=3", "foo=1", lines=3)
+    assert sorted(found.splitlines()) == [
+        "quickstart: foo: unknown key. Known: description, model, streams, training, data",
+        "quickstart: model.encoder.widht: unknown key. Did you mean 'width'? Known: name, size, width, depth, "
+        "num_heads, mlp_ratio, qkv_bias, norm_epsilon, prefix_tokens, activation_checkpointing, positions",
+        "quickstart: training.steps: should be a valid integer, not 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("quickstrat",), "no experiment is named 'quickstrat'. Did you mean 'quickstart'? Known: "),
+        (("nowhere.yaml",), "nowhere.yaml: there is no such file"),
+        (("quickstart", "training.steps"), "override: 'training.steps' is not `key.path=value`"),
+        (("quickstart", "streams.vidoes=null"), "quickstart: streams.vidoes: no stream to take out. Did you mean 'vid"),
+        (("quickstart", "streams=3"), "quickstart: streams: should be an object, not 3"),
+        (("quickstart", "--plugin", "nowhere.py"), "--plugin nowhere.py: there is no such file."),
+    ],
+)
+def test_show_of_what_cannot_be(mistake, arguments, message):
+    assert mistake("show", *arguments).startswith(message)
+
+
+# check
+
+
+def test_check_counts_and_reads_a_batch_of_every_stream(cli, experiment):
+    done = cli("check", experiment)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "parameters: 18,584 (encoder 14,712, decoders 3,736, heads 136)"
+    assert lines[1].startswith("long: grid 16 = 16 tokens, 4 visible, 12 predicted; 0.00 GFLOP forward, 0.00 in train")
+    assert "memory on one process: about 0 MiB for weights" in done.out
+    assert "peak learning rate 0.001, 6 steps, joint\n" in done.out
+    assert re.search(r"long: 24 samples; read 8 in \d\.\d\d s as torch.uint8 \(8, 2, 64\), values \d+ to \d+", done.out)
+    assert "short: 5 held-out samples\n" in done.out
+    assert lines[-1] == "ready to train"
+
+
+def test_check_names_bad_samples(cli, experiment):
+    done = cli("check", experiment, "streams.long.source.bad=[1]")
+    assert "long: bad sample sample 1: made to be bad\n" in done.out
+
+
+def test_check_of_a_source_that_is_not_there(mistake, tmp_path):
+    message = mistake("check", "quickstart", *SMALL, f"streams.images.source.path={tmp_path}/nowhere")
+    assert message.startswith(f"streams.images.source: source folder: {tmp_path}/nowhere does not exist.")
+
+
+def test_check_of_streams_that_do_not_fit_together(mistake):
+    message = mistake("check", "quickstart", *SMALL, "streams.videos.modality.patch_size=[4,8,8]",
+                      "streams.videos.modality.embedding=pixels_2x8x8x3")  # fmt: skip
+    assert "streams.videos.modality.embedding: 'pixels_2x8x8x3' belongs to tokens of another shape" in message
+
+
+# bench, env, sample-data
+
+
+@pytest.mark.slow
+def test_bench(cli, experiment):
+    done = cli(
+        "bench", experiment, "--samples", "2,3", "--repetitions", "1", "--precision", "fp32,bf16", "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    blocks = re.findall(r"^signals on cpu, (\w+); matmul peak [\d.]+ TFLOP/s in the same run$", done.out, re.MULTILINE)
+    assert blocks == ["fp32", "bf16"]
+    assert re.search(r"^long +2 ", done.out, re.MULTILINE)
+    assert re.search(r"^short +3 ", done.out, re.MULTILINE)
+    assert re.search(r"^long \+ short +5 ", done.out, re.MULTILINE)
+    assert len(re.findall(r"^the joint step takes \d+\.\d\d of the sum of its parts$", done.out, re.MULTILINE)) == 2
+    assert "peak memory" in done.out
+    assert re.search(r"^from files: [\d.]+ s a step, of which [\d.]+ s waiting for data$", done.out, re.MULTILINE)
+
+
+def test_bench_without_data_says_so(cli, tmp_path):
+    done = cli("bench", "quickstart", *SMALL, "streams.videos=null", "--samples", "1", "--repetitions", "1",
+               f"streams.images.source.path={tmp_path}/nowhere")  # fmt: skip
+    assert done.code == 0
+    assert "data wait: not measured, as there is no data: streams.images.source: " in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--samples", "2"), "--samples 2: expected a number for each of long, short"),
+        (("--samples", "2,a"), "--samples 2,a: expected a number for each of long, short"),
+        (("--samples", "2,0"), "--samples 2,0: expected a number for each of long, short"),
+        (("--precision", "fp8"), "--precision fp8: expected fp32 or bf16"),
+        (("--device", "nonsense"), "--device nonsense: "),
+    ],
+)
+def test_bench_with_options_that_cannot_be(mistake, experiment, options, message):
+    assert mistake("bench", experiment, *options).startswith(message)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
+def test_bench_needs_a_repetition(cli, experiment, number):
+    done = cli("bench", experiment, f"--repetitions={number}")
+    assert done.code == 2
+    assert "expected a whole number above zero" in done.err
+
+
+def test_env(cli):
+    done = cli("env")
+    assert (done.code, done.err) == (0, "")
+    for name in ("python", "platform", "mmmask", "torch", "torchdata", "numpy", "pillow", "av", "pydantic", "cpu"):
+        assert re.search(rf"^{name}: \S", done.out, re.MULTILINE)
+    assert re.search(r"^plugins of: .*mmmask", done.out, re.MULTILINE)
+
+
+def test_env_reports_broken_plugins(cli, monkeypatch):
+    from mmmask_registry import BrokenPlugin
+
+    monkeypatch.setattr(components(), "broken", [BrokenPlugin("theirs", "their-package", "RuntimeError: no licence")])
+    assert "broken plugin: theirs (their-package): RuntimeError: no licence\n" in cli("env").out
+
+
+@pytest.mark.slow
+def test_sample_data_writes_every_plugins_part(cli, tmp_path):
+    done = cli("sample-data", tmp_path / "corpus")
+    assert done.code == 0
+    assert re.search(r"sample data: \d+ files, [\d.]+ MiB in", done.err)
+    assert list((tmp_path / "corpus" / "images" / "train").glob("*/*.jpg"))
+    assert list((tmp_path / "corpus" / "videos" / "held_out").glob("*/*.mp4"))
+
+
+def test_sample_data_needs_a_folder(mistake, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert mistake("sample-data", tmp_path / "file").startswith(f"{tmp_path}/file: not a folder")
+    assert mistake("sample-data", tmp_path / "file" / "below").startswith(f"{tmp_path}/file/below: not a folder")
+
+
+# train
+
+
+def test_train_and_a_finished_run(cli, experiment, tmp_path):
+    arguments = ("train", experiment, "--output", tmp_path / "run", "training.steps=2", "--device", "cpu")
+    done = cli(*arguments)
+    assert done.code == 0, done.err
+    assert f"run: {tmp_path}/run, 2 steps done\n" in done.out
+    assert re.search(r"^step 2/2  loss long [\d.]+  short [\d.]+  \d+ samples/s  0:00 left$", done.err, re.MULTILINE)
+    assert "long: held-out loss" in done.out
+    assert "long: reconstructions in " in done.out
+    done = cli(*arguments)
+    assert done.code == 0
+    assert "2 steps done (it was finished before; --output starts another)" in done.out
+
+
+def test_train_with_other_settings_into_the_same_folder(cli, mistake, experiment, tmp_path):
+    run = tmp_path / "run"
+    assert cli("train", experiment, "--output", run, "training.steps=1", "--device", "cpu").code == 0
+    message = mistake(
+        "train", experiment, "--output", run, "training.steps=1", "model.encoder.depth=1", "training.seed=4", lines=3
+    )
+    assert message.splitlines() == [
+        f"{run}: model.encoder.depth: 2 in the run, now 1",
+        f"{run}: training.seed: 0 in the run, now 4",
+        f"{run}: these settings are not those of the run: start another run with --output, or set them back",
+    ]
+
+
+def test_train_where_something_else_is(mistake, experiment, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert mistake("train", experiment, "--output", tmp_path / "file").startswith(f"{tmp_path}/file: not a folder")
+    assert "not empty, and no run of mmmask: choose another folder" in mistake(
+        "train", experiment, "--output", tmp_path
+    )
+    assert "--device nonsense: " in mistake("train", experiment, "--output", tmp_path / "x", "--device", "nonsense")
