@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.interfaces import Component, Decoder, Embedding, PositionsChoice, Query
+from mmmask.builtins.transformer import TransformerSettings
+from mmmask.interfaces import Component, Decoder, Embedding, Query
 from mmmask.interfaces.component import build
-from mmmask.model.blocks import Block, Segment, initialize
+from mmmask.model.blocks import initialize
 
 
 class TransformerDecoder(Decoder):
@@ -23,13 +24,10 @@ class TransformerDecoder(Decoder):
     mask token and positions are projected once per grid and gathered.
     """
 
-    class Config(Decoder.Config):
+    class Config(TransformerSettings):
         width: int = Field(default=512, gt=0, description="width of a token inside the decoder")
         depth: int = Field(default=8, ge=0, description="number of blocks")
         num_heads: int = Field(default=16, gt=0, description="attention heads; must divide width")
-        mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over width")
-        qkv_bias: bool = Field(default=True, description="biases of the query, key and value projections")
-        norm_epsilon: float = Field(default=1e-6, gt=0, description="epsilon of every LayerNorm")
         positions_at: Literal["latent", "decoder"] = Field(
             default="latent",
             description="width at which mask token and positions live: the latents', projected afterwards (OmniMAE), "
@@ -38,17 +36,6 @@ class TransformerDecoder(Decoder):
         prefix: Literal["keep", "drop"] = Field(
             default="keep", description="what becomes of the encoder's prefix tokens"
         )
-        positions: PositionsChoice = Field(
-            default_factory=lambda: Component.Config(name="flat_sinusoid"),
-            validate_default=True,
-            description="positions of the tokens",
-        )
-
-        @model_validator(mode="after")
-        def _heads_divide_width(self) -> Any:  # noqa: ANN401 - Self
-            if self.width % self.num_heads:
-                raise ValueError(f"num_heads ({self.num_heads}) must divide width ({self.width})")
-            return self
 
     config: Config
 
@@ -56,10 +43,7 @@ class TransformerDecoder(Decoder):
         super().__init__(config, embeddings, latent_width)
         settings = self.config
         self.embed = nn.Linear(latent_width, settings.width)
-        self.blocks = nn.ModuleList(
-            Block(settings.width, settings.num_heads, settings.mlp_ratio, settings.qkv_bias, settings.norm_epsilon)
-            for _ in range(settings.depth)
-        )
+        self.blocks = settings.build_blocks()
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         initialize(self)
         token_width = latent_width if settings.positions_at == "latent" else settings.width
@@ -78,19 +62,11 @@ class TransformerDecoder(Decoder):
 
     def forward(self, queries: Sequence[Query]) -> list[Tensor]:
         """Features (batch, predicted, width) of every query."""
-        sequences = [self._sequence(query) for query in queries]
-        segments: list[Segment] = [(rows.shape[0], rows.shape[1]) for rows in sequences]
-        flat = [rows.flatten(0, 1) for rows in sequences]
-        rows = flat[0] if len(flat) == 1 else torch.cat(flat)
-        biases = [None] * len(segments)
-        for block in self.blocks:
-            rows = block(rows, segments, biases)
-        features, first = [], 0
-        for (batch, tokens), query in zip(segments, queries, strict=True):
-            sample = rows[first : first + batch * tokens].unflatten(0, (batch, tokens))
-            features.append(self.norm(sample[:, tokens - query.mask.predicted.shape[1] :]))
-            first += batch * tokens
-        return features
+        sequences = self.blocks([self._sequence(query) for query in queries])
+        return [
+            self.norm(rows[:, rows.shape[1] - query.mask.predicted.shape[1] :])
+            for rows, query in zip(sequences, queries, strict=True)
+        ]
 
     def _sequence(self, query: Query) -> Tensor:
         """prefix + latents + queries, at the decoder's width: (batch, rows, width)."""

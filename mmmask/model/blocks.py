@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmmask.model.attention import attention
 
@@ -59,12 +60,51 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=norm_epsilon)
         self.attn = Attention(width, num_heads, qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps=norm_epsilon)
-        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.mlp = MLP(width, round(width * mlp_ratio))
 
     def forward(self, rows: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
         """(rows, width) -> (rows, width)."""
         rows = rows + self.attn(self.norm1(rows), segments, biases)
         return rows + self.mlp(self.norm2(rows))
+
+
+class Blocks(nn.ModuleList):
+    """A stack of blocks over several groups of sequences at once.
+
+    Args:
+        recompute: makes each block's activations again in backward: less memory, a third more time.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        norm_epsilon: float,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__(Block(width, num_heads, mlp_ratio, qkv_bias, norm_epsilon) for _ in range(depth))
+        self.recompute = recompute
+
+    def forward(self, groups: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+        """(batch, tokens, width) of every group -> the same shapes.
+
+        Args:
+            biases: per group, added to the attention logits; None for none at all.
+        """
+        segments: list[Segment] = [(group.shape[0], group.shape[1]) for group in groups]
+        biases = biases or [None] * len(groups)
+        flat = [group.flatten(0, 1) for group in groups]
+        rows = flat[0] if len(flat) == 1 else torch.cat(flat)
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                rows = checkpoint(block, rows, segments, biases, use_reentrant=False)
+            else:
+                rows = block(rows, segments, biases)
+        sizes = [batch * tokens for batch, tokens in segments]
+        return [part.unflatten(0, segment) for part, segment in zip(rows.split(sizes), segments, strict=True)]
 
 
 def initialize(module: nn.Module) -> None:

@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces.modality import Modality
-from mmmask.interfaces.tokens import Grid, Tokens, TokenSpec, patchify, unpatchify
+from mmmask.interfaces.tokens import Grid, Tokens, patchify, unpatchify
 from mmmask_image.preparation import ImagePreparation
-from mmmask_pixels.settings import PixelConfig, Positive, cells, crop_settings, embedding_key, token_spec
+from mmmask_pixels.modality import PixelModality
+from mmmask_pixels.settings import PixelConfig, Positive, cells, crop_settings
 
 
-class ImageModality(Modality):
+class ImageModality(PixelModality):
     """Pictures (channels, height, width).
 
     With a patch size of three numbers, such as (2, 16, 16), a picture is a still: as many equal frames as the first
@@ -28,19 +28,7 @@ class ImageModality(Modality):
             "equal frames, on the embedding it shares with videos",
         )
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._spec = token_spec(config)
-
-    @property
-    def spec(self) -> TokenSpec:
-        """What a token is."""
-        return self._spec
-
-    @property
-    def embedding(self) -> str:
-        """Shared with every image and video of the same patch size and channels, unless the settings name another."""
-        return embedding_key(self.config)
+    config: Config
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmmask.interfaces.modality import Modality
-from mmmask.interfaces.tokens import Grid, Tokens, TokenSpec, patchify, unpatchify
+from mmmask.interfaces.tokens import Grid, Tokens, patchify, unpatchify
 from mmmask_pixels.crop import Interpolation
+from mmmask_pixels.modality import PixelModality
 from mmmask_pixels.settings import (
     PixelConfig,
     Positive,
@@ -17,14 +17,12 @@ from mmmask_pixels.settings import (
     Share,
     cells,
     crop_settings,
-    embedding_key,
-    token_spec,
 )
 from mmmask_video.preparation import VideoPreparation
 from mmmask_video.sampling import ClipSampler
 
 
-class VideoModality(Modality):
+class VideoModality(PixelModality):
     """Clips (channels, frames, height, width)."""
 
     class Config(PixelConfig):
@@ -70,19 +68,7 @@ class VideoModality(Modality):
                 raise ValueError(f"channels {self.channels}: videos are decoded as grey (1) or colour (3)")
             return self
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._spec = token_spec(config)
-
-    @property
-    def spec(self) -> TokenSpec:
-        """What a token is."""
-        return self._spec
-
-    @property
-    def embedding(self) -> str:
-        """Shared with every image and video of the same patch size and channels, unless the settings name another."""
-        return embedding_key(self.config)
+    config: Config
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
