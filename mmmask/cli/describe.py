@@ -62,8 +62,8 @@ def _plain(default: object) -> str:
     """A default as YAML would have it; of a component, its name."""
     if isinstance(default, dict):
         return str(default.get("name", default))
-    if hasattr(default, "name"):
-        return default.name
+    if name := getattr(default, "name", None):
+        return str(name)
     if default is None or isinstance(default, bool):
         return {None: "null", True: "true", False: "false"}[default]
     return str(list(default) if isinstance(default, tuple) else default)
