@@ -72,11 +72,12 @@ class VideoPreparation(Preparation):
         return self.crop(decoded, generator).transpose(0, 1).contiguous()
 
     def show(self, sample: Tensor) -> np.ndarray:
-        """Up to eight frames side by side, evenly chosen: uint8 (height, frames * width, 3)."""
+        """Up to eight frames, evenly chosen, with a white line between them: uint8 (height, frames * (width + 1), 3)."""
         count = sample.shape[1]
         shown = min(count, FILM_STRIP)
         chosen = [i * (count - 1) // max(1, shown - 1) for i in range(shown)]
-        return np.concatenate([picture(sample[:, i]) for i in chosen], axis=1)
+        frames = [picture(sample[:, i]) for i in chosen]
+        return np.concatenate([np.pad(f, ((0, 0), (0, 1), (0, 0)), constant_values=255) for f in frames], axis=1)
 
     def _keep(self, pixels: np.ndarray) -> Tensor:
         """uint8 (channels, height, width) of (height, width, channels), shrunk."""

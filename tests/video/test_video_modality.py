@@ -168,10 +168,10 @@ def test_show_is_a_film_strip():
     preparation = clips(size=16, num_frames=16).preparation
     sample = (torch.arange(16) / 255).view(1, 16, 1, 1).expand(3, -1, 16, 16)
     shown = preparation.show(sample)
-    assert shown.shape == (16, 8 * 16, 3)
-    assert shown[0, ::16, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 15]
-    assert preparation.show(sample[:, :2]).shape == (16, 32, 3)
-    assert preparation.show(sample[:, :1]).shape == (16, 16, 3)
+    assert shown.shape == (16, 8 * 17, 3)
+    assert shown[0, ::17, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 15]
+    assert preparation.show(sample[:, :2]).shape == (16, 34, 3)
+    assert preparation.show(sample[:, :1]).shape == (16, 17, 3)
 
 
 def test_extensions():
