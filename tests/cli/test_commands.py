@@ -13,7 +13,12 @@ SMALL = (
     "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
     "model.decoder.depth=1", "model.decoder.num_heads=2", "data.workers=0",
 )  # fmt: skip
-EVERY_COMPONENT = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
+EVERY_COMPONENT = [
+    (kind, entry.name)
+    for kind, registry in components().registries.items()
+    for entry in registry
+    if entry.supplier == "mmmask"
+]
 
 
 @pytest.fixture
@@ -78,7 +83,7 @@ def test_list_names_every_component_and_experiment(cli):
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     for kind, name in [*EVERY_COMPONENT, *(("experiment", name) for name in shipped_experiments())]:
-        assert any(re.match(rf"{kind} +{re.escape(name)} +mmmask  \S", line) for line in lines), (kind, name)
+        assert any(re.match(rf"{kind} +{re.escape(name)} +mmmask +\S", line) for line in lines), (kind, name)
 
 
 @pytest.mark.parametrize("kind", ["masker", "maskers", "positions", "position", "experiment", "experiments"])
@@ -130,9 +135,8 @@ def test_describe_shows_types_defaults_bounds_and_meaning(cli):
 
 
 def test_describe_of_an_unknown_component(mistake):
-    assert mistake("describe", "masker", "tubee") == (
-        "no masker is named 'tubee'. Did you mean 'tube'? Known: random, tube."
-    )
+    message = mistake("describe", "masker", "tubee")
+    assert message.startswith("no masker is named 'tubee'. Did you mean 'tube'? Known: ")
     assert mistake("describe", "maskr", "tube").startswith("no kind of component is named 'maskr'. Did you mean")
 
 

@@ -45,25 +45,22 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
         training__precision="fp16",
         training__log__evry=3,
     )
-    known = (
-        "steps, epochs, mixing, accumulate, precision, seed, compile, optimizer, schedule, checkpoint, log, evaluate"
-    )
-    assert sorted(found) == sorted(
-        [
-            "model.encoder.positions.name: no positions is named 'sinus'. Known: flat_sinusoid.",
-            "model.decoder: expected the name of a decoder and its settings, as {name: ..., ...}. Known: transformer.",
-            "streams.long.masker.name: no masker is named 'tubee'. Did you mean 'tube'? Known: random, tube.",
-            "streams.short.masker.mask_rato: unknown key. Did you mean 'mask_ratio'? "
-            "Known: name, mask_ratio, round_down",
-            "streams.short.loss: required, and not given",
-            "streams.short.batch_size: should be a valid integer, not '8'",
-            "training.precision: should be 'fp32' or 'bf16', not 'fp16'",
-            "training.optimizer.learning_rate: should be greater than 0, not -1",
-            f"training.optimiser: unknown key. Did you mean 'optimizer'? Known: {known}",
-            "training.log.evry: unknown key. Did you mean 'every'? Known: every, reconstruct_every, tensorboard",
-            "modle: unknown key. Did you mean 'model'? Known: description, model, streams, training, data",
-        ]
-    )
+    # each up to the names that are known, which grow with every component
+    starts = [
+        "model.decoder: expected the name of a decoder and its settings, as {name: ..., ...}. Known: ",
+        "model.encoder.positions.name: no positions is named 'sinus'.",
+        "modle: unknown key. Did you mean 'model'? Known: description, model, streams, training, data",
+        "streams.long.masker.name: no masker is named 'tubee'. Did you mean 'tube'? Known: ",
+        "streams.short.batch_size: should be a valid integer, not '8'",
+        "streams.short.loss: required, and not given",
+        "streams.short.masker.mask_rato: unknown key. Did you mean 'mask_ratio'? Known: name, mask_ratio, round_down",
+        "training.log.evry: unknown key. Did you mean 'every'? Known: every, reconstruct_every, tensorboard",
+        "training.optimiser: unknown key. Did you mean 'optimizer'? Known: steps, epochs, mixing, accumulate, ",
+        "training.optimizer.learning_rate: should be greater than 0, not -1",
+        "training.precision: should be 'fp32' or 'bf16', not 'fp16'",
+    ]
+    for problem, start in zip(sorted(found), starts, strict=True):
+        assert problem.startswith(start)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_one_broken_plugin_is_reported_and_the_others_work(plugin, body, reason)
     assert (broken.name, broken.supplier) == (name, name)
     assert reason in broken.reason
     # none of its names was taken, built-in ones and those of others are there
-    assert [entry.name for entry in found.registry("masker")] == ["mine", "random", "tube"]
+    assert [entry.name for entry in found.registry("masker") if entry.supplier != "mmmask"] == ["mine"]
     assert found.get("masker", "random").__module__ == "mmmask.builtins.maskers"
     assert not found.manager.has_plugin(f"{name}:{name}")
 
@@ -80,10 +80,9 @@ def test_a_broken_plugin_is_named_where_one_of_its_names_may_be_missing(plugin):
     found = Components([plugin("plugin_raises", "raise RuntimeError('no licence')")])
     with pytest.raises(UnknownName) as raised:
         found.get("masker", "theirs")
-    assert str(raised.value) == (
-        "no masker is named 'theirs'. Known: random, tube. "
-        "Plugins that failed to load: plugin_raises (plugin_raises): RuntimeError: no licence."
-    )
+    assert str(raised.value).startswith("no masker is named 'theirs'. Known: ")
+    failed = " Plugins that failed to load: plugin_raises (plugin_raises): RuntimeError: no licence."
+    assert str(raised.value).endswith(failed)
 
 
 def test_of_two_plugins_that_claim_one_name_the_second_is_refused_whole(plugin):
@@ -155,7 +154,7 @@ def test_a_plugin_file_that_cannot_be_used_says_why_and_takes_no_name(tmp_path, 
         found.add_plugin_file(path)
     assert reason in str(raised.value)
     assert path in str(raised.value)
-    assert [entry.name for entry in found.registry("masker")] == ["random", "tube"]
+    assert {entry.supplier for entry in found.registry("masker")} == {"mmmask"}
     assert not found.manager.has_plugin(path)
 
 
