@@ -20,17 +20,18 @@ class BadSamples:
     many draws also that of failed draws, so that a huge source that is half broken does not go unnoticed.
 
     Args:
-        path: the file; what it holds is known already. None on processes that do not write.
+        path: the file; what it holds is known already.
         sizes: {stream: samples in its source}.
         max_share: above it the run stops.
+        write: whether this process writes the file; all must read it, or they would not stop together.
     """
 
-    def __init__(self, path: Path | None, sizes: Mapping[str, int], max_share: float) -> None:
-        self.path, self.sizes, self.max_share = path, dict(sizes), max_share
+    def __init__(self, path: Path, sizes: Mapping[str, int], max_share: float, write: bool = True) -> None:
+        self.path, self.sizes, self.max_share, self.write = path, dict(sizes), max_share, write
         self.known: dict[str, set[str]] = {name: set() for name in sizes}
         self.draws = dict.fromkeys(sizes, 0)
         self.failed = dict.fromkeys(sizes, 0)
-        if path and path.exists():
+        if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
                 self.known.setdefault(record["stream"], set()).add(record["sample"])
@@ -47,7 +48,7 @@ class BadSamples:
         for record in records:
             if record.sample not in self.known[stream]:
                 self.known[stream].add(record.sample)
-                if self.path:
+                if self.write:
                     line = {"step": step, "stream": stream, "sample": record.sample, "reason": record.reason}
                     with self.path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def processes(device: str | None) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
 
     Raises:
-        MmmaskError: the device does not exist here.
+        MmmaskError: the device does not exist here, or another process ended before its time.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -67,7 +68,15 @@ def processes(device: str | None) -> Iterator[Processes]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world_size, chosen)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why ({reason})") from error
     finally:
+        # lets gloo's threads put down the tensors of the last collective, for which they need the interpreter's lock:
+        # whoever destroys the group may hold it, and waits for these threads
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 

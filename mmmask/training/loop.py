@@ -114,9 +114,10 @@ class TrainingLoop:
             pin=self.device.type == "cuda",
         )
         self.bad_samples = BadSamples(
-            folder.bad_samples if processes.is_main else None,
+            folder.bad_samples,
             {name: len(loader.source) for name, loader in self.streams.loaders.items()},
             self.experiment.data.max_bad_share,
+            write=processes.is_main,
         )
         if checkpoint:
             self.bad_samples.load_state(checkpoint["bad_samples"])
@@ -270,9 +271,13 @@ class TrainingLoop:
     def _wrap(self, step: TrainingStep) -> Any:  # noqa: ANN401 - the module, or DDP around it
         if self.processes.world_size == 1:
             return step
-        # with `alternate` mixing a step leaves the other streams' heads and decoders without gradient
-        alternate = self.experiment.training.mixing == "alternate"
-        return DistributedDataParallel(step, find_unused_parameters=alternate)
+        # with `alternate` mixing a step leaves without gradient what only the other streams use
+        streams = self.model.streams.items()
+        parts = {
+            (s.modality.embedding, s.decoder, s.head, name if name in self.model.losses else "") for name, s in streams
+        }
+        unused = self.experiment.training.mixing == "alternate" and len(parts) > 1
+        return DistributedDataParallel(step, find_unused_parameters=unused)
 
 
 class _Window:

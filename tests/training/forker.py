@@ -9,7 +9,9 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
+import time
 import traceback
 
 for module in ("mmmask.cli.train", "mmmask.training.run", "mmmask.cli.progress", "mmmask.pictures",
@@ -42,6 +44,18 @@ def become(request):
     os._exit(code or 0)
 
 
+def wait(pid, seconds=60):
+    """Its exit code; a process that hangs is killed, which no test expects of it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGABRT)
+        time.sleep(0.01)
+
+
 for line in iter(sys.stdin.readline, ""):
     request = json.loads(line)
     if "start" in request:
@@ -50,5 +64,5 @@ for line in iter(sys.stdin.readline, ""):
             become(request)
         answer = {"pid": pid}
     else:
-        answer = {"code": os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])}
+        answer = {"code": wait(request["wait"])}
     print(json.dumps(answer), flush=True)
