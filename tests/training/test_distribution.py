@@ -1,0 +1,150 @@
+"""Several processes train on the same samples as one; gloo on the CPU."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+NEAR = {"rel_tol": 2e-4, "abs_tol": 1e-5}
+
+
+def same_up_to_rounding(one, several):
+    assert [line.keys() for line in one.metrics] == [line.keys() for line in several.metrics]
+    for line, other in zip(one.metrics, several.metrics, strict=True):
+        for key, value in line.items():
+            if key.startswith("loss") or key == "gradient_norm":
+                assert math.isclose(value, other[key], **NEAR), (line["step"], key, value, other[key])
+            else:
+                assert value == other[key], (line["step"], key)
+    assert one.state["consumed"] == several.state["consumed"]
+    assert one.state["bad_samples"] == several.state["bad_samples"]
+    assert sorted(map(str, one.bad_samples)) == sorted(map(str, several.bad_samples))
+    for line, other in zip(one.evaluations, several.evaluations, strict=True):
+        assert line.keys() == other.keys()
+        assert math.isclose(line["loss"], other["loss"], **NEAR)
+    for key, value in one.state["model"].items():
+        torch.testing.assert_close(value, several.state["model"][key], rtol=1e-3, atol=2e-4, msg=key)
+
+
+@pytest.mark.parametrize("mixing", ["joint", "alternate"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_processes_train_as_one(reference, experiment_file, mixing, workers):
+    file = experiment_file(mixing)
+    same_up_to_rounding(reference(file), reference(file, f"data.workers={workers}", processes=2))
+
+
+def test_with_heads_and_decoders_of_their_own(reference, experiment_file):
+    """With `alternate` mixing a step then leaves parameters without gradient."""
+    file = experiment_file("alternate")
+    own = ("streams.short.head=short", "streams.short.decoder=short", "streams.long.modality.patch=8")
+    same_up_to_rounding(reference(file, *own), reference(file, *own, processes=2))
+
+
+def test_micro_batches_and_processes_are_one_partition(reference, experiment_file):
+    """Four micro-batches on one process see the masks and samples of two on each of two."""
+    file = experiment_file()
+    one = reference(file, "training.accumulate=4")
+    same_up_to_rounding(one, reference(file, processes=2))
+    for line in one.metrics:
+        assert line["samples"] == 16 * line["step"]
+        assert line["distinct_samples"] == 12 * line["step"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_goes_on_with_another_number_of_processes(train, left, reference, experiment_file, tmp_path, before, after):
+    file = experiment_file()
+    ended = train(file, tmp_path / "run", moment="sigint:5", processes=before)
+    for process in ended if before > 1 else [ended]:
+        assert process.code in (0, 130), process.err
+    ended = train(file, tmp_path / "run", processes=after)
+    for process in ended if after > 1 else [ended]:
+        assert process.code == 0, process.err
+    run = left(tmp_path / "run")
+    same_up_to_rounding(reference(file), run)
+    if before == after == 2:
+        run.same_as(reference(file, processes=2))
+
+
+def test_a_killed_run_of_two_processes_goes_on_exactly(train, left, reference, experiment_file, tmp_path):
+    file = experiment_file("alternate")
+    for moment in ("half_checkpoint:2", "metrics:7"):
+        main, other = train(file, tmp_path / "run", moment=moment, processes=2)
+        assert main.code == -signal.SIGKILL
+        assert other.code == 2
+        assert "another process has ended" in other.err
+        assert "Traceback" not in other.err
+    for process in train(file, tmp_path / "run", processes=2):
+        assert process.code == 0, process.err
+    left(tmp_path / "run").same_as(reference(file, processes=2))
+
+
+def test_a_batch_that_does_not_divide_is_an_error(train, experiment_file, tmp_path):
+    ended = train(experiment_file(), tmp_path / "run", "streams.short.batch_size=6", processes=2)
+    for process in ended:
+        assert process.code == 2
+        assert "Traceback" not in process.err
+        assert "streams.short.batch_size: 6 does not divide by processes x accumulate x replicate (2 x 2 x 1)" in (
+            process.err
+        )
+
+
+def test_too_many_bad_samples_stop_all_processes(train, experiment_file, tmp_path):
+    """Each process judges alike, also after a resume, when earlier bad samples are known from the file only."""
+    file = experiment_file()
+    train(file, tmp_path / "run", moment="sigint:4", processes=2)
+    ended = train(file, tmp_path / "run", "data.max_bad_share=0.13", processes=2)
+    for process in ended:
+        assert process.code == 2, process.err
+        assert "4 of 24 samples could not be decoded" in process.err
+        assert "Traceback" not in process.err
+
+
+def test_an_error_of_the_main_process_ends_all(train, experiment_file, tmp_path):
+    """Only the main process looks at the run's folder."""
+    file = experiment_file()
+    train(file, tmp_path / "run", moment="sigint:2", processes=2)
+    ended = train(file, tmp_path / "run", "training.seed=5", processes=2)
+    for process in ended:
+        assert process.code == 2, process.err
+        assert "Traceback" not in process.err
+    assert "training.seed: 0 in the run, now 5" in ended[0].err
+
+
+def test_a_loss_that_is_no_number_stops_all_processes(train, experiment_file, tmp_path):
+    ended = train(experiment_file(), tmp_path / "run", "streams.short.source.nan_at=3", processes=2)
+    for process in ended:
+        assert process.code == 2, process.err
+        assert "the loss is not finite (short: nan)" in process.err
+        assert "Traceback" not in process.err
+
+
+@pytest.mark.slow
+def test_torchrun(left, reference, experiment_file, signals, tmp_path):
+    """`torchrun -m mmmask train ...` itself, stopped with Ctrl-C, started again."""
+    file, output = experiment_file("alternate"), tmp_path / "run"
+    moments = os.path.join(os.path.dirname(__file__), "moments.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmmask"]
+    command += ["train", file, "--output", output, "--plugin", signals.PLUGIN_FILE, "--plugin", moments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=environment | {"TEST_MOMENT": "slow:0.5"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    metrics = output / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    assert "the same command goes on from there" in out, err
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    left(output).same_as(reference(file, processes=2))
+    assert "arning" not in ended.stderr
