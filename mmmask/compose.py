@@ -81,6 +81,8 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         # `masker: tube` is short for `masker: {name: tube}`
         if isinstance(old, str) and isinstance(value, dict) and "name" not in value:
             old = {"name": old}
+        if isinstance(value, str) and isinstance(old, dict) and "name" in old:
+            value = {"name": value}
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmmask.interfaces import Grid, MaskContext, Masker
+from mmmask_registry import MmmaskError
 
 
 class RandomMasker(Masker):
@@ -51,7 +52,13 @@ class TubeMasker(Masker):
         return noise.argsort(dim=1).argsort(dim=1).repeat(1, steps)
 
     def num_hidden(self, grid: Grid, step: int) -> int:
-        """Whole tubes: steps * the hidden cells of one step."""
+        """Whole tubes: steps * the hidden cells of one step.
+
+        Raises:
+            MmmaskError: the grid has a single axis.
+        """
+        if len(grid) < 2:
+            raise MmmaskError(f"masker 'tube' needs a grid of two axes or more, not {tuple(grid)}: use 'random'")
         return grid[0] * _count(math.prod(grid[1:]), self.config.mask_ratio, self.config.round_down)
 
 

@@ -19,10 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints parameters, tokens, operations and memory, then reads one batch of every stream."""
     experiment = load(arguments)
+    from mmmask.cli.sample_data import write_sample_data_of
     from mmmask.cost import meta_model, parameters, stream_cost
     from mmmask.data.streams import total_steps
     from mmmask.training.optimizer import peak_learning_rate
 
+    write_sample_data_of(experiment)
     model = meta_model(experiment)
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")

@@ -103,6 +103,8 @@ def _sample(model: MaskedModel, stream: str, path: str) -> Tensor:
         return preparation.prepare(preparation.decode(SourceFile(path), None), None)
     except BadSample as error:
         raise MmmaskError(f"{path}: {error}") from error
+    except Exception as error:  # a modality whose samples are not files meets a file here for the first time
+        raise MmmaskError(f"{path}: stream {stream!r} cannot decode files: {type(error).__name__}: {error}") from error
 
 
 def _maskers(model: MaskedModel, stream: str, ratios: list[float]) -> dict[str, Masker]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_plugin, load_plugins
+
+if TYPE_CHECKING:
+    from mmmask.experiment import Experiment
 from mmmask_registry import MmmaskError
 
 
@@ -21,6 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
     load_plugins(arguments)
     write_sample_data(Path(arguments.folder), arguments.seed)
     return 0
+
+
+def write_sample_data_of(experiment: Experiment) -> None:
+    """Writes the corpus that an experiment asks for with `data.sample_data`, if it is not there yet."""
+    if experiment.data.sample_data:
+        write_sample_data(Path(experiment.data.sample_data))
 
 
 def write_sample_data(folder: Path, seed: int = 0) -> None:

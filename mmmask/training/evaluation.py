@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -69,12 +69,14 @@ def evaluate(model: MaskedModel, stream: str, samples: Sequence[Tensor], device:
     for first in range(0, len(samples), BATCH):
         part = samples[first : first + BATCH]
         batch = torch.stack(list(part)).to(device)
+        others = torch.stack([samples[(first + row + 1) % len(samples)] for row in range(len(part))]).to(device)
         tokens = model.tokenize(stream, batch)
         mask = model.draw_masks({stream: tokens}, {}, 0, {stream: (first, len(samples))})[stream]
         prediction = _predict(model, stream, tokens, mask)
         loss = model.stream_loss(stream, prediction, tokens, mask)
-        others = replace(tokens, content=tokens.content.roll(1, dims=0))
-        shuffled = model.stream_loss(stream, _predict(model, stream, others, mask), tokens, mask)
+        shuffled = model.stream_loss(
+            stream, _predict(model, stream, model.tokenize(stream, others), mask), tokens, mask
+        )
         errors = (0.0, 0.0)
         if restorable:
             try:

@@ -40,7 +40,7 @@ class TensorBoardWriter:
         """Opens the events; what an interrupted run wrote after its last checkpoint is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.folder), purge_step=run.step + 1 if run.step else None)
+        self._writer = SummaryWriter(str(self.folder), purge_step=run.step + 1)
 
     @hookimpl
     def step_ended(self, run: RunState, metrics: dict[str, Any]) -> None:

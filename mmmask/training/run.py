@@ -112,14 +112,16 @@ def train(
         loop = TrainingLoop(state, folder, peers, manager.hook)
         for plugin in own:
             manager.register(plugin)
-        outcome = "failed"
+        already = state.step >= state.total_steps
+        outcome = "finished" if already else "failed"
         try:
-            with Interruption() as interruption:
-                already = state.step >= state.total_steps
-                outcome = "finished" if already else loop.run(interruption)
+            if not already:
+                with Interruption() as interruption:
+                    outcome = loop.run(interruption)
         finally:
             loop.close()
-            manager.hook.run_ended(run=state, outcome=outcome)
+            if not already:
+                manager.hook.run_ended(run=state, outcome=outcome)
             for plugin in own:
                 manager.unregister(plugin)
     return Run(folder.path, experiment, outcome)

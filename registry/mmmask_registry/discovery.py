@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def load_plugin_file(path: str) -> ModuleType:
     file = Path(path)
     if not file.is_file():
         raise MmmaskError(f"--plugin {path}: there is no such file.")
-    name = f"mmmask_plugin_file_{file.stem}"
+    # the path is part of the name: two files may be called alike
+    name = f"mmmask_plugin_file_{file.stem}_{zlib.crc32(str(file.resolve()).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise MmmaskError(f"--plugin {path}: not a Python file (expected a name ending in .py).")
