@@ -157,7 +157,8 @@ def test_another_name_by_override_drops_the_old_components_settings():
 
 def test_a_bare_name_stands_for_a_block():
     data = {"masker": {"name": "random", "mask_ratio": 0.9}}
-    assert apply_overrides(data, ["masker=tube"]) == {"masker": "tube"}
+    assert apply_overrides(data, ["masker=tube"]) == {"masker": {"name": "tube"}}
+    assert apply_overrides(data, ["masker=random"]) == data  # the same component keeps its settings
     assert apply_overrides(data, ["masker=tube", "masker.mask_ratio=0.5"]) == {
         "masker": {"name": "tube", "mask_ratio": 0.5}
     }
