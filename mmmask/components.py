@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -72,7 +73,7 @@ class Components:
             failed = "; ".join(f"{plugin.name} ({plugin.supplier}): {plugin.reason}" for plugin in self.broken)
             raise UnknownName(kind, name, error.known, hint=f" Plugins that failed to load: {failed}.") from None
 
-    def add_plugin_file(self, path: str) -> None:
+    def add_plugin_file(self, path: str) -> ModuleType:
         """Takes the components and hooks of a Python file (`--plugin FILE.py`).
 
         Raises:
@@ -89,6 +90,7 @@ class Components:
             known = isinstance(error, MmmaskError | ValueError | pluggy.PluginValidationError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             raise MmmaskError(f"--plugin {path}: {reason}") from error
+        return module
 
     def _collect(self, plugin_name: str, supplier: str) -> None:
         """Calls one plugin's `register_components`; either all of its names are taken or none."""

@@ -1,6 +1,5 @@
 """One thread, no surprises of time in generated tests, and the test-only modality of `signals.py`."""
 
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -19,5 +18,4 @@ def signals():
     """The module tests/signals.py, taken once as the plugin file that it is; `signals.PLUGIN_FILE` is its path."""
     from mmmask.components import components
 
-    components().add_plugin_file(str(SIGNALS))
-    return sys.modules["mmmask_plugin_file_signals"]
+    return components().add_plugin_file(str(SIGNALS))
