@@ -72,7 +72,7 @@ class VideoPreparation(Preparation):
         return self.crop(decoded, generator).transpose(0, 1).contiguous()
 
     def show(self, sample: Tensor) -> np.ndarray:
-        """Up to eight frames, evenly chosen, with a white line between them: uint8 (height, frames * (width + 1), 3)."""
+        """Up to eight frames, evenly chosen, a white line between them: uint8 (height, frames * (width + 1), 3)."""
         count = sample.shape[1]
         shown = min(count, FILM_STRIP)
         chosen = [i * (count - 1) // max(1, shown - 1) for i in range(shown)]
