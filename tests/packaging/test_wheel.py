@@ -43,9 +43,7 @@ def environment(tmp_path):
     folder = tmp_path / "environment"
     venv.create(folder, with_pip=False)
     (own,) = folder.glob("lib/python*/site-packages")
-    borrowed = sorted(
-        {str(Path(module.__file__).parents[1]) for module in (__import__("torch"), __import__("pydantic"))}
-    )
+    borrowed = sorted({str(Path(module.__file__).parents[1]) for module in (torch, pydantic)})
     # comes after its own packages; the .pth of an editable install in there is not followed
     (own / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
 
