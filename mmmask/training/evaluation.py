@@ -40,14 +40,18 @@ class Evaluation:
 
 
 def held_out_samples(loader: SampleLoader, count: int) -> list[Tensor]:
-    """The first samples of a source that can be decoded, prepared without randomness.
+    """Samples from all over a source that can be decoded, prepared without randomness.
+
+    Evenly spaced first, as sources are often sorted by label; then whichever are needed in place of bad ones.
 
     Raises:
         SourceError: not one can be decoded.
     """
     samples: list[Tensor] = []
     reason = ""
-    for index in range(len(loader.source)):
+    size = len(loader.source)
+    spaced = [number * size // count for number in range(count)] if count < size else list(range(size))
+    for index in dict.fromkeys([*spaced, *range(size)]):
         if len(samples) == count:
             break
         try:

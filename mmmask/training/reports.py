@@ -39,9 +39,9 @@ class HeldOut:
 
     @cached_property
     def pictured(self) -> dict[str, list[Tensor]]:
-        """The samples that are drawn: held-out ones, else the source's first."""
+        """The samples that are drawn: held-out ones, else the source's own."""
         return {
-            name: self.samples[name][:PICTURED]
+            name: self.samples[name][:: max(1, len(self.samples[name]) // PICTURED)][:PICTURED]
             if name in self.samples
             else held_out_samples(sample_loader(self.experiment, name), PICTURED)
             for name in self.experiment.streams
