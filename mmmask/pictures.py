@@ -58,9 +58,9 @@ def reconstruct(
         noise = rows_noise(derive_seed(seed, "picture"), 0, len(batch), batch.device)
         mask = draw_mask(masker, None, MaskContext(tokens.grid, len(batch), batch.device, noise, 0, tokens))
         latents = model.latents({stream: tokens}, {stream: mask})
-        prediction = model.predictions({stream: tokens}, {stream: mask}, latents)[stream].float()
+        prediction = model.predictions({stream: tokens}, {stream: mask}, latents)[stream]
         statistics = None if true_statistics else mask.visible
-        restored = part.loss.restore(prediction, tokens, mask.predicted, statistics)
+        restored = model.restore(stream, prediction, tokens, mask.predicted, statistics)
         hidden_share = f"{mask.hidden.float().mean().item():.0%} hidden"
         found.append(Reconstruction(label or hidden_share, *_compose(tokens, mask, restored)))
     return tokens, found

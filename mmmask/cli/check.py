@@ -19,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints parameters, tokens, operations and memory, then reads one batch of every stream."""
     experiment = load(arguments)
-    from mmmask.cli.sample_data import write_sample_data_of
+    from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.cost import meta_model, parameters, stream_cost
     from mmmask.data.streams import total_steps
     from mmmask.training.optimizer import peak_learning_rate
 
-    write_sample_data_of(experiment)
+    write_what_is_asked_for(experiment)
     model = meta_model(experiment)
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     state = 16 * counts["total"]  # float32 weight, gradient and two moments
     print(
         f"memory on one process: about {_size(state)} for weights, gradients and optimiser, "
-        f"{_size(activations)} for activations of a micro-batch ({training.precision})"
+        f"{_size(activations)} for activations of a micro-batch ({training.precision}; more processes and "
+        "training.accumulate divide them)"
     )
     print(f"peak learning rate {peak_learning_rate(experiment):g}, {total_steps(experiment)} steps, {training.mixing}")
     return _read_batches(experiment)
@@ -66,6 +67,8 @@ def _read_batches(experiment: Experiment) -> int:
             f"{name}: {size} samples; read {distinct} in {seconds:.2f} s as {samples.dtype} {tuple(samples.shape)}, "
             f"values {samples.min().item()} to {samples.max().item()}"
         )
+        waiting = samples.nbytes / len(samples) * stream.batch_size / experiment.training.accumulate
+        print(f"{name}: up to {_size(waiting * max(1, experiment.data.workers))} of batches under way in the workers")
         for bad in batch.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:

@@ -10,7 +10,6 @@ from mmmask.cli.arguments import add_plugin, load_plugins
 
 if TYPE_CHECKING:
     from mmmask.experiment import Experiment
-from mmmask_registry import MmmaskError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,35 +22,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes every plugin's part of the corpus."""
     load_plugins(arguments)
-    write_sample_data(Path(arguments.folder), arguments.seed)
+    show_writing(Path(arguments.folder), arguments.seed)
     return 0
 
 
-def write_sample_data_of(experiment: Experiment) -> None:
-    """Writes the corpus that an experiment asks for with `data.sample_data`, if it is not there yet."""
+def write_what_is_asked_for(experiment: Experiment) -> None:
+    """The corpus of `data.sample_data`, if the experiment has one."""
     if experiment.data.sample_data:
-        write_sample_data(Path(experiment.data.sample_data))
+        show_writing(Path(experiment.data.sample_data))
 
 
-def write_sample_data(folder: Path, seed: int = 0) -> None:
-    """Calls every plugin's writer, with a progress line, and says what there is.
-
-    Raises:
-        MmmaskError: the folder cannot be written to.
-    """
+def show_writing(folder: Path, seed: int = 0) -> None:
+    """Writes the corpus with a progress line, and says what there is."""
     from rich.console import Console
 
-    from mmmask.components import components
+    from mmmask.sample_data import write_sample_data
 
     console = Console(stderr=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MmmaskError(f"{folder}: not a folder that sample data can be written to: {error}") from error
-    with console.status(f"writing sample data to {folder}") as status:
-        components().manager.hook.write_sample_data(
-            folder=folder, seed=seed, progress=lambda line: status.update(f"writing sample data to {folder}: {line}")
-        )
+    doing = f"writing sample data to {folder}"
+    with console.status(doing) as status:
+        write_sample_data(folder, seed, progress=lambda line: status.update(f"{doing}: {line}"))
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 2**20
     console.print(f"sample data: {len(files)} files, {size:.1f} MiB in {folder}")

@@ -20,12 +20,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, or goes on with what was interrupted."""
     experiment = load(arguments)
     from mmmask.cli.progress import TrainingProgress
-    from mmmask.cli.sample_data import write_sample_data_of
+    from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.training.run import train
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     if main_process:
-        write_sample_data_of(experiment)
+        write_what_is_asked_for(experiment)
     output = Path(arguments.output or f"runs/{experiment.name}")
     progress = TrainingProgress()
     finished = train(experiment, output, arguments.device, plugins=(progress,) if main_process else ())

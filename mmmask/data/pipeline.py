@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torchdata.nodes import BaseNode, ParallelMapper, PinMemory
+from torchdata.nodes import BaseNode, ParallelMapper
 
 from mmmask.data.order import Draw
 from mmmask.data.samples import Batch
@@ -26,7 +27,8 @@ class BatchPipeline:
         draws: endless node of the draws of micro-batches.
         load: makes a batch of draws.
         workers: threads; 0 makes batches in the caller's thread, when asked.
-        pin: whether the batches go to a CUDA device.
+        pin: whether the batches go to a CUDA device; their memory is then page-locked, so that copying them does not
+            hold up the thread that trains.
     """
 
     def __init__(
@@ -38,7 +40,8 @@ class BatchPipeline:
                 torch.set_num_threads(1)
                 _thread.single = True
             try:
-                return load(item)
+                batch = load(item)
+                return replace(batch, samples=batch.samples.pin_memory()) if pin else batch
             except MmmaskError as error:
                 return error  # torchdata would wrap it in a traceback; it is one line for the user
 
@@ -47,10 +50,10 @@ class BatchPipeline:
             load_or_report,
             num_workers=workers,
             in_order=True,
-            method="thread",  # two batches per thread are under way or ready
+            method="thread",
+            max_concurrent=workers or None,  # batches under way or ready: a batch of clips may be gigabytes
         )
-        self._node: BaseNode[Any] = PinMemory(self._mapper) if pin else self._mapper
-        self._node.reset()
+        self._mapper.reset()
 
     def next(self) -> Batch:
         """The next micro-batch, waiting for it if need be.
@@ -58,7 +61,7 @@ class BatchPipeline:
         Raises:
             MmmaskError: what went wrong in the worker, for the user.
         """
-        item = next(self._node)
+        item = next(self._mapper)
         if isinstance(item, MmmaskError):
             raise item
         return item

@@ -38,6 +38,17 @@ class Batch:
     bad: tuple[BadRecord, ...]
 
 
+class TooManyBad(SourceError):
+    """Sample after sample could not be decoded; carries their records, to be written down."""
+
+    def __init__(self, stream: str, records: tuple[BadRecord, ...]) -> None:
+        self.stream, self.records = stream, records
+        super().__init__(
+            f"streams.{stream}.source: {ATTEMPTS} samples in a row could not be decoded; the last: "
+            f"{records[-1].sample}: {records[-1].reason}"
+        )
+
+
 class SampleLoader:
     """Turns draws into batches; a pure function of (seed, stream, draw), whichever worker runs it.
 
@@ -71,18 +82,13 @@ class SampleLoader:
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Tensor]:
         epoch, index = draw
         substitutes = seeded_generator(self.seed, "substitute", self.stream, epoch, index)
-        reason = ""
         for _ in range(ATTEMPTS):
             try:
                 return self._load(epoch, index)
             except BadSample as error:
-                reason = str(error)
-                bad.append(BadRecord(self.source.describe(index), reason))
+                bad.append(BadRecord(self.source.describe(index), str(error)))
                 index = int(torch.randint(len(self.source), (), generator=substitutes))
-        raise SourceError(
-            f"streams.{self.stream}.source: {ATTEMPTS} samples in a row could not be decoded; the last: "
-            f"{self.source.describe(index)}: {reason}"
-        )
+        raise TooManyBad(self.stream, tuple(bad))
 
     def _load(self, epoch: int, index: int) -> list[Tensor]:
         where = (self.seed, "sample", self.stream, epoch, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from mmmask.interfaces.component import Component
 from mmmask.interfaces.tokens import Grid, Tokens
+from mmmask.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,23 @@ class Masker(Component):
 
 
 def rows_noise(seed: int, first: int, total: int, device: torch.device) -> Callable[[tuple[int, ...]], Tensor]:
-    """A noise function for the rows `first ..` of `total`: draws for all of them, returns these.
+    """A noise function for the rows `first ..` of a global batch of `total`.
 
-    Drawn on the CPU, so that the same rows get the same noise on every device.
+    Each row has a generator of its own: what a process draws does not grow with the number of processes. On the CPU,
+    so that a row gets the same noise on every device.
     """
-    generator = torch.Generator().manual_seed(seed)
+    calls = itertools.count()
+    generator = torch.Generator()
 
     def noise(shape: tuple[int, ...]) -> Tensor:
         rows, *rest = shape
         if first + rows > total:
             raise ValueError(f"noise{tuple(shape)}: the first axis is the batch, and there are {total - first} rows")
-        return torch.rand(total, *rest, generator=generator)[first : first + rows].to(device, non_blocking=True)
+        call = next(calls)
+        drawn = torch.empty(rows, *rest, pin_memory=device.type == "cuda")
+        for row in range(rows):
+            generator.manual_seed(derive_seed(seed, call, first + row))
+            torch.rand(*rest, generator=generator, out=drawn[row])
+        return drawn.to(device, non_blocking=True)
 
     return noise

@@ -176,10 +176,16 @@ class MaskedModel(nn.Module):
     def stream_loss(self, stream: str, predictions: Tensor, tokens: Tokens, mask: Mask) -> Tensor:
         """sum(error * counted) / max(1, sum(counted)): scalar, float32 or wider."""
         loss = self.streams[stream].loss
-        device = predictions.device.type if torch.amp.is_autocast_available(predictions.device.type) else "cpu"  # meta
-        with torch.autocast(device, enabled=False):
+        with _full_precision(predictions.device):
             error = loss.error(predictions, loss.target(tokens, mask.predicted))
             return (error * mask.counted).sum() / mask.counted.sum().clamp(min=1)
+
+    def restore(
+        self, stream: str, predictions: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None
+    ) -> Tensor:
+        """Predictions as content in the unit of the source, float32; see `Loss.restore`."""
+        with _full_precision(predictions.device):
+            return self.streams[stream].loss.restore(predictions.float(), tokens, index, statistics)
 
     def _draw(self, stream: str, tokens: Tokens, step: int, rows: tuple[int, int] | None) -> Mask:
         count, device = tokens.content.shape[0], tokens.content.device
@@ -187,6 +193,12 @@ class MaskedModel(nn.Module):
         noise = rows_noise(derive_seed(self.seed, "mask", stream, step), first, total, device)
         context = MaskContext(tokens.grid, count, device, noise, step, tokens)
         return draw_mask(self.streams[stream].masker, self.streams[stream].predict, context)
+
+
+def _full_precision(device: torch.device) -> torch.autocast:
+    """Undoes a surrounding autocast."""
+    kind = device.type if torch.amp.is_autocast_available(device.type) else "cpu"  # the meta device has none
+    return torch.autocast(kind, enabled=False)
 
 
 def _given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:

@@ -45,6 +45,9 @@ class Checkpoints:
             os.fsync(file.fileno())
         partial.replace(path)
         _sync_folder(self.folder)
+        for later in self.paths():  # damaged ones that the run could not go on from
+            if _step(later) > step:
+                later.replace(later.with_suffix(".damaged"))
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path
@@ -52,7 +55,7 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
         found = [path for path in self.folder.glob("step_*.pt") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
+        return sorted(found, key=_step)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None where there is none at all.
@@ -78,6 +81,10 @@ class Checkpoints:
         if reasons:
             raise CheckpointError(f"no checkpoint can be read: {'; '.join(reasons)}")
         return None
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def _verify(path: Path) -> None:

@@ -108,7 +108,7 @@ def _squared_errors(
 ) -> tuple[float, float]:
     """Mean squared error of prediction and of the visible mean on hidden tokens, in the unit of the source."""
     truth = tokens.source(mask.predicted)
-    restored = model.streams[stream].loss.restore(prediction.float(), tokens, mask.predicted, mask.visible)
+    restored = model.restore(stream, prediction, tokens, mask.predicted, mask.visible)
     visible = tokens.source(mask.visible).unflatten(-1, (-1, tokens.spec.channels))
     guess = visible.mean(dim=(1, 2)).repeat(1, truth.shape[-1] // tokens.spec.channels).unsqueeze(1)
     return (restored.clamp(0, 1) - truth).square().mean().item(), (guess - truth).square().mean().item()

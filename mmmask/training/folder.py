@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import portalocker
 
 from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment, load_experiment
@@ -22,9 +26,12 @@ MAY_CHANGE = (
     "training.log",
     "training.checkpoint",
     "training.evaluate",
-    "training.compile",
     "data",
 )
+
+LOCK = ".lock"
+OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
+"""What a process that was killed early may have left in a folder without a run."""
 
 
 class RunFolder:
@@ -40,26 +47,33 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.reconstructions = self.path / "reconstructions"
 
-    def open(self, experiment: Experiment) -> None:
-        """Makes the folder, or checks that the run in it was started with the same settings.
+    @contextmanager
+    def opened(self, experiment: Experiment) -> Iterator[None]:
+        """Makes the folder, or checks that the run in it has the same settings; nobody else may train in it meanwhile.
 
         Raises:
             ExperimentError: settings that must not change did, each by name.
-            MmmaskError: the folder holds something else.
+            MmmaskError: the folder holds something else, or another process trains in it.
         """
         if self.experiment_file.exists():
             changed = changed_settings(self.experiment().to_data(), experiment.to_data())
             if changed:
                 hint = "start another run with --output, or set them back"
                 raise ExperimentError([*changed, f"these settings are not those of the run: {hint}"], str(self.path))
-        elif self.path.is_dir() and any(path != _partial(self.experiment_file) for path in self.path.iterdir()):
+        elif self.path.is_dir() and any(path.name not in OURS_BEFORE_A_RUN for path in self.path.iterdir()):
             raise MmmaskError(f"{self.path}: not empty, and no run of mmmask: choose another folder with --output")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MmmaskError(f"{self.path}: not a folder that a run can be written to: {error}") from error
-        write_atomically(self.experiment_file, experiment.to_yaml())
-        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        try:
+            # a process that is killed lets go of the lock by itself
+            with portalocker.Lock(self.path / LOCK, timeout=0, fail_when_locked=True):
+                write_atomically(self.experiment_file, experiment.to_yaml())
+                write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+                yield
+        except portalocker.LockException as error:
+            raise MmmaskError(f"{self.path}: another process is training into this folder") from error
 
     def experiment(self) -> Experiment:
         """The experiment of the run.
@@ -70,6 +84,13 @@ class RunFolder:
         if not self.experiment_file.is_file():
             raise MmmaskError(f"{self.path}: no run here (there is no {self.experiment_file.name} in it)")
         return load_experiment(self.experiment_file)
+
+    def sync(self) -> None:
+        """Makes sure the logs are on disk, so that no checkpoint outlives the lines before it in a power cut."""
+        for log in (self.metrics, self.evaluations, self.bad_samples):
+            if log.exists():
+                with log.open("rb") as file:
+                    os.fsync(file.fileno())
 
     def cut_back(self, step: int) -> None:
         """Forgets what a run logged after the checkpoint it goes on from."""

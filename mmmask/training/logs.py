@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class JSONLinesWriter:
-    """Appends every logged step to `metrics.jsonl`, on disk before the next step begins."""
+    """Appends every logged step to `metrics.jsonl` before the next step begins."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmmask.data.bad_samples import BadSamples
+from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams
+from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment
 from mmmask.model.masked_model import MaskedModel
 from mmmask.training.checkpoints import Checkpoints
@@ -100,7 +103,8 @@ class TrainingLoop:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             state.step = checkpoint["step"]
-        processes.wait()
+        if len(set(processes.gather(state.step))) > 1:
+            raise MmmaskError(f"{folder.path}: the processes do not see the same checkpoints; is the folder shared?")
         if processes.is_main:
             folder.cut_back(state.step if checkpoint else -1)
         processes.wait()
@@ -113,15 +117,17 @@ class TrainingLoop:
             processes.world_size,
             pin=self.device.type == "cuda",
         )
+        self.sizes = {name: len(loader.source) for name, loader in self.streams.loaders.items()}
         self.bad_samples = BadSamples(
             folder.bad_samples,
-            {name: len(loader.source) for name, loader in self.streams.loaders.items()},
+            self.sizes,
             self.experiment.data.max_bad_share,
             write=processes.is_main,
         )
         if checkpoint:
             self.bad_samples.load_state(checkpoint["bad_samples"])
-        self.held_out = HeldOut(self.model, self.experiment, folder, self.device)
+            _same_sizes(checkpoint["sizes"], self.sizes)
+        self.held_out = HeldOut(self.model, self.experiment, self.streams.loaders, folder, self.device)
         if training.compile:
             self.model.encoder.compile()
             for decoder in self.model.decoders.values():
@@ -140,19 +146,20 @@ class TrainingLoop:
         self.hook.run_started(run=state)
         if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
             self._evaluate()
-        window = _Window(self)
+        window = None
         while state.step < state.total_steps:
-            if any(self.processes.gather(interruption.requested)):
+            window = window or _Window()  # after evaluating, drawing and saving, which are no part of a step
+            micro_steps = self._load()
+            if self._exchange(micro_steps, interruption):
                 self._save()
                 return "interrupted"
-            micro_steps = self.streams.step(state.step)
             losses, norm = self._step(micro_steps)
             state.step += 1
             last = state.step == state.total_steps
             window.add(micro_steps)
             if state.step % training.log.every == 0 or state.step == 1 or last:
                 self._log(list(micro_steps[0].samples), losses, norm, window)
-                window = _Window(self)
+                window = None
             evaluate = training.evaluate.every and state.step % training.evaluate.every == 0
             if evaluate or last:
                 self._evaluate()
@@ -174,7 +181,6 @@ class TrainingLoop:
             group["lr"] = self.learning_rate(step)
         total = torch.zeros(1 + len(micro_steps[0].samples), device=self.device)
         for number, micro in enumerate(micro_steps):
-            self._note_bad_samples(micro)
             samples = {name: part.to(self.device, non_blocking=True) for name, part in micro.samples.items()}
             last = number == len(micro_steps) - 1
             synchronize = nullcontext() if last or self.processes.world_size == 1 else self._forward.no_sync()
@@ -250,6 +256,7 @@ class TrainingLoop:
         if damaged:
             raise self._not_finite(f"step {self.state.step}: weights are not finite ({damaged[0]})")
         if self.processes.is_main:
+            self.folder.sync()
             path = self.checkpoints.save(
                 self.state.step,
                 {
@@ -257,16 +264,32 @@ class TrainingLoop:
                     "optimizer": self.optimizer.state_dict(),
                     "consumed": dict(self.streams.consumed),
                     "bad_samples": self.bad_samples.state(),
+                    "sizes": self.sizes,
                 },
             )
             self.hook.checkpoint_saved(run=self.state, path=path)
         self.processes.wait()
 
-    def _note_bad_samples(self, micro: MicroStep) -> None:
-        for found in self.processes.gather((micro.bad, micro.distinct)):
-            bad, distinct = found
-            for name, draws in distinct.items():
-                self.bad_samples.add(self.state.step + 1, name, bad.get(name, ()), draws)
+    def _load(self) -> list[MicroStep]:
+        """The step's micro-batches; what could not be decoded is written down even where the run ends over it."""
+        try:
+            return self.streams.step(self.state.step)
+        except TooManyBad as error:
+            self.bad_samples.add(self.state.step + 1, error.stream, error.records, 0)
+            raise
+
+    def _exchange(self, micro_steps: list[MicroStep], interruption: Interruption) -> bool:
+        """Tells all processes of bad samples and interruptions; whether to stop before this step."""
+        found = self.processes.gather((interruption.requested, [(m.bad, m.distinct) for m in micro_steps]))
+        if any(requested for requested, _ in found):
+            for name in micro_steps[0].samples:
+                self.streams.consumed[name] -= 1  # loaded, not trained on
+            return True
+        for _, notes in found:
+            for bad, distinct in notes:
+                for name, draws in distinct.items():
+                    self.bad_samples.add(self.state.step + 1, name, bad.get(name, ()), draws)
+        return False
 
     def _wrap(self, step: TrainingStep) -> Any:  # noqa: ANN401 - the module, or DDP around it
         if self.processes.world_size == 1:
@@ -277,14 +300,16 @@ class TrainingLoop:
             (s.modality.embedding, s.decoder, s.head, name if name in self.model.losses else "") for name, s in streams
         }
         unused = self.experiment.training.mixing == "alternate" and len(parts) > 1
-        return DistributedDataParallel(step, find_unused_parameters=unused)
+        return DistributedDataParallel(
+            step, find_unused_parameters=unused, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 class _Window:
     """Timings since the last logged step."""
 
-    def __init__(self, loop: TrainingLoop) -> None:
-        self.loop, self.started = loop, time.perf_counter()
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
         self.samples, self.wait, self.steps = 0, 0.0, 0
 
     def add(self, micro_steps: list[MicroStep]) -> None:
@@ -300,6 +325,21 @@ class _Window:
             "data_wait_seconds": round(self.wait / self.steps, 4),
             "step_seconds": round(seconds / self.steps, 4),
         }
+
+
+def _same_sizes(before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """The order of the samples depends on how many there are.
+
+    Raises:
+        MmmaskError: a source grew or shrank while the run was interrupted.
+    """
+    changed = [
+        f"streams.{name}.source: {before[name]} samples when the run was interrupted, now {count}"
+        for name, count in now.items()
+        if before[name] != count
+    ]
+    if changed:
+        raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
 
 
 def _is_finite(value: float) -> bool:

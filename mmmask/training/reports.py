@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmmask.data.samples import SampleLoader
 from mmmask.data.streams import sample_loader
 from mmmask.experiment import Experiment
 from mmmask.model.masked_model import MaskedModel
@@ -24,8 +27,15 @@ PICTURED = 4
 class HeldOut:
     """Evaluates and draws the streams of a run, always on the same samples with the same masks."""
 
-    def __init__(self, model: MaskedModel, experiment: Experiment, folder: RunFolder, device: torch.device) -> None:
-        self.model, self.experiment, self.folder, self.device = model, experiment, folder, device
+    def __init__(
+        self,
+        model: MaskedModel,
+        experiment: Experiment,
+        loaders: Mapping[str, SampleLoader],
+        folder: RunFolder,
+        device: torch.device,
+    ) -> None:
+        self.model, self.experiment, self.loaders, self.folder, self.device = model, experiment, loaders, folder, device
 
     @cached_property
     def samples(self) -> dict[str, list[Tensor]]:
@@ -43,13 +53,13 @@ class HeldOut:
         return {
             name: self.samples[name][:: max(1, len(self.samples[name]) // PICTURED)][:PICTURED]
             if name in self.samples
-            else held_out_samples(sample_loader(self.experiment, name), PICTURED)
+            else held_out_samples(self.loaders[name], PICTURED)
             for name in self.experiment.streams
         }
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """{stream: figures} of the streams with held-out samples."""
-        with self._autocast():
+        with self._context():
             return {
                 name: evaluate(self.model, name, samples, self.device).to_dict()
                 for name, samples in self.samples.items()
@@ -62,7 +72,7 @@ class HeldOut:
         for name, samples in self.pictured.items():
             path = self.folder.reconstructions / f"{name}_step_{step:08d}.png"
             try:
-                with self._autocast():
+                with self._context():
                     tokens, found = reconstruct(self.model, name, torch.stack(samples).to(self.device))
                 image = picture(tokens, found, self.model, name, note=statistics_note(self.model, name, False))
             except NotImplementedError:
@@ -72,5 +82,10 @@ class HeldOut:
         self.model.train()
         return drawn
 
-    def _autocast(self) -> torch.autocast:
-        return autocast(self.device, self.experiment.training.precision)
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        """The run's precision; never compiled anew for the few batches of another size."""
+        training = self.experiment.training
+        eager = torch.compiler.set_stance("force_eager") if training.compile else nullcontext()
+        with autocast(self.device, training.precision), eager:
+            yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmmask.data.streams import total_steps
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
 from mmmask.model.masked_model import MaskedModel
+from mmmask.sample_data import write_sample_data
 from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.distribution import processes
 from mmmask.training.folder import RunFolder, read_jsonl
@@ -97,9 +99,9 @@ def train(
         MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
     """
     folder = RunFolder(output or Path("runs") / experiment.name)
-    with processes(device) as peers:
-        if peers.is_main:
-            folder.open(experiment)
+    with processes(device) as peers, folder.opened(experiment) if peers.is_main else nullcontext():
+        if peers.is_main and experiment.data.sample_data:
+            write_sample_data(experiment.data.sample_data)
         peers.wait()
         state = RunState(
             experiment, folder.path, build_model(experiment), total_steps(experiment), is_main=peers.is_main

@@ -122,7 +122,7 @@ def test_a_plugin_file_brings_components_and_hooks(train, experiment_file, tmp_p
 
 
 def test_sample_data_is_written_by_plugins(tmp_path):
-    from mmmask.cli.sample_data import write_sample_data
+    from mmmask.sample_data import write_sample_data
 
     class Writer:
         @mmmask.hookimpl

@@ -1,0 +1,70 @@
+"""What a run's folder promises: nothing good is deleted, nobody writes twice, the data is still the same data."""
+
+import json
+
+import portalocker
+import pytest
+import torch
+
+from mmmask.interfaces.masker import rows_noise
+from mmmask.training.checkpoints import Checkpoints
+
+
+def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(100, {"model": {}})
+    checkpoints.save(300, {"model": {}})
+    (tmp_path / "step_00000300.pt").write_bytes(b"not a checkpoint")
+    checkpoints.save(200, {"model": {"weight": torch.ones(2)}})
+    assert [path.name for path in checkpoints.paths()] == ["step_00000200.pt"]
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest["step"] == 200
+    assert (tmp_path / "step_00000300.damaged").read_bytes() == b"not a checkpoint", "nothing is lost"
+
+
+def test_one_process_at_a_time_trains_into_a_folder(train, experiment_file, tmp_path):
+    file, run = experiment_file(), tmp_path / "run"
+    assert train(file, run, "training.steps=1").code == 0
+    with portalocker.Lock(run / ".lock", timeout=0, fail_when_locked=True):
+        ended = train(file, run)
+    assert ended.code == 2
+    assert "another process is training into this folder" in ended.err
+    assert "Traceback" not in ended.err
+    assert train(file, run).code == 0
+
+
+def test_a_run_does_not_go_on_with_other_data(train, experiment_file, tmp_path):
+    """Another number of samples is another order."""
+    file, run = experiment_file(), tmp_path / "run"
+    assert train(file, run, "training.steps=3").code == 0
+    checkpoint = max((run / "checkpoints").glob("*.pt"))
+    state = torch.load(checkpoint, weights_only=True)
+    state["sizes"]["long"] += 1
+    torch.save(state, checkpoint)
+    ended = train(file, run)
+    assert ended.code == 2
+    assert "streams.long.source: 25 samples when the run was interrupted, now 24" in ended.err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment_file, tmp_path, workers):
+    bad = "{name: waves, bad: [" + ", ".join(map(str, range(24))) + "]}"
+    settings = [f"streams.long.source={bad}", "data.max_bad_share=1.0", f"data.workers={workers}"]
+    ended = train(experiment_file(), tmp_path / "run", *settings)
+    assert ended.code == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
+    assert lines
+    assert all(line["reason"] == "made to be bad" for line in lines)
+    assert f"the last: {lines[-1]['sample']}: made to be bad" in ended.err
+
+
+def test_a_row_has_the_same_noise_wherever_it_is_drawn():
+    whole = rows_noise(7, 0, 12, torch.device("cpu"))((12, 5))
+    parts = [rows_noise(7, first, 12, torch.device("cpu"))((4, 5)) for first in (0, 4, 8)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert whole.unique().numel() == whole.numel(), "rows differ"
+    draw = rows_noise(7, 0, 12, torch.device("cpu"))
+    assert not torch.equal(draw((12, 5)), draw((12, 5))), "a second call draws other numbers"
+    with pytest.raises(ValueError, match="the first axis is the batch"):
+        draw((13, 5))
