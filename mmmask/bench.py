@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -120,11 +121,24 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the largest the process was (CPU), or the largest allocation (CUDA)."""
+def peak_memory(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes: the largest the process was during some work (CPU), or the largest allocation (CUDA).
+
+    Where the system cannot forget an earlier maximum (all but Linux), it is the largest since the process began.
+    """
     if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        clear.write_text("5")  # resets VmHWM
+        work()
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except OSError:
+        work()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def default_sizes(experiment: Experiment, device: torch.device) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -67,6 +67,10 @@ class TransformerDecoder(Decoder):
             self.norm(rows[:, rows.shape[1] - query.mask.predicted.shape[1] :])
             for rows, query in zip(sequences, queries, strict=True)
         ]
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
+        """Compiles the blocks."""
+        self.blocks.compile(*args, **kwargs)
 
     def _sequence(self, query: Query) -> Tensor:
         """prefix + latents + queries, at the decoder's width: (batch, rows, width)."""

@@ -83,6 +83,10 @@ class ViTEncoder(Encoder):
             latents.append(Latents(part[:, prefix:], _rows(group), part[:, :prefix] if prefix else None))
         return latents
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
+        """Compiles the blocks; embedding and positions have little to gain and shapes of their own."""
+        self.blocks.compile(*args, **kwargs)
+
     def _embed(self, group: Group) -> Tensor:
         """Prefix and visible tokens of one group, with positions: (batch, prefix + visible, width)."""
         rows = _rows(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_experiment, load, positive
@@ -61,8 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         if len(rows) > 2:
             parts = sum(row.seconds for row in rows[:-2])
             print(f"the joint step takes {rows[-2].seconds / parts:.2f} of the sum of its parts")
-        print(f"peak memory {peak_memory(device) / 2**30:.1f} GiB")
+        peak_bytes = peak_memory(partial(bench.step, tuple(sizes)), device)
+        print(f"peak memory of {'the joint' if len(sizes) > 1 else 'a'} step {peak_bytes / 2**30:.1f} GiB")
         _print_data_wait(experiment, bench, sizes, arguments.repetitions, device)
+        del bench  # or the next precision's memory would hold this model too
     return 0
 
 
