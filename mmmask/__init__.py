@@ -10,12 +10,14 @@ from mmmask.hooks import hookimpl
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
-    from mmmask import interop
+    from mmmask import interfaces, interop
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
+        BadSample,
         Component,
         Decoder,
         Encoder,
+        Format,
         Loss,
         Mask,
         MaskContext,
@@ -33,14 +35,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Imported on first use: `import mmmask` (as every plugin does) must not cost the seconds that importing torch does.
+_MODULES = ("interfaces", "interop")
 _LAZY = {
-    "interop": "mmmask.interop",
+    **{name: f"mmmask.{name}" for name in _MODULES},
     **dict.fromkeys(("Experiment", "load_experiment"), "mmmask.experiment"),
     **dict.fromkeys(
         (
+            "BadSample",
             "Component",
             "Decoder",
             "Encoder",
+            "Format",
             "Loss",
             "Mask",
             "MaskContext",
@@ -58,9 +63,9 @@ _LAZY = {
     **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
 }
 __all__ = [
-    "Component", "Decoder", "Encoder", "Experiment", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
-    "Positions", "Preparation", "Run", "Source", "TokenSpec", "Tokens", "build_model", "hookimpl", "interop",
-    "load_experiment", "load_run", "register", "train",
+    "BadSample", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker",
+    "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source", "TokenSpec", "Tokens", "build_model",
+    "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
 ]  # fmt: skip
 
 
@@ -68,7 +73,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name st
     if name not in _LAZY:
         raise AttributeError(f"module 'mmmask' has no attribute {name!r}")
     module = importlib.import_module(_LAZY[name])
-    return module if name == "interop" else getattr(module, name)
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

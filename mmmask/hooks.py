@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("mmmask")
 hookimpl = pluggy.HookimplMarker("mmmask")
 
-Register = Callable[[str, str, "type[Any] | str", str], None]
+
+class Register(Protocol):
+    """What `register_components` is given."""
+
+    def __call__(self, kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
+        """Names one component.
+
+        Args:
+            kind: of component, such as `masker`.
+            name: what an experiment calls it.
+            target: the class, or "package.module:Class", which is imported when it is first used.
+            description: one line for `mmmask list`; of a class its docstring's first line, if none is given.
+        """
 
 
 @hookspec
@@ -27,24 +39,30 @@ def register_components(register: Register) -> None:
 
 @hookspec
 def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes this plugin's part of a small labelled corpus below `folder`; `progress` takes a line per file."""
+    """Writes this plugin's part of a small labelled corpus below `folder`; `progress` takes a line per file.
+
+    Called on the main process only.
+    """
 
 
 @hookspec
 def run_started(run: RunState) -> None:
-    """A run begins, or goes on: `run.step` steps are done, the folder `run.output` exists."""
+    """A run begins, or goes on: `run.step` steps are done, the folder `run.output` exists.
+
+    Called on every process; `run.is_main` says which one writes the folder.
+    """
 
 
 @hookspec
 def step_ended(run: RunState, metrics: dict[str, Any]) -> None:
-    """A logged step is done; `metrics` is the line of `metrics.jsonl`."""
+    """A logged step is done; `metrics` is the line of `metrics.jsonl`. Called on the main process only."""
 
 
 @hookspec
 def checkpoint_saved(run: RunState, path: Path) -> None:
-    """A checkpoint is on disk, whole."""
+    """A checkpoint is on disk, whole. Called on the main process only."""
 
 
 @hookspec
 def run_ended(run: RunState, outcome: str) -> None:
-    """The run ends: `outcome` is `finished`, `interrupted` or `failed`."""
+    """The run ends: `outcome` is `finished`, `interrupted` or `failed`. Called on every process."""

@@ -1,14 +1,14 @@
 """What a plugin may supply, one abstract class a file, and the data that flows between components."""
 
-from mmmask.interfaces.component import ChosenByName, Component
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
-from mmmask.interfaces.format import Format
+from mmmask.interfaces.format import ForeignWeights, Format
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
 from mmmask.interfaces.modality import Modality, Preparation
 from mmmask.interfaces.positions import Positions, PositionsChoice
-from mmmask.interfaces.source import BadSample, Source, SourceFile
+from mmmask.interfaces.source import BadSample, Source, SourceError, SourceFile
 from mmmask.interfaces.tokens import (
     Embedding,
     Grid,
@@ -30,6 +30,7 @@ __all__ = [
     "Decoder",
     "Embedding",
     "Encoder",
+    "ForeignWeights",
     "Format",
     "Grid",
     "Group",
@@ -44,9 +45,12 @@ __all__ = [
     "Preparation",
     "Query",
     "Source",
+    "SourceError",
     "SourceFile",
+    "StrictModel",
     "TokenSpec",
     "Tokens",
+    "build",
     "gather_rows",
     "patchify",
     "unpatchify",

@@ -16,6 +16,9 @@ class Decoder(Component, nn.Module):
     """Owns its mask token, its positions, and how prefix tokens enter.
 
     Built with `embeddings`, {embedding key: Embedding} in the experiment's order, and the encoder's `latent_width`.
+
+    Every parameter takes part in every joint step: training on several processes stops with an error where one gets no
+    gradient. Only with `alternate` mixing may a step leave out what belongs to other streams.
     """
 
     def __init__(self, config: Any, embeddings: Mapping[str, Embedding], latent_width: int) -> None:  # noqa: ANN401

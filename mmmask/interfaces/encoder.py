@@ -16,6 +16,9 @@ class Encoder(Component, nn.Module):
     """Owns embeddings, its positions, prefix tokens, an in-place mask token and the final norm.
 
     Built with `embeddings`, {embedding key: Embedding} in the experiment's order.
+
+    Every parameter takes part in every joint step: training on several processes stops with an error where one gets no
+    gradient. Only with `alternate` mixing may a step leave out what belongs to other streams.
     """
 
     def __init__(self, config: Any, embeddings: Mapping[str, Embedding]) -> None:  # noqa: ANN401

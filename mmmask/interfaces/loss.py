@@ -11,7 +11,10 @@ from mmmask.interfaces.tokens import Tokens, TokenSpec
 
 
 class Loss(Component):
-    """Owns the target. The core owns heads, reduction and weights."""
+    """Owns the target. The core owns heads, reduction and the streams' weights.
+
+    A loss with weights of its own (a tokeniser, say) is a `torch.nn.Module` too, and moves and saves with the model.
+    """
 
     @abstractmethod
     def prediction_dim(self, spec: TokenSpec) -> int:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 class Preparation(ABC):
-    """The worker side of a modality: picklable, holds settings and no tensors."""
+    """The worker side of a modality: holds settings, no tensors and nothing that is open.
+
+    One object serves all worker threads of a stream, so `decode` and `prepare` run at the same time in several
+    threads: they write to no attribute, and what a sample needs open (a file, a decoder) is opened within the call.
+    It must be picklable, so that samples can also be prepared by other processes.
+    """
 
     extensions: tuple[str, ...] = ()
     """File name endings this modality can decode, lower case with the dot; sources of files look for these."""
@@ -53,7 +58,11 @@ class Preparation(ABC):
 
 
 class Modality(Component):
-    """How samples of one kind become tokens. Holds no tensors."""
+    """How samples of one kind become tokens.
+
+    Holds no tensors and no weights: it is no module, so nothing of it would be moved, trained or saved with the model.
+    What is learned about its tokens is made by `build_embedding` and belongs to the encoder.
+    """
 
     @property
     @abstractmethod

@@ -13,7 +13,10 @@ from mmmask.interfaces.tokens import Grid
 
 
 class Positions(Component, nn.Module):
-    """Positions for the tokens of one embedding key; built with (width, grids, num_prefix)."""
+    """Positions for the tokens of one embedding key; built with (width, grids, num_prefix).
+
+    A module nested in an encoder or decoder: parameters and buffers are moved and saved with it.
+    """
 
     def __init__(self, config: Any, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:  # noqa: ANN401
         nn.Module.__init__(self)
@@ -33,4 +36,8 @@ class Positions(Component, nn.Module):
 
 
 PositionsChoice = Annotated[Component.Config, ChosenByName("positions")]
-"""The type of a setting that names positions, for encoders and decoders."""
+"""The type of a setting that names positions, for encoders and decoders.
+
+`build("positions", config.positions, width=..., grids=embedding.grids, num_prefix=...)` makes them, once per embedding
+key.
+"""

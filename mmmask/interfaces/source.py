@@ -60,6 +60,10 @@ class Source(Component):
     """A numbered set of samples.
 
     Built with `extensions`, the file name endings that the stream's modality can decode.
+
+    One object serves all worker threads of a stream, so `load` runs at the same time in several threads: a file handle
+    that they share needs a lock, or is opened within the call. A number must always stand for the same sample, or a
+    run that goes on will not see what an uninterrupted one would.
     """
 
     def __init__(self, config: Any, extensions: tuple[str, ...] = ()) -> None:  # noqa: ANN401
