@@ -135,3 +135,25 @@ def test_a_bad_sample_is_replaced_by_another_and_never_by_nothing(signals):
     again = SampleLoader(source, preparation, 1, 0, "long")
     assert all(torch.equal(again.batch([(epoch, 5)]).samples, seen[epoch].samples) for epoch in range(20))
     assert all(batch.bad[0].sample == "sample 5" and batch.distinct == 1 for batch in seen)
+
+
+def test_giving_up_names_the_last_sample_tried_and_keeps_the_records(signals):
+    from mmmask.data.samples import ATTEMPTS, SampleLoader, TooManyBad
+    from mmmask.interfaces.source import SourceError
+
+    tried = []
+
+    class Broken(signals.WaveSource):
+        def load(self, index):
+            tried.append(index)
+            return super().load(index)
+
+    source = Broken(Broken.Config(name="waves", bad=tuple(range(24))))
+    loader = SampleLoader(source, signals.SignalPreparation(80), 1, 0, "long")
+    with pytest.raises(TooManyBad, match=r"the last: sample \d+: made to be bad") as raised:
+        loader.batch([(0, 5)])
+    assert isinstance(raised.value, SourceError)
+    assert raised.value.stream == "long"
+    assert [record.sample for record in raised.value.records] == [f"sample {index}" for index in tried]
+    assert len(tried) == ATTEMPTS
+    assert f"the last: sample {tried[-1]}: " in str(raised.value)
