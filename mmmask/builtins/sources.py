@@ -6,6 +6,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from pydantic import Field
 
@@ -156,7 +157,7 @@ def _join(folder: str, name: str) -> str:
 def _walk_local(root: str) -> Iterator[str]:
     """Relative paths with forward slashes; hidden names are left out, a folder linked into itself is seen once."""
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
@@ -167,6 +168,14 @@ def _walk_local(root: str) -> Iterator[str]:
         start = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if start == "." else f"{start}/"
         yield from (prefix + name for name in files if not name.startswith("."))
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    """Files that are left out silently would make another data set."""
+    raise SourceError(
+        f"source folder: {error.filename} cannot be read ({error.strerror}). Make it readable, or name the files that "
+        "are wanted in a source list."
+    ) from error
 
 
 def _walk_remote(root: str, start: str = "") -> Iterator[str]:

@@ -67,6 +67,19 @@ def test_linked_folders_are_followed_and_circles_end(tree, tmp_path_factory):
     assert names(folder(tree), tree) == ["a/3.jpg", "b/2.JPG", "b/deep/1.png", "c/9.jpg", "top.png"]
 
 
+def test_a_folder_that_cannot_be_read_is_not_left_out(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=rf"^source folder: {tree}/b/deep cannot be read \(Permission denied\)\. "):
+        folder(tree)
+
+
 def test_folder_without_extensions_takes_everything(tree):
     assert "a/notes.txt" in names(folder(tree, extensions=()), tree)
 
