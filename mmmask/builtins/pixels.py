@@ -44,6 +44,8 @@ class PixelLoss(Loss):
     @torch.no_grad()
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:
         """(batch, predicted, content_dim)."""
+        if not index.shape[1]:
+            return self._values(tokens, index)
         parts = []
         for part in _cache_sized(tokens.content):
             values = self._values(Tokens(tokens.content[part], tokens.grid, tokens.spec), index[part])
@@ -55,14 +57,15 @@ class PixelLoss(Loss):
         return torch.cat(parts)
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean over the numbers of a token: (batch, predicted), float32 or wider."""
+        """Mean over the numbers of a token: (batch, predicted), as wide as the wider of the two."""
         match self.config.error:
             case "squared":
                 return _SquaredError.apply(prediction, target)
             case "absolute":
-                return (prediction.to(target.dtype) - target).abs().mean(-1)
+                return (prediction - target).abs().mean(-1)
             case "smooth_l1":
-                return F.smooth_l1_loss(prediction.to(target.dtype), target, reduction="none").mean(-1)
+                wide = torch.promote_types(prediction.dtype, target.dtype)
+                return F.smooth_l1_loss(prediction.to(wide), target.to(wide), reduction="none").mean(-1)
 
     @property
     def needs_statistics(self) -> bool:
@@ -77,7 +80,7 @@ class PixelLoss(Loss):
         token grid.
         """
         values = prediction.float()
-        if self.needs_statistics:
+        if self.needs_statistics and index.shape[1]:
             known = index if statistics is None else statistics
             mean, deviation = self._statistics(self._values(tokens, known), tokens.spec)
             if statistics is not None:
@@ -109,8 +112,8 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ANN401
-        difference = torch.empty_like(target)
-        error = target.new_empty(target.shape[:-1])
+        difference = torch.empty_like(target, dtype=torch.promote_types(prediction.dtype, target.dtype))
+        error = difference.new_empty(target.shape[:-1])
         for part in _cache_sized(target):
             torch.sub(prediction[part], target[part], out=difference[part])
             error[part] = torch.linalg.vector_norm(difference[part], dim=-1)

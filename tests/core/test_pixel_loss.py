@@ -161,3 +161,28 @@ def test_a_target_has_no_gradient_and_predictions_do():
     prediction = torch.zeros(1, 2, 12, requires_grad=True)
     make().error(prediction, target).sum().backward()
     assert prediction.grad is not None
+
+
+@pytest.mark.parametrize("error", ["squared", "absolute", "smooth_l1"])
+def test_the_error_is_as_wide_as_the_wider_of_prediction_and_target(error):
+    generator = torch.Generator().manual_seed(5)
+    prediction = torch.randn(2, 4, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(2, 4, 12, generator=generator)
+    loss = make(error=error)
+    found = loss.error(prediction, target)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, loss.error(prediction, target.double()), atol=0, rtol=1e-14)
+    found.sum().backward()
+    assert prediction.grad.dtype == torch.float64
+    assert loss.error(prediction.detach().float(), target.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_nothing_to_predict_has_a_target_without_a_warning(tokens, normalize):
+    none = ALL[:, :0]
+    target = make(normalize=normalize).target(tokens, none)
+    assert (target.shape, target.dtype) == ((2, 0, 12), torch.float64)
+    prediction = torch.zeros(2, 0, 12)
+    assert make(normalize=normalize).error(prediction, target).shape == (2, 0)
+    assert make(normalize=normalize).restore(prediction, tokens, none, ALL).shape == (2, 0, 12)
+    assert make(normalize=normalize).restore(prediction, tokens, none, None).shape == (2, 0, 12)
