@@ -39,6 +39,8 @@ def _build(experiment: Experiment) -> MaskedModel:
             head=settings.head or modality.embedding,
             weight=settings.loss_weight,
         )
+    if problems := _unusable_names(experiment, streams):
+        raise ExperimentError(problems)
     embeddings = _embeddings(streams)
     try:
         encoder = build("encoder", experiment.model.encoder, embeddings=embeddings)
@@ -62,6 +64,24 @@ def _build(experiment: Experiment) -> MaskedModel:
                 ]
             )
     return MaskedModel(streams, encoder, decoders, heads, seed=experiment.training.seed)
+
+
+def _unusable_names(experiment: Experiment, streams: dict[str, Stream]) -> list[str]:
+    """Keys of the model's module dictionaries that are attributes of every such dictionary, or hold a dot."""
+    named: dict[str, str] = {}
+    for name, stream in streams.items():
+        named[f"streams.{name}.decoder"] = stream.decoder
+        if experiment.streams[name].head:
+            named[f"streams.{name}.head"] = stream.head
+        named[f"streams.{name}.modality.embedding"] = stream.modality.embedding
+        if isinstance(stream.loss, nn.Module):
+            named[f"streams.{name}"] = name
+    taken = nn.ModuleDict()
+    return [
+        f"{where}: a module cannot be called {name!r}: choose another name"
+        for where, name in named.items()
+        if not name or "." in name or hasattr(taken, name)
+    ]
 
 
 def _embeddings(streams: dict[str, Stream]) -> dict[str, Embedding]:

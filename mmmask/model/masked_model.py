@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmmask.interfaces import Decoder, Encoder, Group, Latents, Loss, Mask, MaskContext, Masker, Modality, Query, Tokens
 from mmmask.interfaces.masker import rows_noise
-from mmmask.model.masks import draw_mask, mask_from_bool, nothing_hidden
+from mmmask.model.masks import MaskError, draw_mask, mask_from_bool, nothing_hidden
 from mmmask.seeds import derive_seed
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -101,7 +101,7 @@ class MaskedModel(nn.Module):
             UnknownName: a stream that the experiment does not have.
             MmmaskError: a sample or a mask does not fit.
         """
-        tokens = {name: self.tokenize(name, samples) for name, samples in batch.items()}
+        tokens = self._tokenize_all(batch)
         drawn = self.draw_masks(tokens, masks or {}, step, rows or {})
         latents = self.latents(tokens, drawn)
         predictions = self.predictions(tokens, drawn, latents)
@@ -117,7 +117,7 @@ class MaskedModel(nn.Module):
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
         """Features with nothing hidden: {stream: Latents}, values (batch, tokens, width) in token order."""
-        tokens = {name: self.tokenize(name, samples) for name, samples in batch.items()}
+        tokens = self._tokenize_all(batch)
         masks = {
             name: nothing_hidden(part.content.shape[0], part.grid, part.content.device) for name, part in tokens.items()
         }
@@ -132,8 +132,10 @@ class MaskedModel(nn.Module):
         """
         if stream not in self.streams:
             raise UnknownName("stream", stream, self.streams)
+        modality = self.streams[stream].modality
         try:
-            return self.streams[stream].modality.tokenize(samples)
+            _check_samples(samples, discrete=modality.spec.vocabulary is not None)
+            return modality.tokenize(samples)
         except ValueError as error:
             raise MmmaskError(f"streams.{stream}: {error}") from error
 
@@ -187,6 +189,11 @@ class MaskedModel(nn.Module):
         with _full_precision(predictions.device):
             return self.streams[stream].loss.restore(predictions.float(), tokens, index, statistics)
 
+    def _tokenize_all(self, batch: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        if not batch:
+            raise MmmaskError(f"the batch holds no stream; the model has {', '.join(self.streams)}")
+        return {name: self.tokenize(name, samples) for name, samples in batch.items()}
+
     def _draw(self, stream: str, tokens: Tokens, step: int, rows: tuple[int, int] | None) -> Mask:
         count, device = tokens.content.shape[0], tokens.content.device
         first, total = rows or (0, count)
@@ -201,10 +208,40 @@ def _full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(kind, enabled=False)
 
 
+def _check_samples(samples: Tensor, discrete: bool) -> None:
+    """What no modality takes: ids may be any integers, values are uint8 or floating point."""
+    if not isinstance(samples, Tensor):
+        raise ValueError(f"expected a tensor, not {type(samples).__name__}")
+    if not samples.dim() or not samples.shape[0]:
+        raise ValueError(f"an empty batch {tuple(samples.shape)}: give at least one sample, first axis the batch")
+    if not (discrete or samples.is_floating_point() or samples.dtype == torch.uint8):
+        raise ValueError(f"values must be uint8 or floating point, not {samples.dtype}: convert the samples")
+
+
 def _given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
-    mask = mask if isinstance(mask, Mask) else mask_from_bool(mask)
-    if mask.hidden.shape != tokens.content.shape[:2]:
-        raise MmmaskError(
-            f"masks.{stream}: {tuple(mask.hidden.shape)} does not fit {tuple(tokens.content.shape[:2])} (batch, tokens)"
-        )
-    return mask
+    """The caller's mask, checked, on the samples' device."""
+    where, shape = f"masks.{stream}", tuple(tokens.content.shape[:2])
+    if not isinstance(mask, Tensor | Mask):
+        raise MaskError(f"{where}: expected a bool tensor or a Mask, not {type(mask).__name__}")
+    try:
+        mask = mask if isinstance(mask, Mask) else mask_from_bool(mask)
+    except MaskError as error:
+        raise MaskError(f"{where}: {error}") from error
+    if tuple(mask.hidden.shape) != shape:
+        raise MaskError(f"{where}: {tuple(mask.hidden.shape)} does not fit {shape} (batch, tokens)")
+    for name, index in (("visible", mask.visible), ("predicted", mask.predicted)):
+        _check_index(f"{where}.{name}", index, *shape)
+    if mask.counted.shape != mask.predicted.shape:
+        counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
+        raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")
+    device = tokens.content.device
+    return Mask(*(part.to(device) for part in (mask.visible, mask.predicted, mask.counted, mask.hidden)))
+
+
+def _check_index(where: str, index: Tensor, batch: int, tokens: int) -> None:
+    if index.dtype != torch.int64 or index.dim() != 2 or index.shape[0] != batch:
+        raise MaskError(f"{where}: expected integers ({batch}, n), not {index.dtype} {tuple(index.shape)}")
+    if outside := index[(index < 0) | (index >= tokens)].tolist():
+        raise MaskError(f"{where}: holds {outside[0]}, tokens are 0 to {tokens - 1}")
+    if bool((index.diff(dim=1) <= 0).any()):
+        raise MaskError(f"{where}: every row must ascend, without repetition")

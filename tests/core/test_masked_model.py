@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import mmmask
+from mmmask.builtins.pixels import PixelLoss
+from mmmask.components import components
 from mmmask.experiment import ExperimentError, experiment_from_data
 from mmmask.interfaces import Mask
 from mmmask.model.masks import MaskError
@@ -198,6 +200,41 @@ def test_a_head_of_another_size_needs_a_name_of_its_own(data):
         build(data)
 
 
+def test_names_that_modules_cannot_have_are_refused_all_at_once(data):
+    data["streams"]["long"] |= {"head": "keys", "decoder": "items"}
+    data["streams"]["short"] |= {"head": "training"}
+    with pytest.raises(ExperimentError) as raised:
+        build(data)
+    assert raised.value.problems == [
+        "streams.long.decoder: a module cannot be called 'items': choose another name",
+        "streams.long.head: a module cannot be called 'keys': choose another name",
+        "streams.short.head: a module cannot be called 'training': choose another name",
+    ]
+
+
+@pytest.mark.parametrize("name", ["pop", "a.b", ""])
+def test_an_embedding_that_no_module_can_be_called(data, signals, monkeypatch, name):
+    monkeypatch.setattr(signals.SignalModality, "embedding", name)
+    with pytest.raises(ExperimentError, match=f"streams.long.modality.embedding: a module cannot be called '{name}'"):
+        build(data)
+
+
+def test_a_loss_with_weights_is_named_by_its_stream(data):
+    class Tokenizer(PixelLoss, torch.nn.Module):
+        def __init__(self, config):
+            torch.nn.Module.__init__(self)
+            self.config = config
+
+    mmmask.register("loss", "tokenizer_of_a_test", Tokenizer)
+    data["streams"]["values"] = data["streams"].pop("long")
+    data["streams"]["values"]["loss"] = "tokenizer_of_a_test"
+    try:
+        with pytest.raises(ExperimentError, match="^streams.values: a module cannot be called 'values'"):
+            build(data)
+    finally:
+        components().registry("loss").unregister("tokenizer_of_a_test")
+
+
 def test_streams_of_other_patch_sizes_have_embeddings_of_their_own(data):
     data["streams"]["short"]["modality"]["patch"] = 8
     model = build(data)
@@ -274,6 +311,14 @@ def test_float64(data):
     assert output.loss.dtype == torch.float64
     assert output.streams["long"].predictions.dtype == torch.float64
     close(output.loss.float(), expected.loss)
+
+
+def test_float64_with_uint8_samples(data):
+    model = build(data).double()
+    output = model(samples())
+    assert output.loss.dtype == torch.float64
+    close(output.loss, model(samples(dtype=torch.float64)).loss)
+    output.loss.backward()
 
 
 def test_uint8_and_normalised_values_give_the_same(data):
@@ -430,6 +475,79 @@ def test_a_mask_that_does_not_fit_is_refused(data, masks, error, message):
         build(data)(samples(), masks=masks)
 
 
+def whole_mask(**changes):
+    """A Mask for `samples()["long"]`: the first four tokens visible, the next two predicted."""
+    parts = {
+        "visible": torch.arange(4).expand(3, -1),
+        "predicted": torch.arange(4, 6).expand(3, -1),
+        "counted": torch.ones(3, 2),
+        "hidden": torch.arange(16).expand(3, -1) >= 4,
+    }
+    return Mask(**(parts | changes))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (whole_mask(visible=torch.tensor([[0, 1, 2, 16]] * 3)), "visible: holds 16, tokens are 0 to 15"),
+        (whole_mask(predicted=torch.tensor([[-1, 4]] * 3)), "predicted: holds -1, tokens are 0 to 15"),
+        (whole_mask(visible=torch.tensor([[0, 1, 3, 2]] * 3)), "visible: every row must ascend"),
+        (whole_mask(predicted=torch.tensor([[4, 4]] * 3)), "predicted: every row must ascend"),
+        (whole_mask(visible=torch.arange(4)), r"visible: expected integers \(3, n\), not torch.int64 \(4,\)"),
+        (
+            whole_mask(predicted=torch.zeros(2, 2).long()),
+            r"predicted: expected integers \(3, n\), not torch.int64 \(2, 2\)",
+        ),
+        (whole_mask(visible=torch.zeros(3, 4)), "visible: expected integers .* not torch.float32"),
+        (whole_mask(counted=torch.ones(3, 3)), r"counted: \(3, 3\) does not fit predicted \(3, 2\)"),
+        (whole_mask(hidden=torch.zeros(3, 15).bool()), r"\(3, 15\) does not fit \(3, 16\) \(batch, tokens\)"),
+        (np.zeros((3, 16), dtype=bool), "expected a bool tensor or a Mask, not ndarray"),
+    ],
+)
+def test_a_whole_mask_that_does_not_fit_is_refused(data, mask, message):
+    with pytest.raises(MmmaskError, match=f"^masks.long[.:] ?{message}"):
+        build(data)({"long": samples()["long"]}, masks={"long": mask})
+
+
+def test_a_given_mask_moves_to_the_samples(data):
+    from mmmask.model.masked_model import _given_mask
+
+    tokens = build(data).tokenize("long", torch.zeros(3, 2, 64, device="meta"))
+    for given in (whole_mask(), torch.zeros(3, 16, dtype=torch.bool)):
+        mask = _given_mask("long", given, tokens)
+        assert {part.device.type for part in vars(mask).values()} == {"meta"}
+
+
+def test_a_mask_that_hides_nothing_costs_nothing(data):
+    data["streams"]["long"]["loss"]["normalize"] = "channel"
+    output = build(data)({"long": samples()["long"]}, masks={"long": torch.zeros(3, 16, dtype=torch.bool)})
+    assert output.loss.item() == 0
+    assert output.streams["long"].predictions.shape == (3, 0, 8)
+    output.loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({}, "the batch holds no stream; the model has long, short"),
+        ({"long": torch.zeros(0, 2, 64)}, r"streams.long: an empty batch \(0, 2, 64\)"),
+        ({"long": torch.tensor(1.0)}, r"streams.long: an empty batch \(\)"),
+        (
+            {"long": torch.zeros(3, 2, 64, dtype=torch.int64)},
+            "streams.long: values must be uint8 or floating point, not",
+        ),
+        ({"long": torch.zeros(3, 2, 64, dtype=torch.bool)}, "streams.long: values must be .* not torch.bool"),
+        ({"long": torch.zeros(3, 2, 64, dtype=torch.complex64)}, "streams.long: values must be .* not torch.complex64"),
+        ({"long": np.zeros((3, 2, 64))}, "streams.long: expected a tensor, not ndarray"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(data, batch, message):
+    model = build(data)
+    for call in (model, model.encode):
+        with pytest.raises(MmmaskError, match=message):
+            call(batch)
+
+
 def test_an_unknown_stream_is_refused(data):
     with pytest.raises(UnknownName, match="no stream is named 'lonk'. Did you mean 'long'"):
         build(data)({"lonk": samples()["long"]})
@@ -443,9 +561,8 @@ def test_a_sample_that_does_not_fit_is_refused_with_its_stream(data):
 # images and videos on one embedding
 
 
-@pytest.fixture(scope="module")
-def pixel_model():
-    data = {
+def pixel_data():
+    return {
         "model": {
             "encoder": {"name": "vit", "width": 24, "depth": 2, "num_heads": 2},
             "decoder": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2},
@@ -463,7 +580,11 @@ def pixel_model():
             },
         },
     }
-    return mmmask.build_model(experiment_from_data(data))
+
+
+@pytest.fixture(scope="module")
+def pixel_model():
+    return mmmask.build_model(experiment_from_data(pixel_data()))
 
 
 def pixels(*shape):
