@@ -44,18 +44,20 @@ def inline(text):
 
 
 def shell_lines(text):
-    """Indented blocks line by line (continued lines joined, comments taken off), and the pieces of inline code."""
-    outside = FENCE.sub("", text).replace("\\\n", " ")
-    indented = [line.partition("  #")[0].strip() for line in outside.splitlines() if line.startswith("    ")]
-    return [line for line in [*indented, *inline(text)] if line]
+    """Shell blocks and indented ones line by line (continued lines joined, comments off), and inline code."""
+    blocks = "".join(code for _, code in fenced(text, "sh", "console", ""))
+    indented = "\n".join(re.findall(r"^    .*", FENCE.sub("", text), re.MULTILINE))
+    joined = f"{blocks}\n{indented}".replace("\\\n", " ")
+    lines = [line.partition("  #")[0].strip().removeprefix("$ ") for line in joined.splitlines()]
+    return [line for line in [*lines, *inline(text)] if line]
 
 
 def command_lines(text):
     """The arguments of every `mmmask ...` command line, without the brackets of a usage line."""
     for line in shell_lines(text):
         for part in line.split("&&"):
-            found = re.match(r"(?:torchrun .*-m )?mmmask (\S.*)", part.strip())
-            if found:
+            found = re.match(r"(?:\w+=\S+ )*(?:(?:torchrun|python) .*-m )?mmmask (\S.*)", part.strip())
+            if found and found[1] != "--version":
                 arguments = [word.strip("[]").removesuffix("...") for word in shlex.split(found[1])]
                 yield [argument for argument in arguments if argument]
 
@@ -144,9 +146,12 @@ def test_python_and_yaml_blocks_run(page, in_folder):
             assert mmmask.build_model(experiment).streams.keys() == experiment.streams.keys()
 
 
-def test_every_block_says_what_it_is():
-    """Only what is marked as Python or YAML is run."""
-    assert {language for text in TEXTS.values() for language, _ in FENCE.findall(text)} == {"python", "yaml"}
+def test_every_block_of_python_is_marked_as_such():
+    """Only what is marked is run."""
+    for page, text in TEXTS.items():
+        for language, code in FENCE.findall(text):
+            assert language in ("python", "yaml", "sh", "console", "text", ""), page
+            assert language == "python" or not re.search(r"^(import|from) \w+", code, re.MULTILINE), page
 
 
 def test_every_python_block_imports_what_it_uses():
