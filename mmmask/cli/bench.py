@@ -78,10 +78,10 @@ def _print_data_wait(
     from mmmask.data.streams import Streams
     from mmmask.experiment import experiment_from_data
 
-    streams = {name: {"batch_size": size - size % experiment.streams[name].replicate} for name, size in sizes.items()}
     data = experiment.to_data()
-    for name, change in streams.items():
-        data["streams"][name] |= change
+    for name, size in sizes.items():
+        replicate = experiment.streams[name].replicate
+        data["streams"][name]["batch_size"] = max(replicate, size - size % replicate)
     data["training"] |= {"accumulate": 1, "mixing": "joint"}
     try:
         fed = Streams(experiment_from_data(data), pin=device.type == "cuda")

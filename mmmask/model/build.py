@@ -44,10 +44,12 @@ def _build(experiment: Experiment) -> MaskedModel:
     embeddings = _embeddings(streams)
     try:
         encoder = build("encoder", experiment.model.encoder, embeddings=embeddings)
-        decoders = {
-            key: build("decoder", experiment.model.decoder, embeddings=embeddings, latent_width=encoder.width)
-            for key in dict.fromkeys(stream.decoder for stream in streams.values())
-        }
+        decoders = {}
+        for key in dict.fromkeys(stream.decoder for stream in streams.values()):
+            # only what its streams use: positions that nobody asks for would be parameters without gradient
+            used = {stream.modality.embedding for stream in streams.values() if stream.decoder == key}
+            own = {name: embedding for name, embedding in embeddings.items() if name in used}
+            decoders[key] = build("decoder", experiment.model.decoder, embeddings=own, latent_width=encoder.width)
     except ValueError as error:
         raise ExperimentError([f"model: {error}"]) from error
     heads: dict[str, nn.Module] = {}

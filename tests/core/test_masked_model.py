@@ -619,3 +619,12 @@ def test_images_of_another_shape_than_the_experiments(pixel_model):
     assert output.streams["images"].mask.hidden.shape == (1, 21)
     output.loss.backward()
     pixel_model.zero_grad()
+
+
+def test_a_decoder_of_its_own_knows_only_the_embeddings_of_its_streams(signals):
+    data = signals.signal_data()
+    data["streams"]["short"] |= {"decoder": "own"}
+    data["streams"]["short"]["modality"]["patch"] = 8
+    model = mmmask.build_model(experiment_from_data(data))
+    assert list(model.decoders["shared"].positions) == ["signal_4"]
+    assert list(model.decoders["own"].positions) == ["signal_8"]
