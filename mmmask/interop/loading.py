@@ -145,6 +145,10 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     state = {key: value for key, value in wrapped.items() if isinstance(value, Tensor)}
     if not state:
         raise InteropError("there is not a single tensor in it")
+    if strange := [key for key in state if not isinstance(key, str)]:
+        raise InteropError(f"{strange[0]}: expected keys that are names, not {type(strange[0]).__name__}")
+    if not any(tensor.is_floating_point() for tensor in state.values()):
+        raise InteropError("there is not a single floating point tensor in it")
     return state
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
-from mmmask_registry import MmmaskError
+from mmmask.interop import InteropError
 
 EMBEDDING = "trunk.patch_embed.proj.1"  # index 0 is the parameter-free repetition of a still
 DECODER_EMBEDDING = "trunk.decoder.decoder_embed"
@@ -55,15 +55,16 @@ class OmniMAEFormat(Format):
         """Converts a state dict.
 
         Raises:
-            MmmaskError: a key is missing, the number of heads is not known, or the position tables are not the
-                published ones for this size.
+            InteropError: a key is missing or of another shape, the number of heads is not known, or the position
+                tables are not the published ones for this size.
         """
         head = _head(state)
         if head is None or f"{EMBEDDING}.weight" not in state:
-            raise MmmaskError("format omnimae: the patch embedding or the head is missing")
+            raise InteropError("format omnimae: the patch embedding or the head is missing")
         if f"{DECODER_EMBEDDING}.weight" not in state:
-            raise MmmaskError(f"format omnimae: {DECODER_EMBEDDING}.weight is missing: no pretraining checkpoint")
-        width, channels, *patch = state[f"{EMBEDDING}.weight"].shape
+            raise InteropError(f"format omnimae: {DECODER_EMBEDDING}.weight is missing: no pretraining checkpoint")
+        expected = "(width, channels, frames, height, width of a patch)"
+        width, channels, *patch = _shape(state, f"{EMBEDDING}.weight", 5, expected)
         key = f"pixels_{'x'.join(map(str, (*patch, channels)))}"
         renamed: dict[str, str] = {
             f"{EMBEDDING}.bias": f"encoder.embeddings.{key}.bias",
@@ -98,7 +99,7 @@ class OmniMAEFormat(Format):
     def _experiment(self, state: Mapping[str, Tensor], patch: list[int], channels: int, width: int) -> dict[str, Any]:
         num_heads = self.config.num_heads or PUBLISHED_HEADS.get(width)
         if num_heads is None:
-            raise MmmaskError(f"format omnimae: an encoder of width {width} is not published: give num_heads")
+            raise InteropError(f"format omnimae: an encoder of width {width} is not published: give num_heads")
         pixels = {"size": self.config.size, "patch_size": patch, "channels": channels}
         loss = {"name": "pixels", "normalize": "channel"}
         return {
@@ -112,7 +113,7 @@ class OmniMAEFormat(Format):
                 },
                 "decoder": {
                     "name": "transformer",
-                    "width": state[f"{DECODER_EMBEDDING}.weight"].shape[0],
+                    "width": _shape(state, f"{DECODER_EMBEDDING}.weight", 2, "(decoder width, width)")[0],
                     "depth": _depth(state, "trunk.decoder.decoder_blocks"),
                     "num_heads": self.config.decoder_num_heads,
                     "qkv_bias": "trunk.decoder.decoder_blocks.0.attn.qkv.bias" in state,
@@ -143,15 +144,20 @@ class OmniMAEFormat(Format):
         for name in ("trunk.pos_embed", "trunk.decoder.pos_embed"):
             if name not in state:
                 continue
-            table = state[name][0]
-            if table.shape[0] != math.prod(grid):
-                raise MmmaskError(
-                    f"format omnimae: {name} has {table.shape[0]} positions, a clip of {self.config.num_frames} frames "
+            positions = _shape(state, name, 3, "(1, positions, width)")[1]
+            if positions != math.prod(grid):
+                raise InteropError(
+                    f"format omnimae: {name} has {positions} positions, a clip of {self.config.num_frames} frames "
                     f"of {self.config.size} pixels has {math.prod(grid)}: give size and num_frames"
                 )
-            computed = flat_sinusoid_table(grid, width, grid).to(table.dtype)
+            table = state[name]
+            computed = flat_sinusoid_table(grid, width, grid).to(table.dtype).unsqueeze(0)
+            if table.shape != computed.shape:
+                raise InteropError(
+                    f"format omnimae: {name}: shape {tuple(table.shape)}, expected {tuple(computed.shape)}"
+                )
             if not torch.allclose(table, computed, atol=1e-5):
-                raise MmmaskError(f"format omnimae: {name} is not the published sinusoid; it was trained or changed")
+                raise InteropError(f"format omnimae: {name} is not the published sinusoid; it was trained or changed")
             unused[name] = "the sinusoid is computed; the file's is the same"
         return unused
 
@@ -160,6 +166,18 @@ def _head(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name in HEADS if f"{name}.weight" in state), None)
 
 
+def _shape(state: Mapping[str, Tensor], key: str, axes: int, expected: str) -> tuple[int, ...]:
+    """The shape of a tensor that tells the model's sizes."""
+    shape = tuple(state[key].shape)
+    if len(shape) != axes or 0 in shape:
+        raise InteropError(f"format omnimae: {key}: shape {shape}, expected {expected}")
+    return shape
+
+
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return 1 + max((int(found[1]) for key in state if (found := pattern.match(key))), default=-1)
+    numbers = {int(found[1]) for key in state if (found := pattern.match(key))}
+    depth = max(numbers, default=-1) + 1
+    if len(numbers) != depth:
+        raise InteropError(f"format omnimae: {prefix}.{depth - 1}: blocks before it are missing")
+    return depth

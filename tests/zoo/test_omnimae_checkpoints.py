@@ -144,6 +144,47 @@ def test_a_wrong_shape_names_key_and_shapes(refused):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("key", "shape", "expected"),
+    [
+        ("trunk.patch_embed.proj.1.weight", (48, 384), "(width, channels, frames, height, width of a patch)"),
+        ("trunk.patch_embed.proj.1.weight", (), "(width, channels, frames, height, width of a patch)"),
+        ("trunk.patch_embed.proj.1.weight", (48, 3, 2, 8, 0), "(width, channels, frames, height, width of a patch)"),
+        ("trunk.decoder.decoder_embed.weight", (), "(decoder width, width)"),
+        ("trunk.decoder.decoder_embed.weight", (32,), "(decoder width, width)"),
+        ("trunk.pos_embed", (64,), "(1, positions, width)"),
+        ("trunk.decoder.pos_embed", (), "(1, positions, width)"),
+        ("trunk.pos_embed", (1, 64, 40), "(1, 64, 48)"),
+        ("trunk.pos_embed", (0, 64, 48), "(1, positions, width)"),
+    ],
+)
+def test_a_shape_that_tells_a_size_and_is_none_is_named(state, sizes, key, shape, expected):
+    state[key] = torch.zeros(shape)
+    with pytest.raises(InteropError) as raised:
+        read(state, **sizes)
+    assert str(raised.value) == f"format omnimae: {key}: shape {shape}, expected {expected}"
+
+
+@pytest.mark.parametrize("key", ["head.weight", "trunk.norm.bias", "trunk.mask_token", "trunk.blocks.0.mlp.fc1.weight"])
+def test_a_tensor_without_axes_is_named(state, sizes, key):
+    state[key] = torch.tensor(1.0)
+    with pytest.raises(InteropError, match=rf"^format omnimae: {key}: shape \(1?,?\), the model has \("):
+        read(state, **sizes)
+
+
+def test_a_block_far_out_is_named_and_not_built(refused):
+    def change(state):
+        state["trunk.blocks.1000000.norm1.weight"] = torch.zeros(48)
+
+    assert refused(change) == "format omnimae: trunk.blocks.1000000: blocks before it are missing"
+
+
+def test_weights_must_be_floating_point_numbers_under_names(refused, state):
+    whole = {key: tensor.to(torch.int64) for key, tensor in state.items() if "pos_embed" not in key}
+    assert refused(source=whole) == "there is not a single floating point tensor in it"
+    assert refused(source=state | {3: torch.zeros(3)}) == "3: expected keys that are names, not int"
+
+
 def test_a_position_table_that_was_trained_is_refused(refused):
     def change(state):
         state["trunk.decoder.pos_embed"][0, 3, 5] += 0.01
