@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, NodeEvent
 
 from mmmask.errors import ExperimentError
 from mmmask_registry import did_you_mean
+
+MAX_DEPTH = 50
+MAX_VALUES = 100_000
 
 
 def shipped_experiments() -> dict[str, Path]:
@@ -53,6 +57,9 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             problems.append(f"{override!r} is not `key.path=value`")
+            continue
+        if key.count(".") >= MAX_DEPTH:
+            problems.append(f"{key[:40]}...: nested more than {MAX_DEPTH} deep")
             continue
         try:
             value = parse_yaml(text) if text else ""
@@ -95,6 +102,7 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _PlainConstructor
+    _check_extent(yaml.parse(text))
     value = yaml.load(text)
     try:
         json.dumps(value)
@@ -110,6 +118,34 @@ class _PlainConstructor(SafeConstructor):
 _PlainConstructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 for _tag in ("binary", "set", "omap", "pairs"):
     _PlainConstructor.yaml_constructors.pop(f"tag:yaml.org,2002:{_tag}", None)
+
+
+def _check_extent(events: Iterator[Event]) -> None:
+    """Refuses what no experiment needs and would take all stack or memory: deep nesting, aliases that multiply.
+
+    Raises:
+        YAMLError: it is nested too deeply, or holds too many values with its aliases written out.
+    """
+    extents: dict[str, int] = {}  # of what has an anchor, aliases written out
+    opened: list[tuple[str | None, int]] = []  # anchor, and values before it
+    values = 0
+    for event in events:
+        if isinstance(event, AliasEvent):
+            values += extents.get(event.anchor, 1)
+        elif isinstance(event, NodeEvent):
+            values += 1
+            if isinstance(event, CollectionStartEvent):
+                opened.append((event.anchor, values - 1))
+            elif event.anchor:
+                extents[event.anchor] = 1
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor:
+                extents[anchor] = values - before
+        if len(opened) > MAX_DEPTH:
+            raise MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=event.start_mark)
+        if values > MAX_VALUES:
+            raise MarkedYAMLError(problem=f"more than {MAX_VALUES} values", problem_mark=event.start_mark)
 
 
 def dump_yaml(data: object) -> str:

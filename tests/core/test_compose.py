@@ -83,6 +83,48 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
     assert str(raised.value).startswith(path)
 
 
+DEEP = {
+    "flow": "{a: " * 2000 + "1" + "}" * 2000,
+    "lists": "[" * 5000,
+    "block": "\n".join(" " * k + "a:" for k in range(999)),
+}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_what_is_nested_too_deeply_is_refused_in_one_line(tmp_path, text):
+    path = write(tmp_path, "mine.yaml", text)
+    with pytest.raises(ExperimentError, match=r"not YAML: nested more than 50 deep \(line \d+, column \d+\)") as raised:
+        read_experiment(path)
+    assert "\n" not in str(raised.value)
+    if "\n" not in text:
+        with pytest.raises(ExperimentError, match="nested more than 50 deep"):
+            apply_overrides({}, [f"a={text}"])
+
+
+def test_a_key_of_too_many_parts_is_refused():
+    key = ".".join("a" * 3000)
+    with pytest.raises(ExperimentError, match="nested more than 50 deep"):
+        apply_overrides({}, [f"{key}=1", f"{key}=2"])
+
+
+@pytest.mark.parametrize("kind", ["[{}]", "{{x: [{}]}}"])
+def test_aliases_that_multiply_are_refused_in_one_line(tmp_path, kind):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} " + kind.format(", ".join([f"*a{k - 1}"] * 10)) for k in range(1, 10)]
+    path = write(tmp_path, "mine.yaml", "\n".join(lines))
+    with pytest.raises(ExperimentError, match=r"not YAML: more than 100000 values \(line \d+, column \d+\)") as raised:
+        read_experiment(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_aliases_that_do_not_are_read():
+    assert parse_yaml("{a: &x {b: 1}, c: *x, d: {<<: *x, e: 2}}") == {
+        "a": {"b": 1},
+        "c": {"b": 1},
+        "d": {"b": 1, "e": 2},
+    }
+
+
 def test_binary_files_are_refused(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(ExperimentError, match="not YAML"):
