@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from mmmask.components import components
@@ -70,6 +70,13 @@ class OptimizerSettings(StrictModel):
     weight_decay: float = Field(default=0.05, ge=0, description="decoupled; biases and LayerNorms have none")
     clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
 
+    @field_validator("betas")
+    @classmethod
+    def _betas_are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if any(not 0 <= beta < 1 for beta in betas):
+            raise ValueError(f"each must be in [0, 1), not {list(betas)}")
+        return betas
+
 
 class ScheduleSettings(StrictModel):
     """The learning rate over training."""
@@ -113,7 +120,7 @@ class TrainingSettings(StrictModel):
     """How the model is trained."""
 
     steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
-    epochs: dict[str, float] | None = Field(
+    epochs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         default=None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
     )
     mixing: Literal["joint", "alternate"] = Field(
@@ -190,46 +197,60 @@ def experiment_from_data(data: dict[str, Any], where: str = "", overrides: Seque
     Raises:
         ExperimentError: everything that is wrong with it, each with its key path.
     """
-    given = data["streams"] if isinstance(data.get("streams"), dict) else {}
+    given = _mapping(data.get("streams"))
     data = apply_overrides(data, overrides)
+    problems = []
     if isinstance(data.get("streams"), dict):  # `streams.NAME=null` takes a stream out
         removed = [name for name, stream in data["streams"].items() if stream is None]
-        if unknown := [name for name in removed if name not in given]:
-            known = f"Known: {', '.join(given)}"
-            raise ExperimentError(
-                [f"streams.{name}: no stream to take out.{did_you_mean(name, given)} {known}" for name in unknown],
-                where,
-            )
+        problems += [
+            f"streams.{name}: no stream to take out.{did_you_mean(str(name), map(str, given))} "
+            f"Known: {', '.join(map(str, given))}"
+            for name in removed
+            if name not in given
+        ]
         data = data | {"streams": {name: part for name, part in data["streams"].items() if name not in removed}}
+    experiment = None
     try:
         experiment = validate_strictly(Experiment, data)
     except ValidationError as error:
-        raise ExperimentError([_problem(detail, data) for detail in error.errors()], where) from None
-    if problems := _conflicts(experiment):
+        problems += [_problem(detail, data) for detail in error.errors()]
+    problems += _conflicts(data)
+    if problems or experiment is None:
         raise ExperimentError(problems, where)
     return experiment
 
 
-def _conflicts(experiment: Experiment) -> list[str]:
-    """What each key allows and the keys together do not."""
+def _conflicts(data: dict[str, Any]) -> list[str]:
+    """What each key allows and the keys together do not; of data that may be wrong in any other way as well."""
     problems = []
-    for name, stream in experiment.streams.items():
-        if not name.isidentifier():
+    streams, training = _mapping(data.get("streams")), _mapping(data.get("training"))
+    accumulate = _count(TrainingSettings, training, "accumulate")
+    for name, stream in streams.items():
+        if not str(name).isidentifier():
             problems.append(f"streams.{name}: a stream's name must be a plain word (letters, digits, _)")
-        if stream.batch_size % (experiment.training.accumulate * stream.replicate):
+        batch_size, replicate = (_count(StreamSettings, _mapping(stream), key) for key in ("batch_size", "replicate"))
+        if batch_size and replicate and accumulate and batch_size % (accumulate * replicate):
             problems.append(
-                f"streams.{name}.batch_size: {stream.batch_size} does not divide by accumulate x replicate "
-                f"({experiment.training.accumulate} x {stream.replicate})"
+                f"streams.{name}.batch_size: {batch_size} does not divide by accumulate x replicate "
+                f"({accumulate} x {replicate})"
             )
-    training = experiment.training
-    if training.steps is not None and training.epochs is not None:
+    epochs = training.get("epochs")
+    if epochs is not None and training.get("steps") is not None:
         problems.append("training.epochs: give either steps or epochs")
-    for name in training.epochs or ():
-        if name not in experiment.streams or len(training.epochs or ()) != 1:
-            problems.append(f"training.epochs: expected one stream's name, of {', '.join(experiment.streams)}")
-    if any(not 0 <= beta < 1 for beta in training.optimizer.betas):
-        problems.append(f"training.optimizer.betas: each must be in [0, 1), not {list(training.optimizer.betas)}")
+    if isinstance(epochs, dict) and epochs and streams and (len(epochs) != 1 or not epochs.keys() <= streams.keys()):
+        problems.append(f"training.epochs: expected one stream's name, of {', '.join(map(str, streams))}")
     return problems
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """The value where it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _count(model: type[BaseModel], data: dict[str, Any], key: str) -> int | None:
+    """A setting that counts something, by default the model's; None where what is given is no count."""
+    value = data.get(key, model.model_fields[key].default)
+    return value if type(value) is int and value > 0 else None
 
 
 def _problem(detail: ErrorDetails, data: dict[str, Any]) -> str:

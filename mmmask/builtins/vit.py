@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from mmmask.builtins.transformer import TransformerSettings
@@ -25,6 +25,15 @@ SIZES = {
 }
 
 
+def _numbers(size: object) -> dict[str, Any]:
+    """The settings that a size stands for; none where it is no size."""
+    if not isinstance(size, str) or size not in SIZES:
+        return {}
+    width, depth, num_heads = SIZES[size]
+    # the giant's MLP is 6144 wide (VideoMAE V2, appendix)
+    return {"width": width, "depth": depth, "num_heads": num_heads, "mlp_ratio": 48 / 11 if size == "giant" else 4.0}
+
+
 class ViTEncoder(Encoder):
     """Pre-norm transformer blocks over the visible tokens of all streams at once (ViT; MAE section 3).
 
@@ -40,13 +49,13 @@ class ViTEncoder(Encoder):
         @model_validator(mode="before")
         @classmethod
         def _size_sets_numbers(cls, data: Any) -> Any:  # noqa: ANN401 - raw input
-            if isinstance(data, dict) and data.get("size") in SIZES:
-                width, depth, num_heads = SIZES[data["size"]]
-                # the giant's MLP is 6144 wide (VideoMAE V2, appendix)
-                sized = {"width": width, "depth": depth, "num_heads": num_heads}
-                sized |= {"mlp_ratio": 48 / 11} if data["size"] == "giant" else {}
-                return sized | data
-            return data
+            return _numbers(data.get("size")) | data if isinstance(data, dict) else data
+
+        @model_serializer(mode="wrap")
+        def _without_what_size_sets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            """So that a file with another size in it, and nothing else, is a model of another size."""
+            sized = _numbers(self.size)
+            return {key: value for key, value in handler(self).items() if key not in sized or value != sized[key]}
 
     config: Config
 

@@ -121,6 +121,14 @@ def test_wrong_values(problems, key, value, problem):
             {"training__epochs": {"long": 2, "short": 2}, "training__steps": ...},
             "training.epochs: expected one stream's name, of long, short",
         ),
+        (
+            {"training__epochs": {"long": -5}, "training__steps": ...},
+            "training.epochs.long: should be greater than 0, not -5",
+        ),
+        (
+            {"training__epochs": {"long": 0}, "training__steps": ...},
+            "training.epochs.long: should be greater than 0, not 0",
+        ),
         ({"training__optimizer__betas": [0.9, 1.0]}, "training.optimizer.betas: each must be in [0, 1)"),
     ],
 )
@@ -137,6 +145,43 @@ def test_conflicts_come_all_at_once(problems):
         "streams.short.batch_size",
         "training.epochs",
     ]
+
+
+def test_conflicts_come_together_with_wrong_values(problems):
+    found = problems(
+        modle={},
+        streams__long__replicate=3,
+        streams__short__masker="tubee",
+        streams__short__batch_size="x",
+        training__epochs={"lng": 2},
+        training__optimizer={"betas": [0.9, 1.0]},
+        **{"streams__two words": 3},
+    )
+    assert sorted(problem.partition(":")[0] for problem in found) == [
+        "modle",
+        "streams.long.batch_size",
+        "streams.short.batch_size",
+        "streams.short.masker.name",
+        "streams.two words",
+        "streams.two words",
+        "training.epochs",
+        "training.epochs",
+        "training.optimizer.betas",
+    ]
+
+
+def test_a_stream_that_is_not_there_to_take_out_comes_with_the_rest(signals):
+    with pytest.raises(ExperimentError) as raised:
+        experiment_from_data(signals.signal_data(), overrides=["streams.lng=null", "training.steps=0"])
+    first, second = raised.value.problems
+    assert first.startswith("streams.lng: no stream to take out. Did you mean 'long'?")
+    assert second.startswith("training.steps: should be greater than 0")
+
+
+@pytest.mark.parametrize("broken", [None, 3, [], {"long": None}, {"long": 3}, {"long": {"batch_size": None}}, {3: {}}])
+@pytest.mark.parametrize("key", ["streams", "training"])
+def test_conflicts_are_no_trouble_where_everything_is_wrong(problems, key, broken):
+    assert problems(**{key: broken, "modle": {}})
 
 
 def test_a_streams_name_is_a_plain_word(signals):
@@ -207,6 +252,29 @@ def test_a_size_sets_the_numbers_that_are_not_given(signals):
     assert (giant.width, giant.depth, giant.num_heads, int(giant.width * giant.mlp_ratio)) == (1408, 40, 16, 6144)
     huge = encoder(size="huge")
     assert (huge.width, huge.depth, huge.num_heads) == (1280, 32, 16)
+
+
+def test_a_file_with_a_size_says_nothing_that_the_size_says(signals):
+    """So that another size in a dumped file is another size."""
+    data = signals.signal_data()
+    data["model"]["encoder"] = {"name": "vit", "size": "giant", "depth": 2}
+    dumped = experiment_from_data(data).to_data()
+    assert dumped["model"]["encoder"] | {"size": "giant", "depth": 2} == dumped["model"]["encoder"]
+    assert not {"width", "num_heads", "mlp_ratio"} & set(dumped["model"]["encoder"])
+    small = experiment_from_data(dumped, overrides=["model.encoder.size=small"]).model.encoder
+    assert (small.width, small.depth, small.num_heads, small.mlp_ratio) == (384, 2, 6, 4.0)
+    giant = experiment_from_data(dumped, overrides=["model.encoder.depth=3"]).model.encoder
+    assert (giant.width, giant.depth, giant.num_heads, giant.mlp_ratio) == (1408, 3, 16, 48 / 11)
+    data["model"]["encoder"] = {"name": "vit", "size": "base"}
+    dumped = experiment_from_data(data).to_data()
+    again = experiment_from_data(dumped, overrides=["model.encoder.size=giant"]).model.encoder
+    assert (again.width, again.depth, again.num_heads, again.mlp_ratio) == (1408, 40, 16, 48 / 11)
+
+
+def test_a_file_without_a_size_says_every_number(signals):
+    dumped = experiment_from_data(signals.signal_data()).to_data()["model"]["encoder"]
+    assert (dumped["size"], dumped["width"], dumped["depth"], dumped["num_heads"]) == (None, 24, 2, 2)
+    assert dumped["mlp_ratio"] == 4.0
 
 
 def test_a_stream_is_taken_out_by_null(signals):
