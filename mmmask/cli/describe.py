@@ -36,10 +36,15 @@ def run(arguments: argparse.Namespace) -> int:
         default = (
             "required" if field.is_required() else f"default {_plain(field.get_default(call_default_factory=True))}"
         )
-        print(f"  {key}: {f'a {kind}' if kind else _type(field.annotation)}, {default}{_bounds(field.metadata)}")
+        print(f"  {key}: {_a(kind) if kind else _type(field.annotation)}, {default}{_bounds(field.metadata)}")
         if field.description:
             print(f"      {field.description}")
     return 0
+
+
+def _a(kind: str) -> str:
+    """`an encoder`, `a masker`; `positions` is a plural."""
+    return kind if kind == "positions" else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _type(annotation: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
@@ -43,6 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first_comment(path) -> str:  # noqa: ANN001 - a Path
+def _first_comment(path: Path) -> str:
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -113,5 +113,6 @@ def _maskers(model: MaskedModel, stream: str, ratios: list[float]) -> dict[str, 
     if "mask_ratio" not in type(masker.config).model_fields:
         raise MmmaskError(f"--mask-ratio: the masker of stream {stream!r} ({masker.config.name}) has no mask_ratio")
     return {
-        f"{ratio:.0%} hidden": type(masker)(masker.config.model_copy(update={"mask_ratio": ratio})) for ratio in ratios
+        f"{100 * ratio:g}% hidden": type(masker)(masker.config.model_copy(update={"mask_ratio": ratio}))
+        for ratio in ratios
     }

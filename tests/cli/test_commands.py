@@ -128,7 +128,7 @@ def test_describe_shows_types_defaults_bounds_and_meaning(cli):
     assert "  mask_ratio: float, default 0.75, >= 0 and < 1\n      share of the tokens that is hidden\n" in out
     assert "  round_down: hidden | visible, default hidden\n" in out
     out = cli("describe", "encoder", "vit").out
-    assert "  positions: a positions, default flat_sinusoid\n" in out
+    assert "  positions: positions, default flat_sinusoid\n" in out
     assert "  qkv_bias: bool, default true\n" in out
     assert "  size: tiny | small | base | large | huge | giant | null, default null\n" in out
     assert "  path: str, required\n" in cli("describe", "source", "folder").out
@@ -158,6 +158,25 @@ def test_show_counts_the_steps_of_epochs(cli, experiment):
     done = cli("show", experiment, "training.steps=null", "training.epochs={long: 3}")
     # 24 samples in batches of 8, three times
     assert done.out.endswith("# steps: 9\n")
+
+
+def test_show_of_epochs_without_data_prints_the_experiment(cli, experiment, tmp_path):
+    nowhere = "streams.long.source={name: folder, path: nowhere}"
+    done = cli("show", experiment, "training.steps=null", "training.epochs={long: 3}", nowhere)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1].startswith(
+        "# steps: unknown (streams.long.source: source folder: nowhere does not"
+    )
+    assert parse_yaml(done.out)["training"]["epochs"] == {"long": 3}
+
+
+def test_show_says_what_a_size_sets(cli, tmp_path):
+    done = cli("show", "omnimae/vit_base", "model.encoder.depth=3")
+    assert "# model.encoder of size base: width 768, num_heads 12, mlp_ratio 4.0\n" in done.out
+    path = tmp_path / "shown.yaml"
+    path.write_text(done.out)
+    encoder = load_experiment(path, ["model.encoder.size=large"]).model.encoder
+    assert (encoder.width, encoder.depth, encoder.num_heads) == (1024, 3, 16)
 
 
 def test_overrides_may_stand_before_and_after_options(cli, experiment, tmp_path):

@@ -63,6 +63,20 @@ def test_true_statistics_are_said_to_be_true(cli, pixel_run, files, tmp_path):
     assert first.read_bytes() != second.read_bytes()
 
 
+def test_ratios_that_lie_close_together_are_columns_of_their_own(cli, pixel_run, files, tmp_path, monkeypatch):
+    import mmmask.pictures
+
+    labels, reconstruct = [], mmmask.pictures.reconstruct
+    monkeypatch.setattr(
+        mmmask.pictures,
+        "reconstruct",
+        lambda m, s, b, maskers, *rest: (labels.extend(maskers), reconstruct(m, s, b, maskers, *rest))[1],
+    )
+    done = cli("reconstruct", pixel_run, files[0][0], "--mask-ratio", "0.07,0.75,0.754", "--output", tmp_path / "a.png")
+    assert done.code == 0
+    assert labels == ["7% hidden", "75% hidden", "75.4% hidden"]
+
+
 def test_a_seed_chooses_the_masks(cli, pixel_run, files, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         cli("reconstruct", pixel_run, files[0][0], "--seed", seed, "--output", tmp_path / f"{name}.png")
