@@ -55,10 +55,14 @@ def processes(device: str | None) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
 
     Raises:
-        MmmaskError: the device does not exist here, or another process ended before its time.
+        MmmaskError: the device does not exist here, or is one for all processes; or another process ended before its
+            time.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
+    kind, _, index = (device or "").partition(":")
+    if world_size > 1 and index and kind != "cpu":
+        raise MmmaskError(f"--device {device}: all {world_size} processes would share it; give --device {kind}")
     chosen = find_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world_size == 1:
         yield Processes(0, 1, chosen)

@@ -123,6 +123,16 @@ def test_a_loss_that_is_no_number_stops_all_processes(train, experiment_file, tm
         assert "Traceback" not in process.err
 
 
+def test_one_device_for_several_processes_is_refused(monkeypatch):
+    from mmmask.training.distribution import processes
+    from mmmask_registry import MmmaskError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = "^--device cuda:0: all 2 processes would share it; give --device cuda"
+    with pytest.raises(MmmaskError, match=message), processes("cuda:0"):
+        pass
+
+
 @pytest.mark.slow
 def test_torchrun(left, reference, experiment_file, signals, tmp_path):
     """`torchrun -m mmmask train ...` itself, stopped with Ctrl-C, started again."""
