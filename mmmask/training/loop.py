@@ -300,9 +300,7 @@ class TrainingLoop:
             (s.modality.embedding, s.decoder, s.head, name if name in self.model.losses else "") for name, s in streams
         }
         unused = self.experiment.training.mixing == "alternate" and len(parts) > 1
-        return DistributedDataParallel(
-            step, find_unused_parameters=unused, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(step, find_unused_parameters=unused, gradient_as_bucket_view=True)
 
 
 class _Window:
