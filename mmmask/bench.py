@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import time
@@ -45,9 +46,7 @@ class StepBench:
         model = build_model(experiment).to(device)
         self.model = model
         if experiment.training.compile:
-            model.encoder.compile()
-            for decoder in model.decoders.values():
-                decoder.compile()
+            model.compile()
         self.step_module = TrainingStep(model)
         self.optimizer = build_optimizer(model, experiment.training.optimizer)
         self.batches = {name: synthetic_batch(experiment, model, name, size).to(device) for name, size in sizes.items()}
@@ -148,9 +147,7 @@ def default_sizes(experiment: Experiment, device: torch.device) -> dict[str, int
     sizes = {}
     for name, stream in experiment.streams.items():
         modality = model.streams[name].modality
-        tokens = 1
-        for cells in modality.grid(modality.sample_shape):
-            tokens *= cells
+        tokens = math.prod(modality.grid(modality.sample_shape))
         sizes[name] = min(stream.batch_size, factor * max(8, min(32, 6272 // tokens)))
     return sizes
 

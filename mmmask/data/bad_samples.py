@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmmask.data.samples import BadRecord
 from mmmask.interfaces.source import SourceError
+from mmmask.json_lines import append_jsonl, read_jsonl
 
 ENOUGH_TO_JUDGE = 1000
 """Draws after which the share of failed draws counts too, not only that of distinct samples."""
@@ -31,10 +31,8 @@ class BadSamples:
         self.known: dict[str, set[str]] = {name: set() for name in sizes}
         self.draws = dict.fromkeys(sizes, 0)
         self.failed = dict.fromkeys(sizes, 0)
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
-                self.known.setdefault(record["stream"], set()).add(record["sample"])
+        for line in read_jsonl(path):
+            self.known.setdefault(line["stream"], set()).add(line["sample"])
 
     def add(self, step: int, stream: str, records: Iterable[BadRecord], draws: int) -> None:
         """Takes note of a micro-batch.
@@ -50,8 +48,7 @@ class BadSamples:
                 self.known[stream].add(record.sample)
                 if self.write:
                     line = {"step": step, "stream": stream, "sample": record.sample, "reason": record.reason}
-                    with self.path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append_jsonl(self.path, line)
         if records:
             self._judge(stream, records[-1])
 

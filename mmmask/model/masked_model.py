@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,12 @@ class MaskedModel(nn.Module):
         }  # fmt: skip
         weighted = [self.streams[name].weight * output.loss for name, output in streams.items()]
         return Output(torch.stack(weighted).sum(), streams)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
+        """Compiles encoder and decoders; masks and losses stay as they are, drawn and reduced outside of graphs."""
+        self.encoder.compile(*args, **kwargs)
+        for decoder in self.decoders.values():
+            decoder.compile(*args, **kwargs)
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
         """Features with nothing hidden: {stream: Latents}, values (batch, tokens, width) in token order."""

@@ -16,6 +16,7 @@ import portalocker
 
 from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment, load_experiment
+from mmmask.json_lines import read_jsonl
 from mmmask_registry import MmmaskError
 
 # key prefixes that may change when a run goes on: its length, what it logs, and how fast data is loaded
@@ -108,25 +109,6 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in {**before, **after}
         if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
     ]
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log, if there is one; a last line that was cut off in writing is dropped."""
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # what follows a torn line was written by nobody
-    return lines
-
-
-def append_jsonl(path: Path, line: dict[str, Any]) -> None:
-    """Adds one object to a log."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmmask.hooks import hookimpl
+from mmmask.json_lines import append_jsonl
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,8 +24,7 @@ class JSONLinesWriter:
     @hookimpl
     def step_ended(self, run: RunState, metrics: dict[str, Any]) -> None:
         """One object, one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        append_jsonl(self.path, metrics)
 
 
 class TensorBoardWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -18,10 +19,11 @@ from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams
 from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment
+from mmmask.json_lines import append_jsonl, read_jsonl
 from mmmask.model.masked_model import MaskedModel
 from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.distribution import Processes
-from mmmask.training.folder import RunFolder, append_jsonl, read_jsonl
+from mmmask.training.folder import RunFolder
 from mmmask.training.interruption import Interruption
 from mmmask.training.optimizer import build_optimizer, peak_learning_rate
 from mmmask.training.precision import autocast
@@ -129,9 +131,7 @@ class TrainingLoop:
             _same_sizes(checkpoint["sizes"], self.sizes)
         self.held_out = HeldOut(self.model, self.experiment, self.streams.loaders, folder, self.device)
         if training.compile:
-            self.model.encoder.compile()
-            for decoder in self.model.decoders.values():
-                decoder.compile()
+            self.model.compile()
         self._forward = self._wrap(TrainingStep(self.model))
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
@@ -209,8 +209,8 @@ class TrainingLoop:
         unchecked, self._unchecked = self._unchecked, []
         for step, names, losses in unchecked:
             values = losses.tolist()
-            if not all(map(_is_finite, values)):
-                found = {name: value for name, value in zip(names, values[1:], strict=True) if not _is_finite(value)}
+            if not all(map(math.isfinite, values)):
+                found = {name: value for name, value in zip(names, values[1:], strict=True) if not math.isfinite(value)}
                 listed = ", ".join(f"{name}: {value}" for name, value in found.items()) or f"their sum: {values[0]}"
                 raise self._not_finite(f"step {step}: the loss is not finite ({listed})")
 
@@ -338,7 +338,3 @@ def _same_sizes(before: Mapping[str, int], now: Mapping[str, int]) -> None:
     ]
     if changed:
         raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0
