@@ -12,6 +12,9 @@ def register_components(register: Register) -> None:
     register("positions", "flat_sinusoid", f"{here}.positions:FlatSinusoid", "fixed sines over the flat token index")
     register("encoder", "vit", f"{here}.vit:ViTEncoder", "plain Vision Transformer over the visible tokens")
     register("decoder", "transformer", f"{here}.transformer_decoder:TransformerDecoder", "a few blocks over all tokens")
+    register(
+        "decoder", "in_place", f"{here}.in_place_decoder:InPlaceDecoder", "answers from hidden tokens' own latents"
+    )
     register("loss", "pixels", f"{here}.pixels:PixelLoss", "error of the values a token holds, normalised or not")
     register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
     register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from mmmask.interfaces import Component, PositionsChoice
-from mmmask.model.blocks import Blocks
+from mmmask.model.blocks import Blocks, BlockSettings
 
 
 class TransformerSettings(Component.Config):
@@ -17,7 +17,18 @@ class TransformerSettings(Component.Config):
     depth: int = Field(default=12, ge=0, description="number of blocks")
     num_heads: int = Field(default=12, gt=0, description="attention heads; must divide width")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over width")
-    qkv_bias: bool = Field(default=True, description="biases of the query, key and value projections")
+    qkv_bias: bool | Literal["query_value"] = Field(
+        default=True,
+        description="biases of the query, key and value projections; query_value leaves out the key's, which softmax "
+        "does not see (BEiT, VideoMAE)",
+    )
+    cosine_attention: bool = Field(
+        default=False,
+        description="attention by cosines and a learned temperature per head (Swin V2, optional in VideoMAE V2)",
+    )
+    layer_scale: float | None = Field(
+        default=None, description="initial value of a learned factor per channel on what a block adds (BEiT, SimMIM)"
+    )
     norm_epsilon: float = Field(default=1e-6, gt=0, description="epsilon of every LayerNorm")
     activation_checkpointing: bool = Field(
         default=False, description="recompute each block in backward: less memory, a third more time"
@@ -36,12 +47,13 @@ class TransformerSettings(Component.Config):
 
     def build_blocks(self) -> Blocks:
         """The blocks that these settings describe."""
-        return Blocks(
-            self.depth,
+        block = BlockSettings(
             self.width,
             self.num_heads,
             self.mlp_ratio,
             self.qkv_bias,
             self.norm_epsilon,
-            self.activation_checkpointing,
+            self.cosine_attention,
+            self.layer_scale,
         )
+        return Blocks(self.depth, block, self.activation_checkpointing)

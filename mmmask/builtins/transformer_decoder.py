@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmmask.builtins.transformer import TransformerSettings
-from mmmask.interfaces import Component, Decoder, Embedding, Query
+from mmmask.interfaces import Component, Decoder, Embedding, Positions, Query
 from mmmask.interfaces.component import build
 from mmmask.model.blocks import initialize
+from mmmask_registry import MmmaskError
 
 
 class TransformerDecoder(Decoder):
@@ -36,13 +37,17 @@ class TransformerDecoder(Decoder):
         prefix: Literal["keep", "drop"] = Field(
             default="keep", description="what becomes of the encoder's prefix tokens"
         )
+        prefix_tokens: int = Field(
+            default=0, ge=0, description="learned tokens of the decoder's own before each sample (MAE-ST's cls)"
+        )
+        embed_bias: bool = Field(default=True, description="bias of the projection from latents (VideoMAE has none)")
 
     config: Config
 
     def __init__(self, config: Component.Config, embeddings: Mapping[str, Embedding], latent_width: int) -> None:
         super().__init__(config, embeddings, latent_width)
         settings = self.config
-        self.embed = nn.Linear(latent_width, settings.width)
+        self.embed = nn.Linear(latent_width, settings.width, bias=settings.embed_bias)
         self.blocks = settings.build_blocks()
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         initialize(self)
@@ -50,10 +55,15 @@ class TransformerDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.zeros(token_width))
         self.positions = nn.ModuleDict(
             {
-                key: build("positions", settings.positions, width=token_width, grids=embedding.grids)
+                key: build(
+                    "positions", settings.positions,
+                    width=token_width, grids=embedding.grids, num_prefix=settings.prefix_tokens,
+                )
                 for key, embedding in embeddings.items()
             }
-        )
+        )  # fmt: skip
+        if settings.prefix_tokens:
+            self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, token_width).normal_(std=0.02))
 
     @property
     def width(self) -> int:
@@ -62,7 +72,7 @@ class TransformerDecoder(Decoder):
 
     def forward(self, queries: Sequence[Query]) -> list[Tensor]:
         """Features (batch, predicted, width) of every query."""
-        sequences = self.blocks([self._sequence(query) for query in queries])
+        sequences = self.blocks([self._sequence(query) for query in queries], [self._bias(query) for query in queries])
         return [
             self.norm(rows[:, rows.shape[1] - query.mask.predicted.shape[1] :])
             for rows, query in zip(sequences, queries, strict=True)
@@ -73,7 +83,7 @@ class TransformerDecoder(Decoder):
         self.blocks.compile(*args, **kwargs)
 
     def _sequence(self, query: Query) -> Tensor:
-        """prefix + latents + queries, at the decoder's width: (batch, rows, width)."""
+        """Own prefix + the encoder's + latents + queries, at the decoder's width: (batch, rows, width)."""
         latents = query.latents
         seen = self.embed(latents.values)
         positions, mask_token = self._projected(query)
@@ -87,7 +97,26 @@ class TransformerDecoder(Decoder):
         parts = [seen, asked.to(seen.dtype)]
         if latents.prefix is not None and self.config.prefix == "keep":
             parts.insert(0, self.embed(latents.prefix).to(seen.dtype))
+        if self.config.prefix_tokens:
+            at_prefix = cast(Positions, self.positions[query.key]).prefix()
+            own = self.prefix_tokens if at_prefix is None else self.prefix_tokens + at_prefix
+            own = self.embed(own) if self.config.positions_at == "latent" else own
+            parts.insert(0, own.to(seen.dtype).unsqueeze(0))
         return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
+
+    def _bias(self, query: Query) -> Tensor | None:
+        """What positions add to attention, for the rows of the sequence."""
+        latents, predicted = query.latents, query.mask.predicted
+        seen = latents.rows
+        if seen is None:
+            seen = torch.arange(latents.values.shape[1], device=predicted.device).expand(predicted.shape[0], -1)
+        bias = cast(Positions, self.positions[query.key]).bias(query.grid, torch.cat([seen, predicted], dim=1))
+        if bias is not None and latents.prefix is not None and self.config.prefix == "keep":
+            raise MmmaskError(
+                "model.decoder: positions that add to attention do not know the encoder's prefix tokens: set "
+                "model.decoder.prefix=drop"
+            )
+        return bias
 
     def _projected(self, query: Query) -> tuple[Tensor | None, Tensor]:
         """Positions (tokens, width) without the projection's bias, and the mask token (width,) with it."""

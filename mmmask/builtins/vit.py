@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmmask.builtins.transformer import TransformerSettings
 from mmmask.interfaces import Component, Embedding, Encoder, Group, Latents, Positions
 from mmmask.interfaces.component import build
-from mmmask.model.blocks import initialize
+from mmmask.model.blocks import Bias, initialize
 
 # width, depth, heads: tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2
 SIZES = {
@@ -38,6 +38,9 @@ class ViTEncoder(Encoder):
     """Pre-norm transformer blocks over the visible tokens of all streams at once (ViT; MAE section 3).
 
     Only visible tokens are embedded. Rows of all groups go through the linear layers as one matrix.
+
+    With `hidden_tokens: replace` all tokens stay, and a learned token stands in for the hidden ones (SimMIM section
+    3.2; MAE's ablation "encoder with mask token", table 1c).
     """
 
     class Config(TransformerSettings):
@@ -45,6 +48,15 @@ class ViTEncoder(Encoder):
             default=None, description="sets width, depth, num_heads and mlp_ratio; each can still be given"
         )
         prefix_tokens: int = Field(default=0, ge=0, description="learned tokens before each sample (cls, registers)")
+        hidden_tokens: Literal["drop", "replace"] = Field(
+            default="drop", description="leave hidden tokens out (MAE), or let a learned token stand in (SimMIM)"
+        )
+        bias_per_block: bool = Field(
+            default=False, description="every block has positions of its own, and adds their bias to its attention"
+        )
+        final_norm: bool = Field(
+            default=True, description="LayerNorm after the blocks; classifiers that normalise pooled features have none"
+        )
 
         @model_validator(mode="before")
         @classmethod
@@ -63,20 +75,15 @@ class ViTEncoder(Encoder):
         super().__init__(config, embeddings)
         width, settings = self.config.width, self.config
         self.blocks = settings.build_blocks()
-        self.norm = nn.LayerNorm(width, eps=settings.norm_epsilon)
+        self.norm = nn.LayerNorm(width, eps=settings.norm_epsilon) if settings.final_norm else nn.Identity()
         initialize(self)
         self.embeddings = nn.ModuleDict({key: embedding.build(width) for key, embedding in embeddings.items()})
-        self.positions = nn.ModuleDict(
-            {
-                key: build(
-                    "positions", settings.positions,
-                    width=width, grids=embedding.grids, num_prefix=settings.prefix_tokens,
-                )
-                for key, embedding in embeddings.items()
-            }
-        )  # fmt: skip
+
+        self.positions = nn.ModuleDict({key: self._build_positions(part) for key, part in embeddings.items()})
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, width).normal_(std=0.02))
+        if settings.hidden_tokens == "replace":
+            self.mask_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
 
     @property
     def width(self) -> int:
@@ -89,7 +96,7 @@ class ViTEncoder(Encoder):
         prefix, latents = self.config.prefix_tokens, []
         for part, group in zip(rows, groups, strict=True):
             part = self.norm(part)
-            latents.append(Latents(part[:, prefix:], _rows(group), part[:, :prefix] if prefix else None))
+            latents.append(Latents(part[:, prefix:], self._rows(group), part[:, :prefix] if prefix else None))
         return latents
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
@@ -97,12 +104,14 @@ class ViTEncoder(Encoder):
         self.blocks.compile(*args, **kwargs)
 
     def _embed(self, group: Group) -> Tensor:
-        """Prefix and visible tokens of one group, with positions: (batch, prefix + visible, width)."""
-        rows = _rows(group)
+        """Prefix and tokens of one group, with positions: (batch, prefix + rows, width)."""
+        rows, embedding = self._rows(group), self.embeddings[group.key]
         values = group.tokens.values(rows)
         if values.is_floating_point():
-            values = values.to(self.norm.weight.dtype)
-        embedded = self.embeddings[group.key](values)
+            values = values.to(next(embedding.parameters()).dtype)
+        embedded = embedding(values)
+        if self.config.hidden_tokens == "replace":
+            embedded = torch.where(group.mask.hidden.unsqueeze(-1), self.mask_token.to(embedded.dtype), embedded)
         positions = self._positions(group)
         added = positions(group.tokens.grid)
         if added is not None:
@@ -115,14 +124,28 @@ class ViTEncoder(Encoder):
             embedded = torch.cat([prefix.expand(embedded.shape[0], -1, -1).to(embedded.dtype), embedded], dim=1)
         return embedded
 
+    def _build_positions(self, embedding: Embedding) -> Positions | nn.ModuleList:
+        def positions() -> Positions:
+            prefix = self.config.prefix_tokens
+            return build("positions", self.config.positions, width=self.width, grids=embedding.grids, num_prefix=prefix)
+
+        return nn.ModuleList(positions() for _ in self.blocks) if self.config.bias_per_block else positions()
+
     def _positions(self, group: Group) -> Positions:
-        return cast(Positions, self.positions[group.key])
+        """What is added to the tokens of a group; where every block has positions, the first block's."""
+        positions = self.positions[group.key]
+        return cast(Positions, positions[0] if isinstance(positions, nn.ModuleList) else positions)
 
-    def _bias(self, group: Group) -> Tensor | None:
-        return self._positions(group).bias(group.tokens.grid, _rows(group))
+    def _bias(self, group: Group) -> Bias:
+        grid, rows = group.tokens.grid, self._rows(group)
+        if not self.config.bias_per_block:
+            return self._positions(group).bias(grid, rows)
+        own = cast(Iterable[Positions], self.positions[group.key])
+        biases = [positions.bias(grid, rows) for positions in own]
+        return [bias for bias in biases if bias is not None] or None
 
-
-def _rows(group: Group) -> Tensor | None:
-    """The visible tokens' indices, or None where nothing is hidden: no gather, then."""
-    visible = group.mask.visible
-    return None if visible.shape[1] == group.mask.hidden.shape[1] else visible
+    def _rows(self, group: Group) -> Tensor | None:
+        """The indices of the tokens that are embedded, or None where all are: no gather, then."""
+        visible = group.mask.visible
+        every = self.config.hidden_tokens == "replace" or visible.shape[1] == group.mask.hidden.shape[1]
+        return None if every else visible

@@ -7,7 +7,10 @@ three percent, for a larger matrix leaves the cache earlier.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +22,81 @@ from mmmask.model.attention import attention
 Segment = tuple[int, int]
 """(batch, tokens): so many samples of so many rows each, one after the other."""
 
+Bias = Tensor | list[Tensor] | None
+"""Added to attention logits: of all blocks, or one for each of them."""
+
 PACKED_ROWS = 1024
 """Groups with more rows than this together go through the blocks one after the other."""
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """What every block of a stack has in common.
+
+    Attributes:
+        width: of a row.
+        num_heads: attention heads; divides width.
+        mlp_ratio: hidden width of the MLP over width.
+        qkv_bias: biases of queries, keys and values, of none, or of `"query_value"`: a key bias moves all scores of a
+            query alike, and softmax does not see it (BEiT, VideoMAE).
+        norm_epsilon: of every LayerNorm.
+        cosine_attention: scores are cosines times a learned factor per head, at most 100 (Swin V2, section 3.2).
+        layer_scale: initial value of a learned factor per channel on what a block adds (CaiT, section 2), None for no
+            such factor.
+    """
+
+    width: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: bool | Literal["query_value"] = True
+    norm_epsilon: float = 1e-6
+    cosine_attention: bool = False
+    layer_scale: float | None = None
 
 
 class Attention(nn.Module):
     """Multi-head self-attention within each sample."""
 
-    def __init__(self, width: int, num_heads: int, qkv_bias: bool) -> None:
+    no_weight_decay = ("q_bias", "v_bias", "log_scale")
+
+    def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        width = settings.width
+        self.num_heads = settings.num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=settings.qkv_bias is True)
         self.proj = nn.Linear(width, width)
+        self.q_bias = self.v_bias = self.log_scale = None
+        if settings.qkv_bias == "query_value":
+            self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        if settings.cosine_attention:
+            self.log_scale = nn.Parameter(torch.full((settings.num_heads,), math.log(10)))
 
     def forward(self, rows: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
         """(rows, width) -> (rows, width)."""
-        qkv = self.qkv(rows).unflatten(-1, (3, self.num_heads, -1))  # (rows, 3, heads, head_dim)
+        qkv = self._project(rows).unflatten(-1, (3, self.num_heads, -1))  # (rows, 3, heads, head_dim)
+        if self.log_scale is not None:
+            qkv = self._cosines(qkv, self.log_scale)
         parts, first = [], 0
         for (batch, tokens), bias in zip(segments, biases, strict=True):
             part = qkv[first : first + batch * tokens].unflatten(0, (batch, tokens))
             parts.append(attention(part, bias=bias).flatten(0, 1))  # (batch * tokens, width)
             first += batch * tokens
         return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def _project(self, rows: Tensor) -> Tensor:
+        if self.q_bias is None or self.v_bias is None:
+            return self.qkv(rows)
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return F.linear(rows, self.qkv.weight, bias)
+
+    @staticmethod
+    def _cosines(qkv: Tensor, log_scale: Tensor) -> Tensor:
+        """Queries and keys of length one; the factor of each head, and attention's own divided out, on the queries."""
+        query, key, value = qkv.unbind(1)
+        wide = torch.promote_types(qkv.dtype, torch.float32)  # lengths in bf16 would be off by a hundredth
+        factor = log_scale.to(wide).clamp(max=math.log(100)).exp() * qkv.shape[-1] ** 0.5
+        query = F.normalize(query.to(wide), dim=-1) * factor.unsqueeze(-1)
+        return torch.stack([query.to(qkv.dtype), F.normalize(key.to(wide), dim=-1).to(qkv.dtype), value], dim=1)
 
 
 class MLP(nn.Module):
@@ -56,20 +112,37 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(rows)))
 
 
+class LayerScale(nn.Module):
+    """A learned factor per channel (CaiT, section 2)."""
+
+    no_weight_decay = ("weight",)
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(rows, width) -> (rows, width)."""
+        return rows * self.weight
+
+
 class Block(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (ViT, equations 2 and 3)."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, norm_epsilon: float) -> None:
+    def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=norm_epsilon)
-        self.attn = Attention(width, num_heads, qkv_bias)
-        self.norm2 = nn.LayerNorm(width, eps=norm_epsilon)
-        self.mlp = MLP(width, round(width * mlp_ratio))
+        width, start = settings.width, settings.layer_scale
+        self.norm1 = nn.LayerNorm(width, eps=settings.norm_epsilon)
+        self.attn = Attention(settings)
+        self.scale1 = nn.Identity() if start is None else LayerScale(width, start)
+        self.norm2 = nn.LayerNorm(width, eps=settings.norm_epsilon)
+        self.mlp = MLP(width, round(width * settings.mlp_ratio))
+        self.scale2 = nn.Identity() if start is None else LayerScale(width, start)
 
     def forward(self, rows: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
         """(rows, width) -> (rows, width)."""
-        rows = rows + self.attn(self.norm1(rows), segments, biases)
-        return rows + self.mlp(self.norm2(rows))
+        rows = rows + self.scale1(self.attn(self.norm1(rows), segments, biases))
+        return rows + self.scale2(self.mlp(self.norm2(rows)))
 
 
 class Blocks(nn.ModuleList):
@@ -79,24 +152,15 @@ class Blocks(nn.ModuleList):
         recompute: makes each block's activations again in backward: less memory, a third more time.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        width: int,
-        num_heads: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        norm_epsilon: float,
-        recompute: bool = False,
-    ) -> None:
-        super().__init__(Block(width, num_heads, mlp_ratio, qkv_bias, norm_epsilon) for _ in range(depth))
+    def __init__(self, depth: int, settings: BlockSettings, recompute: bool = False) -> None:
+        super().__init__(Block(settings) for _ in range(depth))
         self.recompute = recompute
 
-    def forward(self, groups: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+    def forward(self, groups: Sequence[Tensor], biases: Sequence[Bias] | None = None) -> list[Tensor]:
         """(batch, tokens, width) of every group -> the same shapes.
 
         Args:
-            biases: per group, added to the attention logits; None for none at all.
+            biases: per group, added to the attention logits of all blocks, or one for each block; None for none.
         """
         biases = biases or [None] * len(groups)
         if len(groups) > 1 and sum(group.shape[0] * group.shape[1] for group in groups) > PACKED_ROWS:
@@ -104,11 +168,12 @@ class Blocks(nn.ModuleList):
         segments: list[Segment] = [(group.shape[0], group.shape[1]) for group in groups]
         flat = [group.flatten(0, 1) for group in groups]
         rows = flat[0] if len(flat) == 1 else torch.cat(flat)
-        for block in self:
+        for number, block in enumerate(self):
+            own = [bias[number] if isinstance(bias, list) else bias for bias in biases]
             if self.recompute and torch.is_grad_enabled():
-                rows = checkpoint(block, rows, segments, biases, use_reentrant=False)
+                rows = checkpoint(block, rows, segments, own, use_reentrant=False)
             else:
-                rows = block(rows, segments, biases)
+                rows = block(rows, segments, own)
         sizes = [batch * tokens for batch, tokens in segments]
         return [part.unflatten(0, segment) for part, segment in zip(rows.split(sizes), segments, strict=True)]
 

@@ -11,14 +11,14 @@ from mmmask.experiment import Experiment, OptimizerSettings
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Two groups: what decays, and what does not.
 
-    Biases and all parameters of a LayerNorm do not decay; everything else does, the mask token too (OmniMAE's
-    released configuration).
+    Biases, all parameters of a LayerNorm and what a module names in `no_weight_decay` do not decay; everything else
+    does, the mask token too (OmniMAE's released configuration).
     """
     exempt = {
         id(parameter)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if name == "bias" or isinstance(module, nn.LayerNorm)
+        if name == "bias" or isinstance(module, nn.LayerNorm) or name in getattr(module, "no_weight_decay", ())
     }
     decayed = [parameter for parameter in model.parameters() if id(parameter) not in exempt]
     kept = [parameter for parameter in model.parameters() if id(parameter) in exempt]
