@@ -10,6 +10,11 @@ def register_components(register: Register) -> None:
     register("masker", "random", f"{here}.maskers:RandomMasker", "tokens at random, an exact number in every sample")
     register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells hidden at every step of the first axis")
     register("positions", "flat_sinusoid", f"{here}.positions:FlatSinusoid", "fixed sines over the flat token index")
+    register("positions", "sincos_2d", f"{here}.positions:SinCos2d", "fixed sines of column and row, as in MAE")
+    register("positions", "learned", f"{here}.positions:LearnedPositions", "a learned vector per token")
+    separable = f"{here}.positions:LearnedSeparablePositions"
+    register("positions", "learned_separable", separable, "learned vectors of place and step, added, as in MAE-ST")
+    register("positions", "relative_bias", f"{here}.positions:RelativeBias", "learned attention bias per offset")
     register("encoder", "vit", f"{here}.vit:ViTEncoder", "plain Vision Transformer over the visible tokens")
     register("decoder", "transformer", f"{here}.transformer_decoder:TransformerDecoder", "a few blocks over all tokens")
     register(

@@ -11,7 +11,7 @@ from mmmask.interfaces import Component
 
 
 def build(width, *grids):
-    return FlatSinusoid(Component.Config(name="flat_sinusoid"), width=width, grids=grids)
+    return FlatSinusoid(FlatSinusoid.Config(name="flat_sinusoid"), width=width, grids=grids)
 
 
 def test_the_formula():
