@@ -1,0 +1,112 @@
+"""Attention within the square windows of a plane: Swin Transformer (Liu et al. 2021), section 3.2.
+
+B batch, H and W rows and columns of the plane, M cells along a side of a window, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmmask.interfaces import Grid
+from mmmask.model.attention import attention
+from mmmask_registry import MmmaskError
+
+
+class GridError(MmmaskError, ValueError):
+    """A grid of tokens that stages or windows do not fit."""
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within each window, with a learned bias per head and offset (equation 4).
+
+    `relative_table` ((2 M - 1)^2, heads) holds that bias; row (dy + M - 1) (2 M - 1) + dx + M - 1 is for a query dy
+    rows and dx columns after its key.
+    """
+
+    no_weight_decay = ("relative_table",)
+
+    def __init__(self, width: int, num_heads: int, window: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+        self.relative_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_table, std=0.02)
+        self.register_buffer("_relative_index", relative_index(window), persistent=False)
+
+    def forward(self, rows: Tensor, apart: Tensor | None = None) -> Tensor:
+        """(B * windows, M * M, C) -> the same shape.
+
+        Args:
+            rows: the windows of a sample one after the other.
+            apart: (windows, M * M, M * M) bool, True where a query must not see a key; the same in every sample.
+        """
+        bias = self.relative_table[self.get_buffer("_relative_index")].permute(2, 0, 1)  # (heads, M * M, M * M)
+        if apart is not None:
+            bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))  # of every window of a sample
+            bias = bias.expand(rows.shape[0] // apart.shape[0], -1, -1, -1, -1).flatten(0, 1)
+        qkv = self.qkv(rows).unflatten(-1, (3, self.num_heads, -1))
+        return self.proj(attention(qkv, bias=bias))
+
+
+def split_windows(plane: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) -> (B * windows, M * M, C), windows and the cells within them by rows."""
+    cut = plane.unflatten(1, (-1, window)).unflatten(3, (-1, window))  # (B, H / M, M, W / M, M, C)
+    return cut.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def join_windows(windows: Tensor, height: int, width: int, window: int) -> Tensor:
+    """The inverse of `split_windows`, to a plane of `height` x `width` cells."""
+    cut = windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window))
+    return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def relative_index(window: int) -> Tensor:
+    """(M * M, M * M) int64: for each query and key, the row of the bias table that their offset has."""
+    along = torch.arange(window)
+    row, column = along.repeat_interleave(window), along.repeat(window)
+    offset_y = row.unsqueeze(1) - row + window - 1
+    offset_x = column.unsqueeze(1) - column + window - 1
+    return offset_y * (2 * window - 1) + offset_x
+
+
+def across_border(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Which cells share a window only because a plane rolled back by `shift` cells wraps around.
+
+    A window on the last rows holds some that came from the top, one on the last columns some that came from the left.
+
+    Returns:
+        (windows, M * M, M * M) bool, True where query and key are on different sides of the border.
+    """
+    wrapped_y = torch.arange(height, device=device) >= height - shift
+    wrapped_x = torch.arange(width, device=device) >= width - shift
+    wrapped = torch.stack([wrapped_y.unsqueeze(1).expand(-1, width), wrapped_x.expand(height, -1)], dim=-1)
+    cells = split_windows(wrapped.unsqueeze(0), window)  # (windows, M * M, 2)
+    return (cells.unsqueeze(2) != cells.unsqueeze(1)).any(dim=-1)
+
+
+def window_sides(planes: Sequence[Grid], window: int) -> list[int]:
+    """Side of the windows of each plane: `window`, or the plane's shorter side where that is less.
+
+    Args:
+        planes: height and width of each stage, finest first.
+        window: of the stages that are larger.
+
+    Raises:
+        GridError: such windows do not cut a plane evenly.
+    """
+    for stage, plane in enumerate(planes):
+        if not _cuts(plane, window):
+            able = [str(side) for side in range(2, max(planes[0]) + 1) if all(_cuts(each, side) for each in planes)]
+            raise GridError(
+                f"windows of {min(window, *plane)} do not cut the {plane[0]} x {plane[1]} patches of stage {stage} "
+                "evenly: " + (f"window can be {', '.join(able)}" if able else "no window does, resize samples")
+            )
+    return [min(window, *plane) for plane in planes]
+
+
+def _cuts(plane: Grid, window: int) -> bool:
+    return not any(side % min(window, *plane) for side in plane)
