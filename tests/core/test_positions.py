@@ -1,4 +1,4 @@
-"""Flat sinusoidal positions: the formula, images on the tables of clips, other sizes."""
+"""Flat sinusoidal positions: the formula, images on the tables of clips, other sizes, a trained grid."""
 
 import math
 
@@ -7,11 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from mmmask.builtins.positions import FlatSinusoid, flat_sinusoid_table
-from mmmask.interfaces import Component
+from mmmask.experiment import ExperimentError, experiment_from_data
+from mmmask.interfaces.component import validate_strictly
 
 
-def build(width, *grids):
-    return FlatSinusoid(FlatSinusoid.Config(name="flat_sinusoid"), width=width, grids=grids)
+def build(width, *grids, trained_grid=None):
+    config = validate_strictly(FlatSinusoid.Config, {"name": "flat_sinusoid", "trained_grid": trained_grid})
+    return FlatSinusoid(config, width=width, grids=grids)
 
 
 def test_the_formula():
@@ -98,3 +100,54 @@ def test_nothing_is_added_to_prefixes_or_attention():
     positions = build(8, (2, 2))
     assert positions.prefix() is None
     assert positions.bias((2, 2), None) is None
+
+
+def test_with_a_trained_grid_that_grid_is_the_reference():
+    positions = build(8, (6, 6, 6), trained_grid=(3, 4, 4))
+    assert torch.equal(positions((3, 4, 4)), flat_sinusoid_table((3, 4, 4), 8, (3, 4, 4)))
+    assert torch.equal(positions((3, 6, 2)), build(8, (3, 4, 4))((3, 6, 2))), "as without it while steps agree"
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8])
+def test_with_a_trained_grid_steps_are_resized_linearly(steps):
+    trained = flat_sinusoid_table((4, 3, 3), 8, (4, 3, 3)).unflatten(0, (4, 9)).double()
+    found = build(8, (steps, 3, 3), trained_grid=(4, 3, 3))((steps, 3, 3)).unflatten(0, (steps, 9))
+    for step in range(steps):
+        at = min(max((step + 0.5) * 4 / steps - 0.5, 0), 3)
+        low = int(at)
+        expected = trained[low] * (1 - at + low) + trained[min(low + 1, 3)] * (at - low)
+        torch.testing.assert_close(found[step].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_with_a_trained_grid_one_step_takes_the_first_steps_rows():
+    positions = build(8, (1, 4, 4), (8, 4, 4), trained_grid=(3, 4, 4))
+    first = flat_sinusoid_table((3, 4, 4), 8, (3, 4, 4))[:16]
+    assert torch.equal(positions((1, 4, 4)), first)
+    assert torch.equal(positions((4, 4)), first)
+    assert torch.equal(positions((1, 6, 2)), build(8, (3, 4, 4))((1, 6, 2)))
+
+
+def test_with_a_trained_grid_a_line_is_resized_linearly():
+    positions = build(4, (5,), trained_grid=(10,))
+    trained = flat_sinusoid_table((10,), 4, (10,))
+    torch.testing.assert_close(positions((5,)), (trained[0::2] + trained[1::2]) / 2)
+
+
+def test_a_line_and_a_plane_do_not_fit_one_another():
+    with pytest.raises(ValueError, match="one is a line"):
+        build(8, (16,), trained_grid=(4, 4))
+
+
+def test_a_trained_grid_is_a_setting_of_sizes(signals):
+    def experiment(**settings):
+        data = signals.signal_data()
+        data["model"]["encoder"]["positions"] = {"name": "flat_sinusoid", **settings}
+        return experiment_from_data(data)
+
+    written = experiment(trained_grid=[8, 14, 14]).to_data()
+    assert written["model"]["encoder"]["positions"] == {"name": "flat_sinusoid", "trained_grid": [8, 14, 14]}
+    unset = experiment(trained_grid=None).to_data()
+    assert unset["model"]["encoder"]["positions"] == {"name": "flat_sinusoid"}
+    for wrong in ([], [0, 14], "large"):
+        with pytest.raises(ExperimentError, match="trained_grid"):
+            experiment(trained_grid=wrong)
