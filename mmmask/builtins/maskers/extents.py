@@ -20,6 +20,7 @@ def extents_of_all_axes(setting: str, extents: Extents, grid: Grid) -> tuple[int
     """
     if len(extents) > len(grid):
         raise MmmaskError(
-            f"{setting} {list(extents)} has more numbers than a grid {tuple(grid)} has axes: give it at most {len(grid)}"
+            f"{setting} {list(extents)} has more numbers than a grid {tuple(grid)} has axes: "
+            f"give it at most {len(grid)}"
         )
     return (1,) * (len(grid) - len(extents)) + tuple(extents)
