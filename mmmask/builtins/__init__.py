@@ -9,6 +9,13 @@ def register_components(register: Register) -> None:
     here = "mmmask.builtins"
     register("masker", "random", f"{here}.maskers:RandomMasker", "tokens at random, an exact number in every sample")
     register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells hidden at every step of the first axis")
+    register("masker", "causal", f"{here}.maskers:CausalMasker", "the last tokens in raster order")
+    register("masker", "frame", f"{here}.maskers:FrameMasker", "whole steps of the first axis, at random")
+    register("masker", "unit", f"{here}.maskers:UnitMasker", "units of several tokens, at random, as in SimMIM")
+    register("masker", "block", f"{here}.maskers:BlockMasker", "rectangles, as in BEiT, with an exact number of tokens")
+    register("masker", "grid", f"{here}.maskers:GridMasker", "all but one token of every cell of a regular grid")
+    running_cell = f"{here}.maskers:RunningCellMasker"
+    register("masker", "running_cell", running_cell, "2 x 2 cells whose pattern moves at every step, as in VideoMAE V2")
     register("positions", "flat_sinusoid", f"{here}.positions:FlatSinusoid", "fixed sines over the flat token index")
     register("positions", "sincos_2d", f"{here}.positions:SinCos2d", "fixed sines of column and row, as in MAE")
     register("positions", "learned", f"{here}.positions:LearnedPositions", "a learned vector per token")
