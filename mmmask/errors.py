@@ -1,4 +1,4 @@
-"""Errors of more than one line: everything that is wrong at once."""
+"""Errors that are raised in several places."""
 
 from __future__ import annotations
 
@@ -19,3 +19,7 @@ class ExperimentError(MmmaskError, ValueError):
         self.problems, self.where = list(problems), where
         lines = [f"{where}: {problem}" if where else problem for problem in problems]
         super().__init__("\n".join(lines))
+
+
+class InteropError(MmmaskError):
+    """A foreign checkpoint that cannot be found, read, recognised, fitted or written."""

@@ -37,6 +37,31 @@ def register_components(register: Register) -> None:
     """Names components: `register(kind, name, "package.module:Class", "one line of description")`."""
 
 
+class Publish(Protocol):
+    """What `publish_checkpoints` is given."""
+
+    def __call__(
+        self, name: str, address: str, format: str, licence: str, description: str = "", by_hand: bool = False,
+        **options: object,
+    ) -> None:  # fmt: skip
+        """Names one published checkpoint.
+
+        Args:
+            name: what users load it by, such as `system/size/pretrain`.
+            address: where its file is.
+            format: the format that reads it.
+            licence: of the weights, shown before they are first used.
+            description: one line: what it was trained on, its published figure.
+            by_hand: whether its host hands out files to people only, so that users must download it themselves.
+            options: of the format, where the file needs them.
+        """
+
+
+@hookspec
+def publish_checkpoints(publish: Publish) -> None:
+    """Names published checkpoints for `mmmask.interop.load`: `publish(name, address, format, licence, ...)`."""
+
+
 @hookspec
 def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
     """Writes this plugin's part of a small labelled corpus below `folder`; `progress` takes a line per file.

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mmmask.builtins.transformer import TransformerSettings
 from mmmask.interfaces import Component, Decoder, Embedding, Positions, Query, gather_rows
-from mmmask.interfaces.component import build
 from mmmask.model.blocks import initialize
 from mmmask_registry import MmmaskError
 
@@ -40,10 +39,7 @@ class InPlaceDecoder(Decoder):
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         initialize(self)
         self.positions = nn.ModuleDict(
-            {
-                key: build("positions", settings.positions, width=settings.width, grids=embedding.grids)
-                for key, embedding in embeddings.items()
-            }
+            {key: settings.build_positions(embedding, settings.width) for key, embedding in embeddings.items()}
         )
 
     @property

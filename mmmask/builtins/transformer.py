@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmmask.interfaces import Component, PositionsChoice
+from mmmask.interfaces import Component, Embedding, Positions, PositionsChoice, build
 from mmmask.model.blocks import Blocks, BlockSettings
 
 
@@ -44,6 +44,21 @@ class TransformerSettings(Component.Config):
         if self.width % self.num_heads:
             raise ValueError(f"num_heads ({self.num_heads}) must divide width ({self.width})")
         return self
+
+    def build_positions(self, embedding: Embedding, width: int, num_prefix: int = 0) -> Positions:
+        """The positions that these settings describe, for one embedding.
+
+        Raises:
+            ValueError: they do not suit its grids, or are for another number of attention heads.
+        """
+        config = self.positions
+        # a bias of attention has as many heads as the blocks, whoever says how many
+        heads = getattr(config, "num_heads", self.num_heads)
+        if heads is None:
+            config = config.model_copy(update={"num_heads": self.num_heads})
+        elif heads != self.num_heads:
+            raise ValueError(f"positions.num_heads ({heads}) must be num_heads ({self.num_heads}), or null")
+        return build("positions", config, width=width, grids=embedding.grids, num_prefix=num_prefix)
 
     def build_blocks(self) -> Blocks:
         """The blocks that these settings describe."""

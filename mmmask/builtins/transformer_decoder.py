@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from mmmask.builtins.transformer import TransformerSettings
 from mmmask.interfaces import Component, Decoder, Embedding, Positions, Query
-from mmmask.interfaces.component import build
 from mmmask.model.blocks import initialize
 from mmmask_registry import MmmaskError
 
@@ -55,13 +54,10 @@ class TransformerDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.zeros(token_width))
         self.positions = nn.ModuleDict(
             {
-                key: build(
-                    "positions", settings.positions,
-                    width=token_width, grids=embedding.grids, num_prefix=settings.prefix_tokens,
-                )
+                key: settings.build_positions(embedding, token_width, settings.prefix_tokens)
                 for key, embedding in embeddings.items()
             }
-        )  # fmt: skip
+        )
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, token_width).normal_(std=0.02))
 

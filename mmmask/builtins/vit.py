@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mmmask.builtins.transformer import TransformerSettings
 from mmmask.interfaces import Component, Embedding, Encoder, Group, Latents, Positions
-from mmmask.interfaces.component import build
 from mmmask.model.blocks import Bias, initialize
 
 # width, depth, heads: tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2
@@ -126,8 +125,7 @@ class ViTEncoder(Encoder):
 
     def _build_positions(self, embedding: Embedding) -> Positions | nn.ModuleList:
         def positions() -> Positions:
-            prefix = self.config.prefix_tokens
-            return build("positions", self.config.positions, width=self.width, grids=embedding.grids, num_prefix=prefix)
+            return self.config.build_positions(embedding, self.width, self.config.prefix_tokens)
 
         return nn.ModuleList(positions() for _ in self.blocks) if self.config.bias_per_block else positions()
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
 from mmmask.compose import shipped_experiments
+from mmmask.published import published
 from mmmask_registry import UnknownName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """KIND."""
-    parser.add_argument("kind", nargs="?", metavar="KIND", help="masker, decoder, ..., or experiment; default: all")
+    parser.add_argument(
+        "kind", nargs="?", metavar="KIND", help="masker, decoder, ..., experiment or checkpoint; default: all"
+    )
     add_plugin(parser)
 
 
@@ -22,18 +25,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints names without importing what they stand for."""
     load_plugins(arguments)
     found = components()
-    kinds = [*found.registries, "experiment"]
+    kinds = [*found.registries, "experiment", "checkpoint"]
     if arguments.kind and arguments.kind.removesuffix("s") not in kinds + [k.removesuffix("s") for k in kinds]:
         raise UnknownName("kind of component", arguments.kind, kinds)
     wanted = [k for k in kinds if not arguments.kind or arguments.kind.removesuffix("s") == k.removesuffix("s")]
     rows = [
         (kind, entry.name, entry.supplier, entry.description)
         for kind in wanted
-        if kind != "experiment"
+        if kind in found.registries
         for entry in found.registry(kind)
     ]
     if "experiment" in wanted:
         rows += [("experiment", name, "mmmask", _first_comment(path)) for name, path in shipped_experiments().items()]
+    if "checkpoint" in wanted:
+        rows += [
+            ("checkpoint", part.name, part.licence, part.description or part.address) for part in published().values()
+        ]
     widths = [max(len(row[column]) for row in rows) if rows else 0 for column in range(3)]
     for row in rows:
         print("  ".join(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3], sep="  ")

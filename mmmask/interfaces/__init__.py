@@ -3,7 +3,7 @@
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
-from mmmask.interfaces.format import ForeignWeights, Format
+from mmmask.interfaces.format import ForeignWeights, Format, Written
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
 from mmmask.interfaces.modality import Modality, Preparation
@@ -50,6 +50,7 @@ __all__ = [
     "StrictModel",
     "TokenSpec",
     "Tokens",
+    "Written",
     "build",
     "gather_rows",
     "patchify",

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmmask.interfaces.component import Component
 from mmmask.interfaces.tokens import Embedding, Group, Latents
+from mmmask_registry import MmmaskError
 
 
 class Encoder(Component, nn.Module):
@@ -19,6 +20,8 @@ class Encoder(Component, nn.Module):
 
     Every parameter takes part in every joint step: training on several processes stops with an error where one gets no
     gradient. Only with `alternate` mixing may a step leave out what belongs to other streams.
+
+    A module within it names parameters that should not decay, biases apart, in an attribute `no_weight_decay`.
     """
 
     def __init__(self, config: Any, embeddings: Mapping[str, Embedding]) -> None:  # noqa: ANN401
@@ -33,3 +36,18 @@ class Encoder(Component, nn.Module):
     @abstractmethod
     def forward(self, groups: Sequence[Group]) -> list[Latents]:
         """Latents of every group, in order."""
+
+    def feature_maps(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        """Features of every group laid out on grids, finest first: (batch, channels, *grid of that stage) each.
+
+        By default the latents alone; an encoder of several stages gives one map for each.
+
+        Raises:
+            MmmaskError: something is hidden, and tokens are missing from the grid.
+        """
+        maps = []
+        for group, latents in zip(groups, self(groups), strict=True):
+            if latents.rows is not None:
+                raise MmmaskError("feature maps need all tokens: hide nothing")
+            maps.append([latents.values.transpose(1, 2).unflatten(2, group.tokens.grid)])
+        return maps

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mmmask.interfaces.component import Component
+from mmmask_registry import MmmaskError
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class ForeignWeights:
     """A foreign checkpoint in mmmask's terms.
 
     Attributes:
-        experiment: plain data of the experiment whose model the weights fit.
+        settings: plain data of what the weights fit: an experiment, or for a fine-tuned file a classifier, which has
+            `encoder`, `streams`, `pool`, `norm_epsilon` and `classes` (`mmmask.model.classifier.ClassifierSettings`).
         state: {mmmask key: tensor}.
         origin: {mmmask key: foreign keys it was made of}.
         converted: {foreign key: how it was changed}; keys not named were taken as they are.
@@ -25,7 +27,7 @@ class ForeignWeights:
         keeps: {mmmask key: why a key that the file lacks stays as the model was built}, where that is right.
     """
 
-    experiment: dict[str, Any]
+    settings: dict[str, Any]
     state: dict[str, Tensor]
     origin: dict[str, tuple[str, ...]]
     converted: dict[str, str] = field(default_factory=dict)
@@ -33,8 +35,23 @@ class ForeignWeights:
     keeps: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A model in a foreign layout.
+
+    Attributes:
+        state: {foreign key: tensor}.
+        config: what the foreign library's own `config.json` holds, None where there is none.
+        left_out: {mmmask key: why the layout has no place for it}.
+    """
+
+    state: dict[str, Tensor]
+    config: dict[str, Any] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
 class Format(Component):
-    """Recognises and reads one layout; the Config's fields are the options of `mmmask.interop.load`."""
+    """Recognises, reads and perhaps writes one layout; the Config's fields are the options of `mmmask.interop.load`."""
 
     @classmethod
     @abstractmethod
@@ -48,3 +65,15 @@ class Format(Component):
         Raises:
             MmmaskError: a size cannot be told from the keys and no option gives it.
         """
+
+    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
+        """Converts a model to this layout.
+
+        Args:
+            settings: plain data of the model's experiment or classifier, every default filled in.
+            state: {mmmask key: tensor}.
+
+        Raises:
+            MmmaskError: the layout cannot say what the model is; by default, it is for reading only.
+        """
+        raise MmmaskError(f"format {self.config.name}: for reading only")

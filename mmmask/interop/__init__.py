@@ -1,5 +1,7 @@
-"""Loading foreign checkpoints. The formats themselves are plugins."""
+"""Foreign checkpoints, in and out. The formats themselves are components, most of them plugins'."""
 
-from mmmask.interop.loading import InteropError, Loaded, Report, load, read
+from mmmask.errors import InteropError
+from mmmask.interop.loading import Loaded, Report, load, read
+from mmmask.interop.saving import save
 
-__all__ = ["InteropError", "Loaded", "Report", "load", "read"]
+__all__ = ["InteropError", "Loaded", "Report", "load", "read", "save"]

@@ -1,31 +1,26 @@
-"""A foreign checkpoint -> a masked model, with an account of every key."""
+"""A foreign checkpoint -> a model, with an account of every key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from mmmask.components import components
-from mmmask.data.files import local_path
+from mmmask.errors import InteropError
 from mmmask.experiment import experiment_from_data
-from mmmask.interfaces import Format
+from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
-from mmmask.model.build import build_model
+from mmmask.interop.checkpoint_file import read_state
+from mmmask.model.build import build_classifier, build_model
+from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel
-from mmmask_registry import MmmaskError, did_you_mean
-
-WRAPPERS = ("model", "state_dict", "module")
-"""Keys under which trainers keep the state dict."""
-
-
-class InteropError(MmmaskError):
-    """A checkpoint that cannot be read, recognised or fitted."""
+from mmmask.published import address_of, published
+from mmmask_registry import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ class Report:
         converted: {foreign key: how it was changed}.
         unused: {foreign key: why it is not needed}.
         missing: {mmmask key: why it stays as the model was built}.
+        origin: {mmmask key: foreign keys it was made of}, loaded and converted.
     """
 
     format: str
@@ -45,6 +41,7 @@ class Report:
     converted: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -59,33 +56,46 @@ class Report:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and the report on how it was loaded."""
+    """A model and the report on how it was loaded; `model` is a Classifier where the file is fine-tuned."""
 
-    model: MaskedModel
+    model: MaskedModel | Classifier
     report: Report
 
 
-def load(source: str | Path | Mapping[str, Any], format: str | None = None, **options: object) -> MaskedModel:
+def load(
+    source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
+) -> Any:  # noqa: ANN401 - MaskedModel or Classifier, which only the file tells
     """Loads a published checkpoint.
 
     Args:
-        source: a path, local or remote (iopath), or a state dict.
+        source: a published name (`mmmask list checkpoint`), a path, local or remote (iopath), or a state dict.
         format: a registered format; by default recognised from the keys.
+        strict: whether keys that are missing or that nobody knows are errors. Otherwise what is missing stays as
+            the model was built (an encoder without its decoder), unknown keys are left, and the report names both.
         options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads.
+
+    Returns:
+        A `MaskedModel` with streams `images` and `videos` as the system has them; of a fine-tuned file a
+        `Classifier`.
 
     Raises:
         InteropError: it cannot be read, recognised or fitted.
     """
-    return read(source, format, **options).model
+    return read(source, format, strict=strict, **options).model
 
 
-def read(source: str | Path | Mapping[str, Any], format: str | None = None, **options: object) -> Loaded:
+def read(
+    source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
+) -> Loaded:
     """As `load`, with the report.
 
     Raises:
-        InteropError: it cannot be read, recognised or fitted; or a key is neither used nor known to be useless.
+        InteropError: it cannot be read, recognised or fitted; or, where `strict`, a key is neither used nor known to
+            be useless.
     """
-    state = _state_dict(source)
+    if not isinstance(source, Mapping) and (named := published().get(str(source))):
+        source, format, options = address_of(named), format or named.format, {**named.options, **options}
+    state = read_state(source)
     name = format or _recognize(state)
     format_class: type[Format] = components().get("format", name)
     try:
@@ -94,70 +104,53 @@ def read(source: str | Path | Mapping[str, Any], format: str | None = None, **op
         known = [key for key in format_class.Config.model_fields if key != "name"]
         raise InteropError(_option_problem(name, error, known)) from None
     foreign = format_class(config).read(state)
-    model = build_model(experiment_from_data(foreign.experiment, f"format {name}"))
+    model = _build(foreign.settings, f"format {name}")
     model.to(next(tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point()))
     expected = model.state_dict()
+    if not strict:
+        foreign = _lenient(state, foreign, expected)
     _check(name, state, foreign, expected)
     model.load_state_dict({**expected, **foreign.state})
     converted = set(foreign.converted)
     loaded = {key: origin for key, origin in foreign.origin.items() if not converted.intersection(origin)}
-    return Loaded(model, Report(name, loaded, foreign.converted, foreign.unused, foreign.keeps))
+    report = Report(name, loaded, foreign.converted, foreign.unused, foreign.keeps, foreign.origin)
+    return Loaded(model, report)
 
 
-def _check(name: str, state: Mapping[str, Tensor], foreign: Any, expected: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+def _build(settings: dict[str, Any], where: str) -> MaskedModel | Classifier:
+    if "classes" not in settings:
+        return build_model(experiment_from_data(settings, where))
+    try:
+        return build_classifier(validate_strictly(ClassifierSettings, settings))
+    except ValidationError as error:
+        lines = [f"{where}: {'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
+        raise InteropError("\n".join(lines)) from None
+
+
+def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:
+    """Accounts for whatever `_check` would miss on either side."""
+    used = {key for origin in foreign.origin.values() for key in origin}
+    unknown = {key: "unknown to the format (strict=False)" for key in state if key not in used}
+    missing = {key: "not in the file; as initialised (strict=False)" for key in expected if key not in foreign.state}
+    return replace(foreign, unused=unknown | foreign.unused, keeps=missing | foreign.keeps)
+
+
+def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> None:
     """Every key on both sides must be accounted for, and fit."""
     used = {key for origin in foreign.origin.values() for key in origin}
     problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
-    problems += [
-        f"{key}: needed, not in the file" for key in expected if key not in foreign.state and key not in foreign.keeps
-    ]
+    missing = [key for key in expected if key not in foreign.state and key not in foreign.keeps]
+    problems += [f"{key}: needed, not in the file" for key in missing]
     problems += [f"{key}: not a key of the model" for key in foreign.state if key not in expected]
     problems += [
         f"{', '.join(foreign.origin[key])}: shape {tuple(tensor.shape)}, the model has {tuple(expected[key].shape)}"
         for key, tensor in foreign.state.items()
         if key in expected and tensor.shape != expected[key].shape
     ]
+    if missing and all(key.startswith(("decoders.", "heads.")) for key in missing):
+        problems = [f"the decoder is not in the file, {len(missing)} keys of it: strict=False loads the encoder alone"]
     if problems:
         raise InteropError("\n".join(f"format {name}: {problem}" for problem in problems))
-
-
-def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a file or mapping, out of a `model`, `state_dict` or `module` wrapper."""
-    if not isinstance(source, Mapping):
-        try:
-            path = local_path(str(source))
-        except OSError as error:
-            raise InteropError(f"{source}: {error}") from error
-        try:
-            loaded = _load_file(path)
-        except FileNotFoundError as error:
-            raise InteropError(f"{source}: there is no such file") from error
-        except Exception as error:  # torch.load raises half a dozen kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InteropError(
-                f"{source}: not a file of plain weights, and nothing else is ever loaded: {reason}"
-            ) from error
-    else:
-        loaded = source
-    if not isinstance(loaded, Mapping):
-        raise InteropError(f"expected a state dict, not {type(loaded).__name__}")
-    wrapped = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
-    state = {key: value for key, value in wrapped.items() if isinstance(value, Tensor)}
-    if not state:
-        raise InteropError("there is not a single tensor in it")
-    if strange := [key for key in state if not isinstance(key, str)]:
-        raise InteropError(f"{strange[0]}: expected keys that are names, not {type(strange[0]).__name__}")
-    if not any(tensor.is_floating_point() for tensor in state.values()):
-        raise InteropError("there is not a single floating point tensor in it")
-    return state
-
-
-def _load_file(path: str) -> object:
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _recognize(state: Mapping[str, Tensor]) -> str:

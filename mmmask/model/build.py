@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 
 from mmmask.experiment import Experiment, ExperimentError
-from mmmask.interfaces import Embedding, Modality
+from mmmask.interfaces import Component, Embedding, Modality
 from mmmask.interfaces.component import build
+from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel, Stream
 from mmmask.seeds import derive_seed
 from mmmask_registry import MmmaskError
@@ -26,6 +29,48 @@ def build_model(experiment: Experiment) -> MaskedModel:
         return _build(experiment)
 
 
+def settings_of(model: MaskedModel | Classifier) -> dict[str, Any]:
+    """Plain data that the model can be built from again: an experiment without sources, or a classifier's settings."""
+    if isinstance(model, Classifier):
+        return model.settings.model_dump(mode="json")
+
+    def data(component: Component) -> dict[str, Any]:
+        return component.config.model_dump(mode="json")
+
+    streams = {
+        name: {
+            "modality": data(stream.modality),
+            "masker": data(stream.masker),
+            **({"predict": data(stream.predict)} if stream.predict else {}),
+            "loss": data(stream.loss),
+            "decoder": stream.decoder,
+            "head": stream.head,
+            "loss_weight": stream.weight,
+        }
+        for name, stream in model.streams.items()
+    }
+    decoder = next(iter(model.decoders.values()))
+    return {"model": {"encoder": data(model.encoder), "decoder": data(cast(Component, decoder))}, "streams": streams}
+
+
+def build_classifier(settings: ClassifierSettings) -> Classifier:
+    """Builds a classifier, on the current default device; its weights wait to be loaded or trained.
+
+    Raises:
+        ExperimentError: streams that share an embedding do not fit together.
+    """
+    modalities: dict[str, Modality] = {
+        name: build("modality", stream.modality) for name, stream in settings.streams.items()
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(0, "weights"))
+        try:
+            encoder = build("encoder", settings.encoder, embeddings=_embeddings(modalities))
+        except ValueError as error:
+            raise ExperimentError([f"encoder: {error}"]) from error
+        return Classifier(settings, modalities, encoder)
+
+
 def _build(experiment: Experiment) -> MaskedModel:
     streams: dict[str, Stream] = {}
     for name, settings in experiment.streams.items():
@@ -41,7 +86,7 @@ def _build(experiment: Experiment) -> MaskedModel:
         )
     if problems := _unusable_names(experiment, streams):
         raise ExperimentError(problems)
-    embeddings = _embeddings(streams)
+    embeddings = _embeddings({name: stream.modality for name, stream in streams.items()})
     try:
         encoder = build("encoder", experiment.model.encoder, embeddings=embeddings)
         decoders = {}
@@ -86,11 +131,10 @@ def _unusable_names(experiment: Experiment, streams: dict[str, Stream]) -> list[
     ]
 
 
-def _embeddings(streams: dict[str, Stream]) -> dict[str, Embedding]:
+def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
     """What encoder and decoders are built with, by embedding key, in the experiment's order."""
     found: dict[str, Embedding] = {}
-    for name, stream in streams.items():
-        modality = stream.modality
+    for name, modality in modalities.items():
         try:
             grid = modality.grid(modality.sample_shape)
         except (ValueError, MmmaskError) as error:

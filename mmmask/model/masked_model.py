@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from mmmask.interfaces import Decoder, Encoder, Group, Latents, Loss, Mask, MaskContext, Masker, Modality, Query, Tokens
 from mmmask.interfaces.masker import rows_noise
-from mmmask.model.masks import MaskError, draw_mask, mask_from_bool, nothing_hidden
+from mmmask.model.features import encode, whole_groups
+from mmmask.model.masks import MaskError, draw_mask, mask_from_bool
+from mmmask.model.tokenizing import tokenize, tokenize_all
 from mmmask.seeds import derive_seed
-from mmmask_registry import MmmaskError, UnknownName
+from mmmask_registry import MmmaskError
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class MaskedModel(nn.Module):
             UnknownName: a stream that the experiment does not have.
             MmmaskError: a sample or a mask does not fit.
         """
-        tokens = self._tokenize_all(batch)
+        tokens = tokenize_all(self.modalities, batch)
         drawn = self.draw_masks(tokens, masks or {}, step, rows or {})
         latents = self.latents(tokens, drawn)
         predictions = self.predictions(tokens, drawn, latents)
@@ -122,13 +124,18 @@ class MaskedModel(nn.Module):
         for decoder in self.decoders.values():
             decoder.compile(*args, **kwargs)
 
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """{stream: modality}."""
+        return {name: stream.modality for name, stream in self.streams.items()}
+
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
         """Features with nothing hidden: {stream: Latents}, values (batch, tokens, width) in token order."""
-        tokens = self._tokenize_all(batch)
-        masks = {
-            name: nothing_hidden(part.content.shape[0], part.grid, part.content.device) for name, part in tokens.items()
-        }
-        return self.latents(tokens, masks)
+        return encode(self.encoder, self.modalities, batch)
+
+    def feature_maps(self, batch: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Features with nothing hidden, laid out on grids, finest first: (batch, channels, *grid) each."""
+        return dict(zip(batch, self.encoder.feature_maps(whole_groups(self.modalities, batch)), strict=True))
 
     def tokenize(self, stream: str, samples: Tensor) -> Tokens:
         """The samples of one stream as tokens.
@@ -137,14 +144,7 @@ class MaskedModel(nn.Module):
             UnknownName: there is no such stream.
             MmmaskError: the samples do not fit the modality.
         """
-        if stream not in self.streams:
-            raise UnknownName("stream", stream, self.streams)
-        modality = self.streams[stream].modality
-        try:
-            _check_samples(samples, discrete=modality.spec.vocabulary is not None)
-            return modality.tokenize(samples)
-        except ValueError as error:
-            raise MmmaskError(f"streams.{stream}: {error}") from error
+        return tokenize(self.modalities, stream, samples)
 
     def draw_masks(
         self, tokens: Mapping[str, Tokens], given: Mapping[str, Tensor | Mask], step: int, rows: Rows
@@ -196,11 +196,6 @@ class MaskedModel(nn.Module):
         with _full_precision(predictions.device):
             return self.streams[stream].loss.restore(predictions.float(), tokens, index, statistics)
 
-    def _tokenize_all(self, batch: Mapping[str, Tensor]) -> dict[str, Tokens]:
-        if not batch:
-            raise MmmaskError(f"the batch holds no stream; the model has {', '.join(self.streams)}")
-        return {name: self.tokenize(name, samples) for name, samples in batch.items()}
-
     def _draw(self, stream: str, tokens: Tokens, step: int, rows: tuple[int, int] | None) -> Mask:
         count, device = tokens.content.shape[0], tokens.content.device
         first, total = rows or (0, count)
@@ -213,16 +208,6 @@ def _full_precision(device: torch.device) -> torch.autocast:
     """Undoes a surrounding autocast."""
     kind = device.type if torch.amp.is_autocast_available(device.type) else "cpu"  # the meta device has none
     return torch.autocast(kind, enabled=False)
-
-
-def _check_samples(samples: Tensor, discrete: bool) -> None:
-    """What no modality takes: ids may be any integers, values are uint8 or floating point."""
-    if not isinstance(samples, Tensor):
-        raise ValueError(f"expected a tensor, not {type(samples).__name__}")
-    if not samples.dim() or not samples.shape[0]:
-        raise ValueError(f"an empty batch {tuple(samples.shape)}: give at least one sample, first axis the batch")
-    if not (discrete or samples.is_floating_point() or samples.dtype == torch.uint8):
-        raise ValueError(f"values must be uint8 or floating point, not {samples.dtype}: convert the samples")
 
 
 def _given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:

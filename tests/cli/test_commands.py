@@ -129,7 +129,7 @@ def test_describe_shows_types_defaults_bounds_and_meaning(cli):
     assert "  round_down: hidden | visible, default hidden\n" in out
     out = cli("describe", "encoder", "vit").out
     assert "  positions: positions, default flat_sinusoid\n" in out
-    assert "  qkv_bias: bool, default true\n" in out
+    assert "  qkv_bias: bool | query_value, default true\n" in out
     assert "  size: tiny | small | base | large | huge | giant | null, default null\n" in out
     assert "  path: str, required\n" in cli("describe", "source", "folder").out
 

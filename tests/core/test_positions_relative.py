@@ -104,7 +104,7 @@ def test_a_larger_grid_is_refused():
 
 
 def test_it_begins_at_zero_and_is_all_there_is_to_save():
-    positions = RelativeBias(RelativeBias.Config(), 48, [(2, 2)], 1)
+    positions = RelativeBias(RelativeBias.Config(num_heads=12), 48, [(2, 2)], 1)
     positions.bias((2, 2), None)
     assert {key: tuple(value.shape) for key, value in positions.state_dict().items()} == {"table": (12, 12)}
     assert not positions.table.any()
@@ -138,3 +138,8 @@ def test_it_follows_dtype_and_device():
     positions.to("meta")
     assert positions.bias((2, 2), None).device.type == "meta"
     assert positions.bias((2, 2), torch.zeros(1, 2, dtype=torch.int64, device="meta")).shape == (1, 3, 3, 3)
+
+
+def test_heads_that_nobody_gives_are_asked_for():
+    with pytest.raises(ValueError, match="num_heads is not known here: give it"):
+        RelativeBias(RelativeBias.Config(), 48, [(2, 2)])

@@ -72,7 +72,7 @@ def test_one_broken_plugin_is_reported_and_the_others_work(plugin, body, reason)
     assert reason in broken.reason
     # none of its names was taken, built-in ones and those of others are there
     assert [entry.name for entry in found.registry("masker") if entry.supplier != "mmmask"] == ["mine"]
-    assert found.get("masker", "random").__module__ == "mmmask.builtins.maskers"
+    assert found.get("masker", "random").__module__ == "mmmask.builtins.maskers.random"
     assert not found.manager.has_plugin(f"{name}:{name}")
 
 

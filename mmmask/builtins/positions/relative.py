@@ -32,16 +32,20 @@ class RelativeBias(Positions):
         reference: g.
 
     Raises:
-        ValueError: grids with not as many axes as one another.
+        ValueError: grids with not as many axes as one another, or the number of heads is not known.
     """
 
     class Config(Component.Config):
-        num_heads: int = Field(default=12, gt=0, description="attention heads; must equal the encoder's")
+        num_heads: int | None = Field(
+            default=None, gt=0, description="attention heads; null: those of the transformer it belongs to"
+        )
 
     config: Config
 
     def __init__(self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:
         super().__init__(config, width, grids, num_prefix)
+        if self.config.num_heads is None:
+            raise ValueError("positions relative_bias: num_heads is not known here: give it")
         if len({len(grid) for grid in self.grids}) > 1:
             raise ValueError(
                 f"positions relative_bias: the grids {', '.join(map(str, self.grids))} have not as many axes as one "

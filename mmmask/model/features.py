@@ -1,0 +1,34 @@
+"""Features of whole samples: nothing hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mmmask.interfaces import Encoder, Group, Latents, Modality
+from mmmask.model.masks import nothing_hidden
+from mmmask.model.tokenizing import tokenize_all
+
+
+def whole_groups(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]) -> list[Group]:
+    """What an encoder takes, with nothing hidden, in the order of the batch.
+
+    Raises:
+        MmmaskError: the batch is empty, or some samples do not fit.
+    """
+    return [
+        Group(
+            modalities[name].embedding, tokens, nothing_hidden(len(tokens.content), tokens.grid, tokens.content.device)
+        )
+        for name, tokens in tokenize_all(modalities, batch).items()
+    ]
+
+
+def encode(encoder: Encoder, modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]) -> dict[str, Latents]:
+    """Latents with nothing hidden: {stream: Latents}, values (batch, tokens, width) in token order.
+
+    Raises:
+        MmmaskError: the batch is empty, or some samples do not fit.
+    """
+    return dict(zip(batch, encoder(whole_groups(modalities, batch)), strict=True))

@@ -1,0 +1,75 @@
+"""Names of published checkpoints, which plugins supply through a hook."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmmask.components import components
+from mmmask.errors import InteropError
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published checkpoint; its attributes are those of `mmmask.hooks.Publish`."""
+
+    name: str
+    address: str
+    format: str
+    licence: str
+    description: str = ""
+    by_hand: bool = False
+    options: dict[str, object] = field(default_factory=dict)
+
+
+def published() -> dict[str, Published]:
+    """{name: checkpoint} of all plugins, sorted by name.
+
+    Raises:
+        InteropError: two plugins use one name.
+    """
+    found: dict[str, Published] = {}
+
+    def publish(
+        name: str, address: str, format: str, licence: str, description: str = "", by_hand: bool = False,
+        **options: object,
+    ) -> None:  # fmt: skip
+        if name in found:
+            raise InteropError(f"two plugins publish a checkpoint under the name {name!r}")
+        found[name] = Published(name, address, format, licence, description, by_hand, options)
+
+    components().manager.hook.publish_checkpoints(publish=publish)
+    return dict(sorted(found.items()))
+
+
+def address_of(checkpoint: Published) -> str:
+    """Where its file can be fetched; says once per machine under which licence the weights are.
+
+    Raises:
+        InteropError: a program cannot fetch it.
+    """
+    if checkpoint.by_hand:
+        raise InteropError(
+            f"{checkpoint.name}: its host hands out files to people only. Licence: {checkpoint.licence}. Download it "
+            f"from {checkpoint.address} and give the file's path, with format={checkpoint.format}"
+        )
+    if _first_time(checkpoint):
+        print(f"mmmask: {checkpoint.name}: {checkpoint.address}", file=sys.stderr)
+        print(f"mmmask: the weights' licence is {checkpoint.licence}, not mmmask's", file=sys.stderr)
+    return checkpoint.address
+
+
+def _first_time(checkpoint: Published) -> bool:
+    """Whether the licence was not shown before; remembered in the user's cache folder where it can be written."""
+    seen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmmask" / "licences_shown"
+    try:
+        if seen.exists() and checkpoint.name in seen.read_text(encoding="utf-8").splitlines():
+            return False
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        with seen.open("a", encoding="utf-8") as file:
+            file.write(f"{checkpoint.name}\n")
+    except OSError:
+        pass
+    return True
