@@ -24,6 +24,8 @@ ENTRIES = [(kind, entry.name) for kind, registry in components().registries.item
 REQUIRED = {("source", name): {"path": "somewhere"} for name in ("folder", "list", "glob")}
 # small settings for the tests that build a model: (names of settings, value), taken where a component has them
 SMALL = {"size": None, "width": 32, "depth": 2, "num_heads": 4}
+# what fits a component to the samples below, beyond that
+FITTING = {("encoder", "swin"): {"embed_patch": 2, "window": 4}}
 IMAGE = {"name": "image", "size": 64, "patch_size": [16, 16]}
 VIDEO = {"name": "video", "size": 64, "num_frames": 4, "patch_size": [2, 16, 16]}
 GRIDS = [(16,), (7,), (14, 14), (4, 6), (1, 14, 14), (8, 14, 14), (2, 4, 6)]
@@ -40,7 +42,8 @@ def config(kind, name, **settings):
 
 def small(kind, name):
     fields = components().get(kind, name).Config.model_fields
-    return {"name": name} | {key: value for key, value in SMALL.items() if key in fields and value is not None}
+    sized = {key: value for key, value in SMALL.items() if key in fields and value is not None}
+    return {"name": name} | sized | FITTING.get((kind, name), {})
 
 
 def experiment(modality=IMAGE, encoder="vit", decoder="transformer", loss="pixels", masker="random"):
