@@ -21,11 +21,15 @@ from mmmask_registry import MmmaskError
 
 ENTRIES = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
 # settings that have no default
-REQUIRED = {("source", name): {"path": "somewhere"} for name in ("folder", "list", "glob")}
+REQUIRED = {("source", name): {"path": "somewhere"} for name in ("folder", "list", "glob")} | {
+    ("positions", "relative_bias"): {"num_heads": 4}
+}
 # small settings for the tests that build a model: (names of settings, value), taken where a component has them
 SMALL = {"size": None, "width": 32, "depth": 2, "num_heads": 4}
 # what fits a component to the samples below, beyond that
 FITTING = {("encoder", "swin"): {"embed_patch": 2, "window": 4}}
+# what a decoder asks of the encoder
+ENCODER_FOR = {"in_place": {"hidden_tokens": "replace"}}
 IMAGE = {"name": "image", "size": 64, "patch_size": [16, 16]}
 VIDEO = {"name": "video", "size": 64, "num_frames": 4, "patch_size": [2, 16, 16]}
 GRIDS = [(16,), (7,), (14, 14), (4, 6), (1, 14, 14), (8, 14, 14), (2, 4, 6)]
@@ -49,7 +53,10 @@ def small(kind, name):
 def experiment(modality=IMAGE, encoder="vit", decoder="transformer", loss="pixels", masker="random"):
     return experiment_from_data(
         {
-            "model": {"encoder": small("encoder", encoder), "decoder": small("decoder", decoder)},
+            "model": {
+                "encoder": small("encoder", encoder) | ENCODER_FOR.get(decoder, {}),
+                "decoder": small("decoder", decoder),
+            },
             "streams": {
                 "a": {
                     "modality": modality,
