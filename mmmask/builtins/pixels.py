@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmmask.interfaces import Loss, Tokens, TokenSpec
+from mmmask_registry import MmmaskError
 
 
 class PixelLoss(Loss):
@@ -18,6 +20,9 @@ class PixelLoss(Loss):
 
     `normalize: channel` per token and channel (OmniMAE, VideoMAE), `token` over all numbers of a token (MAE section
     4.2), `none` the values themselves. Variances are unbiased, as in all of these systems.
+
+    With `slices` a token answers for some of its slices along the grid's first axis only (MAE-ST predicts one frame of
+    each tubelet): those at the places trunc(linspace(0, T - 1, steps * slices)) of the whole sample of T slices.
     """
 
     class Config(Loss.Config):
@@ -31,6 +36,9 @@ class PixelLoss(Loss):
             description="target in the unit of the source ([0, 1] pixels) rather than as the network sees it",
         )
         epsilon: float = Field(default=1e-6, ge=0, description="keeps the division finite in flat tokens")
+        slices: int | None = Field(
+            default=None, gt=0, description="slices of a token along its first axis that are predicted; null: all"
+        )
         epsilon_inside: bool = Field(
             default=True, description="epsilon added to the variance (OmniMAE, MAE) rather than to its root (VideoMAE)"
         )
@@ -38,8 +46,19 @@ class PixelLoss(Loss):
     config: Config
 
     def prediction_dim(self, spec: TokenSpec) -> int:
-        """One number per number of the token's content."""
-        return spec.content_dim
+        """One number per number of the token's content, or of its predicted slices.
+
+        Raises:
+            MmmaskError: a token does not have so many slices.
+        """
+        slices = self.config.slices
+        if slices is None:
+            return spec.content_dim
+        if slices > spec.patch_size[0]:
+            raise MmmaskError(
+                f"loss 'pixels': slices {slices}, but a token of {spec.patch_size} has {spec.patch_size[0]}"
+            )
+        return spec.content_dim // spec.patch_size[0] * slices
 
     @torch.no_grad()
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:
@@ -88,11 +107,40 @@ class PixelLoss(Loss):
                 mean, deviation = (torch.einsum("bpk,bkgc->bpgc", weights, part.float()) for part in (mean, deviation))
             grouped = _grouped(values, self.config.normalize, tokens.spec)
             values = (grouped * deviation + mean).reshape(values.shape)
+        if self.config.slices is not None:  # the nearest predicted slice stands in for those that are not
+            places = self._places(tokens, index)  # (batch, k, slices)
+            every = torch.arange(tokens.spec.patch_size[0], device=places.device)
+            nearest = (places.unsqueeze(2) - every.view(-1, 1)).abs().argmin(-1)  # (batch, k, patch_size[0])
+            values = _slices_at(values.unflatten(-1, (places.shape[-1], -1)), nearest)
         return values if self.config.unnormalize else Tokens(values, tokens.grid, tokens.spec).source()
 
     def _values(self, tokens: Tokens, index: Tensor) -> Tensor:
         values = tokens.source(index) if self.config.unnormalize else tokens.values(index)
-        return values if values.dtype == torch.float64 else values.float()
+        values = values if values.dtype == torch.float64 else values.float()
+        if self.config.slices is None:
+            return values
+        return _slices_at(values.unflatten(-1, (tokens.spec.patch_size[0], -1)), self._places(tokens, index))
+
+    def _places(self, tokens: Tokens, index: Tensor) -> Tensor:
+        """Which slices of each token are predicted: (batch, k, slices), each in 0 .. patch_size[0] - 1.
+
+        Raises:
+            MmmaskError: some step of the grid would answer for a slice of another.
+        """
+        depth, slices, steps = tokens.spec.patch_size[0], self.config.slices or 1, tokens.grid[0]
+        chosen = (
+            torch.linspace(0, steps * depth - 1, steps * slices, dtype=torch.float64, device="cpu")
+            .long()
+            .unflatten(0, (steps, slices))
+        )
+        within = chosen - depth * torch.arange(steps, device="cpu").unsqueeze(1)
+        if bool(((within < 0) | (within >= depth)).any()):
+            raise MmmaskError(
+                f"loss 'pixels': {slices} slices of {depth} for each of {steps} steps are not where their tokens are: "
+                f"choose slices={depth} or 1"
+            )
+        step = index // math.prod(tokens.grid[1:])
+        return within.to(index.device)[step]
 
     def _statistics(self, values: Tensor, spec: TokenSpec) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each token, (batch, k, 1, channels or 1), the epsilon included."""
@@ -130,6 +178,11 @@ class _SquaredError(torch.autograd.Function):
         for part in _cache_sized(difference):
             grad[part] = difference[part] * scale[part]
         return grad, None
+
+
+def _slices_at(slices: Tensor, places: Tensor) -> Tensor:
+    """(batch, k, slices, numbers) and (batch, k, n) -> (batch, k, n * numbers)."""
+    return slices.gather(2, places.unsqueeze(-1).expand(*places.shape, slices.shape[-1])).flatten(2)
 
 
 def _cache_sized(batch: Tensor) -> list[slice]:
