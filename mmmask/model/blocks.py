@@ -29,6 +29,10 @@ PACKED_ROWS = 1024
 """Groups with more rows than this together go through the blocks one after the other."""
 
 
+LARGEST_LOG_SCALE = 4.6052
+"""ln 100 as VideoMAE V2 rounds it; its published numbers need the rounding."""
+
+
 @dataclass(frozen=True)
 class BlockSettings:
     """What every block of a stack has in common.
@@ -94,7 +98,7 @@ class Attention(nn.Module):
         """Queries and keys of length one; the factor of each head, and attention's own divided out, on the queries."""
         query, key, value = qkv.unbind(1)
         wide = torch.promote_types(qkv.dtype, torch.float32)  # lengths in bf16 would be off by a hundredth
-        factor = log_scale.to(wide).clamp(max=math.log(100)).exp() * qkv.shape[-1] ** 0.5
+        factor = log_scale.to(wide).clamp(max=LARGEST_LOG_SCALE).exp() * qkv.shape[-1] ** 0.5
         query = F.normalize(query.to(wide), dim=-1) * factor.unsqueeze(-1)
         return torch.stack([query.to(qkv.dtype), F.normalize(key.to(wide), dim=-1).to(qkv.dtype), value], dim=1)
 

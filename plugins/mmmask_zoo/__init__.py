@@ -8,4 +8,8 @@ def register_components(register: Register) -> None:
     """Names the formats."""
     here = "mmmask_zoo"
     register("format", "mae", f"{here}.mae:MAEFormat", "MAE: pretrained, the encoder alone, fine-tuned")
+    register("format", "mae_st", f"{here}.mae_st:MAESTFormat", "MAE-ST: pretrained, the encoder alone, fine-tuned")
     register("format", "omnimae", f"{here}.omnimae:OmniMAEFormat", "OmniMAE: pretrained (hub, trainer), fine-tuned")
+    register("format", "simmim", f"{here}.simmim:SimMIMFormat", "SimMIM: pretrained ViT and Swin, fine-tuned ViT")
+    register("format", "videomae", f"{here}.videomae:VideoMAEFormat", "VideoMAE: pretrained, fine-tuned")
+    register("format", "videomaev2", f"{here}.videomaev2:VideoMAEV2Format", "VideoMAE V2: pretrained, fine-tuned")

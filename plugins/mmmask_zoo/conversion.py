@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,15 +94,18 @@ class Conversion:
         for part in ("weight", "bias"):
             self.take(f"{old}.{part}", f"{new}.{part}")
 
-    def take_blocks(self, old: str, new: str, renamed: Mapping[str, str] | None = None) -> None:
+    def take_blocks(
+        self, old: str, new: str, renamed: Mapping[str, str] | None = None, leave: Collection[str] = ()
+    ) -> None:
         """Every tensor under `old.0`, `old.1`, ...
 
         Args:
             renamed: what a tensor is called within a block, where that differs: {foreign: mmmask's}.
+            leave: foreign keys that are not taken as they are.
         """
         pattern = re.compile(re.escape(old) + r"\.(\d+)\.(.+)")
         for key in self.source:
-            if (block := pattern.fullmatch(key)) and key not in self.unused:
+            if (block := pattern.fullmatch(key)) and key not in leave:
                 self.take(key, f"{new}.{block[1]}.{(renamed or {}).get(block[2], block[2])}")
 
     def convert(self, old: str | Sequence[str], new: str, tensor: Tensor, how: str) -> None:

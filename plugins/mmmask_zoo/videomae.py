@@ -1,0 +1,156 @@
+"""VideoMAE's published layout (MCG-NJU/VideoMAE), which VideoMAE V2 shares: `encoder.*`, `decoder.*`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from mmmask.interfaces import Format
+from mmmask.interfaces.format import ForeignWeights
+from mmmask_zoo.conversion import Conversion, embedding_key
+
+PATCH = "patch_embed.proj"
+DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
+"""Width of a published decoder -> its attention heads, which no key tells."""
+
+
+class VideoMAEFormat(Format):
+    """VideoMAE's checkpoints: with the decoder, or fine-tuned. Positions are computed and not in the files."""
+
+    class Config(Format.Config):
+        size: int = Field(default=224, gt=0, description="height and width in pixels")
+        num_frames: int = Field(default=16, gt=0, description="frames of a clip")
+        trained_size: int | None = Field(
+            default=None, gt=0, description="size the file was trained at, where it differs: positions are resized"
+        )
+        trained_frames: int | None = Field(
+            default=None, gt=0, description="frames the file was trained on, where they differ: positions are resized"
+        )
+        num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
+        decoder_num_heads: int | None = Field(
+            default=None, gt=0, description="attention heads of the decoder; null: told from its width"
+        )
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tubes that is hidden")
+        normalize: Literal["channel", "none"] = Field(
+            default="channel", description="whether the decoder was trained on normalised tubelets; no key tells"
+        )
+
+    config: Config
+
+    @classmethod
+    def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
+        """Whether it cuts tubelets and has query and value biases apart; files that only V2 writes are left to it."""
+        return is_videomae(keys) and not is_second(keys)
+
+    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
+        """Converts a state dict.
+
+        Raises:
+            InteropError: a key is missing or of another shape, or the number of heads is not known.
+        """
+        conversion = Conversion(self.config.name, state)
+        return self._classifier(conversion) if "head.weight" in state else self._pretraining(conversion)
+
+    def masks(self) -> dict[str, Any]:
+        """The settings of a stream that say what is hidden and predicted."""
+        return {"masker": {"name": "tube", "mask_ratio": self.config.mask_ratio}}
+
+    def _pretraining(self, conversion: Conversion) -> ForeignWeights:
+        key, encoder, modality = self._encoder(conversion, "encoder.")
+        conversion.take_linear("encoder.norm", "encoder.norm")
+        conversion.flatten("mask_token", "decoders.shared.mask_token")
+        conversion.take("encoder_to_decoder.weight", "decoders.shared.embed.weight")
+        self._blocks(conversion, "decoder.blocks", "decoders.shared.blocks")
+        conversion.take_linear("decoder.norm", "decoders.shared.norm")
+        conversion.take_linear("decoder.head", f"heads.{key}")
+        width = conversion.shape("encoder_to_decoder.weight", "decoder width, width")[0]
+        decoder = {
+            "name": "transformer",
+            "width": width,
+            "depth": conversion.depth("decoder.blocks"),
+            "num_heads": conversion.heads(self.config.decoder_num_heads, width, DECODER_HEADS),
+            "qkv_bias": "query_value" if "decoder.blocks.0.attn.q_bias" in conversion.source else False,
+            "cosine_attention": "decoder.blocks.0.attn.scale" in conversion.source,
+            "embed_bias": False,
+            "positions_at": "decoder",
+            "positions": encoder["positions"],
+        }
+        loss = {"name": "pixels", "normalize": self.config.normalize, "epsilon_inside": False}
+        return conversion.finished(
+            {
+                "description": "a VideoMAE checkpoint",
+                "model": {"encoder": encoder, "decoder": decoder},
+                "streams": {"videos": {"modality": modality, **self.masks(), "loss": loss}},
+            }
+        )
+
+    def _classifier(self, conversion: Conversion) -> ForeignWeights:
+        """Of the mean of all tokens, normalised after it; or of the first token after the final norm."""
+        pooled = "fc_norm.weight" in conversion.source
+        _, encoder, modality = self._encoder(conversion, "")
+        conversion.take_linear("fc_norm" if pooled else "norm", "norm" if pooled else "encoder.norm")
+        conversion.take_linear("head", "head")
+        return conversion.finished(
+            {
+                "description": "a fine-tuned VideoMAE checkpoint",
+                "encoder": encoder | {"final_norm": not pooled},
+                "streams": {"videos": {"modality": modality}},
+                "pool": "mean" if pooled else "first",
+                "norm_epsilon": 1e-6 if pooled else None,
+                "classes": conversion.shape("head.weight", "classes, width")[0],
+            }
+        )
+
+    def _encoder(self, conversion: Conversion, prefix: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """The embedding's key, the encoder's settings, the modality's; the file's keys begin with `prefix`."""
+        axes = "width, channels, frames, height, width of a patch"
+        width, channels, *patch = conversion.shape(f"{prefix}{PATCH}.weight", axes)
+        key = embedding_key(patch, channels)
+        conversion.embedding(f"{prefix}{PATCH}", f"encoder.embeddings.{key}")
+        self._blocks(conversion, f"{prefix}blocks", "encoder.blocks")
+        encoder = {
+            "name": "vit",
+            "width": width,
+            "depth": conversion.depth(f"{prefix}blocks"),
+            "num_heads": conversion.heads(self.config.num_heads, width),
+            "mlp_ratio": conversion.shape(f"{prefix}blocks.0.mlp.fc1.weight", "hidden, width")[0] / width,
+            "qkv_bias": "query_value" if f"{prefix}blocks.0.attn.q_bias" in conversion.source else False,
+            "cosine_attention": f"{prefix}blocks.0.attn.scale" in conversion.source,
+            "positions": {"name": "flat_sinusoid", **self._trained_grid(patch)},
+        }
+        pixels = {"size": self.config.size, "patch_size": patch, "channels": channels}
+        return key, encoder, {"name": "video", "num_frames": self.config.num_frames, **pixels}
+
+    def _trained_grid(self, patch: list[int]) -> dict[str, Any]:
+        config = self.config
+        if config.trained_size is None and config.trained_frames is None:
+            return {}
+        cells = (config.trained_size or config.size) // patch[1]
+        return {"trained_grid": [(config.trained_frames or config.num_frames) // patch[0], cells, cells]}
+
+    @staticmethod
+    def _blocks(conversion: Conversion, old: str, new: str) -> None:
+        """Blocks; the temperatures of cosine attention are (heads, 1, 1) in the files."""
+        scales = {f"{old}.{block}.attn.scale": block for block in range(conversion.depth(old))}
+        conversion.take_blocks(old, new, leave=scales)
+        for key, block in scales.items():
+            conversion.flatten(key, f"{new}.{block}.attn.log_scale")
+
+
+def is_videomae(keys: Mapping[str, Tensor]) -> bool:
+    """Whether it cuts tubelets and has query and value biases apart, pretrained or fine-tuned."""
+    return any(
+        f"{prefix}blocks.0.attn.q_bias" in keys
+        and f"{prefix}{PATCH}.weight" in keys
+        and keys[f"{prefix}{PATCH}.weight"].dim() == 5
+        for prefix in ("encoder.", "")
+    )
+
+
+def is_second(keys: Mapping[str, Tensor]) -> bool:
+    """Whether only VideoMAE V2 writes such a file: cosine attention, or the giant's width."""
+    prefix = "encoder." if f"encoder.{PATCH}.weight" in keys else ""
+    return f"{prefix}blocks.0.attn.scale" in keys or keys[f"{prefix}{PATCH}.weight"].shape[0] == 1408
