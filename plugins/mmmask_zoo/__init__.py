@@ -1,6 +1,6 @@
 """Formats of published checkpoints, one file per system."""
 
-from mmmask.hooks import Register, hookimpl
+from mmmask.hooks import Publish, Register, hookimpl
 
 
 @hookimpl
@@ -13,3 +13,11 @@ def register_components(register: Register) -> None:
     register("format", "simmim", f"{here}.simmim:SimMIMFormat", "SimMIM: pretrained ViT and Swin, fine-tuned ViT")
     register("format", "videomae", f"{here}.videomae:VideoMAEFormat", "VideoMAE: pretrained, fine-tuned")
     register("format", "videomaev2", f"{here}.videomaev2:VideoMAEV2Format", "VideoMAE V2: pretrained, fine-tuned")
+
+
+@hookimpl
+def publish_checkpoints(publish: Publish) -> None:
+    """Names the checkpoints that the systems' authors published."""
+    from mmmask_zoo.published import publish_all
+
+    publish_all(publish)
