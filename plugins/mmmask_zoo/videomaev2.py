@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 from torch import Tensor
@@ -19,8 +19,6 @@ class VideoMAEV2Format(VideoMAEFormat):
             default=0.5, ge=0.25, lt=1, description="share of the tokens that the decoder is not asked for"
         )
 
-    config: Config
-
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether only V2 writes such a file."""
@@ -28,4 +26,5 @@ class VideoMAEV2Format(VideoMAEFormat):
 
     def masks(self) -> dict[str, Any]:
         """Tubes hidden from the encoder, running cells not asked of the decoder (section 3.2)."""
-        return super().masks() | {"predict": {"name": "running_cell", "mask_ratio": self.config.decoder_mask_ratio}}
+        ratio = cast(VideoMAEV2Format.Config, self.config).decoder_mask_ratio
+        return super().masks() | {"predict": {"name": "running_cell", "mask_ratio": ratio}}
