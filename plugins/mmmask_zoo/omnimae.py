@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import Format
+from mmmask.builtins.positions import flat_sinusoid_table
+from mmmask.interfaces import Format, Grid
 from mmmask.interfaces.format import ForeignWeights
-from mmmask.interop import InteropError
+from mmmask_zoo.conversion import Conversion, embedding_key
 
-EMBEDDING = "trunk.patch_embed.proj.1"  # index 0 is the parameter-free repetition of a still
-DECODER_EMBEDDING = "trunk.decoder.decoder_embed"
-HEADS = ("head", "heads.0.projector")  # as published on the hub, as the trainer writes it
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}  # encoder width -> attention heads
-_BLOCK = re.compile(r"trunk\.(decoder\.decoder_)?blocks\.(\d+)\.(.+)")
+PATCH = "trunk.patch_embed.proj.1"  # index 0 is the parameter-free repetition of a still
+TABLES = ("trunk.pos_embed", "trunk.decoder.pos_embed")
+PREDICTORS = ("head", "heads.0.projector")  # of pretraining: as published on the hub, as the trainer writes it
+CLASSIFIERS = ("head", "heads.0", "heads.0.0")  # fine-tuned: hub; trainer, ImageNet; trainer, Something-Something
+PUBLISHED_CLIP = (16, 224)
+"""Frames and pixels of every published checkpoint."""
+PUBLISHED_DECODERS = {768: (384, 4), 1024: (512, 4), 1280: (512, 8)}
+"""Width of a published encoder -> width and depth of its decoder."""
 
 
 class OmniMAEFormat(Format):
-    """OmniMAE's pretraining checkpoints.
+    """OmniMAE's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
 
-    Both the hub's files (no query, key and value biases in the decoder, head named `head`) and those of the released
-    trainer (biases, head named `heads.0.projector`) are read.
+    Both the hub's files and those of the released trainer are read, which names heads differently and gives the
+    decoder query, key and value biases.
+
+    Positions are computed. A model of another size than the file's has the file's table, resized: each step's rows
+    bicubically, and the steps of clips linearly; a still has the first step's rows, as in OmniMAE.
+
+    The table tells how many tokens a clip had, and not of how many frames and pixels. It was one of `trained_frames`
+    and `trained_size`. Where neither is given, it was the published clip, if that has so many tokens; or else the one
+    that is wanted; or else one of as many frames as are wanted, at another size, or of the wanted size, with another
+    number of frames. Where both are possible, or none is, one of the two options is asked for.
     """
 
     class Config(Format.Config):
         size: int = Field(default=224, gt=0, description="height and width of images and clips, in pixels")
         num_frames: int = Field(default=16, gt=0, description="frames of a clip")
-        num_heads: int | None = Field(
-            default=None, gt=0, description="attention heads; by default told from a published width"
+        trained_size: int | None = Field(
+            default=None, gt=0, description="size the file was trained at; null: told from its table of positions"
         )
+        trained_frames: int | None = Field(
+            default=None, gt=0, description="frames the file was trained on; null: told from its table of positions"
+        )
+        num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
         decoder_num_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
         image_mask_ratio: float = Field(
             default=0.9, ge=0, lt=1, description="share of an image's tokens that is hidden"
@@ -47,137 +61,171 @@ class OmniMAEFormat(Format):
 
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
-        """Whether it has OmniMAE's patch embedding, decoder and head."""
-        needed = (f"{EMBEDDING}.weight", f"{DECODER_EMBEDDING}.weight")
-        return all(key in keys for key in needed) and _head(keys) is not None
+        """Whether it has a trunk that repeats stills, and plain attention."""
+        return f"{PATCH}.weight" in keys and "trunk.blocks.0.attn.qkv.weight" in keys
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
         """Converts a state dict.
 
         Raises:
             InteropError: a key is missing or of another shape, the number of heads is not known, or the position
-                tables are not the published ones for this size.
+                tables are not the published sinusoid, or of a size that cannot be told.
         """
-        head = _head(state)
-        if head is None or f"{EMBEDDING}.weight" not in state:
-            raise InteropError("format omnimae: the patch embedding or the head is missing")
-        if f"{DECODER_EMBEDDING}.weight" not in state:
-            raise InteropError(f"format omnimae: {DECODER_EMBEDDING}.weight is missing: no pretraining checkpoint")
-        expected = "(width, channels, frames, height, width of a patch)"
-        width, channels, *patch = _shape(state, f"{EMBEDDING}.weight", 5, expected)
-        key = f"pixels_{'x'.join(map(str, (*patch, channels)))}"
-        renamed: dict[str, str] = {
-            f"{EMBEDDING}.bias": f"encoder.embeddings.{key}.bias",
-            f"{DECODER_EMBEDDING}.weight": "decoders.shared.embed.weight",
-            f"{DECODER_EMBEDDING}.bias": "decoders.shared.embed.bias",
-            f"{head}.weight": f"heads.{key}.weight",
-            f"{head}.bias": f"heads.{key}.bias",
+        parts = _Parts(self.config, Conversion(self.config.name, state))
+        head = None if _pretrained(state) else _first(CLASSIFIERS, state)
+        return parts.classifier(head) if head else parts.pretraining()
+
+
+class _Parts:
+    """The sizes that a file tells, and the model part by part."""
+
+    def __init__(self, config: OmniMAEFormat.Config, conversion: Conversion) -> None:
+        self.config, self.conversion = config, conversion
+        axes = "width, channels, frames, height, width of a patch"
+        self.width, channels, *self.patch = conversion.shape(f"{PATCH}.weight", axes)
+        self.unit = math.lcm(*self.patch[1:])  # pixels that a size is a multiple of
+        for option, value, unit, what in (
+            ("size", config.size, self.unit, "pixels"),
+            ("trained_size", config.trained_size, self.unit, "pixels"),
+            ("num_frames", config.num_frames, self.patch[0], "frames"),
+            ("trained_frames", config.trained_frames, self.patch[0], "frames"),
+        ):
+            if value and value % unit:
+                raise conversion.error(f"{option} {value} is not a multiple of the file's patches of {unit} {what}")
+        self.key = embedding_key(self.patch, channels)
+        pixels = {"size": config.size, "patch_size": self.patch, "channels": channels}
+        self.modalities = {
+            "images": {"name": "image", **pixels},
+            "videos": {"name": "video", "num_frames": config.num_frames, **pixels},
         }
-        for part in ("weight", "bias"):
-            renamed[f"trunk.norm.{part}"] = f"encoder.norm.{part}"
-            renamed[f"trunk.decoder.norm.{part}"] = f"decoders.shared.norm.{part}"
-        for name in state:
-            if block := _BLOCK.fullmatch(name):
-                owner = "decoders.shared" if block[1] else "encoder"
-                renamed[name] = f"{owner}.blocks.{block[2]}.{block[3]}"
-        weights = {new: state[old] for old, new in renamed.items() if old in state}
-        origin = {new: (old,) for old, new in renamed.items() if old in state}
-        converted = {}
+        self.positions = self._positions()
 
-        def convert(old: str, new: str, tensor: Tensor, how: str) -> None:
-            weights[new], origin[new], converted[old] = tensor, (old,), how
+    def pretraining(self) -> ForeignWeights:
+        """A masked model. Of a file without the decoder, the published one's sizes."""
+        conversion = self.conversion
+        conversion.flatten("trunk.mask_token", "decoders.shared.mask_token")
+        conversion.take_linear("trunk.decoder.decoder_embed", "decoders.shared.embed")
+        conversion.take_blocks("trunk.decoder.decoder_blocks", "decoders.shared.blocks")
+        conversion.take_linear("trunk.decoder.norm", "decoders.shared.norm")
+        conversion.take_linear(_first(PREDICTORS, conversion.source) or PREDICTORS[0], f"heads.{self.key}")
+        encoder = self._encoder()
+        conversion.take_linear("trunk.norm", "encoder.norm")
+        width, depth = PUBLISHED_DECODERS.get(self.width, PUBLISHED_DECODERS[768])
+        if any(key.startswith("trunk.decoder.") for key in conversion.source):
+            width = conversion.shape("trunk.decoder.decoder_embed.weight", "decoder width, width")[0]
+            depth = conversion.depth("trunk.decoder.decoder_blocks")
+        decoder = {
+            "name": "transformer",
+            "width": width,
+            "depth": depth,
+            "num_heads": self.config.decoder_num_heads,
+            "qkv_bias": "trunk.decoder.decoder_blocks.0.attn.qkv.bias" in conversion.source,
+            "positions_at": "latent",
+            "positions": self.positions,
+        }
+        ratios = {"images": self.config.image_mask_ratio, "videos": self.config.video_mask_ratio}
+        return conversion.finished(
+            {
+                "description": "an OmniMAE checkpoint",
+                "model": {"encoder": encoder, "decoder": decoder},
+                "streams": {
+                    name: {
+                        "modality": modality,
+                        "masker": {"name": "random", "mask_ratio": ratios[name]},
+                        "loss": {"name": "pixels", "normalize": "channel"},
+                    }
+                    for name, modality in self.modalities.items()
+                },
+            }
+        )
 
-        if "trunk.mask_token" in state:
-            convert("trunk.mask_token", "decoders.shared.mask_token", state["trunk.mask_token"].flatten(), "flattened")
-        weight = state[f"{EMBEDDING}.weight"]
-        flat = weight.permute(0, *range(2, weight.dim()), 1).flatten(1)  # channel fastest, as tokens hold it
-        how = "convolution as a linear layer over a token, channel fastest"
-        convert(f"{EMBEDDING}.weight", f"encoder.embeddings.{key}.weight", flat, how)
-        experiment = self._experiment(state, patch, channels, width)
-        return ForeignWeights(experiment, weights, origin, converted, self._tables(state, patch, width))
+    def classifier(self, head: str) -> ForeignWeights:
+        """A classifier of the mean of all tokens, normalised after it: the trunk's norm is not the encoder's."""
+        conversion = self.conversion
+        encoder = self._encoder() | {"final_norm": False}
+        conversion.take_linear("trunk.norm", "norm")
+        conversion.take_linear(head, "head")
+        return conversion.finished(
+            {
+                "description": "a fine-tuned OmniMAE checkpoint",
+                "encoder": encoder,
+                "streams": {name: {"modality": modality} for name, modality in self.modalities.items()},
+                "pool": "mean",
+                "norm_epsilon": 1e-6,
+                "classes": conversion.shape(f"{head}.weight", "classes, width")[0],
+            }
+        )
 
-    def _experiment(self, state: Mapping[str, Tensor], patch: list[int], channels: int, width: int) -> dict[str, Any]:
-        num_heads = self.config.num_heads or PUBLISHED_HEADS.get(width)
-        if num_heads is None:
-            raise InteropError(f"format omnimae: an encoder of width {width} is not published: give num_heads")
-        pixels = {"size": self.config.size, "patch_size": patch, "channels": channels}
-        loss = {"name": "pixels", "normalize": "channel"}
+    def _encoder(self) -> dict[str, Any]:
+        conversion = self.conversion
+        conversion.embedding(PATCH, f"encoder.embeddings.{self.key}")
+        conversion.take_blocks("trunk.blocks", "encoder.blocks")
         return {
-            "description": "an OmniMAE checkpoint",
-            "model": {
-                "encoder": {
-                    "name": "vit",
-                    "width": width,
-                    "depth": _depth(state, "trunk.blocks"),
-                    "num_heads": num_heads,
-                },
-                "decoder": {
-                    "name": "transformer",
-                    "width": _shape(state, f"{DECODER_EMBEDDING}.weight", 2, "(decoder width, width)")[0],
-                    "depth": _depth(state, "trunk.decoder.decoder_blocks"),
-                    "num_heads": self.config.decoder_num_heads,
-                    "qkv_bias": "trunk.decoder.decoder_blocks.0.attn.qkv.bias" in state,
-                    "positions_at": "latent",
-                },
-            },
-            "streams": {
-                "images": {
-                    "modality": {"name": "image", **pixels},
-                    "masker": {"name": "random", "mask_ratio": self.config.image_mask_ratio},
-                    "loss": loss,
-                },
-                "videos": {
-                    "modality": {"name": "video", "num_frames": self.config.num_frames, **pixels},
-                    "masker": {"name": "random", "mask_ratio": self.config.video_mask_ratio},
-                    "loss": loss,
-                },
-            },
+            "name": "vit",
+            "width": self.width,
+            "depth": conversion.depth("trunk.blocks"),
+            "num_heads": conversion.heads(self.config.num_heads, self.width),
+            "positions": self.positions,
         }
 
-    def _tables(self, state: Mapping[str, Tensor], patch: list[int], width: int) -> dict[str, str]:
-        """The saved position tables are not needed: they are computed. Checks that they are what is computed."""
-        from mmmask.builtins.positions import flat_sinusoid_table
+    def _positions(self) -> dict[str, Any]:
+        """The published sinusoid, at the width of the encoder in the decoder too; resized where sizes differ."""
+        conversion = self.conversion
+        tables = [name for name in TABLES if name in conversion.source]
+        rows = [conversion.shape(name, "1, positions, width")[1] for name in tables]
+        wanted = self._grid(self.config.num_frames, self.config.size)
+        trained = self._trained_grid(tables[0], rows[0]) if tables else self._assumed_grid()
+        for name in tables:
+            table, expected = conversion.source[name], (1, math.prod(trained), self.width)
+            if table.shape != expected:
+                raise conversion.error(f"{name}: shape {tuple(table.shape)}, expected {expected}")
+            # in the file's dtype, so that one of a narrower type is the same as well
+            if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained).to(table.dtype)):
+                raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
+            if trained != wanted:
+                conversion.ignore(name, f"computed; resized from {_times(trained)} to {_times(wanted)} tokens")
+        return {"name": "flat_sinusoid"} | ({"trained_grid": list(trained)} if trained != wanted else {})
 
-        cells = self.config.size // patch[1]
-        grid = (self.config.num_frames // patch[0], cells, cells)
-        unused = {}
-        for name in ("trunk.pos_embed", "trunk.decoder.pos_embed"):
-            if name not in state:
-                continue
-            positions = _shape(state, name, 3, "(1, positions, width)")[1]
-            if positions != math.prod(grid):
-                raise InteropError(
-                    f"format omnimae: {name} has {positions} positions, a clip of {self.config.num_frames} frames "
-                    f"of {self.config.size} pixels has {math.prod(grid)}: give size and num_frames"
-                )
-            table = state[name]
-            computed = flat_sinusoid_table(grid, width, grid).to(table.dtype).unsqueeze(0)
-            if table.shape != computed.shape:
-                raise InteropError(
-                    f"format omnimae: {name}: shape {tuple(table.shape)}, expected {tuple(computed.shape)}"
-                )
-            if not torch.allclose(table, computed, atol=1e-5):
-                raise InteropError(f"format omnimae: {name} is not the published sinusoid; it was trained or changed")
-            unused[name] = "the sinusoid is computed; the file's is the same"
-        return unused
+    def _trained_grid(self, table: str, rows: int) -> Grid:
+        """The clip that a table of so many rows was made for, as `OmniMAEFormat` describes."""
+        config, assumed = self.config, self._assumed_grid()
+        sizes = range(self.unit, (math.isqrt(rows) + 1) * self.unit, self.unit)
+        planes = [self._grid(0, size)[1:] for size in sizes]
+        clips = [(rows // math.prod(plane), *plane) for plane in planes if rows % math.prod(plane) == 0]
+        if config.trained_frames or config.trained_size:
+            steps = assumed[:1] if config.trained_frames else None
+            plane = assumed[1:] if config.trained_size else None
+            found = [clip for clip in clips if steps in (None, clip[:1]) and plane in (None, clip[1:])]
+        elif known := [clip for clip in (self._grid(*PUBLISHED_CLIP), assumed) if clip in clips]:
+            found = known[:1]
+        else:
+            found = [clip for clip in clips if assumed[:1] == clip[:1] or assumed[1:] == clip[1:]]
+        if len(found) != 1:
+            frames, size = config.trained_frames or config.num_frames, config.trained_size or config.size
+            raise self.conversion.error(
+                f"{table} has {rows} positions, a clip of {frames} frames of {size} pixels has {math.prod(assumed)}: "
+                "give trained_size and trained_frames"
+            )
+        return found[0]
+
+    def _assumed_grid(self) -> Grid:
+        """What the file was trained on as far as options say, otherwise what is wanted."""
+        config = self.config
+        return self._grid(config.trained_frames or config.num_frames, config.trained_size or config.size)
+
+    def _grid(self, frames: int, size: int) -> Grid:
+        return (frames // self.patch[0], size // self.patch[1], size // self.patch[2])
 
 
-def _head(state: Mapping[str, Tensor]) -> str | None:
-    return next((name for name in HEADS if f"{name}.weight" in state), None)
+def _pretrained(state: Mapping[str, Tensor]) -> bool:
+    """Whether there is any part that fine-tuning drops."""
+    dropped = ("trunk.decoder.", "trunk.mask_token", "heads.0.projector.")
+    return any(key.startswith(dropped) for key in state)
 
 
-def _shape(state: Mapping[str, Tensor], key: str, axes: int, expected: str) -> tuple[int, ...]:
-    """The shape of a tensor that tells the model's sizes."""
-    shape = tuple(state[key].shape)
-    if len(shape) != axes or 0 in shape:
-        raise InteropError(f"format omnimae: {key}: shape {shape}, expected {expected}")
-    return shape
+def _first(names: tuple[str, ...], state: Mapping[str, Tensor]) -> str | None:
+    return next((name for name in names if f"{name}.weight" in state), None)
 
 
-def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    numbers = {int(found[1]) for key in state if (found := pattern.match(key))}
-    depth = max(numbers, default=-1) + 1
-    if len(numbers) != depth:
-        raise InteropError(f"format omnimae: {prefix}.{depth - 1}: blocks before it are missing")
-    return depth
+def _times(grid: Grid) -> str:
+    return "x".join(map(str, grid))

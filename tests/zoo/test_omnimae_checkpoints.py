@@ -2,15 +2,39 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import mmmask
+from mmmask.builtins.positions import flat_sinusoid_table, resize_table
 from mmmask.interop import read
 from mmmask.interop.loading import InteropError
+from mmmask.model.classifier import Classifier
 from mmmask_registry import MmmaskError
 
 
 class Code:
     """Something that only pickle could bring back."""
+
+
+KEY = "pixels_2x8x8x3"
+
+
+def encoder_alone(state):
+    """What is left of a pretraining checkpoint without the decoder and what belongs to it."""
+    return {
+        key: tensor for key, tensor in state.items() if not key.startswith(("trunk.decoder.", "trunk.mask", "head"))
+    }
+
+
+@pytest.fixture
+def fine_tuned(state):
+    """A copy of a fine-tuned state dict of five classes, in the hub's layout."""
+    generator = torch.Generator().manual_seed(0)
+    head = {
+        "head.weight": torch.randn(5, 48, generator=generator),
+        "head.bias": torch.randn(5, generator=generator),
+    }
+    return encoder_alone(state) | head
 
 
 @pytest.fixture
@@ -192,11 +216,169 @@ def test_a_position_table_that_was_trained_is_refused(refused):
     assert "trunk.decoder.pos_embed is not the published sinusoid" in refused(change)
 
 
-@pytest.mark.parametrize("options", [{"size": 64}, {"num_frames": 16}])
-def test_a_position_table_of_another_size_asks_for_the_sizes(refused, options):
-    message = refused(**options)
-    assert "trunk.pos_embed has 64 positions, a clip of" in message
-    assert message.endswith("give size and num_frames")
+def test_a_position_table_of_a_fine_tuned_file_that_was_trained_is_refused(refused, fine_tuned):
+    fine_tuned["trunk.pos_embed"][0, 3, 5] += 0.01
+    assert refused(source=fine_tuned) == (
+        "format omnimae: trunk.pos_embed is not the published sinusoid; it was trained or changed"
+    )
+
+
+def test_tables_of_encoder_and_decoder_are_of_one_length(refused):
+    def change(state):
+        state["trunk.decoder.pos_embed"] = state["trunk.decoder.pos_embed"][:, :32]
+
+    assert refused(change) == "format omnimae: trunk.decoder.pos_embed: shape (1, 32, 48), expected (1, 64, 48)"
+
+
+def test_a_position_table_in_half_precision_is_the_same(state, sizes):
+    report = read({key: tensor.half() for key, tensor in state.items()}, **sizes).report
+    assert set(report.unused) == {"trunk.pos_embed", "trunk.decoder.pos_embed"}
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({"num_frames": 16}, (4, 4, 4)),  # the wanted size, with another number of frames
+        ({"num_frames": 4}, (4, 4, 4)),
+        ({"size": 48}, (4, 4, 4)),  # the wanted number of frames, at another size
+        ({"size": 64, "trained_size": 32}, (4, 4, 4)),
+        ({"size": 64, "trained_frames": 8}, (4, 4, 4)),
+        ({"size": 64, "trained_frames": 2}, (1, 8, 8)),
+        ({"size": 64, "num_frames": 2}, (1, 8, 8)),
+        ({"trained_size": 16, "trained_frames": 32}, (16, 2, 2)),
+        ({"trained_size": 32, "trained_frames": 8}, (4, 4, 4)),
+    ],
+)
+def test_positions_of_another_size_are_the_files_resized(state, sizes, options, trained):
+    options = sizes | options
+    loaded = read(state, **options)
+    clip = (options["num_frames"] // 2, options["size"] // 8, options["size"] // 8)
+    table = resize_table(flat_sinusoid_table(trained, 48, trained), trained, clip)
+    for part in (loaded.model.encoder, loaded.model.decoders["shared"]):
+        assert torch.equal(part.positions[KEY](clip), table)
+        assert part.config.positions.trained_grid == (None if trained == clip else trained)
+    how = "computed; resized from {}x{}x{} to {}x{}x{} tokens".format(*trained, *clip)
+    if trained == clip:
+        how = "the table is computed; the file's is the same"
+    assert loaded.report.unused == dict.fromkeys(("trunk.pos_embed", "trunk.decoder.pos_embed"), how)
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "fine_tuned"])
+def test_a_still_of_another_size_has_the_first_steps_rows_resized(state, fine_tuned, sizes, kind):
+    source = state if kind == "pretrained" else fine_tuned
+    model = mmmask.interop.load(source, **sizes | {"size": 64, "trained_size": 32})
+    first = flat_sinusoid_table((4, 4, 4), 48, (4, 4, 4))[:16].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
+    expected = F.interpolate(first, scale_factor=2.0, mode="bicubic", align_corners=False)[0].flatten(1).t()
+    parts = [model.encoder] if kind == "fine_tuned" else [model.encoder, model.decoders["shared"]]
+    for part in parts:
+        torch.testing.assert_close(part.positions[KEY]((1, 8, 8)), expected, atol=1e-6, rtol=0)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    if kind == "fine_tuned":
+        assert model({"images": images})["images"].shape == (2, 5)
+    else:
+        assert model({"images": images}).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({"size": 224, "num_frames": 16}, None),
+        ({"size": 448, "num_frames": 4}, (8, 14, 14)),  # as many tokens, and yet another clip
+        ({"size": 448, "num_frames": 4, "trained_size": 448}, None),
+        ({"size": 448, "num_frames": 16}, (8, 14, 14)),
+        ({"size": 224, "num_frames": 32}, (8, 14, 14)),
+    ],
+)
+def test_the_published_clip_comes_first(fine_tuned, options, trained):
+    fine_tuned["trunk.patch_embed.proj.1.weight"] = torch.zeros(48, 3, 2, 16, 16)
+    fine_tuned["trunk.pos_embed"] = flat_sinusoid_table((8, 14, 14), 48, (8, 14, 14)).unsqueeze(0)
+    model = mmmask.interop.load(fine_tuned, num_heads=4, **options)
+    assert model.encoder.config.positions.trained_grid == trained
+
+
+@pytest.mark.parametrize(
+    ("options", "clip"),
+    [
+        ({"size": 64}, "8 frames of 64 pixels has 256"),  # eight frames of 32 pixels, or two of 64
+        ({"size": 48, "num_frames": 6}, "6 frames of 48 pixels has 108"),  # neither
+        ({"trained_size": 24}, "8 frames of 24 pixels has 36"),
+        ({"trained_frames": 6}, "6 frames of 32 pixels has 48"),
+        ({"trained_size": 32, "trained_frames": 4}, "4 frames of 32 pixels has 32"),
+    ],
+)
+def test_what_the_file_was_trained_on_is_asked_for_where_it_cannot_be_told(refused, options, clip):
+    assert refused(**options) == (
+        f"format omnimae: trunk.pos_embed has 64 positions, a clip of {clip}: give trained_size and trained_frames"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({}, None),
+        ({"size": 64}, None),
+        ({"size": 64, "trained_size": 32}, (4, 4, 4)),
+        ({"num_frames": 16, "trained_frames": 8}, (4, 4, 4)),
+    ],
+)
+def test_without_tables_the_file_was_trained_on_what_is_wanted_or_said(golden, sizes, options, trained):
+    model = mmmask.interop.load(golden["state_dict"], **sizes | options)
+    assert model.encoder.config.positions.trained_grid == trained
+    assert model.decoders["shared"].config.positions.trained_grid == trained
+
+
+@pytest.mark.parametrize(
+    ("options", "patches"),
+    [({"size": 60}, "8 pixels"), ({"trained_size": 4}, "8 pixels"), ({"num_frames": 7}, "2 frames"),
+     ({"trained_frames": 1}, "2 frames")],
+)  # fmt: skip
+def test_sizes_are_multiples_of_the_files_patches(refused, options, patches):
+    ((option, value),) = options.items()
+    assert refused(**options) == (
+        f"format omnimae: {option} {value} is not a multiple of the file's patches of {patches}"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["head", "heads.0", "heads.0.0"])
+def test_a_fine_tuned_file_is_a_classifier(fine_tuned, sizes, head):
+    classes = {f"{head}.{part}": fine_tuned.pop(f"head.{part}") for part in ("weight", "bias")}
+    loaded = read({"model": fine_tuned | classes}, **sizes)
+    model, report = loaded.model, loaded.report
+    assert isinstance(model, Classifier)
+    assert list(model.modalities) == ["images", "videos"]
+    settings = model.settings
+    assert (settings.pool, settings.norm_epsilon, settings.classes) == ("mean", 1e-6, 5)
+    assert not model.encoder.config.final_norm
+    found = model.state_dict()
+    assert torch.equal(found["head.weight"], classes[f"{head}.weight"])
+    assert torch.equal(found["norm.bias"], fine_tuned["trunk.norm.bias"])
+    assert report.loaded["norm.weight"] == ("trunk.norm.weight",)
+    assert set(report.converted) == {"trunk.patch_embed.proj.1.weight"}
+    assert set(report.unused) == {"trunk.pos_embed"}
+    used = {key for origin in report.loaded.values() for key in origin}
+    assert used | set(report.converted) | set(report.unused) == set(fine_tuned | classes)
+
+
+def test_a_fine_tuned_file_without_a_key_is_refused_by_name(refused, fine_tuned):
+    del fine_tuned["head.bias"], fine_tuned["trunk.norm.weight"]
+    assert refused(source=fine_tuned).splitlines() == [
+        "format omnimae: norm.weight: needed, not in the file",
+        "format omnimae: head.bias: needed, not in the file",
+    ]
+
+
+def test_the_encoder_alone_is_loaded_where_that_is_wanted(state, sizes, refused):
+    alone = encoder_alone(state)
+    message = refused(source=alone, decoder_num_heads=16)
+    assert "the decoder is not in the file" in message
+    assert "strict=False loads the encoder alone" in message
+    loaded = read(alone, strict=False, **sizes)
+    whole = read(state, **sizes).model
+    found = loaded.model.state_dict()
+    expected = whole.state_dict()
+    assert all(torch.equal(found[key], expected[key]) for key in found if key.startswith("encoder."))
+    assert loaded.report.missing.keys() == {key for key in found if not key.startswith("encoder.")}
+    assert loaded.model.decoders["shared"].config.width == 384  # of the published base
 
 
 def test_heads_that_no_key_tells_are_asked_for(refused):
@@ -223,7 +405,8 @@ def test_an_unrecognised_checkpoint_says_so(refused):
 
 
 def test_a_format_that_does_not_fit_says_what_is_missing(refused):
-    assert "the patch embedding or the head is missing" in refused(source={"w": torch.zeros(3)}, format="omnimae")
+    message = refused(source={"w": torch.zeros(3)}, format="omnimae")
+    assert message == "format omnimae: trunk.patch_embed.proj.1.weight is missing"
 
 
 @pytest.mark.parametrize(
