@@ -1,4 +1,4 @@
-"""OmniMAE to the official numbers: latents, predictions, losses, gradients, tables, parameter counts."""
+"""OmniMAE to the official numbers: latents, predictions, losses, gradients, logits, tables, parameter counts."""
 
 import hashlib
 
@@ -127,6 +127,51 @@ def test_images_and_videos_in_one_step_are_each_as_alone(golden, loaded):
         assert output.streams[name].loss.item() == pytest.approx(loss, rel=1e-6)
     assert output.loss.item() == pytest.approx(sum(expected.values()), rel=1e-6)
     torch.testing.assert_close(output.streams["videos"].latents, video["encoder_out"], atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def classifier(golden, state, sizes):
+    """The official fine-tuned model, whose trunk is the pretrained one, and the report."""
+    trunk = {key: tensor for key, tensor in state.items() if not key.startswith(("trunk.decoder.", "trunk.mask"))}
+    return mmmask.interop.read(trunk | golden["finetune"]["state_dict"], "omnimae", **sizes)
+
+
+def fine_tuned_inputs(case):
+    ((kind, samples),) = case["inputs"].items()
+    return f"{kind}s", {f"{kind}s": samples}
+
+
+@pytest.mark.parametrize("name", ["image", "video"])
+def test_fine_tuned_features_and_logits(golden, classifier, name):
+    case = golden["finetune"]["cases"][name]
+    stream, batch = fine_tuned_inputs(case)
+    with torch.no_grad():
+        features, logits = classifier.model.features(batch)[stream], classifier.model(batch)[stream]
+    torch.testing.assert_close(features, case["features"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, case["logits"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["image", "video"])
+def test_fine_tuned_loss_and_gradients(golden, classifier, name):
+    case = golden["finetune"]["cases"][name]
+    stream, batch = fine_tuned_inputs(case)
+    loss = torch.nn.functional.cross_entropy(classifier.model(batch)[stream], golden["finetune"]["labels"])
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-6)
+    loss.backward()
+    found = {
+        old: parameter.grad.norm().item()
+        for name, parameter in classifier.model.named_parameters()
+        for old in classifier.report.origin[name]
+    }
+    assert found.keys() == case["gradient_norms"].keys()
+    for key, norm in case["gradient_norms"].items():
+        assert found[key] == pytest.approx(norm, rel=1e-5), key
+
+
+def test_the_norm_of_pooled_features_has_the_official_epsilon(classifier):
+    norms = [module for module in classifier.model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 3 * 2 + 1
+    assert {norm.eps for norm in norms} == {1e-6}
 
 
 @pytest.mark.parametrize("table", ["tiny", "vit_b"])
