@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_plugin, load_plugins, ratio_list
+from mmmask.cli.files import files_by_stream, read_sample
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mmmask.interfaces import Masker
     from mmmask.model.masked_model import MaskedModel
-    from mmmask.training.run import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     from mmmask.training.run import load_run
 
     opened = load_run(arguments.run)
-    by_stream = _by_stream(opened, arguments.inputs, arguments.stream)
+    by_stream = files_by_stream(opened.model.modalities, arguments.inputs, arguments.stream, "the run")
     device = find_device(arguments.device)
     model = opened.model.to(device)
     output, drawn = Path(arguments.output), []
     for stream, paths in by_stream.items():
-        batch = torch.stack([_sample(model, stream, path) for path in paths]).to(device)
+        preparation = model.modalities[stream].preparation
+        batch = torch.stack([read_sample(preparation, stream, path) for path in paths]).to(device)
         maskers = _maskers(model, stream, arguments.mask_ratio) if arguments.mask_ratio else None
         try:
             with autocast(device, opened.experiment.training.precision):
@@ -73,38 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise MmmaskError(f"--output {output}: cannot be written: {error}") from error
     print(f"picture: {output}")
     return 0
-
-
-def _by_stream(opened: Run, inputs: list[str], stream: str | None) -> dict[str, list[str]]:
-    """{stream: files}, told from the files' endings unless a stream is named."""
-    streams = opened.model.streams
-    if stream is not None and stream not in streams:
-        raise MmmaskError(f"--stream {stream}: the run has {', '.join(streams)}")
-    found: dict[str, list[str]] = {}
-    for path in inputs:
-        if not Path(path).is_file():
-            raise MmmaskError(f"{path}: there is no such file")
-        ending = Path(path).suffix.lower()
-        name = stream or next((n for n, s in streams.items() if ending in s.modality.preparation.extensions), None)
-        if name is None:
-            known = "; ".join(f"{n}: {' '.join(s.modality.preparation.extensions)}" for n, s in streams.items())
-            raise MmmaskError(
-                f"{path}: no stream of the run takes {ending or 'such'} files ({known}); name one with --stream"
-            )
-        found.setdefault(name, []).append(path)
-    return found
-
-
-def _sample(model: MaskedModel, stream: str, path: str) -> Tensor:
-    from mmmask.interfaces import BadSample, SourceFile
-
-    preparation = model.streams[stream].modality.preparation
-    try:
-        return preparation.prepare(preparation.decode(SourceFile(path), None), None)
-    except BadSample as error:
-        raise MmmaskError(f"{path}: {error}") from error
-    except Exception as error:  # a modality whose samples are not files meets a file here for the first time
-        raise MmmaskError(f"{path}: stream {stream!r} cannot decode files: {type(error).__name__}: {error}") from error
 
 
 def _maskers(model: MaskedModel, stream: str, ratios: list[float]) -> dict[str, Masker]:
