@@ -19,6 +19,8 @@ COMMANDS = {
     "show": "an experiment with every default filled in",
     "check": "build an experiment and read a batch of every stream, without training",
     "reconstruct": "draw original, masked and reconstruction of files with a trained run",
+    "extract": "write features of files, with nothing hidden",
+    "convert": "read a checkpoint in one layout, write it in another",
     "bench": "measure a training step against the machine's matmul peak",
     "sample-data": "write a small labelled corpus of real files",
     "env": "versions, devices, plugins: what a bug report needs",

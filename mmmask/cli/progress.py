@@ -1,8 +1,9 @@
-"""What a person watches while a run trains, and reads when it ends."""
+"""What a person watches while something long goes on, and reads when a run ends."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -102,3 +103,49 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class FileProgress:
+    """A bar of files with the time left on a terminal, a line every ten seconds elsewhere.
+
+    Args:
+        total: how many files there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self._console = Console(stderr=True)
+        self._started = self._told = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("files"), MofNCompleteColumn(), BarColumn(),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> FileProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        """So many more files are done."""
+        self.done += count
+        now = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif now - self._told >= 10 and self.done < self.total:
+            self._told = now
+            left = (now - self._started) / self.done * (self.total - self.done)
+            print(f"{self.done}/{self.total} files  {_duration(left)} left", file=sys.stderr, flush=True)
+
+    def tell(self, line: str) -> None:
+        """A line on stderr, above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
