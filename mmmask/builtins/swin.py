@@ -40,7 +40,9 @@ class SwinSettings(Component.Config):
         default=None, description="attention heads of each stage, in place of what num_heads says"
     )
     window: int = Field(
-        default=6, gt=0, description="patches along a side of a window; a smaller plane is a window of its own"
+        default=6,
+        gt=0,
+        description="patches along a side of a window; where these cut a plane unevenly, the most that do",
     )
     embed_patch: int = Field(
         default=4, gt=0, description="side of an embedded patch; a token is 2^(stages - 1) of them high and wide"

@@ -5,6 +5,7 @@ B batch, H and W rows and columns of the plane, M cells along a side of a window
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -89,24 +90,25 @@ def across_border(height: int, width: int, window: int, shift: int, device: torc
 
 
 def window_sides(planes: Sequence[Grid], window: int) -> list[int]:
-    """Side of the windows of each plane: `window`, or the plane's shorter side where that is less.
+    """Side of the windows of each plane: the largest up to `window` that cuts it evenly.
+
+    That is `window` where the plane is a multiple of it, and the whole of a smaller square.
 
     Args:
         planes: height and width of each stage, finest first.
-        window: of the stages that are larger.
+        window: the largest side.
 
     Raises:
-        GridError: such windows do not cut a plane evenly.
+        GridError: only single patches cut a plane evenly, and nothing would attend to anything.
     """
+    sides = []
     for stage, plane in enumerate(planes):
-        if not _cuts(plane, window):
-            able = [str(side) for side in range(2, max(planes[0]) + 1) if all(_cuts(each, side) for each in planes)]
+        common = math.gcd(*plane)
+        side = next(side for side in range(min(window, common), 0, -1) if common % side == 0)
+        if side == 1 and max(plane) > 1 and window > 1:
             raise GridError(
-                f"windows of {min(window, *plane)} do not cut the {plane[0]} x {plane[1]} patches of stage {stage} "
-                "evenly: " + (f"window can be {', '.join(able)}" if able else "no window does, resize samples")
+                f"no window of up to {window} cuts the {plane[0]} x {plane[1]} patches of stage {stage} evenly: resize "
+                "samples, or make window larger"
             )
-    return [min(window, *plane) for plane in planes]
-
-
-def _cuts(plane: Grid, window: int) -> bool:
-    return not any(side % min(window, *plane) for side in plane)
+        sides.append(side)
+    return sides

@@ -268,12 +268,7 @@ def test_settings_that_cannot_be_built(settings, message):
         ({"patch_size": (16, 32)}, {}, r"embeddings.a: .* is 16 x 16: set the modality's patch_size to \[16, 16\]$"),
         ({"patch_size": (2, 16, 16), "grids": ((2, 4, 4),)}, {}, "takes grids of two axes, not 3"),
         ({"vocabulary": 10}, {}, "embeds values, not ids"),
-        (
-            {},
-            {"window": 6},
-            r"windows of 6 do not cut the 32 x 32 patches of stage 0 evenly: window can be 2, 4, 8, 16",
-        ),
-        ({"grids": ((2, 3),)}, {}, r"windows of 4 do not cut the 4 x 6 patches of stage 2 evenly: no window does"),
+        ({"grids": ((2, 3),)}, {}, "no window of up to 4 cuts the 2 x 3 patches of stage 3 evenly"),
         ({"grids": ((4, 4), (2, 2))}, {}, r"windows \[4, 4, 4, 4\] and \[4, 4, 4, 2\] .* make window at most 2"),
     ],
 )
@@ -282,9 +277,14 @@ def test_tokens_and_grids_that_do_not_fit(of, settings, message):
         build({"a": embedding(**of)}, **settings)
 
 
+def test_windows_that_would_cut_a_plane_unevenly_are_smaller():
+    assert build(window=6).windows == [4, 4, 4, 4]
+    assert build(window=16).windows == [16, 16, 8, 4]
+
+
 def test_samples_that_need_other_windows_are_refused():
     encoder = build()
     with pytest.raises(GridError, match=r"a grid \(2, 2\) of tokens needs windows \[4, 4, 4, 2\], and the encoder has"):
         encoder([group(draw(1, 3, 32, 32))])
-    with pytest.raises(GridError, match="windows of 4 do not cut"):
+    with pytest.raises(GridError, match="no window of up to 4 cuts the 5 x 5"):
         encoder([group(draw(1, 3, 80, 80))])
