@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from mmmask.components import components
@@ -81,7 +82,13 @@ class OptimizerSettings(StrictModel):
 class ScheduleSettings(StrictModel):
     """The learning rate over training."""
 
-    shape: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="after the warm-up")
+    shape: Literal["cosine", "linear", "constant", "multistep"] = Field(
+        default="cosine", description="after the warm-up"
+    )
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(), description="of multistep: shares of the progress at which the rate is multiplied by factor"
+    )
+    factor: float = Field(default=0.1, gt=0, description="of multistep: what the rate is multiplied by")
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a linear warm-up")
     warmup_start: float = Field(default=1e-6, ge=0, description="rate at the first step")
     end: float = Field(default=0.0, ge=0, description="rate at the end")
@@ -90,6 +97,16 @@ class ScheduleSettings(StrictModel):
         description="progress the shape sees after the warm-up: from 0 again (MAE), or that of the whole training "
         "(OmniMAE's release)",
     )
+
+    @model_validator(mode="after")
+    def _milestones_suit_the_shape(self) -> ScheduleSettings:
+        if (self.shape == "multistep") != bool(self.milestones):
+            raise ValueError(
+                f"milestones {list(self.milestones)}, shape {self.shape}: multistep has some, no other has"
+            )
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones must ascend, not {list(self.milestones)}")
+        return self
 
 
 class CheckpointSettings(StrictModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
@@ -26,6 +27,7 @@ def learning_rate_schedule(settings: ScheduleSettings, peak: float, steps: int) 
         "cosine": lambda: CosineParamScheduler(peak, settings.end),
         "linear": lambda: LinearParamScheduler(peak, settings.end),
         "constant": lambda: ConstantParamScheduler(peak),
+        "multistep": lambda: _multistep(settings, peak),
     }
     scheduler = shapes[settings.shape]()
     if settings.warmup > 0:
@@ -36,3 +38,13 @@ def learning_rate_schedule(settings: ScheduleSettings, peak: float, steps: int) 
         )
     last = 1 - 1e-12  # fvcore's schedulers are defined on [0, 1)
     return lambda step: float(scheduler(min(step / steps, last)))
+
+
+def _multistep(settings: ScheduleSettings, peak: float) -> ParamScheduler:
+    """The peak, multiplied by `factor` at every milestone."""
+    bounds = (0.0, *settings.milestones, 1.0)
+    return CompositeParamScheduler(
+        [ConstantParamScheduler(peak * settings.factor**number) for number in range(len(bounds) - 1)],
+        lengths=[end - start for start, end in pairwise(bounds)],
+        interval_scaling=["fixed"] * (len(bounds) - 1),
+    )

@@ -104,3 +104,35 @@ def test_decay_is_decoupled_and_leaves_biases_alone(signals):
     assert model.encoder.blocks[0].mlp.fc1.bias[0].item() == 1.0
     assert model.encoder.norm.weight[0].item() == 1.0
     assert optimizer.defaults["betas"] == (0.9, 0.95)
+
+
+def test_multistep_cuts_the_rate_at_its_milestones():
+    found = rates(
+        shape="multistep", milestones=(0.5, 0.75), factor=0.1, warmup=0.1, warmup_start=0.0, progress="fixed",
+        peak=1.0, at=(50, 100, 499, 500, 749, 750, 1000),
+    )  # fmt: skip
+    assert found == pytest.approx([0.5, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": "multistep"}, "multistep has some, no other has"),
+        ({"milestones": (0.5,)}, "multistep has some, no other has"),
+        ({"shape": "multistep", "milestones": (0.5, 0.5)}, "milestones must ascend"),
+    ],
+)
+def test_milestones_belong_to_multistep(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleSettings(**settings)
+
+
+def test_what_modules_exempt_from_weight_decay_does_not_decay():
+    experiment = mmmask.load_experiment("simmim/vit_base", ["model.encoder.size=tiny", "model.encoder.depth=1"])
+    model = mmmask.build_model(experiment)
+    _, kept = parameter_groups(model, 0.05)
+    exempt = {id(parameter) for parameter in kept["params"]}
+    names = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if id(parameter) in exempt}
+    assert {"q_bias", "v_bias", "bias", "weight"} == names
+    assert id(model.encoder.blocks[0].scale1.weight) in exempt
+    assert id(model.encoder.mask_token) not in exempt

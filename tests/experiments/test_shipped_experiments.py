@@ -6,7 +6,7 @@ import torch
 import mmmask
 from mmmask.bench import synthetic_batch
 from mmmask.compose import shipped_experiments
-from mmmask.cost import meta_model
+from mmmask.cost import meta_model, parameters
 from mmmask.training.optimizer import build_optimizer, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 
@@ -80,9 +80,46 @@ def test_numbers_are_numbers(path):
     assert isinstance(peak_learning_rate(experiment), float)
 
 
+# (encoder, whole model), and what is published of it, in millions, with what is counted beyond these parameters: fixed
+# tables of positions, or the classifier of 400 classes
+PARAMETERS = {
+    "mae/vit_base": (85_647_360, 111_655_680),  # timm's hub: 85.8, with 0.15 of positions; transformers: 111.9
+    "mae/vit_base_mask_tokens": (85_648_128, 111_655_936),
+    "mae/vit_large": (303_099_904, 329_239_296),  # timm's hub: 303.3
+    "mae/vit_huge": (630_435_840, 656_613_964),  # timm's hub: 630.8, with 0.33 of positions
+    "mae_st/vit_large": (304_096_256, 317_731_584),  # PySlowFast: 304
+    "mae_st/vit_huge": (631_527_680, 645_232_460),  # PySlowFast: 632
+    "omnimae/vit_base": (86_236_416, 94_217_856),  # official: 94,217,856
+    "omnimae/vit_base_released": (86_236_416, 94_222_464),  # with biases in the decoder
+    "omnimae/vit_large": (303_885_312, 317_803_520),  # official: 317,803,520
+    "omnimae/vit_huge": (631_187_200, 657_655_448),  # official: 657,655,448
+    "simmim/vit_base": (85_666_128, 86_256_720),
+    "simmim/swin_base": (86_725_304, 89_874_104),  # Swin-B: 88 with its classifier; SimMIM's on the hub: 89.9
+    "videomae/vit_small": (21_879_936, 24_029_376),  # paper: 22
+    "videomae/vit_base": (86_227_200, 94_210_944),  # paper: 87, with 0.3 of the classifier
+    "videomae/vit_large": (303_860_736, 342_996_992),  # paper: 305, with 0.4
+    "videomae/vit_huge": (631_607_040, 692_487_296),  # paper: 633, with 0.5
+    "videomaev2/vit_base": (86_227_200, 94_210_944),  # hub: 86.2
+    "videomaev2/vit_giant": (1_011_610_752, 1_025_543_960),  # hub: 1 B
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "/" in name])
+def test_parameter_counts_at_full_size(name):
+    counts = parameters(meta_model(mmmask.load_experiment(name)))
+    assert (counts["encoder"], counts["total"]) == PARAMETERS[name]
+
+
 @pytest.mark.parametrize(
     ("name", "stream", "tokens", "visible"),
     [
+        ("mae/vit_base", "images", 196, 49),
+        ("mae/vit_huge", "images", 256, 64),
+        ("mae_st/vit_large", "videos", 1568, 156),
+        ("videomae/vit_base", "videos", 1568, 160),
+        ("videomaev2/vit_giant", "videos", 2048, 208),
+        ("simmim/vit_base", "images", 196, 196 - 4 * 30),
+        ("simmim/swin_base", "images", 36, 14),
         ("omnimae/vit_base", "images", 196, 20),
         ("omnimae/vit_base", "videos", 1568, 79),
         ("omnimae/vit_base_released", "images", 196, 49),
