@@ -16,11 +16,13 @@ def golden():
 @pytest.fixture
 def state(golden):
     """A copy of the state dict as published, position tables included."""
-    from mmmask.builtins.positions import flat_sinusoid_table
+    return {key: tensor.clone() for key, tensor in golden["cases"]["video_90"]["weights"].items()}
 
-    table = flat_sinusoid_table((4, 4, 4), 48, (4, 4, 4)).unsqueeze(0)
-    tables = {"trunk.pos_embed": table, "trunk.decoder.pos_embed": table.clone()}
-    return {key: tensor.clone() for key, tensor in golden["state_dict"].items()} | tables
+
+@pytest.fixture
+def state_without_tables(state):
+    """The same without its position tables, which are computed anyway."""
+    return {key: tensor for key, tensor in state.items() if not key.endswith("pos_embed")}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmmask.interfaces import Mask
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop import read
 
-SYSTEMS = ("mae", "mae_st", "videomae", "videomaev2", "simmim")
+SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim")
 # cosine attention: the official float32 result itself is 1.4e-5 from its float64 one
 TOLERANCE = {("videomaev2", "running_cell_cos_attn"): 3e-5}
 
@@ -87,24 +87,27 @@ def components_of(origin):
     return groups
 
 
+def check_gradient_norms(loaded, part):
+    found = {key: parameter.grad for key, parameter in loaded.model.named_parameters()}
+    assert [key for key, gradient in found.items() if gradient is None] == []
+    norms, noise = part["gradient_norms"], set(part["noise"])
+    compared = set()
+    for news, olds in components_of(loaded.report.origin):
+        if not olds <= norms.keys() or olds <= noise:
+            continue
+        compared |= olds
+        ours = sum(found[key].double().square().sum() for key in news & found.keys()) ** 0.5
+        official = sum(norms[key] ** 2 for key in olds) ** 0.5
+        assert float(ours) == pytest.approx(official, rel=1e-5), olds
+    assert compared - noise == norms.keys() - noise
+
+
 @pytest.mark.parametrize(("system", "name"), CASES)
 def test_the_norms_of_all_gradients(system, name):
     part = golden(system)["cases"][name]
     loaded = load(part)
     loaded.model({part["stream"]: part["inputs"]}, masks=mask(part)).loss.backward()
-    found = {key: parameter.grad for key, parameter in loaded.model.named_parameters()}
-    assert [key for key, gradient in found.items() if gradient is None] == []
-    norms = part["gradient_norms"]
-    groups = [(news & found.keys(), olds) for news, olds in components_of(loaded.report.origin)]
-    compared = set()
-    for news, olds in groups:
-        if not olds <= norms.keys() or olds <= set(part["noise"]):
-            continue
-        compared |= olds
-        ours = sum(found[key].double().square().sum() for key in news) ** 0.5
-        official = sum(norms[key] ** 2 for key in olds) ** 0.5
-        assert float(ours) == pytest.approx(official, rel=1e-5), olds
-    assert compared - set(part["noise"]) == norms.keys() - set(part["noise"])
+    check_gradient_norms(loaded, part)
 
 
 @pytest.mark.parametrize(("system", "name"), CASES)
@@ -159,3 +162,24 @@ def test_features_and_logits_of_fine_tuned_files(system, name):
     torch.testing.assert_close(loaded.model(batch)[part["stream"]], part["logits"], atol=1e-5, rtol=0)
     used = {key for origin in loaded.report.origin.values() for key in origin}
     assert used | set(loaded.report.unused) == set(part["weights"])
+
+
+@pytest.mark.parametrize(("system", "name"), CLASSIFIED)
+def test_the_loss_and_gradients_of_fine_tuned_files(system, name):
+    part = golden(system)["classified"][name]
+    if part["labels"] is None:
+        pytest.skip("the official numbers stop at the logits")
+    loaded = load(part)
+    logits = loaded.model({part["stream"]: part["inputs"]})[part["stream"]]
+    loss = torch.nn.functional.cross_entropy(logits, part["labels"])
+    assert loss.item() == pytest.approx(part["loss"], rel=1e-6)
+    loss.backward()
+    check_gradient_norms(loaded, part)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_layer_norm_has_an_official_epsilon(system):
+    official = {"simmim": {1e-6, 1e-5}, "convmae": {1e-6, 1e-5}}.get(system, {1e-6})
+    models = [load(part).model for kind in ("cases", "classified") for part in golden(system)[kind].values()]
+    norms = [part for model in models for part in model.modules() if isinstance(part, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == official

@@ -32,11 +32,13 @@ def trim(system: str, full: dict) -> dict:
     cases = {name: pretrained(system, full, case) for name, case in full["cases"].items()}
     fine_tuned = full.get("finetune", {})
     if system == "omnimae":  # the third case is void: its table happens to be as long as the tokens are many
-        tuned = {n: {"state_dict": fine_tuned["state_dict"], **fine_tuned["cases"][n]} for n in ("image", "video")}
+        common = {key: fine_tuned[key] for key in ("state_dict", "labels")}
+        tuned = {name: common | fine_tuned["cases"][name] for name in ("image", "video")}
     else:
         tuned = {"only": fine_tuned} if "state_dict" in fine_tuned else fine_tuned
     classified = {name: classifier(system, case) for name, case in tuned.items()}
-    return shared({"stride": STRIDE, "meta": full["meta"], "cases": cases, "classified": classified})
+    tables = full.get("pos_table", {})
+    return shared({"stride": STRIDE, "meta": full["meta"], "tables": tables, "cases": cases, "classified": classified})
 
 
 def pretrained(system: str, full: dict, case: dict) -> dict:
@@ -94,6 +96,10 @@ def classifier(system: str, case: dict) -> dict:
         "inputs": samples,
         "features": case["features"],
         "logits": case["logits"],
+        "labels": case.get("labels"),
+        "loss": case.get("ce_loss"),
+        "gradient_norms": case.get("grads", {}).get("l2_norm", {}),
+        "noise": case.get("grads", {}).get("noise_level", []),
     }
 
 
