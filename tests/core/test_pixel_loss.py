@@ -8,6 +8,7 @@ import torch
 
 from mmmask.builtins.pixels import PixelLoss
 from mmmask.interfaces import Tokens, TokenSpec
+from mmmask_registry import MmmaskError
 
 SPEC = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 ALL = torch.arange(6).expand(2, -1)
@@ -186,3 +187,61 @@ def test_nothing_to_predict_has_a_target_without_a_warning(tokens, normalize):
     assert make(normalize=normalize).error(prediction, target).shape == (2, 0)
     assert make(normalize=normalize).restore(prediction, tokens, none, ALL).shape == (2, 0, 12)
     assert make(normalize=normalize).restore(prediction, tokens, none, None).shape == (2, 0, 12)
+
+
+class TestSlices:
+    """MAE-ST predicts some frames of each tubelet, chosen over the whole clip."""
+
+    def parts(self, frames=8, depth=2, **settings):
+        spec = TokenSpec((depth, 1, 1), 1)
+        content = torch.arange(frames, dtype=torch.float32).view(1, frames // depth, depth)
+        tokens = Tokens(content, (frames // depth, 1, 1), spec)
+        config = {"normalize": "none", "unnormalize": False, "slices": 1} | settings
+        return PixelLoss(PixelLoss.Config(name="pixels", **config)), tokens, torch.arange(frames // depth).unsqueeze(0)
+
+    @pytest.mark.parametrize(
+        ("frames", "depth", "slices", "expected"),
+        [
+            (8, 2, 1, [[0], [2], [4], [7]]),
+            (16, 2, 1, [[0], [2], [4], [6], [8], [10], [12], [15]]),
+            (8, 4, 2, [[0, 2], [4, 7]]),
+            (8, 2, 2, [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        ],
+    )
+    def test_the_published_frames_are_the_target(self, frames, depth, slices, expected):
+        loss, tokens, index = self.parts(frames, depth, slices=slices)
+        assert loss.prediction_dim(tokens.spec) == slices
+        assert loss.target(tokens, index)[0].tolist() == expected
+
+    def test_they_follow_the_tokens_asked_for(self):
+        loss, tokens, _ = self.parts()
+        assert loss.target(tokens, torch.tensor([[3, 1]]))[0].tolist() == [[7], [2]]
+
+    def test_the_nearest_frame_stands_in_where_none_is_predicted(self):
+        loss, tokens, index = self.parts()
+        prediction = torch.tensor([[[10.0], [20.0], [30.0], [40.0]]])
+        assert loss.restore(prediction, tokens, index, None)[0].tolist() == [[10, 10], [20, 20], [30, 30], [40, 40]]
+        loss, tokens, index = self.parts(8, 4, slices=2)
+        restored = loss.restore(torch.tensor([[[0.0, 2.0], [4.0, 7.0]]]), tokens, index, None)
+        assert restored[0].tolist() == [[0, 0, 2, 2], [4, 4, 7, 7]]
+
+    def test_normalised_frames_are_restored_from_their_own_statistics(self):
+        spec = TokenSpec((2, 4, 4), 3)
+        content = torch.randn(2, 16, spec.content_dim, generator=torch.Generator().manual_seed(0))
+        tokens, index = Tokens(content, (4, 2, 2), spec), torch.arange(16).expand(2, -1)
+        loss = PixelLoss(PixelLoss.Config(name="pixels", normalize="token", unnormalize=False, slices=1))
+        target = loss.target(tokens, index)
+        assert target.shape == (2, 16, 48)
+        restored = loss.restore(target, tokens, index, None).unflatten(-1, (2, 48))
+        predicted = torch.where((index >= 12).unsqueeze(-1), content[..., 48:], content[..., :48])
+        torch.testing.assert_close(restored[:, :, 0], predicted, atol=1e-5, rtol=0)
+
+    def test_more_slices_than_a_token_has_are_refused(self):
+        loss, tokens, _ = self.parts(slices=3)
+        with pytest.raises(MmmaskError, match=r"slices 3, but a token of \(2, 1, 1\) has 2"):
+            loss.prediction_dim(tokens.spec)
+
+    def test_slices_that_lie_in_other_tokens_are_refused(self):
+        loss, tokens, index = self.parts(8, 4, slices=3)
+        with pytest.raises(MmmaskError, match="choose slices=4 or 1"):
+            loss.target(tokens, index)

@@ -1,0 +1,227 @@
+"""Loading beyond the file as it is: the encoder alone, resized, inflated, repeated; and mmmask's own files."""
+
+import json
+
+import pytest
+import torch
+
+import mmmask
+from mmmask.interop import InteropError, load, read, save
+from mmmask.interop.own_format import SETTINGS
+from mmmask.model.classifier import Classifier
+
+SIZES = {"num_heads": 4, "decoder_num_heads": 4}
+
+
+@pytest.fixture
+def weights(official):
+    """A state dict as published, by system and name of the case."""
+
+    def find(system, name=None, kind="cases"):
+        parts = official(system)[kind]
+        return dict(parts[name or next(iter(parts))]["weights"])
+
+    return find
+
+
+def pixels(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestTheEncoderAlone:
+    def encoder(self, weights):
+        return {key: tensor for key, tensor in weights("mae").items() if "decoder" not in key and key != "mask_token"}
+
+    def test_it_is_an_error_that_says_what_to_do(self, weights):
+        with pytest.raises(
+            InteropError, match=r"^format mae: the decoder is not in the file, \d+ keys of it: strict=Fa"
+        ):
+            load(self.encoder(weights), num_heads=4)
+
+    def test_it_loads_without_its_decoder(self, weights):
+        loaded = read(self.encoder(weights), num_heads=4, strict=False)
+        whole = load(weights("mae"), **SIZES)
+        batch = {"images": pixels(1, 3, 64, 64)}
+        assert torch.equal(loaded.model.encode(batch)["images"].values, whole.encode(batch)["images"].values)
+        assert set(loaded.report.missing) == {
+            key for key in loaded.model.state_dict() if key.startswith(("decoders.", "heads."))
+        }
+        assert "not in the file; as initialised (strict=False)" in str(loaded.report)
+        decoder = loaded.model.decoders["shared"].config
+        assert (decoder.width, decoder.depth) == (512, 8), "the published decoder"
+
+    def test_unknown_keys_are_errors_unless_asked_for_otherwise(self, weights):
+        state = weights("mae") | {"something.else": torch.zeros(3)}
+        with pytest.raises(InteropError, match="something.else: in the file, unknown to the format"):
+            load(state, **SIZES)
+        report = read(state, strict=False, **SIZES).report
+        assert report.unused["something.else"] == "unknown to the format (strict=False)"
+        assert report.missing == {}
+
+    def test_lenience_does_not_reach_shapes(self, weights):
+        state = weights("mae") | {"norm.weight": torch.zeros(3)}
+        with pytest.raises(InteropError, match=r"norm.weight: shape \(3,\), the model has \(48,\)"):
+            load(state, strict=False, **SIZES)
+
+
+class TestOtherSizes:
+    @pytest.mark.parametrize(
+        ("system", "options", "stream", "shape", "tokens", "said"),
+        [
+            ("mae", SIZES | {"size": 96}, "images", (3, 96, 96), 36, None),
+            ("mae_st", SIZES | {"size": 48, "num_frames": 12}, "videos", (3, 12, 48, 48), 6 * 36, "6 tokens"),
+            ("videomae", SIZES | {"size": 48, "num_frames": 8, "trained_size": 32, "trained_frames": 16}, "videos",
+             (3, 8, 48, 48), 4 * 36, None),
+            ("simmim", {"num_heads": 4, "size": 64}, "images", (3, 64, 64), 16, "resized from (6, 6) to (4, 4) tokens"),
+        ],
+    )  # fmt: skip
+    def test_positions_are_resized_and_it_is_said(self, weights, system, options, stream, shape, tokens, said):
+        loaded = read(weights(system), **options)
+        found = loaded.model.encode({stream: pixels(2, *shape)})[stream].values
+        assert found.shape == (2, tokens, 48)
+        assert loaded.model({stream: pixels(2, *shape)}).loss.isfinite()
+        if said:
+            assert said in str(loaded.report)
+        else:  # a fixed table is computed from the grid it was trained on
+            positions = next(iter(loaded.model.encoder.positions.values()))
+            assert positions.trained_grid in ((4, 4), (8, 4, 4))
+
+    def test_a_fine_tuned_table_is_resized_too(self, weights):
+        loaded = read(weights("mae", "cls_token", "classified"), num_heads=4, size=96)
+        assert loaded.report.converted["pos_embed"] == "resized from 4x4 to 6x6 tokens"
+        assert loaded.model({"images": pixels(1, 3, 96, 96)})["images"].shape == (1, 10)
+
+    def test_a_size_that_patches_do_not_fill_is_refused(self, weights):
+        with pytest.raises(InteropError, match="size 70 is not a multiple of the file's patches of 16 pixels"):
+            load(weights("mae"), size=70, **SIZES)
+
+
+class TestMaeInflated:
+    """The paper's baseline: an image model on tubelets."""
+
+    def test_a_clip_of_one_picture_is_that_picture(self, weights):
+        picture = pixels(2, 3, 64, 64)
+        plain = load(weights("mae"), **SIZES)
+        inflated = load(weights("mae"), num_frames=2, **SIZES)
+        expected = plain.encode({"images": picture})["images"].values
+        clip = picture.unsqueeze(2).expand(-1, -1, 2, -1, -1)
+        for stream, samples in (("images", picture), ("videos", clip)):
+            found = inflated.encode({stream: samples})[stream].values
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+    def test_every_frame_is_predicted_as_the_picture_was(self, weights):
+        hidden = torch.zeros(1, 16, dtype=torch.bool)
+        hidden[:, :12] = True
+        picture = pixels(1, 3, 64, 64)
+        plain = load(weights("mae"), **SIZES)({"images": picture}, masks={"images": hidden})
+        inflated = load(weights("mae"), num_frames=2, **SIZES)({"images": picture}, masks={"images": hidden})
+        frames = inflated.streams["images"].predictions.unflatten(-1, (2, -1))
+        for frame in range(2):
+            torch.testing.assert_close(frames[:, :, frame], plain.streams["images"].predictions, atol=1e-5, rtol=0)
+
+    def test_a_whole_clip(self, weights):
+        model = load(weights("mae"), num_frames=8, **SIZES)
+        assert list(model.streams) == ["images", "videos"]
+        output = model({"videos": pixels(1, 3, 8, 64, 64), "images": pixels(1, 3, 64, 64)})
+        assert output.loss.isfinite()
+        assert output.streams["videos"].mask.hidden.shape == (1, 64)
+
+    @pytest.mark.parametrize("name", ["cls_token", "global_pool"])
+    def test_a_fine_tuned_file(self, weights, name):
+        plain = load(weights("mae", name, "classified"), num_heads=4)
+        inflated = load(weights("mae", name, "classified"), num_heads=4, num_frames=2)
+        picture = pixels(2, 3, 64, 64)
+        found = inflated({"videos": picture.unsqueeze(2).expand(-1, -1, 2, -1, -1)})["videos"]
+        torch.testing.assert_close(found, plain({"images": picture})["images"], atol=1e-5, rtol=0)
+
+    def test_frames_that_tubelets_do_not_fill_are_refused(self, weights):
+        with pytest.raises(InteropError, match="num_frames 3 is not a multiple of tubelet 2"):
+            load(weights("mae"), num_frames=3, **SIZES)
+
+
+def test_mae_st_on_images_by_repetition(weights):
+    model = load(weights("mae_st"), stills=True, **SIZES)
+    picture = pixels(1, 3, 32, 32)
+    latents = model.encode({"images": picture})["images"].values
+    assert latents.shape == (1, 16, 48)
+    assert model({"images": picture, "videos": pixels(1, 3, 8, 32, 32)}).loss.isfinite()
+
+
+class TestOwnFiles:
+    def test_a_model_comes_back_bit_for_bit(self, tmp_path, weights):
+        model = load(weights("mae_st"), **SIZES)
+        save(model, tmp_path / "model.safetensors")
+        loaded = read(tmp_path / "model.safetensors")
+        assert loaded.report.format == "mmmask"
+        assert set(loaded.report.unused) == {SETTINGS}
+        again = loaded.model
+        assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+        hidden = torch.zeros(1, 64, dtype=torch.bool)
+        hidden[:, 5:] = True
+        losses = [part({"videos": pixels(1, 3, 8, 32, 32)}, masks={"videos": hidden}).loss for part in (model, again)]
+        assert torch.equal(*losses)
+
+    def test_a_classifier_comes_back(self, tmp_path, weights):
+        model = load(weights("mae", "global_pool", "classified"), num_heads=4)
+        assert isinstance(model, Classifier)
+        save(model, tmp_path / "model.safetensors")
+        batch = {"images": pixels(1, 3, 64, 64)}
+        assert torch.equal(load(tmp_path / "model.safetensors")(batch)["images"], model(batch)["images"])
+
+    def test_dual_masking_and_streams_come_back(self, tmp_path):
+        experiment = mmmask.load_experiment(
+            "videomaev2/vit_base", ["model.encoder.size=null", "model.encoder.width=48", "model.encoder.depth=1",
+            "model.encoder.num_heads=4", "model.decoder.width=48", "model.decoder.depth=1", "model.decoder.num_heads=4",
+            "streams.videos.modality.size=64", "streams.videos.modality.num_frames=4"],
+        )  # fmt: skip
+        model = mmmask.build_model(experiment)
+        save(model, tmp_path / "model.safetensors")
+        again = load(tmp_path / "model.safetensors")
+        batch = {"videos": pixels(2, 3, 4, 64, 64)}
+        assert torch.equal(again(batch).loss, model(batch).loss)
+
+    def test_nothing_is_overwritten(self, tmp_path, weights):
+        model, path = load(weights("mae"), **SIZES), tmp_path / "model.safetensors"
+        save(model, path)
+        with pytest.raises(InteropError, match="there is a file already; nothing is overwritten"):
+            save(model, path)
+
+    def test_the_ending_says_what_it_is(self, tmp_path, weights):
+        with pytest.raises(InteropError, match="let its name end in .safetensors"):
+            save(load(weights("mae"), **SIZES), tmp_path / "model.pt")
+
+    def test_a_format_for_reading_only_says_so(self, tmp_path, weights):
+        with pytest.raises(mmmask.MmmaskError, match="format mae_st: for reading only"):
+            save(load(weights("mae"), **SIZES), tmp_path / "model.safetensors", "mae_st")
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (b"no json", f"{SETTINGS} cannot be read"),
+            (b"[1]", f"{SETTINGS} holds no settings"),
+            (json.dumps({"classes": 3}).encode(), "format mmmask: encoder: Field required"),
+            (json.dumps({"model": {}}).encode(), "required, and not given"),
+        ],
+    )
+    def test_settings_that_are_damaged_are_refused(self, settings, message):
+        state = {SETTINGS: torch.tensor(list(settings), dtype=torch.uint8), "weight": torch.zeros(3)}
+        with pytest.raises(mmmask.MmmaskError, match=message):
+            load(state)
+
+    def test_settings_can_only_choose_among_names(self, weights):
+        """What a file says is validated as any experiment is; it names components and never code."""
+        text = json.dumps({"model": {"encoder": {"name": "os:system"}}, "streams": {}})
+        state = {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8), "weight": torch.zeros(3)}
+        with pytest.raises(mmmask.MmmaskError, match="no encoder is named 'os:system'"):
+            load(state)
+
+
+def test_a_classifier_is_a_function_of_any_of_its_streams(weights):
+    part = load(weights("omnimae", "image", "classified"), size=32, num_frames=8, num_heads=4)
+    both = {"images": pixels(2, 3, 32, 32), "videos": pixels(2, 3, 8, 32, 32)}
+    logits = part(both)
+    assert {name: found.shape for name, found in logits.items()} == {"images": (2, 10), "videos": (2, 10)}
+    alone = part({"videos": both["videos"]})["videos"]
+    torch.testing.assert_close(alone, logits["videos"], atol=1e-5, rtol=0)
+    with pytest.raises(mmmask.MmmaskError, match="no stream is named 'video'"):
+        part({"video": both["videos"]})
