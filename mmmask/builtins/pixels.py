@@ -124,8 +124,7 @@ class PixelLoss(Loss):
     def _places(self, tokens: Tokens, index: Tensor) -> Tensor:
         """Which slices of each token are predicted: (batch, k, slices), each in 0 .. patch_size[0] - 1.
 
-        Raises:
-            MmmaskError: some step of the grid would answer for a slice of another.
+        With T = steps * depth and P = steps * slices <= T, place j (T - 1) / (P - 1) lies in step floor(j / slices).
         """
         depth, slices, steps = tokens.spec.patch_size[0], self.config.slices or 1, tokens.grid[0]
         chosen = (
@@ -134,11 +133,6 @@ class PixelLoss(Loss):
             .unflatten(0, (steps, slices))
         )
         within = chosen - depth * torch.arange(steps, device="cpu").unsqueeze(1)
-        if bool(((within < 0) | (within >= depth)).any()):
-            raise MmmaskError(
-                f"loss 'pixels': {slices} slices of {depth} for each of {steps} steps are not where their tokens are: "
-                f"choose slices={depth} or 1"
-            )
         step = index // math.prod(tokens.grid[1:])
         return within.to(index.device)[step]
 

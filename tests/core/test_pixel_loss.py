@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmmask.builtins.pixels import PixelLoss
 from mmmask.interfaces import Tokens, TokenSpec
@@ -241,7 +243,10 @@ class TestSlices:
         with pytest.raises(MmmaskError, match=r"slices 3, but a token of \(2, 1, 1\) has 2"):
             loss.prediction_dim(tokens.spec)
 
-    def test_slices_that_lie_in_other_tokens_are_refused(self):
-        loss, tokens, index = self.parts(8, 4, slices=3)
-        with pytest.raises(MmmaskError, match="choose slices=4 or 1"):
-            loss.target(tokens, index)
+    @given(st.integers(1, 20), st.integers(1, 8), st.data())
+    def test_no_token_answers_for_another(self, steps, depth, data):
+        slices = data.draw(st.integers(1, depth))
+        loss, tokens, index = self.parts(steps * depth, depth, slices=slices)
+        found = loss.target(tokens, index)[0]
+        assert (found.long() // depth == torch.arange(steps).unsqueeze(1)).all()
+        assert steps * slices == 1 or (found.flatten()[0], found.flatten()[-1]) == (0, steps * depth - 1)
