@@ -120,7 +120,7 @@ class _Extraction:
                 except torch.OutOfMemoryError as error:
                     raise MmmaskError(f"--batch-size {size}: {self.device} has not enough memory; take less") from error
                 for name, tensor in found.items():
-                    self._parts[name].append(tensor.float().cpu())
+                    self._parts[name].append(tensor.float().cpu().contiguous())
                 self.paths.setdefault(stream, []).extend(samples)
             progress.advance(len(batch))
 

@@ -65,10 +65,15 @@ def open_model(source: str, format: str | None, strict: bool, options: Iterable[
             given = f"--format {format}" if format else options[0] if options else "--no-strict"
             raise MmmaskError(f"{given}: {source} is a folder, and only a checkpoint's file is read with options")
         return _open_run(source)
+    values = _values(options)
     from mmmask import interop
+    from mmmask.training.folder import RunFolder
 
+    run = RunFolder(Path(source).parent.parent)
+    if Path(source).parent == run.checkpoints and run.experiment_file.exists():
+        raise MmmaskError(f"{source}: a checkpoint to go on training from; give the run's folder, {run.path}")
     try:
-        loaded = interop.read(source, format, strict=strict, **_values(options))
+        loaded = interop.read(source, format, strict=strict, **values)
     except MmmaskError as error:
         raise MmmaskError(_as_on_a_command_line(str(error))) from error
     return OpenedModel(loaded.model.eval(), _as_on_a_command_line(str(loaded.report)))

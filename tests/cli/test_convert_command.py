@@ -1,0 +1,172 @@
+"""`mmmask convert`: what it reads, what it writes, and what it says."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mmmask
+from mmmask.components import components
+from mmmask.interfaces import Format, Written
+
+SMALL = (
+    "model.encoder.width=24", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
+    "model.decoder.depth=1", "model.decoder.num_heads=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mmmask.build_model(mmmask.load_experiment("quickstart", SMALL))
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    mmmask.interop.save(model, path)
+    return path
+
+
+@pytest.fixture
+def encoder_only(checkpoint, tmp_path):
+    """The checkpoint without its decoder and heads."""
+    state = {key: tensor for key, tensor in load_file(checkpoint).items() if not key.startswith(("decoders", "heads"))}
+    path = tmp_path / "encoder.safetensors"
+    save_file(state, path)
+    return path
+
+
+class LayoutOfATest(Format):
+    """Encoder weights, and a config.json."""
+
+    @classmethod
+    def recognizes(cls, keys):
+        return False
+
+    def read(self, state):
+        raise NotImplementedError
+
+    def write(self, settings, state):
+        kept = {f"theirs.{key}": tensor for key, tensor in state.items() if key.startswith("encoder.")}
+        left = {key: "it has no decoder" for key in state if not key.startswith("encoder.")}
+        return Written(kept, {"hidden_size": settings["model"]["encoder"]["width"]}, left)
+
+
+@pytest.fixture
+def theirs():
+    mmmask.register("format", "theirs", LayoutOfATest)
+    yield "theirs"
+    components().registry("format").unregister("theirs")
+
+
+def test_a_checkpoint_written_again_is_the_same_model(cli, model, checkpoint, tmp_path):
+    output = tmp_path / "new" / "again.safetensors"
+    done = cli("convert", checkpoint, "-o", output)
+    assert (done.code, done.err) == (0, "")
+    first, second = done.out.splitlines()
+    keys = len(model.state_dict())
+    assert first == f"format mmmask: {keys} keys loaded, 0 of the file's converted, 1 unused, 0 missing"
+    assert second.startswith(f"written: {output} (format mmmask, {keys + 1} tensors, ")
+    again = mmmask.interop.load(output)
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_real_process(checkpoint, tmp_path):
+    output = tmp_path / "again.safetensors"
+    command = [sys.executable, "-m", "mmmask", "convert", str(checkpoint), "--to", "mmmask", "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert load_file(output).keys() == load_file(checkpoint).keys()
+
+
+def test_a_runs_folder_is_its_newest_checkpoint(cli, mistake, pixel_run, tmp_path):
+    done = cli("convert", pixel_run, "-o", tmp_path / "run.safetensors")
+    assert done.code == 0, done.err
+    trained = mmmask.load_run(pixel_run).model
+    assert done.out.startswith(f"run {pixel_run}: {len(trained.state_dict())} keys of its checkpoint at step 2\n")
+    again = mmmask.interop.load(tmp_path / "run.safetensors")
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in trained.state_dict().items())
+    for option in (("--format", "mmmask"), ("--no-strict",), ("num_heads=4",)):
+        message = mistake("convert", pixel_run, "-o", tmp_path / "no.safetensors", *option)
+        assert (
+            message == f"{' '.join(option)}: {pixel_run} is a folder, and only a checkpoint's file is read with options"
+        )
+    (file,) = (pixel_run / "checkpoints").glob("*.pt")
+    assert mistake("convert", file, "-o", tmp_path / "no.safetensors") == (
+        f"{file}: a checkpoint to go on training from; give the run's folder, {pixel_run}"
+    )
+
+
+def test_a_layout_with_a_config_and_no_place_for_the_decoder(cli, model, checkpoint, theirs, tmp_path):
+    done = cli("convert", checkpoint, "--to", theirs, "-o", tmp_path / "theirs.safetensors")
+    assert done.code == 0, done.err
+    left = [key for key in model.state_dict() if not key.startswith("encoder.")]
+    assert f"left out, {len(left)} keys ({left[0]}, ...): it has no decoder\n" in done.out
+    assert done.out.splitlines()[-1] == f"written: {tmp_path}/config.json"
+    assert (tmp_path / "config.json").read_text() == '{\n  "hidden_size": 24\n}\n'
+    assert all(key.startswith("theirs.encoder.") for key in load_file(tmp_path / "theirs.safetensors"))
+
+
+def test_verbose_names_every_key(cli, model, checkpoint, theirs, tmp_path):
+    done = cli("convert", "--verbose", checkpoint, "--to", theirs, "-o", tmp_path / "theirs.safetensors")
+    assert "  unused  mmmask.settings: what the model was built from\n" in done.out
+    for key in model.state_dict():
+        assert (f"  left out  {key}: it has no decoder\n" in done.out) != key.startswith("encoder.")
+
+
+def test_an_encoder_alone_needs_no_strict(cli, mistake, encoder_only, tmp_path):
+    output = tmp_path / "whole.safetensors"
+    message = mistake("convert", encoder_only, "-o", output)
+    assert message.endswith("keys of it: --no-strict loads the encoder alone")
+    assert not output.exists()
+    done = cli("convert", encoder_only, "--no-strict", "--verbose", "-o", output)
+    assert done.code == 0, done.err
+    assert "mask_token: not in the file; as initialised (--no-strict)\n" in done.out
+    assert mmmask.interop.load(output).decoders
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs, tmp_path):
+    nowhere, output = tmp_path / "nowhere.safetensors", tmp_path / "out.safetensors"
+    assert mistake("convert", nowhere, "--to", "maa", "-o", output) == (
+        "--to maa: no such format. Did you mean 'mae'? Written can be: "
+        + ", ".join(entry.name for entry in components().registry("format") if writable(entry.name))
+    )
+    assert mistake("convert", nowhere, "--to", "simmim", "-o", output).startswith(
+        "--to simmim: that format is for reading only. Written can be: "
+    )
+    assert mistake("convert", nowhere, "-o", tmp_path / "out.pt") == (
+        f"--output {tmp_path}/out.pt: let the name end in .safetensors"
+    )
+    output.write_bytes(b"mine")
+    assert mistake("convert", nowhere, "-o", output) == (
+        f"--output {output}: there is a file already; nothing is overwritten"
+    )
+    assert mistake("convert", nowhere, "-o", output / "below.safetensors").startswith(f"--output {output}/below")
+    assert output.read_bytes() == b"mine"
+
+
+def writable(name):
+    return components().get("format", name).write is not Format.write
+
+
+def test_sources_that_cannot_be_read(cli, mistake, checkpoint, tmp_path):
+    def refused(*arguments):
+        return mistake("convert", *arguments, "-o", tmp_path / "out.safetensors")
+
+    assert refused("nowhere.pth").startswith("nowhere.pth: there is no such file, and no checkpoint is published as ")
+    assert "Did you mean 'mae/vit_base/pretrain'?" in refused("mae/vit_base/pretrian")
+    assert refused(tmp_path) == (
+        f"{tmp_path}: no run here (there is no experiment.yaml in it); of another checkpoint, give the file itself"
+    )
+    save_file({"a": torch.ones(1)}, tmp_path / "odd.safetensors")
+    assert "is of no known format; give --format, one of: " in refused(tmp_path / "odd.safetensors")
+    assert refused(checkpoint, "num_head=4").startswith("format mmmask: no option is called 'num_head'.")
+    assert refused(checkpoint, "num_heads") == "override: 'num_heads' is not `key.path=value`"
+    assert refused(checkpoint, "format=mae") == "format=mae: no option of a format; give --format"
+    assert refused(checkpoint, "--format", "mea").startswith("no format is named 'mea'. Did you mean 'mae'?")
+    assert "option size: " in refused(checkpoint, "--format", "omnimae", "size=[1, 2]")
+    done = cli("convert", checkpoint)
+    assert done.code == 2
+    assert "required: -o/--output" in done.err

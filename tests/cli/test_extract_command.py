@@ -1,0 +1,302 @@
+"""`mmmask extract`: features of real files, by file, however they are asked for."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import mmmask
+from mmmask.cli import progress
+from mmmask.interfaces import SourceFile
+from mmmask.interfaces.component import validate_strictly
+from mmmask.model.build import build_classifier
+from mmmask.model.classifier import ClassifierSettings
+
+WIDTH = 24
+SMALL = (
+    f"model.encoder.width={WIDTH}", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
+    "model.decoder.depth=1", "model.decoder.num_heads=2", "model.encoder.prefix_tokens=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mmmask.build_model(mmmask.load_experiment("quickstart", SMALL)).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    mmmask.interop.save(model, path)
+    return path
+
+
+def saved_classifier(folder, encoder, **settings):
+    data = {
+        "encoder": encoder,
+        "streams": {"images": {"modality": {"name": "image", "size": 32, "patch_size": [8, 8]}}},
+    }
+    classifier = build_classifier(validate_strictly(ClassifierSettings, data | {"classes": 5} | settings)).eval()
+    mmmask.interop.save(classifier, folder / "tuned.safetensors")
+    return classifier, folder / "tuned.safetensors"
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    return saved_classifier(
+        tmp_path, {"name": "vit", "width": WIDTH, "depth": 1, "num_heads": 2}, pool="mean", norm_epsilon=1e-6
+    )
+
+
+def samples(model, stream, paths):
+    preparation = model.modalities[stream].preparation
+    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), None), None) for path in paths])
+
+
+def paths_of(file):
+    with safe_open(file, "pt") as opened:
+        return json.loads(opened.metadata()["paths"])
+
+
+def test_features_of_folders_are_the_models(cli, model, checkpoint, corpus, tmp_path):
+    output = tmp_path / "new" / "features.safetensors"
+    done = cli("extract", checkpoint, corpus, "-o", output, "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    images, videos = (sorted((corpus / kind).rglob(f"*.{end}")) for kind, end in (("images", "jpg"), ("videos", "mp4")))
+    found, paths = load_file(output), paths_of(output)
+    assert set(found) == {"images", "videos"}
+    assert paths["images"][: len(images)] == [str(path) for path in images]
+    assert paths["videos"] == [str(path) for path in videos]
+    assert done.out.splitlines() == [
+        f"format mmmask: {len(model.state_dict())} keys loaded, 0 of the file's converted, 1 unused, 0 missing",
+        f"images: {len(images)} x {WIDTH}",
+        f"videos: {len(videos)} x {WIDTH}",
+        f"written: {output}, features of {len(images) + len(videos)} files",
+    ]
+    for stream, files in (("images", images), ("videos", videos)):
+        with torch.inference_mode():
+            expected = model.encode({stream: samples(model, stream, files[-2:])})[stream].values.mean(dim=1)
+        torch.testing.assert_close(found[stream][-2:], expected)
+
+
+def test_a_real_process(checkpoint, corpus, tmp_path):
+    image = next((corpus / "images").rglob("*.jpg"))
+    output = tmp_path / "features.npz"
+    done = subprocess.run(
+        [sys.executable, "-m", "mmmask", "extract", str(checkpoint), str(image), "-o", str(output), "--device", "cpu"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    with np.load(output) as arrays:
+        assert arrays["images"].shape == (1, WIDTH)
+        assert arrays["images.paths"].tolist() == [str(image)]
+
+
+def test_batches_threads_and_repetitions_change_nothing(cli, checkpoint, corpus, tmp_path):
+    for name, size in (("a", 1), ("b", 3), ("c", 100)):
+        done = cli("extract", checkpoint, corpus, "-o", tmp_path / f"{name}.safetensors", "--batch-size", size)
+        assert done.code == 0, done.err
+    a, b, c = (load_file(tmp_path / f"{name}.safetensors") for name in "abc")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key])
+        torch.testing.assert_close(a[key], c[key])
+    assert paths_of(tmp_path / "a.safetensors") == paths_of(tmp_path / "c.safetensors")
+
+
+def test_all_tokens_the_prefix_and_the_mean(cli, model, checkpoint, corpus, tmp_path):
+    folder = corpus / "images" / "held_out"
+    pools = ("mean", "prefix", "none")
+    for pool in pools:
+        assert cli("extract", checkpoint, folder, "-o", tmp_path / f"{pool}.safetensors", "--pool", pool).code == 0
+    mean, prefix, tokens = (
+        load_file(tmp_path / f"{pool}.safetensors")["images"] for pool in ("mean", "prefix", "none")
+    )
+    latents = model.encode({"images": samples(model, "images", paths_of(tmp_path / "none.safetensors")["images"])})
+    torch.testing.assert_close(tokens, latents["images"].values.detach())
+    torch.testing.assert_close(prefix, latents["images"].prefix[:, 0].detach())
+    torch.testing.assert_close(mean, tokens.mean(dim=1))
+
+
+def test_npz_holds_what_safetensors_holds(cli, checkpoint, corpus, tmp_path):
+    for ending in ("safetensors", "npz"):
+        assert cli("extract", checkpoint, corpus, "--maps", "-o", tmp_path / f"f.{ending}").code == 0
+    tensors, paths = load_file(tmp_path / "f.safetensors"), paths_of(tmp_path / "f.safetensors")
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert set(arrays) == {*tensors, "images.paths", "videos.paths"}
+        assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in tensors.items())
+        assert {stream: arrays[f"{stream}.paths"].tolist() for stream in paths} == paths
+
+
+def test_a_fine_tuned_model_gives_what_its_head_sees_and_logits(cli, tuned, corpus, tmp_path):
+    classifier, path = tuned
+    folder = corpus / "images" / "held_out"
+    assert cli("extract", path, folder, "-o", tmp_path / "own.safetensors").code == 0
+    assert cli("extract", path, folder, "-o", tmp_path / "mean.safetensors", "--pool", "mean").code == 0
+    own, mean = load_file(tmp_path / "own.safetensors"), load_file(tmp_path / "mean.safetensors")
+    batch = {"images": samples(classifier, "images", paths_of(tmp_path / "own.safetensors")["images"])}
+    with torch.inference_mode():
+        torch.testing.assert_close(own["images"], classifier.features(batch)["images"])
+        torch.testing.assert_close(own["images.logits"], classifier(batch)["images"])
+        torch.testing.assert_close(mean["images"], classifier.encode(batch)["images"].values.mean(dim=1))
+    torch.testing.assert_close(mean["images.logits"], own["images.logits"])
+    assert not torch.allclose(mean["images"], own["images"])  # no norm on what is asked for by name
+
+
+def test_maps_of_an_encoder_of_several_stages(cli, corpus, tmp_path):
+    encoder = {"name": "swin", "width": 16, "depths": [1, 1], "num_heads": 2, "window": 4}
+    classifier, path = saved_classifier(tmp_path, encoder)
+    folder = corpus / "images" / "held_out"
+    done = cli("extract", path, folder, "--maps", "-o", tmp_path / "maps.safetensors")
+    assert done.code == 0, done.err
+    found = load_file(tmp_path / "maps.safetensors")
+    batch = {"images": samples(classifier, "images", paths_of(tmp_path / "maps.safetensors")["images"])}
+    with torch.inference_mode():
+        expected = classifier.feature_maps(batch)["images"]
+    assert len(expected) == 2
+    assert set(found) == {"images", "images.logits", "images.map0", "images.map1"}
+    for number, layer in enumerate(expected):
+        torch.testing.assert_close(found[f"images.map{number}"], layer)
+    assert found["images.map0"].shape[2:] > found["images.map1"].shape[2:]
+
+
+def test_bfloat16_products_are_close_and_written_in_float32(cli, checkpoint, corpus, tmp_path):
+    folder = corpus / "images" / "held_out"
+    for precision in ("fp32", "bf16"):
+        output = tmp_path / f"{precision}.safetensors"
+        assert cli("extract", checkpoint, folder, "-o", output, "--precision", precision).code == 0
+    fine, coarse = (load_file(tmp_path / f"{name}.safetensors")["images"] for name in ("fp32", "bf16"))
+    assert coarse.dtype == torch.float32
+    assert not torch.equal(fine, coarse)
+    torch.testing.assert_close(fine, coarse, atol=0.1, rtol=0.1)
+
+
+def test_a_checkpoint_in_half_precision(cli, checkpoint, corpus, tmp_path):
+    half = {
+        key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in load_file(checkpoint).items()
+    }
+    save_file(half, tmp_path / "half.safetensors")
+    output = tmp_path / "features.safetensors"
+    done = cli("extract", tmp_path / "half.safetensors", corpus / "images" / "held_out", "-o", output)
+    assert done.code == 0, done.err
+    assert load_file(output)["images"].dtype == torch.float32
+
+
+def test_a_runs_folder(cli, pixel_run, corpus, tmp_path):
+    output = tmp_path / "features.safetensors"
+    done = cli("extract", pixel_run, corpus / "images" / "held_out", "-o", output)
+    assert done.code == 0, done.err
+    trained = mmmask.load_run(pixel_run).model
+    with torch.inference_mode():
+        latents = trained.encode({"images": samples(trained, "images", paths_of(output)["images"])})
+    torch.testing.assert_close(load_file(output)["images"], latents["images"].values.mean(dim=1))
+
+
+@pytest.fixture
+def pictures(corpus, tmp_path):
+    """Three pictures, two of them damaged, a text, and what is hidden."""
+    folder = tmp_path / "pictures"
+    (folder / "below" / ".hidden").mkdir(parents=True)
+    good = next((corpus / "images").rglob("*.jpg"))
+    shutil.copy(good, folder / "below" / "good.JPG")
+    shutil.copy(good, folder / "below" / ".hidden" / "other.jpg")
+    (folder / "a.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (folder / "b.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_files_that_cannot_be_decoded_are_named_and_skipped(cli, checkpoint, pictures, tmp_path):
+    output = tmp_path / "features.safetensors"
+    done = cli("extract", checkpoint, pictures, pictures / "below" / "good.JPG", "-o", output)
+    assert done.code == 0
+    first, second = done.err.splitlines()
+    assert first.startswith(f"mmmask: skipped: {pictures}/a.jpg: ")
+    assert second.startswith(f"mmmask: skipped: {pictures}/b.png: ")
+    assert done.out.endswith(f"written: {output}, features of 1 files, 2 files skipped\n")
+    assert paths_of(output) == {"images": [f"{pictures}/below/good.JPG"]}
+
+
+def test_not_one_file_can_be_decoded(cli, checkpoint, pictures, tmp_path):
+    output = tmp_path / "features.safetensors"
+    done = cli("extract", checkpoint, pictures / "a.jpg", pictures / "b.png", "-o", output)
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == "mmmask: not one of 2 files could be decoded; the lines above say why"
+    assert not output.exists()
+
+
+def test_words_with_an_equals_sign_are_options_unless_they_are_files(
+    cli, mistake, checkpoint, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next((corpus / "images").rglob("*.jpg")), "size=3.jpg")
+    assert cli("extract", checkpoint, "size=3.jpg", "-o", "f.safetensors").code == 0
+    assert paths_of("f.safetensors") == {"images": ["size=3.jpg"]}
+    message = mistake("extract", checkpoint, "size=3.jpg", "size=4", "-o", "g.safetensors")
+    assert message.startswith("format mmmask: no option is called 'size'.")
+    assert mistake("extract", checkpoint, "size=4", "-o", "g.safetensors") == "INPUT: name at least one file or folder"
+
+
+def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp_path):
+    def refused(*arguments, model=checkpoint):
+        return mistake("extract", model, *arguments, "-o", tmp_path / "features.npz")
+
+    assert refused(tmp_path / "none.jpg") == f"{tmp_path}/none.jpg: there is no such file"
+    message = refused(pictures / "notes.txt")
+    assert message.startswith(f"{pictures}/notes.txt: no stream of the model takes .txt files (images: ")
+    (tmp_path / "empty").mkdir()
+    message = refused(tmp_path / "empty")
+    assert message.startswith(f"{tmp_path}/empty holds no files that end in .jpg")
+    assert message.endswith(": it is empty.")
+    message = refused(corpus / "videos" / "train", model=tuned[1])
+    assert ".mp4). Convert them, or choose the modality that decodes them." in message
+    assert refused(corpus, "--stream", "sounds") == "--stream sounds: the model has images, videos"
+
+
+def test_a_named_stream_takes_its_own_files_of_a_folder(cli, checkpoint, corpus, tmp_path):
+    output = tmp_path / "features.safetensors"
+    assert cli("extract", checkpoint, corpus, "--stream", "videos", "-o", output).code == 0
+    assert set(load_file(output)) == {"videos"}
+
+
+def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_path):
+    image = next((corpus / "images").rglob("*.jpg"))
+
+    def refused(*options, output="features.npz", model=checkpoint):
+        return mistake("extract", model, image, "-o", tmp_path / output, *options)
+
+    assert refused("--pool", "max") == "--pool max: expected mean, prefix or none"
+    assert refused("--pool", "prefix", model=tuned[1]) == "--pool prefix: the encoder has no prefix token; take mean"
+    assert refused("--precision", "fp8") == "--precision fp8: expected fp32 or bf16"
+    assert refused("--device", "nonsense").startswith("--device nonsense: ")
+    assert refused(output="f.pt").endswith("f.pt: let the name end in .safetensors or .npz")
+    (tmp_path / "mine.npz").write_bytes(b"mine")
+    assert refused(output="mine.npz").endswith("mine.npz: there is a file already; nothing is overwritten")
+    assert refused(output="mine.npz/f.npz").startswith(f"--output {tmp_path}/mine.npz/f.npz: cannot be written: ")
+    assert refused(model="mae/vit_base/pretrian").endswith("Did you mean 'mae/vit_base/pretrain'?")
+    assert cli("extract", checkpoint, image, "-o", tmp_path / "f.npz", "--batch-size", "0").code == 2
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter([0, 4, 11, 12, 30])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.FileProgress(40) as files:
+        for _ in range(4):
+            files.advance(10)
+    assert capsys.readouterr().err == "20/40 files  0:11 left\n"
+
+
+def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
+    console = progress.Console
+    monkeypatch.setattr(progress, "Console", lambda **settings: console(**settings, force_terminal=True, width=80))
+    with progress.FileProgress(40) as files:
+        files.advance(40)
+        files.tell("mmmask: skipped: [a].jpg: no picture")
+    shown = capsys.readouterr().err
+    assert "40/40" in shown
+    assert "mmmask: skipped: [a].jpg: no picture" in shown
