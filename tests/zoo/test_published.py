@@ -34,7 +34,7 @@ def test_names_are_sorted_and_well_formed():
     for part in OURS:
         system, size, stage = part.name.split("/")
         assert system == part.format
-        assert re.fullmatch(r"(vit|swin|convvit)_(small|base|large|huge|giant)", size)
+        assert re.fullmatch(r"(vit|swin|conv_vit)_(small|base|large|huge|giant)", size)
         assert re.fullmatch(r"(pretrain|finetune|distill|visualize)(_[a-z0-9]+)*", stage)
 
 
