@@ -24,6 +24,8 @@ def register_components(register: Register) -> None:
     register("positions", "relative_bias", f"{here}.positions:RelativeBias", "learned attention bias per offset")
     register("encoder", "vit", f"{here}.vit:ViTEncoder", "plain Vision Transformer over the visible tokens")
     register("encoder", "swin", f"{here}.swin:SwinEncoder", "Swin Transformer, windows in stages, over all tokens")
+    conv_vit = f"{here}.conv_vit:ConvViTEncoder"
+    register("encoder", "conv_vit", conv_vit, "masked convolutions in stages, then a ViT over the visible tokens")
     register("decoder", "transformer", f"{here}.transformer_decoder:TransformerDecoder", "a few blocks over all tokens")
     register(
         "decoder", "in_place", f"{here}.in_place_decoder:InPlaceDecoder", "answers from hidden tokens' own latents"

@@ -27,7 +27,10 @@ REQUIRED = {("source", name): {"path": "somewhere"} for name in ("folder", "list
 # small settings for the tests that build a model: (names of settings, value), taken where a component has them
 SMALL = {"size": None, "width": 32, "depth": 2, "num_heads": 4}
 # what fits a component to the samples below, beyond that
-FITTING = {("encoder", "swin"): {"embed_patch": 2, "window": 4}}
+FITTING = {
+    ("encoder", "swin"): {"embed_patch": 2, "window": 4},
+    ("encoder", "conv_vit"): {"stage_widths": [8, 16]},
+}
 # what a decoder asks of the encoder
 ENCODER_FOR = {"in_place": {"hidden_tokens": "replace"}}
 IMAGE = {"name": "image", "size": 64, "patch_size": [16, 16]}
