@@ -7,6 +7,7 @@ from mmmask.hooks import Publish, Register, hookimpl
 def register_components(register: Register) -> None:
     """Names the formats."""
     here = "mmmask_zoo"
+    register("format", "convmae", f"{here}.convmae:ConvMAEFormat", "ConvMAE: pretrained, the encoder alone")
     vitmae = f"{here}.huggingface_vitmae:HuggingFaceViTMAEFormat"
     register("format", "huggingface_vitmae", vitmae, "transformers' ViTMAE, and ViT classifiers; also written")
     videomae = f"{here}.huggingface_videomae:HuggingFaceVideoMAEFormat"
