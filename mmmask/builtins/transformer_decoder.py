@@ -39,6 +39,9 @@ class TransformerDecoder(Decoder):
         prefix_tokens: int = Field(
             default=0, ge=0, description="learned tokens of the decoder's own before each sample (MAE-ST's cls)"
         )
+        final_norm_epsilon: float | None = Field(
+            default=None, gt=0, description="epsilon of the LayerNorm after the blocks; null: norm_epsilon"
+        )
         embed_bias: bool = Field(default=True, description="bias of the projection from latents (VideoMAE has none)")
 
     config: Config
@@ -48,7 +51,7 @@ class TransformerDecoder(Decoder):
         settings = self.config
         self.embed = nn.Linear(latent_width, settings.width, bias=settings.embed_bias)
         self.blocks = settings.build_blocks()
-        self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
+        self.norm = nn.LayerNorm(settings.width, eps=settings.final_norm_epsilon or settings.norm_epsilon)
         initialize(self)
         token_width = latent_width if settings.positions_at == "latent" else settings.width
         self.mask_token = nn.Parameter(torch.zeros(token_width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -41,9 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
         rows += [
             ("checkpoint", part.name, part.licence, part.description or part.address) for part in published().values()
         ]
-    widths = [max(len(row[column]) for row in rows) if rows else 0 for column in range(3)]
-    for row in rows:
-        print("  ".join(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3], sep="  ")
+    for _, group in itertools.groupby(rows, key=lambda row: row[0]):
+        alike = list(group)
+        widths = [max(len(row[column]) for row in alike) for column in range(3)]
+        for row in alike:
+            print("  ".join(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3], sep="  ")
     for plugin in found.broken:
         print(f"mmmask: plugin {plugin.name} ({plugin.supplier}) failed to load: {plugin.reason}", file=sys.stderr)
     if not any(entry for entry in found.registry("modality")):

@@ -20,7 +20,7 @@ from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel
 from mmmask.published import address_of, published
-from mmmask_registry import did_you_mean
+from mmmask_registry import MmmaskError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,10 @@ def read(
     except ValidationError as error:
         known = [key for key in format_class.Config.model_fields if key != "name"]
         raise InteropError(_option_problem(name, error, known)) from None
-    foreign = format_class(config).read(state)
+    try:
+        foreign = format_class(config).read(state)
+    except ValueError as error:  # a component that the file asks for cannot be of that size
+        raise error if isinstance(error, MmmaskError) else InteropError(f"format {name}: {error}") from error
     model = _build(foreign.settings, f"format {name}")
     model.to(next(tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point()))
     expected = model.state_dict()
@@ -129,10 +132,12 @@ def _build(settings: dict[str, Any], where: str) -> MaskedModel | Classifier:
 
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:
     """Accounts for whatever `_check` would miss on either side."""
-    used = {key for origin in foreign.origin.values() for key in origin}
+    kept = {key: tensor for key, tensor in foreign.state.items() if key in expected}
+    origin = {key: foreign.origin[key] for key in kept}
+    used = {key for keys in origin.values() for key in keys}
     unknown = {key: "unknown to the format (strict=False)" for key in state if key not in used}
-    missing = {key: "not in the file; as initialised (strict=False)" for key in expected if key not in foreign.state}
-    return replace(foreign, unused=unknown | foreign.unused, keeps=missing | foreign.keeps)
+    missing = {key: "not in the file; as initialised (strict=False)" for key in expected if key not in kept}
+    return replace(foreign, state=kept, origin=origin, unused=unknown | foreign.unused, keeps=missing | foreign.keeps)
 
 
 def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> None:

@@ -102,8 +102,8 @@ class HuggingFaceVideoMAEFormat(Format):
     computed and not in the files.
 
     The decoder's last LayerNorm and the one on pooled features have an epsilon of 1e-5 in transformers, whatever
-    layer_norm_eps is; a decoder of mmmask has one epsilon, that of its blocks. Where that is smaller, predictions of
-    the two differ by at most 5e-6 of themselves at features of variance one; with a larger one nothing is written.
+    layer_norm_eps is. It is read as such; a model with a smaller one is written all the same, and predictions of the
+    two then differ by at most 5e-6 of themselves at features of variance one. With a larger one nothing is written.
     """
 
     class Config(Format.Config):
@@ -191,6 +191,7 @@ class _Reading:
             "num_heads": conversion.heads(config.decoder_num_heads, width, DECODER_HEADS),
             "embed_bias": False,
             "positions_at": "decoder",
+            "final_norm_epsilon": LAST_NORM_EPSILON,
             **{name: encoder[name] for name in ("qkv_bias", "norm_epsilon", "positions")},
         }
         if has_decoder:
@@ -270,7 +271,7 @@ def _decoder(writing: Writing, names: _Names, stream: str, key: str) -> dict[str
     """Writes the decoder, and returns what config.json says of it and of how it was trained."""
     assert isinstance(writing.settings, Experiment)
     decoder = plain_decoder(writing, embed_bias=(False,))
-    _require_small_epsilon(writing, "model.decoder", decoder.norm_epsilon)
+    _require_small_epsilon(writing, "model.decoder", decoder.final_norm_epsilon or decoder.norm_epsilon)
     spec = writing.modalities[stream].spec
     colours = spec.channels == 3
     normalize = ("channel", "none") if colours else ("channel",)

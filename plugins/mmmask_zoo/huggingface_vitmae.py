@@ -269,7 +269,9 @@ def _classifier(writing: Writing) -> dict[str, Any] | None:
 def _decoder(writing: Writing, names: _Names, stream: str, key: str) -> dict[str, Any]:
     """Writes the decoder, and returns what config.json says of it and of how it was trained."""
     assert isinstance(writing.settings, Experiment)
-    decoder = plain_decoder(writing, prefix=("keep",), embed_bias=(True,))
+    decoder = plain_decoder(
+        writing, prefix=("keep",), embed_bias=(True,), final_norm_epsilon=(None, writing.encoder.norm_epsilon)
+    )
     loss = pixel_loss(writing, stream, True, normalize=("token", "none"), unnormalize=(False,))
     settings = writing.settings.streams[stream]
     if not isinstance(settings.masker, RandomMasker.Config):

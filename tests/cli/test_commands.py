@@ -5,6 +5,7 @@ import re
 import pytest
 
 import mmmask
+from mmmask.cli import COMMANDS
 from mmmask.components import components
 from mmmask.compose import parse_yaml, shipped_experiments
 from mmmask.experiment import experiment_from_data, load_experiment
@@ -40,13 +41,11 @@ def test_version(cli):
 def test_help_names_every_command(cli):
     done = cli("--help")
     assert done.code == 0
-    for command in ("train", "list", "describe", "show", "check", "reconstruct", "bench", "sample-data", "env"):
+    for command in COMMANDS:
         assert re.search(rf"^  {command} ", done.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "list", "describe", "show", "check", "reconstruct", "bench", "sample-data", "env"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(cli, command):
     done = cli(command, "--help")
     assert done.code == 0

@@ -168,6 +168,15 @@ class TestOwnFiles:
         batch = {"images": pixels(1, 3, 64, 64)}
         assert torch.equal(load(tmp_path / "model.safetensors")(batch)["images"], model(batch)["images"])
 
+    def test_unknown_keys_are_left_where_asked_for(self, tmp_path, weights):
+        from safetensors.torch import load_file
+
+        save(load(weights("mae"), **SIZES), tmp_path / "model.safetensors")
+        state = load_file(tmp_path / "model.safetensors") | {"something.else": torch.zeros(2)}
+        with pytest.raises(InteropError, match="something.else: not a key of the model"):
+            load(state)
+        assert "something.else" in read(state, strict=False).report.unused
+
     def test_dual_masking_and_streams_come_back(self, tmp_path):
         experiment = mmmask.load_experiment(
             "videomaev2/vit_base", ["model.encoder.size=null", "model.encoder.width=48", "model.encoder.depth=1",
