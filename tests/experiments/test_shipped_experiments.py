@@ -83,6 +83,7 @@ def test_numbers_are_numbers(path):
 # (encoder, whole model), and what is published of it, in millions, with what is counted beyond these parameters: fixed
 # tables of positions, or the classifier of 400 classes
 PARAMETERS = {
+    "convmae/conv_vit_base": (88_782_208, 114_790_528),  # paper: 88
     "mae/vit_base": (85_647_360, 111_655_680),  # timm's hub: 85.8, with 0.15 of positions; transformers: 111.9
     "mae/vit_base_mask_tokens": (85_648_128, 111_655_936),
     "mae/vit_large": (303_099_904, 329_239_296),  # timm's hub: 303.3
@@ -113,6 +114,7 @@ def test_parameter_counts_at_full_size(name):
 @pytest.mark.parametrize(
     ("name", "stream", "tokens", "visible"),
     [
+        ("convmae/conv_vit_base", "images", 196, 49),
         ("mae/vit_base", "images", 196, 49),
         ("mae/vit_huge", "images", 256, 64),
         ("mae_st/vit_large", "videos", 1568, 156),

@@ -11,7 +11,7 @@ from mmmask.interfaces import Mask
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop import read
 
-SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim")
+SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae")
 # cosine attention: the official float32 result itself is 1.4e-5 from its float64 one
 TOLERANCE = {("videomaev2", "running_cell_cos_attn"): 3e-5}
 

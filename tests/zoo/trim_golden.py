@@ -75,7 +75,6 @@ def pretrained(system: str, full: dict, case: dict) -> dict:
         "latents": latents[:, prefix:].clone(),
         "prefix": latents[:, :prefix].clone(),
         "predictions": predictions[..., ::STRIDE].clone(),
-        "maps": [case[name] for name in ("stage1_out", "stage2_out") if name in case],
         "loss": case["loss"],
         "losses": case.get("losses", {}),
         "loss_float64": case["loss_float64"],
