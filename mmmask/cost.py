@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -70,7 +72,7 @@ def stream_cost(model: MaskedModel, stream: str, batch: int = 2) -> StreamCost:
         latents = model.latents({stream: tokens}, {stream: mask})
         prediction = model.predictions({stream: tokens}, {stream: mask}, latents)[stream]
         loss = model.stream_loss(stream, prediction, tokens, mask)
-    with FlopCounterMode(display=False) as backward:
+    with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
         loss.backward()
     flops, backward_flops = forward.get_total_flops(), backward.get_total_flops()
     return StreamCost(
@@ -82,3 +84,16 @@ def stream_cost(model: MaskedModel, stream: str, batch: int = 2) -> StreamCost:
         training_flops=(flops + backward_flops) // batch,
         activation_bytes=sum(kept.values()) // batch,
     )
+
+
+def _convolution_backward(
+    grad_shape: list[int], inputs: list[int], kernel: list[int], *settings: Any, out_shape: object = None
+) -> int:
+    """Two convolutions as dear as the forward one: for inputs and for the kernel, each where it is wanted."""
+    output_mask = settings[-1]
+    forward = 2 * math.prod(grad_shape) * math.prod(kernel[1:])  # kernel (out, in / groups, *extent)
+    return forward * sum(output_mask[:2])
+
+
+# torch 2.13 counts the backward of a grouped convolution as if it had one group
+_CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}

@@ -62,3 +62,10 @@ def test_counting_takes_no_memory_for_the_largest_model():
     model = meta_model(mmmask.load_experiment("omnimae/vit_huge"))
     cost = stream_cost(model, "videos")
     assert (cost.grid, cost.tokens, cost.visible, cost.predicted) == ((8, 16, 16), 2048, 2048 - 1945, 1945)
+
+
+def test_a_grouped_convolution_goes_backward_as_it_goes_forward():
+    experiment = mmmask.load_experiment("convmae/conv_vit_base", ["model.encoder.depth=1", "model.decoder.depth=1"])
+    cost = stream_cost(meta_model(experiment), "images")
+    # twice the forward, less what the samples need not know
+    assert 2.9 * cost.forward_flops < cost.training_flops < 3 * cost.forward_flops

@@ -9,10 +9,12 @@ import mmmask
 from mmmask import hooks
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
+from mmmask.published import published
 
 # every hook of mmmask/hooks.py, and the test that calls it; a new hook needs a line here
 TESTED = {
     "register_components": "test_a_plugin_file_brings_components_and_hooks",
+    "publish_checkpoints": "test_published_checkpoints_are_named_by_plugins",
     "write_sample_data": "test_sample_data_is_written_by_plugins",
     "run_started": "test_hooks_are_called_in_order",
     "step_ended": "test_hooks_are_called_in_order",
@@ -271,3 +273,29 @@ def test_a_component_of_a_notebook_can_be_trained(signals, tmp_path):
         assert output.streams["long"].mask.hidden.tolist() == [[False, True] * 8] * 2
     finally:
         components().registry("masker").unregister("every_other")
+
+
+class Publisher:
+    def __init__(self, name):
+        self.name = name
+
+    @mmmask.hookimpl
+    def publish_checkpoints(self, publish):
+        publish(self.name, "https://example.org/tiny.pt", "mae", "CC0-1.0", "tiny", num_heads=2)
+
+
+def test_published_checkpoints_are_named_by_plugins():
+    manager = components().manager
+    plugins = [Publisher("mine/tiny/pretrain"), Publisher("mine/tiny/pretrain")]
+    try:
+        manager.register(plugins[0])
+        found = published()["mine/tiny/pretrain"]
+        assert (found.address, found.format, found.licence) == ("https://example.org/tiny.pt", "mae", "CC0-1.0")
+        assert found.options == {"num_heads": 2}
+        manager.register(plugins[1])
+        with pytest.raises(mmmask.MmmaskError, match="two plugins publish a checkpoint under the name 'mine/tiny/pre"):
+            published()
+    finally:
+        for plugin in plugins:
+            if manager.is_registered(plugin):
+                manager.unregister(plugin)
