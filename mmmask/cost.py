@@ -87,7 +87,11 @@ def stream_cost(model: MaskedModel, stream: str, batch: int = 2) -> StreamCost:
 
 
 def _convolution_backward(
-    grad_shape: list[int], inputs: list[int], kernel: list[int], *settings: Any, out_shape: object = None  # noqa: ANN401
+    grad_shape: list[int],
+    inputs: list[int],
+    kernel: list[int],
+    *settings: Any,  # noqa: ANN401 - strides and the like, and last which gradients are wanted
+    out_shape: object = None,
 ) -> int:
     """Two convolutions as dear as the forward one: for inputs and for the kernel, each where it is wanted."""
     output_mask = settings[-1]

@@ -25,7 +25,10 @@ HIDDEN = 0.5
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One stream's samples, masked in one way and reconstructed: content (batch, tokens, content_dim) in [0, 1]."""
+    """One stream's samples, masked in one way and reconstructed.
+
+    Content (batch, tokens, content_dim): values in [0, 1], or ids, with the vocabulary's size where a token is hidden.
+    """
 
     label: str
     masked: Tensor
@@ -82,9 +85,10 @@ def picture(
     show = modality.preparation
 
     def panels(content: Tensor) -> list[np.ndarray]:
-        return [_panel(show, sample) for sample in modality.detokenize(content.clamp(0, 1), tokens.grid).cpu()]
+        shown = content if tokens.spec.vocabulary is not None else content.float().clamp(0, 1)
+        return [_panel(show, sample) for sample in modality.detokenize(shown, tokens.grid).cpu()]
 
-    columns = [("original", panels(tokens.source().float()))]
+    columns = [("original", panels(tokens.source()))]
     for reconstruction in reconstructions:
         columns.append((reconstruction.label, panels(reconstruction.masked)))
         columns.append(("reconstruction", panels(reconstruction.restored)))
@@ -122,11 +126,12 @@ def save_picture(image: Image.Image, path: Path) -> None:
 
 
 def _compose(tokens: Tokens, mask: Mask, restored: Tensor) -> tuple[Tensor, Tensor]:
-    """Masked and reconstructed content: what is visible, with grey or with predictions in the rest."""
-    content = tokens.source().float()
-    masked = torch.where(mask.hidden.unsqueeze(-1), HIDDEN, content)
+    """Masked and reconstructed content: what is visible, with a mark or with predictions in the rest."""
+    ids = tokens.spec.vocabulary
+    content = tokens.source() if ids is not None else tokens.source().float()
+    masked = torch.where(mask.hidden.unsqueeze(-1), HIDDEN if ids is None else ids, content)
     index = mask.predicted.unsqueeze(-1).expand(-1, -1, content.shape[-1])
-    return masked, masked.scatter(1, index, restored.float())
+    return masked, masked.scatter(1, index, restored.to(content.dtype))
 
 
 def _panel(preparation: Preparation, sample: Tensor) -> np.ndarray:

@@ -31,6 +31,7 @@ def register_components(register: Register) -> None:
         "decoder", "in_place", f"{here}.in_place_decoder:InPlaceDecoder", "answers from hidden tokens' own latents"
     )
     register("loss", "pixels", f"{here}.pixels:PixelLoss", "error of the values a token holds, normalised or not")
+    register("loss", "cross_entropy", f"{here}.cross_entropy:CrossEntropyLoss", "which id a token is, in nats")
     register("format", "mmmask", "mmmask.interop.own_format:OwnFormat", "mmmask's own weights, with their settings")
     register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
     register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")

@@ -93,9 +93,11 @@ def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
     parts = [f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end"]
     if last["loss_shuffled"] is not None:
         parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
+    if last["loss_baseline"] is not None:
+        parts.append(f"{last['loss_baseline']:.4f} by the simplest guess")
     if last["psnr"] is not None:
-        gain = last["psnr"] - last["psnr_visible_mean"]
-        parts.append(f"PSNR on hidden tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against filling in the visible mean")
+        gain = last["psnr"] - last["psnr_baseline"]
+        parts.append(f"PSNR on hidden tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
     return "; ".join(parts)
 
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from mmmask.interfaces.component import Component
-from mmmask.interfaces.tokens import Tokens, TokenSpec
+from mmmask.interfaces.tokens import Mask, Tokens, TokenSpec
 
 
 class Loss(Component):
@@ -27,6 +27,14 @@ class Loss(Component):
     @abstractmethod
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(batch, predicted) error of each token, float32 or wider."""
+
+    def baseline(self, tokens: Tokens, mask: Mask) -> Tensor | None:
+        """The simplest prediction (batch, predicted, dim), which a model should beat; None where there is none.
+
+        Made of visible tokens alone, of any sample of the batch. Where predictions are values, the modality has a
+        baseline for them, and this is not needed.
+        """
+        return None
 
     @property
     def needs_statistics(self) -> bool:

@@ -25,14 +25,16 @@ class Evaluation:
         loss: mean loss, in the unit of the stream's loss.
         loss_shuffled: the same with every sample given the visible tokens of another: what the loss is worth when
             what is seen says nothing about what is hidden. None with a single sample.
+        loss_baseline: mean loss of the loss's own baseline (of ids: how often each is seen); None where it has none.
         psnr: decibels on hidden tokens, of values in [0, 1]; None where predictions are no values.
-        psnr_visible_mean: the same for filling in the mean of the visible tokens, per sample and channel.
+        psnr_baseline: the same for the modality's baseline, such as the mean of the visible tokens.
     """
 
     loss: float
     loss_shuffled: float | None
+    loss_baseline: float | None
     psnr: float | None
-    psnr_visible_mean: float | None
+    psnr_baseline: float | None
 
     def to_dict(self) -> dict[str, float | None]:
         """The figures by name."""
@@ -68,8 +70,9 @@ def evaluate(model: MaskedModel, stream: str, samples: Sequence[Tensor], device:
     """Evaluates one stream, in batches, always with the same masks."""
     was_training = model.training
     model.eval()
-    totals = torch.zeros(4, dtype=torch.float64)
+    totals = torch.zeros(5, dtype=torch.float64)
     restorable = model.streams[stream].modality.spec.vocabulary is None
+    has_baseline = True
     for first in range(0, len(samples), BATCH):
         part = samples[first : first + BATCH]
         batch = torch.stack(list(part)).to(device)
@@ -81,20 +84,24 @@ def evaluate(model: MaskedModel, stream: str, samples: Sequence[Tensor], device:
         shuffled = model.stream_loss(
             stream, _predict(model, stream, model.tokenize(stream, others), mask), tokens, mask
         )
+        guess = model.streams[stream].loss.baseline(tokens, mask)
+        has_baseline = guess is not None
+        baseline = 0.0 if guess is None else float(model.stream_loss(stream, guess, tokens, mask))
         errors = (0.0, 0.0)
         if restorable:
             try:
                 errors = _squared_errors(model, stream, prediction, tokens, mask)
             except NotImplementedError:
                 restorable = False
-        totals += len(part) * torch.tensor([float(loss), float(shuffled), *errors], dtype=torch.float64)
+        totals += len(part) * torch.tensor([float(loss), float(shuffled), baseline, *errors], dtype=torch.float64)
     model.train(was_training)
-    loss, shuffled, error, baseline = (totals / len(samples)).tolist()
+    loss, shuffled, loss_baseline, error, error_baseline = (totals / len(samples)).tolist()
     return Evaluation(
         loss,
         shuffled if len(samples) > 1 else None,
+        loss_baseline if has_baseline else None,
         _decibels(error) if restorable else None,
-        _decibels(baseline) if restorable else None,
+        _decibels(error_baseline) if restorable else None,
     )
 
 
@@ -106,11 +113,10 @@ def _predict(model: MaskedModel, stream: str, tokens: Tokens, mask: Mask) -> Ten
 def _squared_errors(
     model: MaskedModel, stream: str, prediction: Tensor, tokens: Tokens, mask: Mask
 ) -> tuple[float, float]:
-    """Mean squared error of prediction and of the visible mean on hidden tokens, in the unit of the source."""
+    """Mean squared error of prediction and of the modality's baseline on hidden tokens, in the unit of the source."""
     truth = tokens.source(mask.predicted)
     restored = model.restore(stream, prediction, tokens, mask.predicted, mask.visible)
-    visible = tokens.source(mask.visible).unflatten(-1, (-1, tokens.spec.channels))
-    guess = visible.mean(dim=(1, 2)).repeat(1, truth.shape[-1] // tokens.spec.channels).unsqueeze(1)
+    guess = model.streams[stream].modality.baseline(tokens, mask)
     return (restored.clamp(0, 1) - truth).square().mean().item(), (guess - truth).square().mean().item()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmmask_pixels.sample_folder import Part, write_part
+from mmmask.sample_folder import Part, write_part
 from mmmask_pixels.scenes import draw_scene, render_image
 from mmmask_pixels.shapes import SHAPES
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from mmmask_pixels.sample_folder import Part, write_part
+from mmmask.sample_folder import Part, write_part
 from mmmask_pixels.scenes import MOTIONS, draw_scene, render_clip
 from mmmask_pixels.shapes import SHAPES
 

@@ -183,7 +183,7 @@ def test_every_so_many_steps(signals, tmp_path):
 def test_evaluations_compare_with_the_simplest_guesses(experiment, tmp_path):
     run = mmmask.train(experiment(), tmp_path / "run")
     assert [list(line) for line in run.evaluations] == [
-        ["step", "stream", "loss", "loss_shuffled", "psnr", "psnr_visible_mean"]
+        ["step", "stream", "loss", "loss_shuffled", "loss_baseline", "psnr", "psnr_baseline"]
     ] * 4
 
 

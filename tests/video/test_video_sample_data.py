@@ -55,7 +55,7 @@ def test_folders_and_labels_say_the_motion(corpus):
 
 def test_the_first_frame_does_not_tell_the_motion(monkeypatch, tmp_path):
     """Drawn from equal generators, clips of any motion have equal first frames: the distributions are the same."""
-    from mmmask_pixels import sample_folder
+    from mmmask import sample_folder
 
     frames = {}
     monkeypatch.setattr(sample_folder, "_generator", lambda seed, path: np.random.default_rng(seed))

@@ -1,4 +1,4 @@
-"""Writes one part of the sample corpus, `images` or `videos`: whole or not at all."""
+"""Writes one part of the sample corpus, such as `images`: whole or not at all."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from mmmask_pixels.sample_folder import LABELS, MARKER, Part, write_part
+from mmmask.sample_folder import LABELS, MARKER, Part, write_part
 from mmmask_registry import MmmaskError
 
 PART = Part(name="things", labels=("cat", "dog"), suffix=".txt", version=1)

@@ -1,0 +1,58 @@
+"""Predicting which id a token is."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmmask.interfaces import Loss, Mask, Tokens, TokenSpec
+from mmmask_registry import MmmaskError
+
+
+class CrossEntropyLoss(Loss):
+    """Cross-entropy of ids in nats, averaged over the ids of a token (BERT, Devlin et al. 2018, section 3.1)."""
+
+    class Config(Loss.Config):
+        label_smoothing: float = Field(
+            default=0.0, ge=0, lt=1, description="share of the target that is spread evenly over the vocabulary"
+        )
+
+    config: Config
+
+    def prediction_dim(self, spec: TokenSpec) -> int:
+        """A logit per id of the vocabulary, for every id that a token holds.
+
+        Raises:
+            MmmaskError: the modality's tokens hold values, not ids.
+        """
+        if spec.vocabulary is None:
+            raise MmmaskError("loss 'cross_entropy' is for ids, and these tokens hold values: use 'pixels'")
+        return spec.content_dim * spec.vocabulary
+
+    @torch.no_grad()
+    def target(self, tokens: Tokens, index: Tensor) -> Tensor:
+        """(batch, predicted, content_dim) ids, int64."""
+        return tokens.values(index).long()
+
+    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(batch, predicted), float32 or wider."""
+        wide = prediction if prediction.dtype == torch.float64 else prediction.float()
+        logits = wide.unflatten(-1, (target.shape[-1], -1))  # (batch, predicted, ids of a token, vocabulary)
+        error = F.cross_entropy(
+            logits.flatten(0, 2), target.flatten(), reduction="none", label_smoothing=self.config.label_smoothing
+        )
+        return error.unflatten(0, target.shape).mean(-1)
+
+    def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
+        """How often each id is visible in the batch, as logarithms (batch, predicted, dim); each counted once more."""
+        assert tokens.spec.vocabulary is not None  # `prediction_dim` would have refused
+        counts = torch.bincount(tokens.values(mask.visible).long().flatten(), minlength=tokens.spec.vocabulary) + 1
+        logits = (counts / counts.sum()).log().repeat(tokens.spec.content_dim)
+        return logits.expand(*mask.predicted.shape, -1)
+
+    @torch.no_grad()
+    def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
+        """(batch, predicted, content_dim) int64, the likeliest ids."""
+        return prediction.unflatten(-1, (tokens.spec.content_dim, -1)).argmax(-1)
