@@ -21,6 +21,10 @@ from mmmask_registry import (
     load_plugin_file,
 )
 
+INTERFACE_VERSION = 1
+"""Version of the interfaces and hooks, `mmmask.interfaces.VERSION`: one more where plugins written before would break
+or newer ones would not work. A plugin names the one it was written for in its module, `MMMASK_INTERFACE = 1`."""
+
 # kind -> its abstract class, as an import path: naming things must not import torch
 INTERFACES = {
     "modality": "mmmask.interfaces.modality:Modality",
@@ -34,12 +38,31 @@ INTERFACES = {
 }
 
 
+class _PluginManager(pluggy.PluginManager):
+    """Asks a plugin for its interface version before it looks at its hooks, which may be newer as well."""
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        """Takes a plugin.
+
+        Raises:
+            MmmaskError: it was written for a newer interface.
+        """
+        version = getattr(plugin, "MMMASK_INTERFACE", INTERFACE_VERSION)
+        if type(version) is not int or version < 1:
+            raise MmmaskError(f"MMMASK_INTERFACE is a whole number from 1, not {version!r}")
+        if version > INTERFACE_VERSION:
+            raise MmmaskError(
+                f"written for interface version {version}, this mmmask has {INTERFACE_VERSION}: upgrade mmmask"
+            )
+        return super().register(plugin, name)
+
+
 class Components:
     """The registries, the plugin manager that filled them, and the plugins that could not be used."""
 
     def __init__(self, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> None:
         self.registries: dict[str, Registry[Any]] = {kind: Registry(kind, path) for kind, path in INTERFACES.items()}
-        self.manager = pluggy.PluginManager("mmmask")
+        self.manager = _PluginManager("mmmask")
         self.manager.add_hookspecs(hooks)
         self.broken: list[BrokenPlugin] = []
         from mmmask import builtins

@@ -1,5 +1,6 @@
 """What a plugin may supply, one abstract class a file, and the data that flows between components."""
 
+from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
@@ -24,6 +25,7 @@ from mmmask.interfaces.tokens import (
 )
 
 __all__ = [
+    "VERSION",
     "BadSample",
     "ChosenByName",
     "Component",
