@@ -22,6 +22,7 @@ from mmmask.experiment import Experiment
 from mmmask.json_lines import append_jsonl, read_jsonl
 from mmmask.model.masked_model import MaskedModel
 from mmmask.training.checkpoints import Checkpoints
+from mmmask.training.counted import Shares, counted_shares
 from mmmask.training.distribution import Processes
 from mmmask.training.folder import RunFolder
 from mmmask.training.interruption import Interruption
@@ -74,10 +75,14 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, samples: dict[str, Tensor], step: int, rows: dict[str, tuple[int, int]]) -> Tensor:
-        """One forward with every stream of the step."""
+    def forward(
+        self, samples: dict[str, Tensor], step: int, rows: dict[str, tuple[int, int]], shares: Shares
+    ) -> Tensor:
+        """One forward with every stream of the step, their losses times `shares`."""
         output = self.model(samples, step=step, rows=rows)
-        return torch.stack([output.loss, *(stream.loss for stream in output.streams.values())])
+        losses = {name: part.loss * shares.get(name, 1.0) for name, part in output.streams.items()}
+        weighted = [self.model.streams[name].weight * loss for name, loss in losses.items()]
+        return torch.stack([torch.stack(weighted).sum(), *losses.values()])
 
 
 class TrainingLoop:
@@ -180,13 +185,14 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         total = torch.zeros(1 + len(micro_steps[0].samples), device=self.device)
+        shares = counted_shares(self.model, micro_steps, step, self.processes)
         for number, micro in enumerate(micro_steps):
             samples = {name: part.to(self.device, non_blocking=True) for name, part in micro.samples.items()}
             last = number == len(micro_steps) - 1
             synchronize = nullcontext() if last or self.processes.world_size == 1 else self._forward.no_sync()
             with synchronize:
                 with autocast(self.device, training.precision):
-                    losses = self._forward(samples, step, micro.rows) / len(micro_steps)
+                    losses = self._forward(samples, step, micro.rows, shares[number]) / len(micro_steps)
                 losses[0].backward()
             total += losses.detach()
         total = self.processes.mean(total)
