@@ -185,9 +185,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], paths: Mapping[str, list[s
 
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from mmmask.interop.checkpoint_file import write_tensors
 
-            save_file(dict(tensors), path, metadata={"paths": json.dumps(paths)})
+            write_tensors(path, tensors, {"paths": json.dumps(paths)})
         else:
             _write_npz(path, tensors, paths)
     except (OSError, SafetensorError) as error:

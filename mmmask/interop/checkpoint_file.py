@@ -41,6 +41,21 @@ def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file, readable for whoever may read the user's other new files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    # copies: safetensors refuses tensors that share memory
+    save_file({key: part.detach().cpu().contiguous().clone() for key, part in tensors.items()}, path, dict(metadata))
+    path.chmod(mode)  # safetensors makes its files private
+
+
 def _read_file(source: str) -> object:
     try:
         path = local_path(source)

@@ -9,6 +9,7 @@ from mmmask.components import components
 from mmmask.errors import InteropError
 from mmmask.interfaces import Format, Written
 from mmmask.interfaces.component import validate_strictly
+from mmmask.interop.checkpoint_file import write_tensors
 from mmmask.model.build import settings_of
 from mmmask.model.classifier import Classifier
 from mmmask.model.masked_model import MaskedModel
@@ -28,8 +29,6 @@ def save(model: MaskedModel | Classifier, path: str | Path, format: str = "mmmas
         InteropError: a file is there already, or cannot be written.
         MmmaskError: the layout cannot say what the model is.
     """
-    from safetensors.torch import save_file
-
     target = Path(path)
     if target.suffix != ".safetensors":
         raise InteropError(f"{target}: the file is safetensors: let its name end in .safetensors")
@@ -41,11 +40,9 @@ def save(model: MaskedModel | Classifier, path: str | Path, format: str = "mmmas
     for file in [target, *([config] if written.config else [])]:
         if file.exists():
             raise InteropError(f"{file}: there is a file already; nothing is overwritten")
-    # copies: safetensors refuses tensors that share memory
-    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in written.state.items()}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, target, metadata={"format": "pt"})
+        write_tensors(target, written.state, {"format": "pt"})
         if written.config:
             config.write_text(json.dumps(written.config, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -195,6 +195,11 @@ class TestOwnFiles:
         with pytest.raises(InteropError, match="there is a file already; nothing is overwritten"):
             save(model, path)
 
+    def test_whoever_may_read_other_new_files_may_read_it(self, tmp_path, weights):
+        save(load(weights("mae"), **SIZES), tmp_path / "model.safetensors")
+        (tmp_path / "other").touch()
+        assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
     def test_the_ending_says_what_it_is(self, tmp_path, weights):
         with pytest.raises(InteropError, match="let its name end in .safetensors"):
             save(load(weights("mae"), **SIZES), tmp_path / "model.pt")
