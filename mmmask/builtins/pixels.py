@@ -49,16 +49,23 @@ class PixelLoss(Loss):
         """One number per number of the token's content, or of its predicted slices.
 
         Raises:
-            MmmaskError: a token does not have so many slices.
+            MmmaskError: a token does not have so many slices, holds ids, or too few numbers to have a variance.
         """
+        if spec.vocabulary is not None:
+            raise MmmaskError("loss 'pixels' is for values, and these tokens hold ids: use 'cross_entropy'")
         slices = self.config.slices
-        if slices is None:
-            return spec.content_dim
-        if slices > spec.patch_size[0]:
+        if slices is not None and slices > spec.patch_size[0]:
             raise MmmaskError(
                 f"loss 'pixels': slices {slices}, but a token of {spec.patch_size} has {spec.patch_size[0]}"
             )
-        return spec.content_dim // spec.patch_size[0] * slices
+        dim = spec.content_dim if slices is None else spec.content_dim // spec.patch_size[0] * slices
+        groups = {"none": 0, "token": 1, "channel": spec.channels}[self.config.normalize]
+        if dim < 2 * groups:
+            raise MmmaskError(
+                f"loss 'pixels': normalize {self.config.normalize}, but a token of {spec.patch_size} has a single "
+                "number to take a variance of: set normalize: none, or choose larger tokens"
+            )
+        return dim
 
     @torch.no_grad()
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:

@@ -250,3 +250,18 @@ class TestSlices:
         found = loss.target(tokens, index)[0]
         assert (found.long() // depth == torch.arange(steps).unsqueeze(1)).all()
         assert steps * slices == 1 or (found.flatten()[0], found.flatten()[-1]) == (0, steps * depth - 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "reason"),
+    [
+        (TokenSpec((4,), 1, vocabulary=9), {"normalize": "none"}, "these tokens hold ids: use 'cross_entropy'"),
+        (TokenSpec((1, 1), 3), {"normalize": "channel"}, "normalize channel, but a token of .* has a single number"),
+        (TokenSpec((1,), 1), {"normalize": "token"}, "normalize token, but a token of .* has a single number"),
+        (TokenSpec((2, 1), 3), {"normalize": "channel", "slices": 1}, "normalize channel, but a token of"),
+    ],
+)
+def test_tokens_without_values_or_without_a_variance_are_refused(spec, settings, reason):
+    with pytest.raises(MmmaskError, match=reason):
+        PixelLoss(PixelLoss.Config(name="pixels", **settings)).prediction_dim(spec)
+    assert PixelLoss(PixelLoss.Config(name="pixels", normalize="token")).prediction_dim(TokenSpec((1,), 2)) == 2
