@@ -9,8 +9,9 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmmask.cli.arguments import add_plugin, load_plugins, positive
 from mmmask.cli.files import UndecodableFile, files_by_stream, new_file, read_sample
@@ -18,7 +19,7 @@ from mmmask.cli.models import WHAT_A_MODEL_IS, add_reading, is_option, open_mode
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mmmask.cli.progress import FileProgress
     from mmmask.interfaces import Latents, Preparation
@@ -131,20 +132,45 @@ class _Extraction:
         return {name: torch.cat(self._parts.pop(name)) for name in list(self._parts)}
 
     def _features(self, stream: str, samples: Tensor) -> dict[str, Tensor]:
+        """{name: (files, ...)}, all of one forward; maps take another where the encoder has some of its own."""
+        from mmmask.interfaces import Encoder
         from mmmask.model.classifier import Classifier
 
         model, pool, batch = self.model, self.arguments.pool, {stream: samples}
         found: dict[str, Tensor] = {}
-        if isinstance(model, Classifier) and pool is None:
-            found[stream] = model.features(batch)[stream]
-            found[f"{stream}.logits"] = model.head(found[stream])
+        if isinstance(model, Classifier):
+            with _calls(model.encoder) as encoded, _calls(model.head) as classified:
+                logits = model(batch)[stream]
+            latents = encoded[0].returned[0]
+            found[stream] = classified[0].given[0] if pool is None else _pooled(latents, pool)
+            found[f"{stream}.logits"] = logits
         else:
-            found[stream] = _pooled(model.encode(batch)[stream], pool or "mean")
-            if isinstance(model, Classifier):
-                found[f"{stream}.logits"] = model(batch)[stream]
+            latents = model.encode(batch)[stream]
+            found[stream] = _pooled(latents, pool or "mean")
         if self.arguments.maps:
-            found |= {f"{stream}.map{n}": layer for n, layer in enumerate(model.feature_maps(batch)[stream])}
+            if type(model.encoder).feature_maps is Encoder.feature_maps:  # the latents, which are here already
+                grid = model.modalities[stream].grid(samples.shape)
+                maps = [latents.values.transpose(1, 2).unflatten(2, grid)]
+            else:
+                maps = model.feature_maps(batch)[stream]
+            found |= {f"{stream}.map{n}": layer for n, layer in enumerate(maps)}
         return found
+
+
+class _Call(NamedTuple):
+    given: tuple[Any, ...]
+    returned: Any
+
+
+@contextmanager
+def _calls(module: nn.Module) -> Iterator[list[_Call]]:
+    """What the module is given and returns meanwhile."""
+    calls: list[_Call] = []
+    hook = module.register_forward_hook(lambda _, given, returned: calls.append(_Call(given, returned)))
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def _pooled(latents: Latents, pool: str) -> Tensor:

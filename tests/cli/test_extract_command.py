@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mmmask
+from mmmask.builtins.swin import SwinEncoder
+from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
 from mmmask.interfaces import SourceFile
 from mmmask.interfaces.component import validate_strictly
@@ -163,6 +165,62 @@ def test_maps_of_an_encoder_of_several_stages(cli, corpus, tmp_path):
     for number, layer in enumerate(expected):
         torch.testing.assert_close(found[f"images.map{number}"], layer)
     assert found["images.map0"].shape[2:] > found["images.map1"].shape[2:]
+
+
+def test_maps_of_a_plain_encoder_are_its_latents_on_a_grid(cli, model, checkpoint, tuned, corpus, tmp_path):
+    stream = {"images": "images/held_out", "videos": "videos/held_out"}
+    for owner, path, streams in ((model, checkpoint, ["images", "videos"]), (*tuned, ["images"])):
+        output = tmp_path / f"{len(streams)}.safetensors"
+        done = cli("extract", path, *(corpus / stream[name] for name in streams), "--maps", "-o", output)
+        assert done.code == 0, done.err
+        found = load_file(output)
+        for name in streams:
+            with torch.inference_mode():
+                expected = owner.feature_maps({name: samples(owner, name, paths_of(output)[name])})[name]
+            assert [key for key in found if key.startswith(f"{name}.map")] == [f"{name}.map0"]
+            torch.testing.assert_close(found[f"{name}.map0"], expected[0])
+
+
+@pytest.mark.parametrize("options", [(), ("--pool", "mean"), ("--maps",), ("--pool", "none", "--maps")])
+def test_a_batch_goes_through_the_encoder_once(cli, checkpoint, tuned, corpus, tmp_path, monkeypatch, options):
+    files, calls = sorted((corpus / "images").rglob("*.jpg"))[:3], counted_forwards(monkeypatch, ViTEncoder)
+    for number, path in enumerate((checkpoint, tuned[1])):
+        calls.clear()
+        output = tmp_path / f"{number}.safetensors"
+        done = cli("extract", path, *files, *options, "--batch-size", 2, "-o", output)
+        assert done.code == 0, done.err
+        assert calls == [2, 1]
+
+
+def test_an_encoder_with_maps_of_its_own_is_asked_for_them_once_more_at_most(cli, corpus, tmp_path, monkeypatch):
+    _, path = saved_classifier(tmp_path, {"name": "swin", "width": 16, "depths": [1, 1], "num_heads": 2, "window": 4})
+    image, calls = next((corpus / "images").rglob("*.jpg")), counted_forwards(monkeypatch, SwinEncoder)
+    assert cli("extract", path, image, "--maps", "--pool", "mean", "-o", tmp_path / "maps.safetensors").code == 0
+    assert calls == [1]  # and its feature_maps
+
+
+def counted_forwards(monkeypatch, encoder):
+    """Samples of every forward to come of such encoders."""
+    calls, forward = [], encoder.forward
+
+    def counting(self, groups):
+        calls.append(len(groups[0].tokens.content))
+        return forward(self, groups)
+
+    monkeypatch.setattr(encoder, "forward", counting)
+    return calls
+
+
+@pytest.mark.parametrize(("pool", "encoder"), [("prefix", {"prefix_tokens": 1}), ("first", {}), ("mean", {})])
+def test_every_head_has_its_features(cli, corpus, tmp_path, pool, encoder):
+    encoder = {"name": "vit", "width": WIDTH, "depth": 1, "num_heads": 2, **encoder}
+    classifier, path = saved_classifier(tmp_path, encoder, pool=pool)
+    output = tmp_path / "features.safetensors"
+    assert cli("extract", path, corpus / "images" / "held_out", "-o", output).code == 0
+    found, batch = load_file(output), {"images": samples(classifier, "images", paths_of(output)["images"])}
+    with torch.inference_mode():
+        torch.testing.assert_close(found["images"], classifier.features(batch)["images"])
+        torch.testing.assert_close(found["images.logits"], classifier(batch)["images"])
 
 
 def test_bfloat16_products_are_close_and_written_in_float32(cli, checkpoint, corpus, tmp_path):
