@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +25,12 @@ class Published:
     options: dict[str, object] = field(default_factory=dict)
 
 
-def published() -> dict[str, Published]:
+def published(report: Callable[[str], None] = lambda problem: None) -> dict[str, Published]:
     """{name: checkpoint} of all plugins, sorted by name.
 
-    Raises:
-        InteropError: two plugins use one name.
+    Args:
+        report: takes a line for every plugin that fails and for every name that two plugins use; the first one keeps
+            it, and everybody else's checkpoints stay.
     """
     found: dict[str, Published] = {}
 
@@ -37,10 +39,17 @@ def published() -> dict[str, Published]:
         **options: object,
     ) -> None:  # fmt: skip
         if name in found:
-            raise InteropError(f"two plugins publish a checkpoint under the name {name!r}")
-        found[name] = Published(name, address, format, licence, description, by_hand, options)
+            report(f"two plugins publish a checkpoint under the name {name!r}: the first is taken")
+        else:
+            found[name] = Published(name, address, format, licence, description, by_hand, options)
 
-    components().manager.hook.publish_checkpoints(publish=publish)
+    manager = components().manager
+    for plugin in [plugin for _, plugin in manager.list_name_plugin()]:
+        others = [other for other in manager.get_plugins() if other is not plugin]
+        try:
+            manager.subset_hook_caller("publish_checkpoints", others)(publish=publish)
+        except Exception as error:  # a plugin's own code runs in here
+            report(f"plugin {manager.get_name(plugin)}: publish_checkpoints failed: {type(error).__name__}: {error}")
     return dict(sorted(found.items()))
 
 

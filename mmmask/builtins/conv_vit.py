@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmmask.builtins.transformer import TransformerSettings
-from mmmask.builtins.windows import GridError
 from mmmask.interfaces import (
     Component,
     Embedding,
     Encoder,
     Grid,
+    GridError,
     Group,
     Latents,
     Positions,

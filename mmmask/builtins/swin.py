@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmmask.builtins.windows import (
-    GridError,
     WindowAttention,
     across_border,
     join_windows,
     split_windows,
     window_sides,
 )
-from mmmask.interfaces import Component, Embedding, Encoder, Grid, Group, Latents, TokenSpec, patchify
+from mmmask.interfaces import Component, Embedding, Encoder, Grid, GridError, Group, Latents, TokenSpec, patchify
 from mmmask.model.blocks import MLP
 
 Count = Annotated[int, Field(gt=0)]

@@ -69,6 +69,7 @@ class ViTEncoder(Encoder):
             return {key: value for key, value in handler(self).items() if key not in sized or value != sized[key]}
 
     config: Config
+    no_weight_decay = ("mask_token",)
 
     def __init__(self, config: Component.Config, embeddings: Mapping[str, Embedding]) -> None:
         super().__init__(config, embeddings)
@@ -127,7 +128,14 @@ class ViTEncoder(Encoder):
         def positions() -> Positions:
             return self.config.build_positions(embedding, self.width, self.config.prefix_tokens)
 
-        return nn.ModuleList(positions() for _ in self.blocks) if self.config.bias_per_block else positions()
+        if not self.config.bias_per_block:
+            return positions()
+        own = [positions() for _ in self.blocks]
+        if not own or any(part(grid) is not None for part in own for grid in embedding.grids):
+            raise ValueError(
+                "bias_per_block is for blocks with positions that bias attention alone, as relative_bias does"
+            )
+        return nn.ModuleList(own)
 
     def _positions(self, group: Group) -> Positions:
         """What is added to the tokens of a group; where every block has positions, the first block's."""

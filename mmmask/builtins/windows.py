@@ -11,13 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import Grid
+from mmmask.interfaces import Grid, GridError
 from mmmask.model.attention import attention
-from mmmask_registry import MmmaskError
-
-
-class GridError(MmmaskError, ValueError):
-    """A grid of tokens that stages or windows do not fit."""
 
 
 class WindowAttention(nn.Module):

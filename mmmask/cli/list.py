@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         rows += [("experiment", name, "mmmask", _first_comment(path)) for name, path in shipped_experiments().items()]
     if "checkpoint" in wanted:
         rows += [
-            ("checkpoint", part.name, part.licence, part.description or part.address) for part in published().values()
+            ("checkpoint", part.name, part.licence, part.description or part.address)
+            for part in published(lambda problem: print(f"mmmask: {problem}", file=sys.stderr)).values()
         ]
     for _, group in itertools.groupby(rows, key=lambda row: row[0]):
         alike = list(group)

@@ -13,6 +13,7 @@ from mmmask.interfaces.source import BadSample, Source, SourceError, SourceFile
 from mmmask.interfaces.tokens import (
     Embedding,
     Grid,
+    GridError,
     Group,
     Latents,
     Mask,
@@ -35,6 +36,7 @@ __all__ = [
     "ForeignWeights",
     "Format",
     "Grid",
+    "GridError",
     "Group",
     "Latents",
     "Loss",

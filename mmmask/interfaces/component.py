@@ -46,6 +46,19 @@ def validate_strictly(model: type[Model], data: object) -> Model:
     return model.model_validate_json(json.dumps(data), strict=True)
 
 
+def every_setting(config: BaseModel) -> dict[str, Any]:
+    """Plain data of all settings, those included that a dump leaves out because others imply them."""
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - any setting
+        if isinstance(value, BaseModel):
+            return every_setting(value)
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items()}
+        return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(getattr(config, name)) for name in type(config).model_fields}
+
+
 class ChosenByName:
     """Marks a setting that names a component: `masker: Annotated[Component.Config, ChosenByName("masker")]`.
 

@@ -58,6 +58,15 @@ class Format(Component):
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether a state dict has this layout, told from its keys and shapes."""
 
+    @classmethod
+    def options_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that the `config.json` beside a file gives; those that a user gives come first.
+
+        Args:
+            config: as its library writes it, or empty; it may be another library's.
+        """
+        return {}
+
     @abstractmethod
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
         """Converts a state dict.

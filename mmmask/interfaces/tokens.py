@@ -13,7 +13,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from mmmask_registry import MmmaskError
+
 Grid = tuple[int, ...]
+
+
+class GridError(MmmaskError, ValueError):
+    """Tokens of a size, or a grid of them, that a component does not fit."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from mmmask.errors import InteropError
 from mmmask.published import published
 from mmmask_registry import did_you_mean
 
-WRAPPERS = ("model", "state_dict", "module")
+WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
 """Keys under which trainers keep the state dict."""
+
+PARALLEL = "module."
+"""What DataParallel and its kin put before every key."""
 
 
 def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
@@ -30,30 +35,48 @@ def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     loaded = source if isinstance(source, Mapping) else _read_file(str(source))
     if not isinstance(loaded, Mapping):
         raise InteropError(f"expected a state dict, not {type(loaded).__name__}")
-    wrapped = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
-    state = {key: value for key, value in wrapped.items() if isinstance(value, Tensor)}
+    while inner := next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None):
+        loaded = inner
+    state = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
     if not state:
-        raise InteropError("there is not a single tensor in it")
+        held = ", ".join(map(str, list(loaded)[:5])) or "nothing"
+        raise InteropError(f"there is not a single tensor in it; it holds {held}")
     if strange := [key for key in state if not isinstance(key, str)]:
         raise InteropError(f"{strange[0]}: expected keys that are names, not {type(strange[0]).__name__}")
     if not any(tensor.is_floating_point() for tensor in state.values()):
         raise InteropError("there is not a single floating point tensor in it")
+    for key, tensor in state.items():
+        if tensor.is_complex() or tensor.layout != torch.strided or tensor.device.type == "meta":
+            kind = "meta" if tensor.device.type == "meta" else str(tensor.layout if tensor.is_sparse else tensor.dtype)
+            raise InteropError(f"{key}: a tensor that cannot be loaded ({kind}); expected plain numbers")
+    if all(key.startswith(PARALLEL) for key in state):
+        return {key.removeprefix(PARALLEL): tensor for key, tensor in state.items()}
     return state
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file, readable for whoever may read the user's other new files.
+    """Writes a safetensors file, whole or not at all, readable for whoever may read the user's other new files.
 
     Raises:
         OSError: it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.touch()
-    mode = path.stat().st_mode
-    # copies: safetensors refuses tensors that share memory
-    save_file({key: part.detach().cpu().contiguous().clone() for key, part in tensors.items()}, path, dict(metadata))
-    path.chmod(mode)  # safetensors makes its files private
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
+        # copies: safetensors refuses tensors that share memory
+        state = {key: part.detach().cpu().contiguous().clone() for key, part in tensors.items()}
+        save_file(state, partial, dict(metadata))
+        partial.chmod(mode)  # safetensors makes its files private
+        partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_file(source: str) -> object:
@@ -70,7 +93,14 @@ def _read_file(source: str) -> object:
     except FileNotFoundError as error:
         hint = did_you_mean(source, published())
         raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
-    except Exception as error:  # torch.load raises half a dozen kinds
+    except pickle.UnpicklingError as error:
+        # torch's own text goes on to recommend that the file's code be run
+        wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
+        needs = f"it needs {wanted[1]}" if wanted else "it is no checkpoint"
+        raise InteropError(
+            f"{source}: not a file of plain weights, and nothing else is ever loaded: {needs}"
+        ) from error
+    except Exception as error:  # torch.load raises half a dozen more kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InteropError(
             f"{source}: not a file of plain weights, and nothing else is ever loaded: {reason}"

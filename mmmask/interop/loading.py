@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -93,11 +96,13 @@ def read(
         InteropError: it cannot be read, recognised or fitted; or, where `strict`, a key is neither used nor known to
             be useless.
     """
-    if not isinstance(source, Mapping) and (named := published().get(str(source))):
+    is_name = not isinstance(source, Mapping) and not Path(str(source)).exists()
+    if is_name and (named := published().get(str(source))):
         source, format, options = address_of(named), format or named.format, {**named.options, **options}
     state = read_state(source)
     name = format or _recognize(state)
     format_class: type[Format] = components().get("format", name)
+    options = format_class.options_from(_config_beside(source)) | options
     try:
         config = validate_strictly(format_class.Config, {"name": name, **_plain(options)})
     except ValidationError as error:
@@ -108,7 +113,7 @@ def read(
     except ValueError as error:  # a component that the file asks for cannot be of that size
         raise error if isinstance(error, MmmaskError) else InteropError(f"format {name}: {error}") from error
     model = _build(foreign.settings, f"format {name}")
-    model.to(next(tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point()))
+    model.to(_widest(foreign.state.values()))
     expected = model.state_dict()
     if not strict:
         foreign = _lenient(state, foreign, expected)
@@ -145,6 +150,12 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
     used = {key for origin in foreign.origin.values() for key in origin}
     problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
     missing = [key for key in expected if key not in foreign.state and key not in foreign.keeps]
+    decoder = [key for key in expected if key.startswith(("decoders.", "heads."))]
+    if decoder and set(decoder) <= set(missing):
+        problems.append(
+            f"the decoder is not in the file, {len(decoder)} keys of it: strict=False loads the encoder alone"
+        )
+        missing = [key for key in missing if key not in decoder]
     problems += [f"{key}: needed, not in the file" for key in missing]
     problems += [f"{key}: not a key of the model" for key in foreign.state if key not in expected]
     problems += [
@@ -152,21 +163,42 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
         for key, tensor in foreign.state.items()
         if key in expected and tensor.shape != expected[key].shape
     ]
-    if missing and all(key.startswith(("decoders.", "heads.")) for key in missing):
-        problems = [f"the decoder is not in the file, {len(missing)} keys of it: strict=False loads the encoder alone"]
     if problems:
         raise InteropError("\n".join(f"format {name}: {problem}" for problem in problems))
 
 
 def _recognize(state: Mapping[str, Tensor]) -> str:
     registry = components().registry("format")
-    names = [entry.name for entry in registry if components().get("format", entry.name).recognizes(state)]
+    names, failed = [], []
+    for entry in registry:
+        try:
+            if components().get("format", entry.name).recognizes(state):
+                names.append(entry.name)
+        except Exception as error:  # one plugin's mistake is not everybody's
+            failed.append(f"format {entry.name} ({entry.supplier}) could not be asked: {error}")
     if len(names) != 1:
         first = ", ".join(list(state)[:3])
         found = f"could be {', '.join(names)}" if names else "is of no known format"
         known = ", ".join(entry.name for entry in registry)
-        raise InteropError(f"the checkpoint (keys {first}, ...) {found}; give format=, one of: {known}")
+        problem = f"the checkpoint (keys {first}, ...) {found}; give format=, one of: {known}"
+        raise InteropError("\n".join([problem, *failed]))
     return names[0]
+
+
+def _config_beside(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `config.json` in the folder of a file, which says what no key does; empty where there is none."""
+    if isinstance(source, Mapping):
+        return {}
+    try:
+        config = json.loads((Path(str(source)).parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _widest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The dtype that holds all floating point tensors."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors if tensor.is_floating_point()))
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:
@@ -180,7 +212,8 @@ def _option_problem(name: str, error: ValidationError, known: list[str]) -> str:
     for detail in error.errors():
         option = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            lines.append(f"format {name}: no option is called {option!r}.{did_you_mean(option, known)} Known: {known}")
+            listed = f"Known: {', '.join(known)}" if known else "It has none"
+            lines.append(f"format {name}: no option is called {option!r}.{did_you_mean(option, known)} {listed}")
         else:
             lines.append(f"format {name}: option {option}: {detail['msg']}, not {detail['input']!r}")
     return "\n".join(lines)

@@ -41,7 +41,6 @@ def save(model: MaskedModel | Classifier, path: str | Path, format: str = "mmmas
         if file.exists():
             raise InteropError(f"{file}: there is a file already; nothing is overwritten")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(target, written.state, {"format": "pt"})
         if written.config:
             config.write_text(json.dumps(written.config, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmmask.experiment import Experiment, ExperimentError
 from mmmask.interfaces import Component, Embedding, Modality
-from mmmask.interfaces.component import build
+from mmmask.interfaces.component import build, every_setting
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel, Stream
 from mmmask.seeds import derive_seed
@@ -32,10 +32,10 @@ def build_model(experiment: Experiment) -> MaskedModel:
 def settings_of(model: MaskedModel | Classifier) -> dict[str, Any]:
     """Plain data that the model can be built from again: an experiment without sources, or a classifier's settings."""
     if isinstance(model, Classifier):
-        return model.settings.model_dump(mode="json")
+        return every_setting(model.settings)
 
     def data(component: Component) -> dict[str, Any]:
-        return component.config.model_dump(mode="json")
+        return every_setting(component.config)
 
     streams = {
         name: {

@@ -76,10 +76,10 @@ class TrainingStep(nn.Module):
         self.model = model
 
     def forward(
-        self, samples: dict[str, Tensor], step: int, rows: dict[str, tuple[int, int]], shares: Shares
+        self, samples: dict[str, Tensor], step: int, rows: dict[str, tuple[int, int]], shares: Shares | None = None
     ) -> Tensor:
         """One forward with every stream of the step, their losses times `shares`."""
-        output = self.model(samples, step=step, rows=rows)
+        output, shares = self.model(samples, step=step, rows=rows), shares or {}
         losses = {name: part.loss * shares.get(name, 1.0) for name, part in output.streams.items()}
         weighted = [self.model.streams[name].weight * loss for name, loss in losses.items()]
         return torch.stack([torch.stack(weighted).sum(), *losses.values()])

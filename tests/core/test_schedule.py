@@ -133,6 +133,7 @@ def test_what_modules_exempt_from_weight_decay_does_not_decay():
     _, kept = parameter_groups(model, 0.05)
     exempt = {id(parameter) for parameter in kept["params"]}
     names = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if id(parameter) in exempt}
-    assert {"q_bias", "v_bias", "bias", "weight"} == names
+    assert names == {"q_bias", "v_bias", "bias", "weight", "mask_token", "table"}
     assert id(model.encoder.blocks[0].scale1.weight) in exempt
-    assert id(model.encoder.mask_token) not in exempt
+    assert id(model.encoder.blocks[0].mlp.fc1.weight) not in exempt
+    assert id(model.encoder.prefix_tokens) not in exempt

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmmask.builtins.conv_vit import ConvViTEncoder, places_on_plane
-from mmmask.builtins.windows import GridError
-from mmmask.interfaces import Embedding, Group, Mask, Tokens, TokenSpec, gather_rows, patchify
+from mmmask.interfaces import Embedding, GridError, Group, Mask, Tokens, TokenSpec, gather_rows, patchify
 from mmmask_registry import MmmaskError
 
 SMALL = {

@@ -9,14 +9,13 @@ from torch import nn
 
 from mmmask.builtins.swin import PatchMerging, SwinBlock, SwinEncoder
 from mmmask.builtins.windows import (
-    GridError,
     WindowAttention,
     across_border,
     join_windows,
     relative_index,
     split_windows,
 )
-from mmmask.interfaces import Embedding, Group, Mask, Tokens, TokenSpec, patchify
+from mmmask.interfaces import Embedding, GridError, Group, Mask, Tokens, TokenSpec, patchify
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 4, "window": 4, "embed_patch": 2}  # a token is 16 x 16
 

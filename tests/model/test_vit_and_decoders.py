@@ -162,6 +162,15 @@ class TestRelativeBias:
             tables[1].table.normal_()
             assert not torch.allclose(model.encode({"a": samples()})["a"].values, before)
 
+    @pytest.mark.parametrize("settings", [{"depth": 0}, {"positions": {"name": "learned"}}])
+    def test_a_table_for_each_block_is_for_attention(self, settings):
+        with pytest.raises(MmmaskError, match="bias_per_block is for blocks with positions that bias attention alone"):
+            build(self.RELATIVE | {"bias_per_block": True} | settings)
+
+    def test_a_larger_sample_than_the_table_is_for_is_a_users_mistake(self):
+        with pytest.raises(MmmaskError, match=r"the grid \(5, 5\) does not fit into \(4, 4\)"):
+            build(self.RELATIVE).encode({"a": torch.zeros(1, 3, 80, 80)})
+
     def test_a_decoder_attends_by_place_too(self):
         """Rows of the decoder's sequence are not in token order; the bias must follow them."""
         model = build(decoder=DECODER | self.RELATIVE).double()

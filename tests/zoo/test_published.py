@@ -136,18 +136,3 @@ def test_a_file_that_is_gone_is_one_line(served, own_caches):
         mmmask.interop.load("test/gone/pretrain")
     assert "\n" not in str(caught.value)
     caught.value.__cause__.close()  # urllib's answer, which holds a socket
-
-
-def test_two_plugins_with_one_name(served):
-    class Another:
-        @mmmask.hookimpl
-        def publish_checkpoints(self, publish):
-            publish("test/tiny/pretrain", "https://example.org/tiny.safetensors", "mmmask", "another licence")
-
-    another = Another()
-    components().manager.register(another)
-    try:
-        with pytest.raises(mmmask.interop.InteropError, match="two plugins publish a checkpoint under the name"):
-            published()
-    finally:
-        components().manager.unregister(another)

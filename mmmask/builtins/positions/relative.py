@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmmask.builtins.positions.resizing import offset_counts
-from mmmask.interfaces import Component, Grid, Positions
+from mmmask.interfaces import Component, Grid, GridError, Positions
 
 PREFIX_ROWS = 3
 """Rows of the table for pairs with a prefix token: from it to a token, from a token to it, between two of them."""
@@ -41,6 +41,7 @@ class RelativeBias(Positions):
         )
 
     config: Config
+    no_weight_decay = ("table",)
 
     def __init__(self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:
         super().__init__(config, width, grids, num_prefix)
@@ -109,7 +110,7 @@ def relative_index(grid: Grid, reference: Grid, num_prefix: int) -> Tensor:
         ValueError: the grid has not as many axes as the reference, or is larger along one.
     """
     if len(grid) != len(reference) or any(size > most for size, most in zip(grid, reference, strict=True)):
-        raise ValueError(
+        raise GridError(
             f"positions relative_bias: the grid {tuple(grid)} does not fit into {tuple(reference)}, the largest that "
             "they were built with: build them with it, and resize the weights with `resize_relative_table`"
         )

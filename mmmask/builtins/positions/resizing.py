@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmmask.interfaces import Grid
+from mmmask.interfaces import Grid, GridError
 
 
 def resize_table(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
@@ -127,9 +127,9 @@ def check_resizable(trained: Grid, grid: Grid) -> None:
     """
     for each in (trained, grid):
         if not each or min(each) < 1:
-            raise ValueError(f"{tuple(each)} is no grid of tokens: at least one axis, every size at least 1")
+            raise GridError(f"{tuple(each)} is no grid of tokens: at least one axis, every size at least 1")
     if (len(trained) == 1) != (len(grid) == 1):
-        raise ValueError(
+        raise GridError(
             f"a table of the grid {tuple(trained)} cannot be resized to {tuple(grid)}: one is a line, the other not"
         )
 

@@ -12,7 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from mmmask.builtins.positions.resizing import check_resizable, resize_planes, resize_table, steps_and_plane
-from mmmask.interfaces import Component, Grid, Positions
+from mmmask.interfaces import Component, Grid, GridError, Positions
 
 Size = Annotated[int, Field(gt=0)]
 
@@ -170,7 +170,7 @@ def _check_sincos_2d(width: int, grids: Sequence[Grid]) -> None:
         )
     for grid in grids:
         if len(grid) < 2:
-            raise ValueError(
+            raise GridError(
                 f"positions sincos_2d: the grid {tuple(grid)} has one axis, not rows and columns: choose the positions "
                 "flat_sinusoid"
             )
