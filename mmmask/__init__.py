@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TokenSpec,
     )
     from mmmask.model.build import build_model
+    from mmmask.model.classifier import Classifier
     from mmmask.training.run import Run, load_run, train
 
 __version__ = "0.1.0"
@@ -60,10 +61,11 @@ _LAZY = {
         "mmmask.interfaces",
     ),  # fmt: skip
     "build_model": "mmmask.model.build",
+    "Classifier": "mmmask.model.classifier",
     **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
 }
 __all__ = [
-    "BadSample", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker",
+    "BadSample", "Classifier", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker",
     "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source", "TokenSpec", "Tokens", "build_model",
     "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
 ]  # fmt: skip
