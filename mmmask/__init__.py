@@ -65,9 +65,9 @@ _LAZY = {
     **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
 }
 __all__ = [
-    "BadSample", "Classifier", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker",
-    "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source", "TokenSpec", "Tokens", "build_model",
-    "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
+    "BadSample", "Classifier", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask",
+    "MaskContext", "Masker", "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source", "TokenSpec",
+    "Tokens", "build_model", "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
 ]  # fmt: skip
 
 
