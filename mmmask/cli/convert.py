@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.cli.files import new_file
 from mmmask.cli.models import WHAT_A_MODEL_IS, add_reading, open_model
 from mmmask_registry import MmmaskError, did_you_mean
+
+OWN = "mmmask"
+"""mmmask's own layout, which holds any model whole, in one file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "options", nargs="*", metavar="key=value", help="what the keys do not tell the reading format: num_heads=4"
     )
-    parser.add_argument("--to", metavar="FORMAT", default="mmmask", help="the layout to write (default mmmask)")
+    parser.add_argument("--to", metavar="FORMAT", default=OWN, help="the layout to write (default mmmask)")
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,
         help="ends in .safetensors; beside it config.json where the layout has one",
@@ -32,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     load_plugins(arguments)
     _check_writable(arguments.to)
     output = new_file("--output", arguments.output, (".safetensors",))
+    _check_config(output, arguments.to)
     opened = open_model(arguments.source, arguments.format, not arguments.no_strict, arguments.options)
     print(opened.account if arguments.verbose else opened.account.partition("\n")[0])
     from mmmask import interop
@@ -56,6 +61,16 @@ def _check_writable(name: str) -> None:
     if name not in writable:
         problem = "that format is for reading only." if name in names else f"no such format.{did_you_mean(name, names)}"
         raise MmmaskError(f"--to {name}: {problem} Written can be: {', '.join(writable)}")
+
+
+def _check_config(output: Path, layout: str) -> None:
+    """Before anything is downloaded or read, though only what is written tells whether the layout has a config.json."""
+    config = output.with_name("config.json")
+    if layout != OWN and config.exists():
+        raise MmmaskError(
+            f"--output {output}: {config} is there already, which layout {layout} may need for its own; nothing is "
+            "overwritten: choose another folder"
+        )
 
 
 def _print_left_out(left_out: Mapping[str, str], verbose: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmmask.cli.arguments import add_plugin, load_plugins, positive
-from mmmask.cli.files import UndecodableFile, files_by_stream, new_file, read_sample
+from mmmask.cli.files import UndecodableFile, files_by_stream, new_file, read_sample, require_inputs
 from mmmask.cli.models import WHAT_A_MODEL_IS, add_reading, is_option, open_model
 from mmmask_registry import MmmaskError
 
@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = [word for word in arguments.inputs if not is_option(word)]
     if not inputs:
         raise MmmaskError("INPUT: name at least one file or folder")
+    require_inputs(inputs)
     from mmmask.cli.progress import FileProgress
     from mmmask.training.distribution import find_device
 
@@ -207,27 +208,30 @@ def _read_ahead(
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], paths: Mapping[str, list[str]]) -> None:
-    from safetensors import SafetensorError
-
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             from mmmask.interop.checkpoint_file import write_tensors
 
             write_tensors(path, tensors, {"paths": json.dumps(paths)})
         else:
             _write_npz(path, tensors, paths)
-    except (OSError, SafetensorError) as error:
-        path.unlink(missing_ok=True)  # half a file
+    except OSError as error:
         raise MmmaskError(f"--output {path}: cannot be written: {error}") from error
 
 
 def _write_npz(path: Path, tensors: Mapping[str, Tensor], paths: Mapping[str, list[str]]) -> None:
-    """By hand, as np.savez has no place for a stream that is called `file`."""
+    """Whole or not at all; by hand, as np.savez has no place for a stream that is called `file`."""
     import numpy as np
 
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     arrays |= {f"{stream}.paths": np.array(names) for stream, names in paths.items()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

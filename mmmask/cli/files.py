@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def files_by_stream(
     endings = {name: modality.preparation.extensions for name, modality in modalities.items() if stream in (None, name)}
     found: dict[str, list[str]] = {}
     for path in _with_folders_opened(inputs, endings) if folders else inputs:
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise MmmaskError(f"{path}: there is no such file")
         name = stream or next((name for name, known in endings.items() if known and path.lower().endswith(known)), None)
         if name is None:
@@ -68,21 +69,37 @@ def read_sample(preparation: Preparation, stream: str, path: str) -> Tensor:
         ) from error
 
 
-def new_file(option: str, path: str, endings: Sequence[str]) -> Path:
-    """The file that a command will write; its folder is made, so that a mistake is found before the work.
+def require_inputs(inputs: Iterable[str]) -> None:
+    """Checks that files and folders are there, before a model is fetched for them.
 
     Raises:
-        MmmaskError: its name ends in something else, it is there already, or there can be no such folder.
+        MmmaskError: one is not.
     """
-    if Path(path).suffix not in endings:
+    for path in inputs:
+        if not os.path.exists(path):
+            raise MmmaskError(f"{path}: there is no such file")
+
+
+def new_file(option: str, path: str, endings: Sequence[str]) -> Path:
+    """The file that a command will write. It is only looked for: folders are made when there is something to write.
+
+    Raises:
+        MmmaskError: its name ends in something else, it is there already, or nothing can be written there.
+    """
+    target = Path(path)
+    if target.suffix not in endings:
         raise MmmaskError(f"{option} {path}: let the name end in {' or '.join(endings)}")
-    if Path(path).exists():
-        raise MmmaskError(f"{option} {path}: there is a file already; nothing is overwritten")
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise MmmaskError(f"{option} {path}: there is a file already; nothing is overwritten")
     except OSError as error:
-        raise MmmaskError(f"{option} {path}: cannot be written: {error}") from error
-    return Path(path)
+        raise MmmaskError(f"{option} {path}: cannot be written: {error.strerror}") from error
+    folder = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not folder.is_dir():
+        raise MmmaskError(f"{option} {path}: cannot be written: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MmmaskError(f"{option} {path}: cannot be written: {folder} is closed to you")
+    return target
 
 
 def _with_folders_opened(inputs: Sequence[str], endings: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -93,7 +110,7 @@ def _with_folders_opened(inputs: Sequence[str], endings: Mapping[str, tuple[str,
     wanted = tuple(ending for known in endings.values() for ending in known)
     files: list[str] = []
     for path in inputs:
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):
             files.append(path)
             continue
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def is_option(word: str) -> bool:
     """Whether a word is `key=value`, and not a file that is called so."""
-    return bool(_OPTION.match(word)) and not Path(word).exists()
+    return bool(_OPTION.match(word)) and not os.path.exists(word)
 
 
 def open_model(source: str, format: str | None, strict: bool, options: Iterable[str]) -> OpenedModel:
@@ -60,7 +61,7 @@ def open_model(source: str, format: str | None, strict: bool, options: Iterable[
         MmmaskError: it is not there, or cannot be read as such.
     """
     options = list(options)
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         if format or options or not strict:
             given = f"--format {format}" if format else options[0] if options else "--no-strict"
             raise MmmaskError(f"{given}: {source} is a folder, and only a checkpoint's file is read with options")

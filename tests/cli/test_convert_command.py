@@ -143,8 +143,28 @@ def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs,
     assert mistake("convert", nowhere, "-o", output) == (
         f"--output {output}: there is a file already; nothing is overwritten"
     )
-    assert mistake("convert", nowhere, "-o", output / "below.safetensors").startswith(f"--output {output}/below")
+    assert mistake("convert", nowhere, "-o", output / "below.safetensors") == (
+        f"--output {output}/below.safetensors: cannot be written: {output} is no folder"
+    )
     assert output.read_bytes() == b"mine"
+
+
+def test_a_config_that_is_there_is_found_before_anything_is_read(cli, mistake, checkpoint, theirs, tmp_path):
+    (tmp_path / "config.json").write_text("mine")
+    message = mistake("convert", tmp_path / "nowhere.safetensors", "--to", theirs, "-o", tmp_path / "out.safetensors")
+    assert message == (
+        f"--output {tmp_path}/out.safetensors: {tmp_path}/config.json is there already, which layout theirs may need "
+        "for its own; nothing is overwritten: choose another folder"
+    )
+    assert (tmp_path / "config.json").read_text() == "mine"
+    # mmmask's own layout has none
+    assert cli("convert", checkpoint, "-o", tmp_path / "out.safetensors").code == 0
+
+
+def test_a_mistake_leaves_no_folder(mistake, checkpoint, tmp_path):
+    for arguments in ((tmp_path / "nowhere.safetensors",), (checkpoint, "num_head=4"), (checkpoint, "--to", "simmim")):
+        assert mistake("convert", *arguments, "-o", tmp_path / "a" / "b" / "out.safetensors")
+        assert not (tmp_path / "a").exists()
 
 
 def writable(name):

@@ -304,7 +304,8 @@ def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp
     def refused(*arguments, model=checkpoint):
         return mistake("extract", model, *arguments, "-o", tmp_path / "features.npz")
 
-    assert refused(tmp_path / "none.jpg") == f"{tmp_path}/none.jpg: there is no such file"
+    for name in ("none.jpg", f"{'long' * 99}.jpg"):
+        assert refused(tmp_path / name) == f"{tmp_path}/{name}: there is no such file"
     message = refused(pictures / "notes.txt")
     assert message.startswith(f"{pictures}/notes.txt: no stream of the model takes .txt files (images: ")
     (tmp_path / "empty").mkdir()
@@ -314,6 +315,49 @@ def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp
     message = refused(corpus / "videos" / "train", model=tuned[1])
     assert ".mp4). Convert them, or choose the modality that decodes them." in message
     assert refused(corpus, "--stream", "sounds") == "--stream sounds: the model has images, videos"
+
+
+def test_a_mistake_leaves_no_folder(mistake, checkpoint, pictures, corpus, tmp_path):
+    output = tmp_path / "a" / "b" / "features.npz"
+    image = next((corpus / "images").rglob("*.jpg"))
+    for model, path, options in (
+        (checkpoint, tmp_path / "none.jpg", ()),
+        (checkpoint, pictures / "notes.txt", ()),
+        (checkpoint, pictures / "a.jpg", ()),
+        (tmp_path / "none.safetensors", image, ()),
+        (checkpoint, image, ("--device", "nonsense")),
+        (checkpoint, image, ("--pool", "prefixes")),
+    ):
+        assert mistake("extract", model, path, "-o", output, *options)
+        assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_that_is_closed_is_found_before_the_work(mistake, checkpoint, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    output = tmp_path / "new" / "features.npz"
+    assert mistake("extract", checkpoint, corpus, "-o", output) == (
+        f"--output {output}: cannot be written: {tmp_path} is closed to you"
+    )
+
+
+def test_inputs_are_looked_for_before_the_model(mistake, tmp_path):
+    assert mistake("extract", "mae/vit_base/pretrain", tmp_path / "none.jpg", "-o", tmp_path / "f.npz") == (
+        f"{tmp_path}/none.jpg: there is no such file"
+    )
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz"])
+def test_where_nothing_can_be_written_there_is_nothing(cli, mistake, checkpoint, corpus, tmp_path, monkeypatch, ending):
+    image, output = next((corpus / "images").rglob("*.jpg")), tmp_path / "new" / f"features.{ending}"
+
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    message = mistake("extract", checkpoint, image, "-o", output)
+    assert message == f"--output {output}: cannot be written: [Errno 28] No space left on device"
+    assert list(output.parent.iterdir()) == []
 
 
 def test_a_named_stream_takes_its_own_files_of_a_folder(cli, checkpoint, corpus, tmp_path):
@@ -335,7 +379,10 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     assert refused(output="f.pt").endswith("f.pt: let the name end in .safetensors or .npz")
     (tmp_path / "mine.npz").write_bytes(b"mine")
     assert refused(output="mine.npz").endswith("mine.npz: there is a file already; nothing is overwritten")
-    assert refused(output="mine.npz/f.npz").startswith(f"--output {tmp_path}/mine.npz/f.npz: cannot be written: ")
+    assert refused(output="mine.npz/new/f.npz") == (
+        f"--output {tmp_path}/mine.npz/new/f.npz: cannot be written: {tmp_path}/mine.npz is no folder"
+    )
+    assert refused(output=f"{'long' * 99}.npz").endswith("long.npz: cannot be written: File name too long")
     assert refused(model="mae/vit_base/pretrian").endswith("Did you mean 'mae/vit_base/pretrain'?")
     assert cli("extract", checkpoint, image, "-o", tmp_path / "f.npz", "--batch-size", "0").code == 2
 
