@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmmask.cli.arguments import add_plugin, load_plugins, positive
+from mmmask.cli.arguments import add_plugin, chosen_device, load_plugins, positive
 from mmmask.cli.files import UndecodableFile, files_by_stream, new_file, read_sample, require_inputs
 from mmmask.cli.models import WHAT_A_MODEL_IS, add_reading, is_option, open_model
 from mmmask_registry import MmmaskError
@@ -66,12 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     options = [word for word in arguments.inputs if is_option(word)]
     inputs = [word for word in arguments.inputs if not is_option(word)]
     if not inputs:
-        raise MmmaskError("INPUT: name at least one file or folder")
+        taken = f"; {options[0]} is an option, as no file is called so" if options else ""
+        raise MmmaskError(f"INPUT: name at least one file or folder{taken}")
     require_inputs(inputs)
     from mmmask.cli.progress import FileProgress
-    from mmmask.training.distribution import find_device
 
-    device = find_device(arguments.device)
+    device = chosen_device(arguments.device)
     opened = open_model(arguments.model, arguments.format, not arguments.no_strict, options)
     print(opened.account.partition("\n")[0])
     by_stream = files_by_stream(opened.model.modalities, inputs, arguments.stream, "the model", folders=True)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WHAT_A_MODEL_IS = "a published name (mmmask list checkpoint), a checkpoint's file or address, or a run's folder"
 _OPTION = re.compile(r"[A-Za-z_][\w.]*=")
+_FILE = re.compile(r"/|\.[A-Za-z]\w*$")
+_NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def is_option(word: str) -> bool:
-    """Whether a word is `key=value`, and not a file that is called so."""
-    return bool(_OPTION.match(word)) and not os.path.exists(word)
+    """Whether a word is `key=value`, and neither a file that is called so nor, by its looks, one that is not there."""
+    if not _OPTION.match(word) or os.path.exists(word):
+        return False
+    value = word.partition("=")[2]
+    return os.path.exists(value) or not _FILE.search(value) or bool(_NUMBER.fullmatch(value))
 
 
 def open_model(source: str, format: str | None, strict: bool, options: Iterable[str]) -> OpenedModel:

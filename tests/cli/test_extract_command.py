@@ -297,7 +297,14 @@ def test_words_with_an_equals_sign_are_options_unless_they_are_files(
     assert paths_of("f.safetensors") == {"images": ["size=3.jpg"]}
     message = mistake("extract", checkpoint, "size=3.jpg", "size=4", "-o", "g.safetensors")
     assert message.startswith("format mmmask: no option is called 'size'.")
-    assert mistake("extract", checkpoint, "size=4", "-o", "g.safetensors") == "INPUT: name at least one file or folder"
+    assert mistake("extract", checkpoint, "size=4", "-o", "g.safetensors") == (
+        "INPUT: name at least one file or folder; size=4 is an option, as no file is called so"
+    )
+    for missing in ("size=4.jpg", "day=1/cat.jpg", "size=/data/"):
+        assert mistake("extract", checkpoint, missing, "-o", "g.safetensors") == f"{missing}: there is no such file"
+    for value in ("1.5", "1.e6", "[1,2]", "token", "size=3.jpg"):  # the last is a file, for an option that takes one
+        message = mistake("extract", checkpoint, "size=3.jpg", f"stats={value}", "-o", "g.safetensors")
+        assert message.startswith("format mmmask: no option is called 'stats'.")
 
 
 def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp_path):
@@ -375,7 +382,11 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     assert refused("--pool", "max") == "--pool max: expected mean, prefix or none"
     assert refused("--pool", "prefix", model=tuned[1]) == "--pool prefix: the encoder has no prefix token; take mean"
     assert refused("--precision", "fp8") == "--precision fp8: expected fp32 or bf16"
-    assert refused("--device", "nonsense").startswith("--device nonsense: ")
+    for device in ("meta", "tpu", "nonsense", "mkldnn", "hpu", "vulkan", "xla:0", ""):
+        message = refused("--device", device)
+        assert message.startswith(f"--device {device}: expected one of this machine's: cpu")
+        assert len(message) < 120
+    assert refused("--device", "cpu:x").startswith("--device cpu:x: ")
     assert refused(output="f.pt").endswith("f.pt: let the name end in .safetensors or .npz")
     (tmp_path / "mine.npz").write_bytes(b"mine")
     assert refused(output="mine.npz").endswith("mine.npz: there is a file already; nothing is overwritten")
