@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import typing
 
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
+from mmmask.published import published
+from mmmask_registry import MmmaskError, UnknownName, did_you_mean
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """KIND NAME."""
-    parser.add_argument("kind", metavar="KIND")
+    parser.add_argument("kind", metavar="KIND", help="masker, decoder, ..., or checkpoint")
     parser.add_argument("name", metavar="NAME")
     add_plugin(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints a component's settings."""
+    """Prints a component's settings, or what is known of a published checkpoint."""
     load_plugins(arguments)
     found = components()
+    if arguments.kind == "checkpoint":
+        _describe_checkpoint(arguments.name)
+        return 0
+    if arguments.kind not in found.registries:
+        raise UnknownName("kind of component", arguments.kind, [*found.registries, "checkpoint"])
     component_class = found.get(arguments.kind, arguments.name)
     entry = found.registry(arguments.kind).entry(arguments.name)
     print(f"{arguments.kind} {arguments.name} ({entry.supplier}): {entry.description}\n")
@@ -40,6 +48,25 @@ def run(arguments: argparse.Namespace) -> int:
         if field.description:
             print(f"      {field.description}")
     return 0
+
+
+def _describe_checkpoint(name: str) -> None:
+    known = published()
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise MmmaskError(f"no checkpoint is published as {name!r}.{hint} `mmmask list checkpoint` names all")
+    found = known[name]
+    options = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'), default=str)}"
+        for key, value in found.options.items()
+    ]
+    by_hand = f"yes: download it, and give the file's path with --format {found.format}" if found.by_hand else "no"
+    print(f"checkpoint {name}" + (f": {found.description}" if found.description else ""), end="\n\n")
+    print(f"  address: {found.address}")
+    print(f"  format: {found.format}")
+    print(f"  licence: {found.licence}")
+    print(f"  options: {' '.join(options) or 'none'}")
+    print(f"  by_hand: {by_hand}")
 
 
 def _a(kind: str) -> str:

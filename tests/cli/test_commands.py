@@ -9,6 +9,7 @@ from mmmask.cli import COMMANDS
 from mmmask.components import components
 from mmmask.compose import parse_yaml, shipped_experiments
 from mmmask.experiment import experiment_from_data, load_experiment
+from mmmask.published import published
 
 SMALL = (
     "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
@@ -137,6 +138,44 @@ def test_describe_of_an_unknown_component(mistake):
     message = mistake("describe", "masker", "tubee")
     assert message.startswith("no masker is named 'tubee'. Did you mean 'tube'? Known: ")
     assert mistake("describe", "maskr", "tube").startswith("no kind of component is named 'maskr'. Did you mean")
+
+
+def test_describe_a_published_checkpoint(cli):
+    done = cli("describe", "checkpoint", "mae/vit_base/pretrain")
+    assert (done.code, done.err) == (0, "")
+    found = published()["mae/vit_base/pretrain"]
+    assert done.out == (
+        f"checkpoint mae/vit_base/pretrain: {found.description}\n\n"
+        f"  address: {found.address}\n  format: mae\n  licence: {found.licence}\n  options: none\n  by_hand: no\n"
+    )
+    by_hand = next(part for part in published().values() if part.by_hand)
+    assert "  by_hand: yes: download it, and give the file's path with --format " + by_hand.format in (
+        cli("describe", "checkpoint", by_hand.name).out
+    )
+
+
+def test_describe_a_checkpoint_with_options_and_without_a_description(cli, tmp_path):
+    plugin = tmp_path / "publishes_for_a_test.py"
+    plugin.write_text(
+        "import mmmask.hooks\n\n"
+        "@mmmask.hooks.hookimpl\n"
+        "def publish_checkpoints(publish):\n"
+        "    publish('theirs/small', 'https://example.org/a.pth', 'mae', 'MIT', size=[64, 32], normalize='none')\n"
+    )
+    try:
+        out = cli("describe", "checkpoint", "theirs/small", "--plugin", plugin).out
+    finally:
+        components().manager.unregister(name=str(plugin))
+    assert out.startswith("checkpoint theirs/small\n\n  address: https://example.org/a.pth\n")
+    assert "  options: size=[64,32] normalize=none\n" in out
+
+
+def test_describe_an_unknown_checkpoint(mistake):
+    assert mistake("describe", "checkpoint", "mae/vit_base/pretrian") == (
+        "no checkpoint is published as 'mae/vit_base/pretrian'. Did you mean 'mae/vit_base/pretrain'? "
+        "`mmmask list checkpoint` names all"
+    )
+    assert "Did you mean 'checkpoint'?" in mistake("describe", "chekpoint", "mae/vit_base/pretrain")
 
 
 # show
