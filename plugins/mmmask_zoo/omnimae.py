@@ -179,8 +179,7 @@ class _Parts:
             table, expected = conversion.source[name], (1, math.prod(trained), self.width)
             if table.shape != expected:
                 raise conversion.error(f"{name}: shape {tuple(table.shape)}, expected {expected}")
-            # in the file's dtype, so that one of a narrower type is the same as well
-            if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained).to(table.dtype)):
+            if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained)):
                 raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
             if trained != wanted:
                 conversion.ignore(name, f"computed; resized from {_times(trained)} to {_times(wanted)} tokens")
