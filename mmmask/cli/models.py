@@ -29,10 +29,12 @@ class OpenedModel:
     Attributes:
         model: a Classifier where the checkpoint is fine-tuned.
         account: what became of the keys; its first line sums it up.
+        initialised: keys of the model's that the checkpoint lacks, with `--no-strict`.
     """
 
     model: MaskedModel | Classifier
     account: str
+    initialised: tuple[str, ...] = ()
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +84,9 @@ def open_model(source: str, format: str | None, strict: bool, options: Iterable[
         loaded = interop.read(source, format, strict=strict, **values)
     except MmmaskError as error:
         raise MmmaskError(_as_on_a_command_line(str(error))) from error
-    return OpenedModel(loaded.model.eval(), _as_on_a_command_line(str(loaded.report)))
+    # what a format itself leaves as built is right so
+    initialised = () if strict else tuple(loaded.report.missing)
+    return OpenedModel(loaded.model.eval(), _as_on_a_command_line(str(loaded.report)), initialised)
 
 
 def _open_run(folder: str) -> OpenedModel:

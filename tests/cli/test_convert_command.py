@@ -54,6 +54,20 @@ class LayoutOfATest(Format):
         return Written(kept, {"hidden_size": settings["model"]["encoder"]["width"]}, left)
 
 
+class WholeLayoutOfATest(LayoutOfATest):
+    """All weights."""
+
+    def write(self, settings, state):
+        return Written({f"theirs.{key}": tensor for key, tensor in state.items()})
+
+
+@pytest.fixture
+def whole():
+    mmmask.register("format", "whole", WholeLayoutOfATest)
+    yield "whole"
+    components().registry("format").unregister("whole")
+
+
 @pytest.fixture
 def theirs():
     mmmask.register("format", "theirs", LayoutOfATest)
@@ -127,6 +141,45 @@ def test_an_encoder_alone_needs_no_strict(cli, mistake, encoder_only, tmp_path):
     assert mmmask.interop.load(output).decoders
 
 
+def test_what_is_not_from_the_file_is_said(cli, model, encoder_only, theirs, tmp_path):
+    state = load_file(encoder_only)
+    done = cli("convert", encoder_only, "--no-strict", "-o", tmp_path / "whole.safetensors")
+    keys = model.state_dict()
+    initialised = [key for key in keys if key not in state]
+    parts = ", ".join(dict.fromkeys(key.partition(".")[0] for key in initialised))
+    assert parts.startswith("decoders")
+    assert done.err == (
+        f"mmmask: {len(initialised)} of {len(keys)} tensors are not from {encoder_only}: as initialised ({parts})\n"
+    )
+    # of a part that is there in part, how much is not
+    for key in ("encoder.norm.weight", "encoder.norm.bias"):
+        del state[key]
+    save_file(state, tmp_path / "damaged.safetensors")
+    done = cli("convert", tmp_path / "damaged.safetensors", "--no-strict", "-o", tmp_path / "again.safetensors")
+    of = sum(key.startswith("encoder.") for key in keys)
+    assert f"as initialised (2 of {of} of encoder, {parts})\n" in done.err
+    # a layout without a place for them has none to be said
+    done = cli("convert", encoder_only, "--no-strict", "--to", theirs, "-o", tmp_path / "new" / "theirs.safetensors")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_no_other_layout_is_filled_up_with_what_was_initialised(
+    cli, mistake, model, checkpoint, encoder_only, theirs, whole, tmp_path
+):
+    output = tmp_path / "new" / "whole.safetensors"
+    message = mistake("convert", encoder_only, "--no-strict", "--to", whole, "-o", output)
+    missing = len(model.state_dict().keys() - load_file(encoder_only).keys())
+    start, _, choose = message.partition(": give a file that has them, decoder and all, or choose --to ")
+    assert start == (
+        f"--to {whole}: {missing} of {len(model.state_dict())} tensors are not from {encoder_only}: as initialised "
+        "(decoders, heads), and the layout would hold them as weights"
+    )
+    assert {"mmmask", theirs} <= set(choose.split(" or ")) <= {"mmmask", theirs, "timm_vit"}
+    assert not output.parent.exists()
+    done = cli("convert", checkpoint, "--no-strict", "--to", whole, "-o", output)
+    assert (done.code, done.err) == (0, "")
+
+
 def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs, tmp_path):
     nowhere, output = tmp_path / "nowhere.safetensors", tmp_path / "out.safetensors"
     assert mistake("convert", nowhere, "--to", "maa", "-o", output) == (
@@ -165,6 +218,20 @@ def test_a_mistake_leaves_no_folder(mistake, checkpoint, tmp_path):
     for arguments in ((tmp_path / "nowhere.safetensors",), (checkpoint, "num_head=4"), (checkpoint, "--to", "simmim")):
         assert mistake("convert", *arguments, "-o", tmp_path / "a" / "b" / "out.safetensors")
         assert not (tmp_path / "a").exists()
+
+
+def test_a_broken_format_is_nobody_elses_problem(cli, mistake, checkpoint, tmp_path):
+    mmmask.register("format", "broken", "no_such_module_of_a_test:Format")
+    try:
+        assert cli("convert", checkpoint, "-o", tmp_path / "out.safetensors").code == 0
+        message = mistake("convert", checkpoint, "--to", "maa", "-o", tmp_path / "other.safetensors")
+        assert message.startswith("--to maa: no such format.")
+        assert "broken" not in message
+        assert "no_such_module_of_a_test" in mistake(
+            "convert", checkpoint, "--to", "broken", "-o", tmp_path / "o.safetensors"
+        )
+    finally:
+        components().registry("format").unregister("broken")
 
 
 def writable(name):
