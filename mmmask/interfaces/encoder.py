@@ -47,7 +47,7 @@ class Encoder(Component, nn.Module):
         """
         maps = []
         for group, latents in zip(groups, self(groups), strict=True):
-            if latents.rows is not None:
+            if latents.values.shape[1] < group.mask.hidden.shape[1]:
                 raise MmmaskError("feature maps need all tokens: hide nothing")
             maps.append([latents.values.transpose(1, 2).unflatten(2, group.tokens.grid)])
         return maps

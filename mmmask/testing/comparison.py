@@ -61,7 +61,8 @@ def expect_equal(found: Tensor, wanted: Tensor, what: str) -> None:
     """
     expect_shape(found, wanted.shape, what)
     expect(found.dtype == wanted.dtype, f"{what}: {wanted.dtype}", found.dtype)
-    expect(torch.equal(found, wanted), f"{what}: the same", _difference(found, wanted))
+    same = torch.equal(found, wanted)
+    expect(same, f"{what}: the same", "" if same else _difference(found, wanted))
 
 
 def expect_close(found: Tensor, wanted: Tensor, what: str, tolerance: float = 1e-4) -> None:
@@ -99,6 +100,6 @@ def expect_finite(found: Tensor, what: str) -> None:
 
 
 def _difference(found: Tensor, wanted: Tensor) -> str:
-    apart = (found.double() - wanted.double()).abs()
+    apart = (found.detach().double() - wanted.detach().double()).abs()
     count = int((apart > 0).sum() + apart.isnan().sum())
     return f"{count} of {found.numel()} numbers differ, by up to {float(apart.max()):.2g}"

@@ -86,13 +86,13 @@ class DecoderSubject(Subject):
         for scene in synthetic_scenes() if self.given is None else [self.given]:
             for config in self.encoders:
                 try:
-                    case = self._build(scene, config, seed)
-                    case.features(case.query())
+                    tried = self._build(scene, config, seed)
+                    tried.features(tried.query())
                 except MmmaskError as error:
                     refusals.add(scene, error)
                     continue
                 refusals.taken += 1
-                yield case
+                yield self._build(scene, config, seed)  # one that was not asked before
         refusals.conclude()
 
     def _build(self, scene: Scene, encoder_config: Component.Config, seed: int) -> DecoderCase:

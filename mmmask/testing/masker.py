@@ -24,10 +24,10 @@ from mmmask.testing.randomness import expect_no_global_randomness
 from mmmask_registry import MmmaskError
 
 GRIDS: tuple[Grid, ...] = (
-    (16,), (7,), (4, 4), (14, 14), (4, 6), (5, 3), (1, 14, 14), (8, 14, 14), (2, 4, 6), (3, 5, 7), (2, 2, 4, 4),
+    (16,), (7,), (4, 4), (14, 14), (4, 6), (5, 3), (1, 14, 14), (4, 10, 10), (2, 4, 6), (3, 5, 7), (2, 2, 4, 4),
 )  # fmt: skip
 ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
-RATIOS = (0.0, 0.3, 0.5, 0.75, 0.9)
+RATIOS = (0.0, 0.3, 0.9)
 CPU = torch.device("cpu")
 ROWS = 6
 """Of the whole batch, of which parts are drawn."""
@@ -148,8 +148,8 @@ def masks_every_row_by_itself(subject: MaskerSubject) -> None:
     """A row's mask depends on that row alone, so that it is the same however a batch is spread over processes."""
     for case in subject.cases():
         whole, tokens = case.hidden(), case.tokens()
-        for rows in (1, 2, 3):
-            parts = [case.hidden(first, rows) for first in range(0, ROWS, rows)]
+        for rows in (1, 4):
+            parts = [case.hidden(first, min(rows, ROWS - first)) for first in range(0, ROWS, rows)]
             expect_equal(torch.cat(parts), whole, f"{case}: rows drawn {rows} at a time")
         others = case.tokens(seed=1).content.clone()
         others[0] = tokens.content[0]
