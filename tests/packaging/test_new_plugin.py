@@ -1,0 +1,102 @@
+"""What `mmmask new` writes works as its page says, where mmmask is installed from its wheel and nothing else is."""
+
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pydantic
+import pytest
+import torch
+
+from mmmask.new_plugin import kinds
+
+pytest.importorskip("hatchling")
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+WALK = [
+    "mmmask new modality thermal",
+    "pip install -e './mmmask-thermal[test]'",
+    "pytest mmmask-thermal",
+    "mmmask train mmmask-thermal/thermal.yaml",
+]
+
+
+def pip(*arguments, python=sys.executable):
+    command = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", *arguments]
+    ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+class Environment:
+    """A new environment that borrows torch, pytest and the like from this one, but not this one's mmmask."""
+
+    def __init__(self, folder):
+        self.here, self.bin = folder / "here", folder / "environment" / "bin"
+        self.here.mkdir()
+        venv.create(folder / "environment", with_pip=False)
+        (own,) = (folder / "environment").glob("lib/python*/site-packages")
+        borrowed = sorted({str(Path(module.__file__).parents[1]) for module in (torch, pydantic, pytest)})
+        # comes after its own packages; the .pth of an editable install in there is not followed
+        (own / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+        pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+        pip("install", "--no-deps", "--no-index", *folder.glob("*.whl"), python=self.bin / "python")
+
+    def install(self, distribution):
+        """`pip install -e` without a package index: what it builds with and depends on is there."""
+        options = "--no-deps", "--no-index", "--no-build-isolation"
+        pip("install", *options, "-e", self.here / distribution, python=self.bin / "python")
+
+    def run(self, command, *arguments):
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))}
+        return subprocess.run(
+            [str(self.bin / "python"), "-m", command, *arguments],
+            cwd=self.here, env=clean | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return Environment(tmp_path_factory.mktemp("new"))
+
+
+def checked(ended):
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_the_page_walks_this_way():
+    lines = re.findall(r"^    (\S.*)$", (ROOT / "docs" / "new_plugin.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert lines[: len(WALK)] == WALK
+
+
+def test_a_new_modality_is_installed_tested_and_learns(environment):
+    told = checked(environment.run("mmmask", "new", "modality", "thermal"))
+    assert [line.strip() for line in told.splitlines()[1:]] == WALK[1:]
+    environment.install("mmmask-thermal")
+    listed = checked(environment.run("mmmask", "list"))
+    assert re.search(r"modality +thermal +mmmask-thermal +recordings of a row of sensors", listed)
+    assert re.search(r"source +thermal_waves +mmmask-thermal +", listed)
+    passed = checked(environment.run("pytest", "mmmask-thermal", "-W", "error"))
+    assert re.search(r"\d+ passed", passed)
+    told = checked(environment.run("mmmask", "train", "mmmask-thermal/thermal.yaml", "--device", "cpu"))
+    assert "thermal: reconstructions in runs/thermal/reconstructions/" in told
+    gained = float(re.findall(r"PSNR on hidden tokens [\d.]+ dB, ([+-][\d.]+) dB against the simplest guess", told)[0])
+    assert gained > 4
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind != "modality"])
+def test_what_is_new_passes_its_tests_and_trains(environment, kind):
+    name = f"my_{kind}"
+    checked(environment.run("mmmask", "new", kind, name))
+    environment.install(f"mmmask-{name}")
+    checked(environment.run("pytest", f"mmmask-{name}"))
+    quick = ["training.steps=30", "training.log.tensorboard=false", "--device", "cpu"]
+    told = checked(environment.run("mmmask", "train", f"mmmask-{name}/{name}.yaml", *quick))
+    first, last = re.findall(r"held-out loss ([\d.]+) at the start, ([\d.]+) at the end", told)[0]
+    assert float(last) < float(first)
+    refused = environment.run("mmmask", "new", kind, name, "--output", "elsewhere")
+    assert refused.returncode == 2
+    assert f"is supplied by mmmask-{name}: choose another name." in refused.stderr
