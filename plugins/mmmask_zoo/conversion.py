@@ -43,21 +43,27 @@ class Conversion:
 
     # --- what the file says of the model
 
-    def shape(self, key: str, axes: str) -> tuple[int, ...]:
-        """The shape of a tensor that tells the model's sizes.
+    def tensor(self, key: str, axes: str) -> Tensor:
+        """A tensor that cannot be done without, or that must be laid out anew.
 
         Args:
             axes: names of its axes, such as `decoder width, width`.
 
         Raises:
-            InteropError: it is missing, empty, or has another number of axes.
+            InteropError: it is missing, empty, no floating point numbers, or has another number of axes.
         """
         if key not in self.source:
             raise self.error(f"{key} is missing")
-        shape = tuple(self.source[key].shape)
-        if len(shape) != len(axes.split(",")) or 0 in shape:
-            raise self.error(f"{key}: shape {shape}, expected ({axes})")
-        return shape
+        tensor = self.source[key]
+        if tensor.dim() != len(axes.split(",")) or 0 in tensor.shape:
+            raise self.error(f"{key}: shape {tuple(tensor.shape)}, expected ({axes})")
+        if not tensor.is_floating_point():
+            raise self.error(f"{key}: {tensor.dtype}, expected floating point numbers")
+        return tensor
+
+    def shape(self, key: str, axes: str) -> tuple[int, ...]:
+        """The shape of a tensor that tells the model's sizes, as `tensor`."""
+        return tuple(self.tensor(key, axes).shape)
 
     def depth(self, prefix: str) -> int:
         """How many blocks `prefix.0`, `prefix.1`, ... there are.
@@ -114,10 +120,11 @@ class Conversion:
         self.state[new], self.origin[new] = tensor, origin
         self.converted |= dict.fromkeys(origin, how)
 
-    def flatten(self, old: str, new: str) -> None:
-        """A token or a bias that the file holds with leading axes of one."""
+    def flatten(self, old: str, new: str, row: bool = False) -> None:
+        """A token or a bias that the file holds with leading axes of one; (1, width) where it is one of a `row`."""
         if old in self.source:
-            self.convert(old, new, self.source[old].flatten(), "flattened")
+            flat = self.source[old].flatten()
+            self.convert(old, new, flat.unsqueeze(0) if row else flat, "flattened")
 
     def embedding(self, old: str, new: str, inflate: int | None = None) -> None:
         """A patch embedding: a convolution whose kernel is its stride, as a linear layer over a token.
@@ -139,8 +146,15 @@ class Conversion:
             self.unused[old] = why
 
     def learned_table(self, old: str, new: str, table: Tensor, trained: Sequence[int], grid: Sequence[int]) -> None:
-        """A learned table of positions (tokens, width), resized where the grid differs, and said so."""
-        resized = resize_table(table, tuple(trained), tuple(grid))
+        """A learned table of positions (tokens, width), resized where the grid differs, and said so.
+
+        Raises:
+            InteropError: it has another number of rows than the grid that it was trained for.
+        """
+        try:
+            resized = resize_table(table, tuple(trained), tuple(grid))
+        except ValueError as error:
+            raise self.error(f"{old}: {error}") from error
         how = (
             f"resized from {_times(trained)} to {_times(grid)} tokens" if tuple(trained) != tuple(grid) else "flattened"
         )
@@ -148,7 +162,7 @@ class Conversion:
 
     def fixed_table(self, old: str, computed: Tensor) -> bool:
         """Leaves out a table (1, rows, width) that is computed anyway; False where the file's is another one."""
-        table = self.source[old]
+        table = self.tensor(old, "1, positions, width")
         if table.shape[1:] != computed.shape:
             return False
         rounding = torch.finfo(table.dtype).eps / 2  # of the file's dtype, relative

@@ -145,8 +145,7 @@ def _convolution(conversion: Conversion, old: str, new: str) -> None:
     """One whose kernel is its stride; nothing where the file lacks it."""
     weight = f"{old}.weight"
     if weight in conversion.source:
-        conversion.shape(weight, "outputs, inputs, height, width of a kernel")
-        linear = channel_fastest(conversion.source[weight])
+        linear = channel_fastest(conversion.tensor(weight, "outputs, inputs, height, width of a kernel"))
         conversion.convert(weight, f"{new}.weight", linear, "convolution as a linear layer, channel fastest")
     conversion.take(f"{old}.bias", f"{new}.bias")
 

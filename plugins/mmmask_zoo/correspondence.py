@@ -65,9 +65,7 @@ class Token(Pair):
 
     def read(self, conversion: Conversion) -> None:
         """Drops the leading axes."""
-        if self.foreign in conversion.source:
-            flat = conversion.source[self.foreign].flatten()
-            conversion.convert(self.foreign, self.own, flat.unsqueeze(0) if self.row else flat, "flattened")
+        conversion.flatten(self.foreign, self.own, self.row)
 
     def write(self, writing: Writing) -> None:
         """Adds them."""

@@ -247,7 +247,7 @@ class _Reading:
         published = width % 4 == 0 and torch.cat([torch.zeros(1, width), sincos_2d_table(self.trained, width)])
         if published is not False and conversion.fixed_table(old, published):
             return {"name": "sincos_2d", **({} if self.grid == self.trained else {"trained_grid": list(self.trained)})}
-        table, new = conversion.source[old][0], f"{owner}.positions.{self.key}"
+        table, new = conversion.tensor(old, "1, positions, width")[0], f"{owner}.positions.{self.key}"
         conversion.learned_table(old, f"{new}.table", table[1:], self.trained, self.grid)
         if num_prefix:
             conversion.convert(old, f"{new}.prefix_table", table[:1], conversion.converted[old])

@@ -137,9 +137,7 @@ class _Parts:
         conversion = self.conversion
         inflate = self.config.tubelet if self.config.num_frames else None
         conversion.embedding(PATCH, f"encoder.embeddings.{self.key}", inflate)
-        conversion.convert(
-            "cls_token", "encoder.prefix_tokens", conversion.source["cls_token"].flatten(0, 1), "flattened"
-        )
+        conversion.flatten("cls_token", "encoder.prefix_tokens", row=True)
         conversion.take_blocks("blocks", "encoder.blocks")
         return {
             "name": "vit",
@@ -158,7 +156,7 @@ class _Parts:
             return {"name": "sincos_2d", **self._trained_grid()}
         if not prefix:
             raise conversion.error(f"{old} is not the published table; it was trained or changed")
-        table, new = conversion.source[old][0], f"{owner}.positions.{self.key}"
+        table, new = conversion.tensor(old, "1, positions, width")[0], f"{owner}.positions.{self.key}"
         plane, trained = table[1:], self.trained
         if len(self.grid) > 2:  # every step starts as the picture
             plane, trained = plane.repeat(self.grid[0], 1), (self.grid[0], *trained)
@@ -173,8 +171,8 @@ class _Parts:
         conversion = self.conversion
         if "decoder_pred.weight" not in conversion.source or not self.config.num_frames:
             return conversion.take_linear("decoder_pred", f"heads.{self.key}")
-        for part in ("weight", "bias"):
-            tensor = conversion.source[f"decoder_pred.{part}"]
+        for part, axes in (("weight", "numbers of a token, decoder width"), ("bias", "numbers of a token")):
+            tensor = conversion.tensor(f"decoder_pred.{part}", axes)
             repeated = tensor.repeat(self.config.tubelet, *([1] * (tensor.dim() - 1)))
             how = f"repeated: each of the {self.config.tubelet} frames is predicted as the picture was"
             conversion.convert(f"decoder_pred.{part}", f"heads.{self.key}.{part}", repeated, how)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
 from mmmask_zoo.conversion import Conversion, embedding_key, square
+from mmmask_zoo.correspondence import Stacked
 
 PATCH = "patch_embed.proj"
-_PROJECTION = re.compile(r"(.+\.(\d+)\.attn)\.q\.(weight|bias)")
 
 
 class MAESTFormat(Format):
@@ -86,12 +84,8 @@ class _Parts:
             "prefix": "drop",
             "prefix_tokens": 1,
         }
-        for old, new in (("mask_token", "mask_token"), ("decoder_cls_token", "prefix_tokens")):
-            if old in conversion.source:
-                token = conversion.source[old]
-                conversion.convert(
-                    old, f"decoders.shared.{new}", token.flatten(0, -2 if new == "prefix_tokens" else -1), "flattened"
-                )
+        conversion.flatten("mask_token", "decoders.shared.mask_token")
+        conversion.flatten("decoder_cls_token", "decoders.shared.prefix_tokens", row=True)
         conversion.take_linear("decoder_embed", "decoders.shared.embed")
         self._blocks("decoder_blocks", "decoders.shared.blocks")
         conversion.take_linear("decoder_norm", "decoders.shared.norm")
@@ -133,10 +127,7 @@ class _Parts:
     def _encoder(self) -> dict[str, Any]:
         conversion = self.conversion
         conversion.embedding(PATCH, f"encoder.embeddings.{self.key}")
-        if "cls_token" in conversion.source:
-            conversion.convert(
-                "cls_token", "encoder.prefix_tokens", conversion.source["cls_token"].flatten(0, 1), "flattened"
-            )
+        conversion.flatten("cls_token", "encoder.prefix_tokens", row=True)
         self._blocks("blocks", "encoder.blocks")
         return {
             "name": "vit",
@@ -151,17 +142,11 @@ class _Parts:
     def _blocks(self, old: str, new: str) -> None:
         """Blocks, the three projections of each put together."""
         conversion = self.conversion
-        joined = set()
-        for key in conversion.source:
-            if (found := _PROJECTION.fullmatch(key)) and key.startswith(f"{old}."):
-                attention, block, part = found.groups()
-                origin = [f"{attention}.{name}.{part}" for name in "qkv"]
-                if missing := [name for name in origin if name not in conversion.source]:
-                    raise conversion.error(f"{missing[0]} is missing")
-                tensor = torch.cat([conversion.source[name] for name in origin])
-                conversion.convert(origin, f"{new}.{block}.attn.qkv.{part}", tensor, "queries, keys and values in one")
-                joined |= set(origin)
-        conversion.take_blocks(old, new, leave=joined)
+        for block in range(conversion.depth(old)):
+            for part in ("weight", "bias"):
+                parts = tuple(f"{old}.{block}.attn.{name}.{part}" for name in "qkv")
+                Stacked(parts, f"{new}.{block}.attn.qkv.{part}").read(conversion)
+        conversion.take_blocks(old, new, leave=conversion.converted)
 
     def _trained_grid(self, patch: list[int]) -> tuple[int, int, int]:
         """(steps, rows, columns) that the tables of positions are for."""
@@ -187,16 +172,13 @@ class _Parts:
         conversion, new = self.conversion, f"{owner}.positions.{self.key}"
         source, (steps, *plane) = conversion.source, self.trained
         if f"{old}_spatial" in source:
-            conversion.learned_table(
-                f"{old}_spatial", f"{new}.space", source[f"{old}_spatial"][0], plane, self.grid[1:]
-            )
-            time = source[f"{old}_temporal"][0]
+            space = conversion.tensor(f"{old}_spatial", "1, places, width")[0]
+            conversion.learned_table(f"{old}_spatial", f"{new}.space", space, plane, self.grid[1:])
+            time = conversion.tensor(f"{old}_temporal", "1, steps, width")[0]
             conversion.learned_table(f"{old}_temporal", f"{new}.time", time, (steps,), self.grid[:1])
-            if f"{old}_class" in source:
-                prefix = source[f"{old}_class"].flatten(0, 1)
-                conversion.convert(f"{old}_class", f"{new}.prefix_table", prefix, "flattened")
+            conversion.flatten(f"{old}_class", f"{new}.prefix_table", row=True)
         elif old in source:
-            table = source[old][0]
+            table = conversion.tensor(old, "1, positions, width")[0]
             prefix = len(table) - steps * plane[0] * plane[1]
             conversion.learned_table(old, f"{new}.table", table[prefix:], self.trained, self.grid)
             if prefix:

@@ -176,9 +176,9 @@ class _Parts:
         wanted = self._grid(self.config.num_frames, self.config.size)
         trained = self._trained_grid(tables[0], rows[0]) if tables else self._assumed_grid()
         for name in tables:
-            table, expected = conversion.source[name], (1, math.prod(trained), self.width)
-            if table.shape != expected:
-                raise conversion.error(f"{name}: shape {tuple(table.shape)}, expected {expected}")
+            shape, expected = conversion.shape(name, "1, positions, width"), (1, math.prod(trained), self.width)
+            if shape != expected:
+                raise conversion.error(f"{name}: shape {shape}, expected {expected}")
             if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained)):
                 raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
             if trained != wanted:

@@ -110,13 +110,12 @@ class _ViT:
     def _encoder(self) -> dict[str, Any]:
         conversion, prefix = self.conversion, self.prefix
         conversion.embedding(f"{prefix}{PATCH}", f"encoder.embeddings.{self.key}")
-        token = f"{prefix}cls_token"
-        conversion.convert(token, "encoder.prefix_tokens", conversion.source[token].flatten(0, 1), "flattened")
+        conversion.flatten(f"{prefix}cls_token", "encoder.prefix_tokens", row=True)
         per_block = ".blocks." in f".{self.tables[0]}"
         indices = [key.replace(RELATIVE, INDEX) for key in self.tables]
         for number, key in enumerate(self.tables):
             new = f"encoder.positions.{self.key}.{f'{number}.' if per_block else ''}table"
-            table = conversion.source[key]
+            table = conversion.tensor(key, "offsets, heads")
             if self.grid == self.trained:
                 conversion.take(key, new)
             else:
@@ -151,8 +150,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
     ]
     windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
     patch = [embed_patch * 2 ** (stages - 1)] * 2
-    key, size = embedding_key(patch, channels), config.size or _swin_size(source, windows[0], embed_patch)
-    weight = source[f"encoder.{PATCH}.weight"]
+    key, size = embedding_key(patch, channels), config.size or _swin_size(conversion, windows[0], embed_patch)
     conversion.embedding(f"encoder.{PATCH}", f"encoder.embeddings.{key}")
     conversion.take_linear("encoder.patch_embed.norm", "encoder.patch_norm")
     conversion.flatten("encoder.mask_token", "encoder.mask_token")
@@ -165,7 +163,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
         conversion.take_linear(f"{old}.downsample.norm", f"{new}.merge.norm")
         conversion.take_linear(f"{old}.downsample.reduction", f"{new}.merge.reduction")
     conversion.take_linear("encoder.norm", "encoder.norm")
-    _head(conversion, f"heads.{key}", weight.shape[1], patch)
+    _head(conversion, f"heads.{key}", channels, patch)
     encoder = {
         "name": "swin",
         "width": embed_width * 2 ** (stages - 1),
@@ -195,10 +193,10 @@ def _experiment(config: SimMIMFormat.Config, encoder: dict[str, Any], modality: 
 
 def _head(conversion: Conversion, new: str, channels: int, patch: list[int]) -> None:
     """The decoder: a 1 x 1 convolution with outputs (channel, row, column) of a token, as the pixel shuffle asks."""
-    for part in ("weight", "bias"):
+    for part, axes in (("weight", "outputs, width, 1, 1"), ("bias", "outputs")):
         old = f"decoder.0.{part}"
         if old in conversion.source:
-            tensor = conversion.source[old]
+            tensor = conversion.tensor(old, axes)
             tensor = tensor.flatten(1) if part == "weight" else tensor.unsqueeze(1)
             if tensor.shape[0] != channels * patch[0] * patch[1]:
                 raise conversion.error(
@@ -219,7 +217,13 @@ def _relative(keys: Mapping[str, Tensor], prefix: str) -> list[str]:
     return [found[number] for number in sorted(found)]
 
 
-def _swin_size(source: Mapping[str, Tensor], window: int, embed_patch: int) -> int:
+def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
     """Height and width in pixels, told from how many windows the first shifted block has, else the published 192."""
-    mask = source.get("encoder.layers.0.blocks.1.attn_mask")
-    return 192 if mask is None else (square(mask.shape[0]) or 1) * window * embed_patch
+    mask = "encoder.layers.0.blocks.1.attn_mask"
+    if mask not in conversion.source:
+        return 192
+    windows = conversion.shape(mask, "windows, cells of a window, cells of a window")[0]
+    side = square(windows)
+    if side is None:
+        raise conversion.error(f"{mask}: {windows} windows, which are no square")
+    return side * window * embed_patch

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.interfaces.format import ForeignWeights, Written
 from mmmask.interop import InteropError
+from mmmask_zoo.conversion import Conversion
 from mmmask_zoo.correspondence import Pair, PatchEmbedding, Same, Token, linear, write_all
 from mmmask_zoo.mae import PATCH, MAEFormat
 from mmmask_zoo.writing import Writing
@@ -67,7 +68,7 @@ class TimmFormat(MAEFormat):
         if settings.get("norm_epsilon"):
             settings["norm_epsilon"] = epsilon
         if "blocks.0.mlp.fc1.weight" in names:
-            hidden, width = state["blocks.0.mlp.fc1.weight"].shape
+            hidden, width = Conversion(self.config.name, state).shape("blocks.0.mlp.fc1.weight", "hidden, width")
             encoder["mlp_ratio"] = hidden / width
         origin = {own: tuple(names[old] for old in foreign_keys) for own, foreign_keys in foreign.origin.items()}
         return replace(foreign, origin=origin)
