@@ -1,0 +1,50 @@
+"""What an experiment can name. Experiments and checkpoints name it, so nothing here is renamed or taken away.
+
+A new component adds its name.
+"""
+
+from mmmask.components import components
+
+NAMES = {
+    "modality": ["audio", "image", "text", "video"],
+    "source": ["folder", "glob", "json_lines", "list", "text_files"],
+    "masker": [
+        "block",
+        "causal",
+        "frame",
+        "frequency_bands",
+        "grid",
+        "random",
+        "running_cell",
+        "span",
+        "time_bands",
+        "time_frequency_bands",
+        "tube",
+        "unit",
+    ],
+    "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
+    "encoder": ["conv_vit", "swin", "vit"],
+    "decoder": ["in_place", "transformer"],
+    "loss": ["cross_entropy", "pixels"],
+    "format": [
+        "convmae",
+        "huggingface_videomae",
+        "huggingface_vitmae",
+        "mae",
+        "mae_st",
+        "mmmask",
+        "omnimae",
+        "simmim",
+        "timm_vit",
+        "videomae",
+        "videomaev2",
+    ],
+}
+
+
+def test_the_names_are_these():
+    registries = components().registries
+    own = {
+        kind: [entry.name for entry in registry if entry.supplier == "mmmask"] for kind, registry in registries.items()
+    }
+    assert own == NAMES
