@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,37 @@ def common_config(writing: Writing, stream: str, size: list[int], patch: int) ->
         "patch_size": patch,
         "num_channels": writing.modalities[stream].spec.channels,
     }
+
+
+OPTIONS = {
+    "layer_norm_eps": "norm_epsilon",
+    "num_attention_heads": "num_heads",
+    "decoder_num_attention_heads": "decoder_num_heads",
+    "mask_ratio": "mask_ratio",
+    "num_frames": "num_frames",
+    "image_size": "size",
+    "norm_pix_loss": "normalize",
+}
+"""Key of a config.json -> option of a format that reads the weights beside it."""
+
+
+def options_from(
+    config: Mapping[str, Any], model_types: Collection[str], known: Collection[str], normalized: str
+) -> dict[str, Any]:
+    """What the config.json of a model says that its weights do not; nothing where it is of another model.
+
+    Args:
+        known: the options of the format.
+        normalized: what it calls the targets that `norm_pix_loss` stands for.
+    """
+    if config.get("model_type") not in model_types:
+        return {}
+    said = {option: config[key] for key, option in OPTIONS.items() if option in known and key in config}
+    if isinstance(size := said.get("size"), list) and len(set(map(str, size))) == 1:
+        said["size"] = size[0]
+    if isinstance(normalize := said.get("normalize"), bool):
+        said["normalize"] = normalized if normalize else "none"
+    return said
 
 
 def labels(classes: int) -> dict[str, dict[str, Any]]:

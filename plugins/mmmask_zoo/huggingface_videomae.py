@@ -23,6 +23,7 @@ from mmmask_zoo.huggingface import (
     BlockNames,
     common_config,
     labels,
+    options_from,
     pixel_loss,
     plain_decoder,
     require_plain_encoder,
@@ -126,6 +127,11 @@ class HuggingFaceVideoMAEFormat(Format):
         """Whether it has transformers' embeddings of tubelets."""
         key = f"{_Names.of(keys).patch}.weight"
         return key in keys and keys[key].dim() == 5
+
+    @classmethod
+    def options_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that transformers' config.json gives."""
+        return options_from(config, ("videomae",), cls.Config.model_fields, normalized="channel")
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
         """Converts a state dict.

@@ -22,6 +22,7 @@ from mmmask_zoo.huggingface import (
     BlockNames,
     common_config,
     labels,
+    options_from,
     pixel_loss,
     plain_decoder,
     require_plain_encoder,
@@ -122,6 +123,11 @@ class HuggingFaceViTMAEFormat(Format):
         names = _Names.of(keys)
         needed = (f"{names.model}embeddings.cls_token", names.positions, f"{names.patch}.weight")
         return all(key in keys for key in needed) and keys[f"{names.patch}.weight"].dim() == 4
+
+    @classmethod
+    def options_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that transformers' config.json gives."""
+        return options_from(config, ("vit_mae", "vit"), cls.Config.model_fields, normalized="token")
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
         """Converts a state dict.

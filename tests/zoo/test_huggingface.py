@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmmask.builtins.positions import sincos_2d_table
+from mmmask.components import components
 from mmmask.experiment import experiment_from_data
-from mmmask.interop import read, save
+from mmmask.interop import load, read, save
 from mmmask.model.build import build_classifier, build_model, settings_of
 from mmmask.model.classifier import ClassifierSettings
 from mmmask_registry import MmmaskError
@@ -424,6 +425,75 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path):
         assert settings_of(back.model)["model"] == settings_of(ours)["model"]
         again = save(back.model, tmp_path / name / "again" / "model.safetensors", name)
         assert again.config == written.config
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3])
+@pytest.mark.parametrize("normalize", ["token", "none"])
+def test_vitmae_needs_no_options_beside_its_config(tmp_path, epsilon, normalize):
+    changes = {"streams.images.loss.normalize": normalize, "streams.images.masker.mask_ratio": 0.5}
+    changes |= {f"model.{part}.norm_epsilon": epsilon for part in ("encoder", "decoder")}
+    ours = random_model(changed(vitmae_experiment(), changes))
+    save(ours, tmp_path / "model.safetensors", "huggingface_vitmae")
+    back = load(tmp_path / "model.safetensors")
+    assert settings_of(back)["model"] == settings_of(ours)["model"]
+    before, after = (settings_of(model)["streams"]["images"] for model in (ours, back))
+    assert after["loss"] == before["loss"]
+    assert after["masker"]["mask_ratio"] == 0.5
+    hidden = torch.arange(16).expand(3, -1) < 8
+    losses = [model({"images": pictures()}, masks={"images": hidden}).loss for model in (ours, back)]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("normalize", ["channel", "none"])
+def test_videomae_needs_no_options_beside_its_config(tmp_path, normalize):
+    changes = {"streams.videos.loss.normalize": normalize, "model.decoder.final_norm_epsilon": 1e-5}
+    changes |= {f"model.{part}.norm_epsilon": 1e-4 for part in ("encoder", "decoder")}
+    ours = random_model(changed(videomae_experiment(), changes))
+    save(ours, tmp_path / "model.safetensors", "huggingface_videomae")
+    back = load(tmp_path / "model.safetensors")
+    assert settings_of(back)["model"] == settings_of(ours)["model"]
+    before, after = (settings_of(model)["streams"]["videos"] for model in (ours, back))
+    assert (after["loss"], after["modality"]) == (before["loss"], before["modality"])
+    masks = {"videos": hidden_tubes()}
+    assert torch.equal(*(model({"videos": clips()}, masks=masks).loss for model in (ours, back)))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ViTMAEForPreTraining", VITMAE | {"layer_norm_eps": 1e-3, "norm_pix_loss": True, "mask_ratio": 0.5}),
+        ("ViTForImageClassification", TINY | {"layer_norm_eps": 1e-3, "num_labels": 5, "image_size": [16, 16]}),
+        ("VideoMAEForPreTraining", VIDEOMAE | {"layer_norm_eps": 1e-3, "norm_pix_loss": False}),
+        ("VideoMAEForVideoClassification", TINY | {"layer_norm_eps": 1e-3, "num_frames": 4, "num_labels": 5}),
+    ],
+)
+def test_a_folder_of_transformers_needs_no_options(tmp_path, name, settings):
+    theirs = of_transformers(name, **settings)
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path / "model.safetensors")
+    if name == "ViTMAEForPreTraining":
+        compare_vitmae(ours, theirs)
+        assert settings_of(ours)["streams"]["images"]["masker"]["mask_ratio"] == 0.5
+    elif name == "VideoMAEForPreTraining":
+        compare_videomae(ours, theirs)
+    elif name == "ViTForImageClassification":
+        assert_close(ours({"images": pictures()})["images"], theirs(pictures()).logits)
+    else:
+        assert_close(ours({"videos": clips()})["videos"], theirs(clips().transpose(1, 2)).logits)
+
+
+def test_options_that_are_given_come_before_the_config(tmp_path):
+    save(random_model(vitmae_experiment()), tmp_path / "model.safetensors", "huggingface_vitmae")
+    model = load(tmp_path / "model.safetensors", norm_epsilon=1e-2, size=32, normalize="none")
+    assert model.encoder.config.norm_epsilon == 1e-2
+    assert model.encoder.config.positions.trained_grid == (4, 4)
+    assert model.encoder.config.num_heads == 2
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": "bert", "num_attention_heads": 5}, {"num_heads": 3}])
+def test_a_config_of_something_else_says_nothing(config):
+    for name in ("huggingface_vitmae", "huggingface_videomae", "timm_vit"):
+        assert components().get("format", name).options_from(config) == {}
 
 
 def test_the_config_says_what_transformers_says():
