@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mmmask
@@ -245,6 +246,25 @@ def test_its_experiment_trains(plugin, kind, corpus, tmp_path):
     assert run.evaluations[-1]["psnr"] is not None
     assert all(path.is_file() for path in run.pictures.values())
     assert run.pictures
+
+
+def test_the_new_modality_trains_on_files(plugin, tmp_path):
+    written = plugin("modality", "glow")
+    for number in range(6):
+        folder = tmp_path / "files" / ("train" if number < 4 else "held_out")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{number}.npy", np.random.default_rng(number).random((32, 50 + number)))
+    overrides = [
+        f"streams.glow.source={{name: folder, path: {tmp_path}/files/train}}",
+        f"streams.glow.held_out={{name: folder, path: {tmp_path}/files/held_out}}",
+        "streams.glow.batch_size=4",
+        "training.steps=2",
+        "training.log.tensorboard=false",
+    ]
+    experiment = mmmask.load_experiment(written / "glow.yaml", overrides=overrides)
+    run = mmmask.train(experiment, output=tmp_path / "run", device="cpu")
+    assert run.step == 2
+    assert not (tmp_path / "run" / "bad_samples.jsonl").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
