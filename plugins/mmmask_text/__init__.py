@@ -1,0 +1,26 @@
+"""Texts: UTF-8 bytes, or the tokens of a vocabulary."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmmask.hooks import Register, hookimpl
+
+MMMASK_INTERFACE = 1
+
+
+@hookimpl
+def register_components(register: Register) -> None:
+    """Names the components; torch is not imported before they are used."""
+    register("modality", "text", "mmmask_text.modality:TextModality", "texts, as bytes or tokens of a vocabulary")
+    sources = "mmmask_text.sources"
+    register("source", "text_files", f"{sources}:TextFilesSource", "text files, joined and cut into windows")
+    register("source", "json_lines", f"{sources}:JsonLinesSource", "texts out of files with a JSON object per line")
+    register("masker", "span", "mmmask_text.maskers:SpanMasker", "spans of tokens, as in SpanBERT, on one axis")
+
+
+@hookimpl
+def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
+    """Writes the texts of the sample corpus, `folder/text`."""
+    from mmmask_text.sample_data import write
+
+    write(folder, seed, progress)

@@ -1,0 +1,142 @@
+"""Texts to ids and back: bytes, or the tokens of a file of the library tokenizers."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmmask import MmmaskError
+from mmmask.interfaces import SourceFile
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+UNSHOWN = "\u00b7"
+"""What stands for a byte that is no character that can be seen: a middle dot."""
+
+
+class Vocabulary(ABC):
+    """What ids stand for.
+
+    Attributes:
+        size: ids are 0 to size - 1.
+        key: of the embedding; equal vocabularies have equal keys.
+        widest: how many letters a token is given in a picture.
+    """
+
+    size: int
+    key: str
+    widest: int
+
+    @abstractmethod
+    def ids(self, text: bytes) -> Tensor:
+        """(tokens,) integers, of a text in UTF-8; bytes that are none are no error."""
+
+    @abstractmethod
+    def texts(self, ids: Sequence[int]) -> list[str | None]:
+        """What to show for each id; None for the id that follows the last, where a token is hidden."""
+
+
+class ByteVocabulary(Vocabulary):
+    """The bytes themselves."""
+
+    size, key, widest = 256, "text_bytes", 1
+
+    def ids(self, text: bytes) -> Tensor:
+        """(bytes,) uint8."""
+        return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+    def texts(self, ids: Sequence[int]) -> list[str | None]:
+        """A character stands at its first byte, with nothing at the others; so do not those that lack a byte."""
+        shown: list[str | None] = [None if byte >= self.size else UNSHOWN for byte in ids]
+        for place, byte in enumerate(ids):
+            length = _character_length(byte)
+            part = ids[place : place + length]
+            if not length or max(part) >= self.size:
+                continue
+            try:
+                character = bytes(part).decode("utf-8")
+            except UnicodeDecodeError:
+                continue
+            shown[place : place + length] = [_visible(character), *[""] * (length - 1)]
+        return shown
+
+
+class TokenizerVocabulary(Vocabulary):
+    """The tokens of a `tokenizer.json`, of its model and those that were added."""
+
+    widest = 9
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # a file may say that texts are cut or filled up to some length
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        known = tokenizer.get_vocab(with_added_tokens=True)
+        self.tokenizer = tokenizer
+        self.size = max(known.values()) + 1  # there may be gaps
+        self.key = f"text_{hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()[:12]}"
+
+    def ids(self, text: bytes) -> Tensor:
+        """(tokens,) int64, without the special tokens that a tokenizer puts around a text.
+
+        A window of bytes may begin and end within a character: what is left of it is left out. Other bytes that are no
+        UTF-8 become the replacement character.
+        """
+        within = next((place for place, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80), 0)
+        decoded = codecs.getincrementaldecoder("utf-8")("replace").decode(text[within:])
+        return torch.tensor(self.tokenizer.encode(decoded, add_special_tokens=False).ids, dtype=torch.int64)
+
+    def texts(self, ids: Sequence[int]) -> list[str | None]:
+        """Every token by itself; bytes of a character that lie in several tokens are replacement characters."""
+        return [None if token >= self.size else self._text(token) for token in ids]
+
+    def _text(self, token: int) -> str:
+        decoded = self.tokenizer.decode([token], skip_special_tokens=False)
+        return "".join(map(_visible, decoded)) or UNSHOWN
+
+
+@lru_cache(maxsize=16)
+def open_vocabulary(path: str | None) -> Vocabulary:
+    """The vocabulary of a `tokenizer.json`, read once in a process; without a path, bytes.
+
+    Raises:
+        MmmaskError: the library is missing, or the file cannot be read.
+    """
+    if path is None:
+        return ByteVocabulary()
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MmmaskError(
+            f"modality text: vocabulary {path} needs the library tokenizers: pip install 'mmmask[text]'"
+        ) from error
+    try:
+        # two threads that come here first both read it, which does no harm
+        return TokenizerVocabulary(Tokenizer.from_file(SourceFile(path).local_path()))
+    except Exception as error:  # the library raises Exception itself
+        raise MmmaskError(
+            f"modality text: vocabulary {path} cannot be read ({error}). Name a tokenizer.json of the library "
+            "tokenizers, or leave it out for bytes."
+        ) from error
+
+
+def _character_length(first: int) -> int:
+    """Bytes of the UTF-8 character that begins with this one (RFC 3629, section 3); 0 where none does."""
+    if first < 0x80:
+        return 1
+    return next((length for length, start in ((2, 0xC2), (3, 0xE0), (4, 0xF0)) if start <= first < _END[length]), 0)
+
+
+_END = {2: 0xE0, 3: 0xF0, 4: 0xF5}
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else UNSHOWN
