@@ -43,6 +43,10 @@ class Conversion:
 
     # --- what the file says of the model
 
+    def has(self, *prefixes: str) -> bool:
+        """Whether any key begins so."""
+        return any(key.startswith(prefixes) for key in self.source)
+
     def tensor(self, key: str, axes: str) -> Tensor:
         """A tensor that cannot be done without, or that must be laid out anew.
 
@@ -87,6 +91,16 @@ class Conversion:
         if given or width in published:
             return given or published[width]
         raise self.error(f"an encoder of width {width} is not published: give num_heads")
+
+    def require_multiple(self, option: str, value: int | None, patch: int, unit: str) -> None:
+        """Refuses a size that the file's patches do not fill.
+
+        Args:
+            value: of the option, None where it is not given.
+            patch: what it must be a multiple of, in `unit`s, such as pixels.
+        """
+        if value and value % patch:
+            raise self.error(f"{option} {value} is not a multiple of the file's patches of {patch} {unit}")
 
     # --- what is taken
 

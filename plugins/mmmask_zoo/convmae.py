@@ -154,7 +154,7 @@ def _decoder(
     config: ConvMAEFormat.Config, conversion: Conversion, positions: dict[str, Any], key: str
 ) -> dict[str, Any]:
     """MAE's decoder and its head."""
-    has_decoder = "decoder_embed.weight" in conversion.source
+    has_decoder = conversion.has("decoder_embed.", "decoder_blocks.")
     conversion.flatten("mask_token", "decoders.shared.mask_token")
     conversion.take_linear("decoder_embed", "decoders.shared.embed")
     conversion.take_blocks("decoder_blocks", "decoders.shared.blocks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from mmmask_zoo.huggingface import (
     require_plain_encoder,
     sizes,
 )
-from mmmask_zoo.videomae import DECODER_HEADS
+from mmmask_zoo.videomae import DECODER_HEADS, published_decoder
 from mmmask_zoo.writing import Writing
 
 IN_FILES = BlockNames(QUERY_KEY_VALUE, ("attention.attention.q_bias", "attention.attention.v_bias"))
@@ -178,16 +179,19 @@ class _Reading:
         self.names = _Names.of(conversion.source)
         axes = "width, channels, frames, height, width of a patch"
         self.width, self.channels, *self.patch = conversion.shape(f"{self.names.patch}.weight", axes)
+        conversion.require_multiple("num_frames", config.num_frames, self.patch[0], "frames")
+        conversion.require_multiple("size", config.size, math.lcm(*self.patch[1:]), "pixels")
         self.key = embedding_key(self.patch, self.channels)
         pixels = {"size": config.size, "patch_size": self.patch, "channels": self.channels}
         self.modality = {"name": "video", "num_frames": config.num_frames, **pixels}
 
     def pretraining(self) -> ForeignWeights:
-        """A masked model. Of a file without the decoder, that of the published base model."""
+        """A masked model. Of a file without the decoder, the published one's sizes."""
         config, conversion = self.config, self.conversion
-        has_decoder = "encoder_to_decoder.weight" in conversion.source
-        width = conversion.shape("encoder_to_decoder.weight", "decoder width, width")[0] if has_decoder else 384
-        depth = conversion.depth(DECODER_BLOCKS) if has_decoder else 4
+        width, depth = published_decoder(self.width)
+        if has_decoder := conversion.has("encoder_to_decoder.", "decoder."):
+            width = conversion.shape("encoder_to_decoder.weight", "decoder width, width")[0]
+            depth = conversion.depth(DECODER_BLOCKS)
         read_all(self.names.decoder_pairs("decoders.shared", self.key, depth), conversion)
         encoder = self._encoder(pooled=f"{self.names.final_norm}.weight" not in conversion.source)
         decoder = {

@@ -180,7 +180,7 @@ class _Reading:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published one's sizes."""
         config, conversion = self.config, self.conversion
-        has_decoder = "decoder.decoder_embed.weight" in conversion.source
+        has_decoder = conversion.has("decoder.decoder_embed.", f"{self.names.decoder}.")
         width = conversion.shape("decoder.decoder_embed.weight", "decoder width, width")[0] if has_decoder else 512
         blocks = self.names.decoder
         depth = conversion.depth(blocks) if has_decoder else 8

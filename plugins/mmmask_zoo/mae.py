@@ -83,7 +83,7 @@ class _Parts:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published one's sizes."""
         conversion = self.conversion
-        has_decoder = "decoder_embed.weight" in conversion.source
+        has_decoder = conversion.has("decoder_embed.", "decoder_blocks.")
         conversion.flatten("mask_token", "decoders.shared.mask_token")
         conversion.take_linear("decoder_embed", "decoders.shared.embed")
         conversion.take_blocks("decoder_blocks", "decoders.shared.blocks")

@@ -57,10 +57,10 @@ class _Parts:
         self.config, self.conversion = config, conversion
         axes = "width, channels, frames, height, width of a patch"
         self.width, self.channels, *patch = conversion.shape(f"{PATCH}.weight", axes)
+        conversion.require_multiple("num_frames", config.num_frames, patch[0], "frames")
+        conversion.require_multiple("size", config.size, patch[1], "pixels")
         self.trained = self._trained_grid(patch)
         size, frames = config.size or self.trained[1] * patch[1], config.num_frames or self.trained[0] * patch[0]
-        if size % patch[1] or frames % patch[0]:
-            raise conversion.error(f"{frames} frames of {size} pixels cannot be cut into the file's patches {patch}")
         self.grid = (frames // patch[0], size // patch[1], size // patch[1])
         self.patch = patch
         self.key = embedding_key(patch, self.channels)
@@ -74,7 +74,7 @@ class _Parts:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published recipe's sizes."""
         conversion = self.conversion
-        has_decoder = "decoder_embed.weight" in conversion.source
+        has_decoder = conversion.has("decoder_embed.", "decoder_blocks.")
         decoder: dict[str, Any] = {
             "name": "transformer",
             "width": conversion.shape("decoder_embed.weight", "decoder width, width")[0] if has_decoder else 512,

@@ -84,14 +84,10 @@ class _Parts:
         axes = "width, channels, frames, height, width of a patch"
         self.width, channels, *self.patch = conversion.shape(f"{PATCH}.weight", axes)
         self.unit = math.lcm(*self.patch[1:])  # pixels that a size is a multiple of
-        for option, value, unit, what in (
-            ("size", config.size, self.unit, "pixels"),
-            ("trained_size", config.trained_size, self.unit, "pixels"),
-            ("num_frames", config.num_frames, self.patch[0], "frames"),
-            ("trained_frames", config.trained_frames, self.patch[0], "frames"),
-        ):
-            if value and value % unit:
-                raise conversion.error(f"{option} {value} is not a multiple of the file's patches of {unit} {what}")
+        for option in ("size", "trained_size"):
+            conversion.require_multiple(option, getattr(config, option), self.unit, "pixels")
+        for option in ("num_frames", "trained_frames"):
+            conversion.require_multiple(option, getattr(config, option), self.patch[0], "frames")
         self.key = embedding_key(self.patch, channels)
         pixels = {"size": config.size, "patch_size": self.patch, "channels": channels}
         self.modalities = {
@@ -111,7 +107,7 @@ class _Parts:
         encoder = self._encoder()
         conversion.take_linear("trunk.norm", "encoder.norm")
         width, depth = PUBLISHED_DECODERS.get(self.width, PUBLISHED_DECODERS[768])
-        if any(key.startswith("trunk.decoder.") for key in conversion.source):
+        if conversion.has("trunk.decoder.decoder_embed.", "trunk.decoder.decoder_blocks."):
             width = conversion.shape("trunk.decoder.decoder_embed.weight", "decoder width, width")[0]
             depth = conversion.depth("trunk.decoder.decoder_blocks")
         decoder = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,10 +16,15 @@ from mmmask_zoo.conversion import Conversion, embedding_key
 PATCH = "patch_embed.proj"
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 """Width of a published decoder -> its attention heads, which no key tells."""
+PUBLISHED_DECODERS = {384: (192, 4), 768: (384, 4), 1024: (512, 12), 1280: (640, 12), 1408: (512, 4)}
+"""Width of a published encoder -> width and depth of its decoder."""
 
 
 class VideoMAEFormat(Format):
-    """VideoMAE's checkpoints: with the decoder, or fine-tuned. Positions are computed and not in the files."""
+    """VideoMAE's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
+
+    Positions are computed and not in the files.
+    """
 
     class Config(Format.Config):
         size: int = Field(default=224, gt=0, description="height and width in pixels")
@@ -59,21 +65,30 @@ class VideoMAEFormat(Format):
         return {"masker": {"name": "tube", "mask_ratio": self.config.mask_ratio}}
 
     def _pretraining(self, conversion: Conversion) -> ForeignWeights:
-        key, encoder, modality = self._encoder(conversion, "encoder.")
-        conversion.take_linear("encoder.norm", "encoder.norm")
+        """A masked model. Of a file without the decoder, the published one's sizes."""
+        source = conversion.source
+        prefix = "" if f"{PATCH}.weight" in source else "encoder."
+        key, encoder, modality = self._encoder(conversion, prefix)
+        conversion.take_linear(f"{prefix}norm", "encoder.norm")
         conversion.flatten("mask_token", "decoders.shared.mask_token")
         conversion.take("encoder_to_decoder.weight", "decoders.shared.embed.weight")
         self._blocks(conversion, "decoder.blocks", "decoders.shared.blocks")
         conversion.take_linear("decoder.norm", "decoders.shared.norm")
         conversion.take_linear("decoder.head", f"heads.{key}")
-        width = conversion.shape("encoder_to_decoder.weight", "decoder width, width")[0]
+        width, depth = published_decoder(encoder["width"])
+        qkv_bias, cosine_attention = encoder["qkv_bias"], encoder["cosine_attention"]
+        if conversion.has("encoder_to_decoder.", "decoder."):
+            width = conversion.shape("encoder_to_decoder.weight", "decoder width, width")[0]
+            depth = conversion.depth("decoder.blocks")
+            qkv_bias = "query_value" if "decoder.blocks.0.attn.q_bias" in source else False
+            cosine_attention = "decoder.blocks.0.attn.scale" in source
         decoder = {
             "name": "transformer",
             "width": width,
-            "depth": conversion.depth("decoder.blocks"),
+            "depth": depth,
             "num_heads": conversion.heads(self.config.decoder_num_heads, width, DECODER_HEADS),
-            "qkv_bias": "query_value" if "decoder.blocks.0.attn.q_bias" in conversion.source else False,
-            "cosine_attention": "decoder.blocks.0.attn.scale" in conversion.source,
+            "qkv_bias": qkv_bias,
+            "cosine_attention": cosine_attention,
             "embed_bias": False,
             "positions_at": "decoder",
             "positions": encoder["positions"],
@@ -119,17 +134,21 @@ class VideoMAEFormat(Format):
             "mlp_ratio": conversion.shape(f"{prefix}blocks.0.mlp.fc1.weight", "hidden, width")[0] / width,
             "qkv_bias": "query_value" if f"{prefix}blocks.0.attn.q_bias" in conversion.source else False,
             "cosine_attention": f"{prefix}blocks.0.attn.scale" in conversion.source,
-            "positions": {"name": "flat_sinusoid", **self._trained_grid(patch)},
+            "positions": {"name": "flat_sinusoid", **self._trained_grid(conversion, patch)},
         }
         pixels = {"size": self.config.size, "patch_size": patch, "channels": channels}
         return key, encoder, {"name": "video", "num_frames": self.config.num_frames, **pixels}
 
-    def _trained_grid(self, patch: list[int]) -> dict[str, Any]:
+    def _trained_grid(self, conversion: Conversion, patch: list[int]) -> dict[str, Any]:
         config = self.config
+        for option in ("size", "trained_size"):
+            conversion.require_multiple(option, getattr(config, option), math.lcm(*patch[1:]), "pixels")
+        for option in ("num_frames", "trained_frames"):
+            conversion.require_multiple(option, getattr(config, option), patch[0], "frames")
         if config.trained_size is None and config.trained_frames is None:
             return {}
-        cells = (config.trained_size or config.size) // patch[1]
-        return {"trained_grid": [(config.trained_frames or config.num_frames) // patch[0], cells, cells]}
+        clip = (config.trained_frames or config.num_frames, *[config.trained_size or config.size] * 2)
+        return {"trained_grid": [size // side for size, side in zip(clip, patch, strict=True)]}
 
     @staticmethod
     def _blocks(conversion: Conversion, old: str, new: str) -> None:
@@ -138,6 +157,11 @@ class VideoMAEFormat(Format):
         conversion.take_blocks(old, new, leave=scales)
         for key, block in scales.items():
             conversion.flatten(key, f"{new}.{block}.attn.log_scale")
+
+
+def published_decoder(width: int) -> tuple[int, int]:
+    """Width and depth of the decoder that was published with an encoder of a width, the base's where none was."""
+    return PUBLISHED_DECODERS.get(width, PUBLISHED_DECODERS[768])
 
 
 def is_videomae(keys: Mapping[str, Tensor]) -> bool:

@@ -97,3 +97,21 @@ def test_a_file_that_mmmask_writes(problems, tmp_path, official, format, system,
     known = components().get("format", format).Config.model_fields
     options = {key: value for key, value in options.items() if key in known and key != "normalize"}
     assert problems(written.state, format, options) == []
+
+
+@pytest.mark.parametrize(
+    ("system", "key"),
+    [
+        ("mae", "decoder_embed.weight"),
+        ("mae_st", "decoder_embed.weight"),
+        ("convmae", "decoder_embed.weight"),
+        ("videomae", "encoder_to_decoder.weight"),
+        ("omnimae", "trunk.decoder.decoder_embed.weight"),
+    ],
+)
+def test_a_decoder_without_its_first_layer_is_damaged_and_not_absent(official, system, key):
+    part = next(iter(official(system)["cases"].values()))
+    state = {name: tensor for name, tensor in part["weights"].items() if name != key}
+    for strict in (True, False):
+        with pytest.raises(MmmaskError, match=f"^format {system}: {key} is missing$"):
+            load(state, system, strict=strict, **part["options"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mmmask
+from mmmask.components import components
 from mmmask.interop import InteropError, load, read, save
 from mmmask.interop.own_format import SETTINGS
 from mmmask.model.classifier import Classifier
@@ -64,6 +65,62 @@ class TestTheEncoderAlone:
             load(state, strict=False, **SIZES)
 
 
+class TestTheEncoderOfVideoMaeAlone:
+    SIZES = {"size": 32, "num_frames": 16, "num_heads": 4}
+
+    def encoder(self, weights, prefix="encoder."):
+        state = weights("videomae")
+        return {
+            prefix + key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")
+        }
+
+    def test_it_is_an_error_that_says_what_to_do(self, weights):
+        with pytest.raises(
+            InteropError, match=r"^format videomae: the decoder is not in the file, \d+ keys of it: str"
+        ):
+            load(self.encoder(weights), **self.SIZES)
+
+    @pytest.mark.parametrize("prefix", ["encoder.", ""])
+    def test_it_loads_without_its_decoder(self, weights, prefix):
+        loaded = read(self.encoder(weights, prefix), strict=False, **self.SIZES)
+        whole = load(weights("videomae"), decoder_num_heads=4, **self.SIZES)
+        batch = {"videos": pixels(1, 3, 16, 32, 32)}
+        assert torch.equal(loaded.model.encode(batch)["videos"].values, whole.encode(batch)["videos"].values)
+        assert set(loaded.report.missing) == {
+            key for key in loaded.model.state_dict() if key.startswith(("decoders.", "heads."))
+        }
+        decoder = loaded.model.decoders["shared"].config
+        assert (decoder.width, decoder.depth, decoder.num_heads, decoder.qkv_bias) == (384, 4, 6, "query_value")
+
+    @pytest.mark.parametrize(("width", "decoder"), [(384, (192, 4, 3)), (1024, (512, 12, 8)), (1408, (512, 4, 8))])
+    def test_the_decoder_is_the_published_one_of_its_width(self, width, decoder):
+        with torch.device("meta"):
+            shapes = {"patch_embed.proj.weight": torch.empty(width, 3, 2, 16, 16)}
+            shapes |= {"blocks.0.attn.q_bias": torch.empty(width), "blocks.0.mlp.fc1.weight": torch.empty(1, width)}
+        format_class = components().get("format", "videomae")
+        foreign = format_class(format_class.Config(name="videomae")).read(
+            {f"encoder.{key}": tensor for key, tensor in shapes.items()}
+        )
+        found = foreign.settings["model"]["decoder"]
+        assert (found["width"], found["depth"], found["num_heads"]) == decoder
+
+
+class TestVideoMaeOfAnotherSize:
+    @pytest.mark.parametrize(
+        ("options", "problem"),
+        [
+            ({"trained_frames": 3}, "trained_frames 3 is not a multiple of the file's patches of 2 frames"),
+            ({"trained_frames": 1}, "trained_frames 1 is not a multiple of the file's patches of 2 frames"),
+            ({"trained_size": 20}, "trained_size 20 is not a multiple of the file's patches of 8 pixels"),
+            ({"num_frames": 3}, "num_frames 3 is not a multiple of the file's patches of 2 frames"),
+            ({"size": 36}, "size 36 is not a multiple of the file's patches of 8 pixels"),
+        ],
+    )
+    def test_patches_must_fill_it(self, weights, options, problem):
+        with pytest.raises(InteropError, match=f"^format videomae: {problem}$"):
+            load(weights("videomae"), **SIZES | {"size": 32, "num_frames": 16} | options)
+
+
 class TestOtherSizes:
     @pytest.mark.parametrize(
         ("system", "options", "stream", "shape", "tokens", "said"),
@@ -90,6 +147,18 @@ class TestOtherSizes:
         loaded = read(weights("mae", "cls_token", "classified"), num_heads=4, size=96)
         assert loaded.report.converted["pos_embed"] == "resized from 4x4 to 6x6 tokens"
         assert loaded.model({"images": pixels(1, 3, 96, 96)})["images"].shape == (1, 10)
+
+    @pytest.mark.parametrize(
+        ("options", "problem"),
+        [
+            ({"num_frames": 1}, "num_frames 1 is not a multiple of the file's patches of 2 frames"),
+            ({"size": 33}, "size 33 is not a multiple of the file's patches of 8 pixels"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["norm_pix", "norm_pix_joint_pos"])
+    def test_patches_of_mae_st_must_fill_it(self, weights, name, options, problem):
+        with pytest.raises(InteropError, match=f"^format mae_st: {problem}$"):
+            load(weights("mae_st", name), **SIZES | options)
 
     def test_a_size_that_patches_do_not_fill_is_refused(self, weights):
         with pytest.raises(InteropError, match="size 70 is not a multiple of the file's patches of 16 pixels"):
