@@ -1,0 +1,279 @@
+"""The samples of a window in time, out of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import av
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+
+from mmmask.interfaces import BadSample
+
+CONTAINERS = "wav,w64,aiff,caf,flac,mp3,aac,ogg,mov,matroska,avi"
+"""Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
+
+PROBE = 2**15
+"""Bytes that are looked at to learn what a stream is. The default of five million would be spent on every WAV file,
+which might hold DTS in disguise: as long as decoding ten seconds of it takes."""
+
+PREROLL = 0.5
+"""Seconds that are decoded before a window and thrown away: Opus and AAC need up to 0.1 to find their state again, the
+bit reservoir of a low MP3 rate more."""
+
+GAP = 0.05
+"""Seconds by which a timestamp may differ from the count of samples. Matroska rounds to milliseconds; a longer gap
+(silence that was not transmitted, a cut, a frame that its decoder found damaged and left out) is silence in the
+window."""
+
+SHORTAGE = 0.25
+"""Seconds that may be missing at the end of what a header announces: the delay of codecs, a last packet."""
+
+RATES = (1000, 768_000)  # Hz
+MAX_CHANNELS = 64
+LOUDEST = 1e4
+"""Samples are in [-1, 1], a little more where a codec overshoots; beyond this, floating point files hold nonsense."""
+
+
+def decode_window(path: str, sample_rate: int, samples: int, place: float, max_seconds: float) -> np.ndarray:
+    """Decodes a window of a file's sound, and no more than half a second before it.
+
+    The window starts at `place` of the time that is to spare: 0 is the beginning, 1 as late as it fits. A file that is
+    shorter than the window is followed by silence. Channels are averaged: a converter's mix to mono would be 3 dB
+    louder for floating point codecs (MP3, AAC, Opus) than for the others.
+
+    The length comes from the header. Where it announces none, or where the window proves not to be there, all packets
+    are read (none is decoded) and the window is placed again.
+
+    Args:
+        path: of a local file: sound, or a video with a sound track.
+        sample_rate: Hz, of the result.
+        samples: of the result.
+        place: in [0, 1].
+        max_seconds: of the file.
+
+    Returns:
+        float32 (samples,), full scale is [-1, 1]; exact to half a sample.
+
+    Raises:
+        BadSample: damaged, no sound, or longer than the limit.
+    """
+    seconds = samples / sample_rate
+    try:
+        with _Reader(path) as reader:
+            length = reader.announced()
+            sound = None
+            if length is not None:
+                _check_length(length, max_seconds)
+                sound = reader.window(_start(length, seconds, place), seconds)
+                if len(sound) < (min(length, seconds) - SHORTAGE) * reader.rate:
+                    sound = None  # the header lies
+            if sound is None:
+                length = reader.measured(max_seconds)
+                sound = reader.window(_start(length, seconds, place), seconds)
+            if not len(sound):
+                raise BadSample("the sound track holds no samples")
+            return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
+    except av.error.FFmpegError as error:
+        raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
+    except OSError as error:
+        raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+class _Reader:
+    """An open file with sound. Times are in seconds from the beginning of its sound track."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        options = {"format_whitelist": CONTAINERS, "probesize": str(PROBE)}
+        self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
+        try:
+            stream = self.container.streams.best("audio")
+            if not isinstance(stream, AudioStream):
+                raise BadSample("the file has no sound track")
+            self.stream: AudioStream = stream
+            self.rate = stream.rate
+            self._is_at_the_beginning = True
+            if not RATES[0] <= self.rate <= RATES[1] or not 1 <= stream.channels <= MAX_CHANNELS:
+                raise BadSample(f"the header announces {stream.channels} channels at {self.rate} Hz; not decoded")
+            # workers are threads already: one decoder thread in each does more in all
+            stream.codec_context.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            self._unit = float(stream.time_base or 1 / self.rate)
+            self._origin = (stream.start_time or 0) * self._unit
+        except BaseException:
+            self.container.close()
+            raise
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def announced(self) -> float | None:
+        """How long the header says the sound is; Matroska says it of the whole file only."""
+        if self.stream.duration:
+            return self.stream.duration * self._unit
+        # in microseconds
+        return self.container.duration / 1e6 - self._origin if self.container.duration else None
+
+    def measured(self, max_seconds: float) -> float:
+        """How long the sound is, from the timestamps of all packets.
+
+        Raises:
+            BadSample: longer than the limit.
+        """
+        end = 0.0
+        for packet in self._from_the_beginning():
+            if packet.size:
+                begin = end if packet.pts is None else self._time(packet.pts)
+                end = max(end, begin + (packet.duration or 0) * self._unit)
+                _check_length(end, max_seconds)
+        return end
+
+    def window(self, start: float, seconds: float) -> np.ndarray:
+        """Mono samples float32 at the file's own rate from `start` on; fewer than `seconds` where the file ends.
+
+        Raises:
+            BadSample: what lies in the window is damaged, or the sound changes its format.
+        """
+        first, wanted = round(start * self.rate), round(seconds * self.rate)
+        pieces: list[np.ndarray] = []
+        held = 0  # samples of the window in `pieces`
+        place: int | None = None  # of the sample that comes next, from the beginning of the track
+        sound_format: tuple[str, int, int] | None = None
+        for frame in self._decoded(start):
+            stamped = None if frame.pts is None else round(self._time(frame.pts) * self.rate)
+            if place is None:
+                place = stamped or 0
+            elif stamped is not None and stamped - place > GAP * self.rate:
+                place = stamped
+            spare = first + held - place  # negative: a gap, or the track begins within the window
+            if spare < 0:
+                pieces.append(np.zeros(min(-spare, wanted - held), np.float32))
+                held += len(pieces[-1])
+            place += frame.samples
+            if held < wanted and spare < frame.samples:
+                found = (frame.format.name, len(frame.layout.channels), frame.sample_rate)
+                if found != (sound_format or found):
+                    raise BadSample(f"the sound changes from {sound_format} to {found} (format, channels, Hz)")
+                sound_format = found
+                pieces.append(_mono(frame)[max(0, spare) :][: wanted - held])
+                held += len(pieces[-1])
+            if held == wanted:
+                break
+        return _checked(np.concatenate(pieces)) if pieces else np.zeros(0, np.float32)
+
+    def _time(self, stamp: int) -> float:
+        return stamp * self._unit - self._origin
+
+    def _decoded(self, start: float) -> Iterator[AudioFrame]:
+        """Frames from at most `PREROLL` before a time on."""
+        for packet in self._packets(start - PREROLL):
+            try:
+                yield from packet.decode()  # pyright: ignore[reportReturnType]
+            except av.error.InvalidDataError:
+                # a decoder that begins in the middle may miss what the first packets refer to
+                if packet.pts is None or self._time(packet.pts + (packet.duration or 0)) > start:
+                    raise
+
+    def _packets(self, start: float) -> Iterator[Packet]:
+        """Packets from the one at a time on; those before it are read where the container cannot go there."""
+        for packet in self._sought(start):
+            if packet.pts is None or self._time(packet.pts + (packet.duration or 0)) >= start:
+                yield packet
+
+    def _sought(self, start: float) -> Iterable[Packet]:
+        """Packets from somewhere before a time on."""
+        if start <= 0:
+            return self._from_the_beginning()
+        self._is_at_the_beginning = False
+        try:
+            self.container.seek(int((start + self._origin) / self._unit), stream=self.stream, backward=True)
+            packets = self.container.demux(self.stream)
+            landed = next(packets, None)
+        except av.error.FFmpegError:
+            return self._from_the_beginning()
+        # containers without a good table of their own may land too late, and where a header lies there is nothing
+        if landed and landed.size and landed.pts is not None and self._time(landed.pts) <= start + GAP:
+            return chain([landed], packets)
+        return self._from_the_beginning()
+
+    def _from_the_beginning(self) -> Iterator[Packet]:
+        if not self._is_at_the_beginning:
+            self.container.close()
+            self._open()
+        self._is_at_the_beginning = False
+        return self.container.demux(self.stream)
+
+
+def _mono(frame: AudioFrame) -> np.ndarray:
+    """float32 (samples,), the mean of the channels, full scale is [-1, 1]."""
+    values = frame.to_ndarray()
+    channels = len(frame.layout.channels)
+    if frame.format.is_packed:
+        values = values.reshape(-1, channels).T
+    silence, scale = 0, channels
+    if values.dtype == np.uint8:
+        silence, scale = 128 * channels, 128 * channels
+    elif values.dtype.kind == "i":
+        scale = channels << (8 * values.dtype.itemsize - 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # `_checked` finds it
+        return (np.add.reduce(values, axis=0, dtype=np.float32) - np.float32(silence)) / np.float32(scale)
+
+
+def _checked(sound: np.ndarray) -> np.ndarray:
+    # in this form because nothing is less than a NaN
+    if not (sound.min(initial=0) > -LOUDEST and sound.max(initial=0) < LOUDEST):
+        raise BadSample("the samples are not finite, or far beyond full scale")
+    return sound
+
+
+def _check_length(seconds: float, max_seconds: float) -> None:
+    if seconds > max_seconds:
+        raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
+
+
+def _start(length: float, seconds: float, place: float) -> float:
+    return max(0.0, length - seconds) * place
+
+
+def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Mono sound at another rate; the first sample stays at its time.
+
+    In one piece: frame by frame takes four times as long.
+    """
+    if rate == sample_rate:
+        return sound
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+    frame = AudioFrame.from_ndarray(sound[None], format="flt", layout="mono")
+    frame.sample_rate = rate
+    return np.concatenate([part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))])
+
+
+def _exactly(sound: np.ndarray, samples: int) -> np.ndarray:
+    """So many samples, silence where there are fewer."""
+    return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
+
+
+def window_of_array(sound: np.ndarray, samples: int, place: float) -> np.ndarray:
+    """The same window of sound that is in memory, floating point (samples,), at the right rate already.
+
+    Raises:
+        BadSample: it is empty, not finite, or far beyond full scale.
+    """
+    if not len(sound):
+        raise BadSample("the sound holds no samples")
+    first = round(_start(len(sound), samples, place))
+    with np.errstate(over="ignore"):  # `_checked` finds it
+        window = sound[first : first + samples].astype(np.float32)
+    return _checked(_exactly(window, samples))

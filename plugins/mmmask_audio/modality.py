@@ -1,0 +1,183 @@
+"""The audio modality: log-mel spectrograms cut into patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mmmask.interfaces import Grid, Mask, Modality, Tokens, TokenSpec, patchify, unpatchify
+from mmmask_audio.preparation import AudioPreparation
+from mmmask_audio.spectrogram import MelScale, MelSpectrogram
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+
+
+class AudioModality(Modality):
+    """Spectrograms (1, time, bands): the level of each mel band every few milliseconds.
+
+    The unit of the source is the level: 0 at `floor_db`, 1 at `ceiling_db`, decibels of full scale. With the default
+    range of 100 dB, a PSNR of 20 dB is a root mean square error of 10 dB of level.
+
+    The defaults are the spectrograms of Audio-MAE (Huang et al., 2022, section 4.1: 16 kHz, Hann windows of 25 ms every
+    10 ms, 128 mel bands, patches of 16 x 16) of clips of 10.24 s, which make 1024 steps.
+    """
+
+    class Config(Modality.Config):
+        sample_rate: int = Field(
+            default=16000, ge=1000, le=192_000, description="in Hz; files of any other rate are resampled"
+        )
+        seconds: PositiveNumber = Field(
+            default=10.24, description="length of a clip, a whole number of hops; a shorter file is followed by silence"
+        )
+        hop_ms: PositiveNumber = Field(default=10.0, description="milliseconds from one step in time to the next")
+        window_ms: PositiveNumber = Field(default=25.0, description="milliseconds that a step in time looks at")
+        mel_bands: Positive = Field(default=128, description="bands of frequency")
+        mel_scale: MelScale = Field(
+            default="htk", description="where the bands lie: htk (as in Kaldi), or slaney (linear below 1 kHz)"
+        )
+        fmin: float = Field(default=20.0, ge=0, description="in Hz, where the lowest band begins")
+        fmax: PositiveNumber | None = Field(
+            default=None, description="in Hz, where the highest band ends; null: half the sample rate"
+        )
+        floor_db: float = Field(
+            default=-100.0, description="level 0, in decibels of full scale; what is less is taken as this"
+        )
+        ceiling_db: float = Field(
+            default=0.0, description="level 1, in decibels of full scale: 0 is the loudest sine within one band"
+        )
+        patch_size: tuple[Positive, Positive] = Field(
+            default=(16, 16), description="extent of a token: (steps in time, bands)"
+        )
+        mean: float = Field(default=0.4, description="of levels in [0, 1]; normalises what the network sees")
+        std: PositiveNumber = Field(default=0.2, description="deviation of levels in [0, 1]; does so as well")
+        max_seconds: PositiveNumber = Field(
+            default=36_000.0, description="a file that lasts longer is a bad sample, and not decoded"
+        )
+        embedding: str | None = Field(
+            default=None,
+            pattern=r"^[A-Za-z0-9_]+$",
+            description="streams with the same name share the embedding and the head; "
+            "null: those with the same patch size do",
+        )
+
+        @property
+        def steps(self) -> int:
+            """Steps in time of a clip."""
+            return round(self.seconds * 1000 / self.hop_ms)
+
+        @property
+        def highest(self) -> float:
+            """Where the highest band ends, in Hz."""
+            return self.sample_rate / 2 if self.fmax is None else self.fmax
+
+        def samples(self, milliseconds: float) -> int:
+            """The nearest number of samples."""
+            return round(milliseconds * self.sample_rate / 1000)
+
+        @model_validator(mode="after")
+        def _fits(self) -> AudioModality.Config:
+            if abs(self.steps * self.hop_ms - self.seconds * 1000) > 1e-6 * self.hop_ms:
+                raise ValueError(f"seconds {self.seconds} is not a multiple of hop_ms {self.hop_ms}")
+            if self.steps < 1 or self.steps % self.patch_size[0] or self.mel_bands % self.patch_size[1]:
+                raise ValueError(
+                    f"a clip has {self.steps} steps in time and {self.mel_bands} bands, not a multiple of the patch "
+                    f"size {list(self.patch_size)}"
+                )
+            for name in ("hop_ms", "window_ms"):
+                length = getattr(self, name)
+                samples = self.samples(length)
+                if samples < 1 or abs(samples - length * self.sample_rate / 1000) > 1e-6:
+                    raise ValueError(f"{name} {length} is not a whole number of samples at {self.sample_rate} Hz")
+            if self.window_ms < self.hop_ms:
+                raise ValueError(f"window_ms {self.window_ms} is less than hop_ms {self.hop_ms}: sound is left out")
+            if not self.fmin < self.highest <= self.sample_rate / 2:
+                raise ValueError(
+                    f"bands from fmin {self.fmin} to fmax {self.highest} Hz do not lie between 0 and half the sample "
+                    f"rate, {self.sample_rate / 2}"
+                )
+            if self.floor_db >= self.ceiling_db:
+                raise ValueError(f"floor_db {self.floor_db} is not below ceiling_db {self.ceiling_db}")
+            return self
+
+    config: Config
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What a token is."""
+        return TokenSpec(self.config.patch_size, channels=1, mean=(self.config.mean,), std=(self.config.std,))
+
+    @property
+    def embedding(self) -> str:
+        """Shared with every spectrogram of the same patch size, unless the settings name another."""
+        steps, bands = self.config.patch_size
+        return self.config.embedding or f"spectrogram_{steps}x{bands}"
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(1, time, bands)."""
+        return (1, self.config.steps, self.config.mel_bands)
+
+    @property
+    def preparation(self) -> AudioPreparation:
+        """The worker side."""
+        config = self.config
+        spectrogram = MelSpectrogram(
+            sample_rate=config.sample_rate,
+            window=config.samples(config.window_ms),
+            hop=config.samples(config.hop_ms),
+            steps=config.steps,
+            bands=config.mel_bands,
+            fmin=config.fmin,
+            fmax=config.highest,
+            mel_scale=config.mel_scale,
+            floor_db=config.floor_db,
+            ceiling_db=config.ceiling_db,
+        )
+        return AudioPreparation(spectrogram, config.max_seconds)
+
+    def grid(self, shape: Sequence[int]) -> Grid:
+        """(cells in time, cells in frequency) of a sample (..., time, bands).
+
+        Raises:
+            ValueError: an extent is not a multiple of the patch size.
+        """
+        steps, bands = shape[-2:]
+        along_time, along_frequency = self.config.patch_size
+        if not steps or steps % along_time or not bands or bands % along_frequency:
+            raise ValueError(f"{steps} steps x {bands} bands: not a multiple of {along_time} x {along_frequency}")
+        return (steps // along_time, bands // along_frequency)
+
+    def tokenize(self, batch: Tensor) -> Tokens:
+        """(batch, 1, time, bands) -> tokens, of any extent that the patch size divides.
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        if batch.ndim != 4 or batch.shape[1] != 1:
+            raise ValueError(f"audio: expected (batch, 1, time, bands), got {tuple(batch.shape)}")
+        grid = self.grid(batch.shape)
+        return Tokens(patchify(batch, self.config.patch_size), grid, self.spec)
+
+    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
+        """(batch, tokens, content_dim) -> (batch, 1, time, bands)."""
+        return unpatchify(content, grid, self.config.patch_size)
+
+    def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
+        """The mean spectrum: for each band the mean of its visible levels, of all samples of the batch.
+
+        Where a band is hidden in all samples, the mean of all visible levels. A mean per sample would guess the same
+        for low bands and high ones, which differ by tens of decibels nearly everywhere: too easy to beat.
+        """
+        steps, bands = tokens.spec.patch_size
+        cells = tokens.grid[-1]
+        spectra = tokens.source(mask.visible).unflatten(-1, (steps, bands)).mean(2)  # (batch, visible, bands)
+        place = (mask.visible % cells).flatten()
+        total = spectra.new_zeros(cells, bands).index_add_(0, place, spectra.flatten(0, 1))
+        seen = spectra.new_zeros(cells).index_add_(0, place, torch.ones_like(place, dtype=spectra.dtype)).unsqueeze(1)
+        mean = torch.where(seen > 0, total / seen.clamp(min=1), spectra.mean())  # (cells, bands)
+        return mean.repeat(1, steps)[mask.predicted % cells]  # band fastest: a token's spectrum, step after step
