@@ -338,7 +338,7 @@ def test_names_and_settings_in_running_text_exist():
             elif setting := re.fullmatch(r"(\w+): .*", piece):
                 assert setting[1] in fields | set(experiment["training"]), f"{page}: {piece}"
     words = {piece for piece in inline(TEXTS["docs/data.md"]) if re.fullmatch("[a-z]+_[a-z_]+", piece)}
-    assert words <= fields
+    assert words <= fields | {entry.name for registry in kinds.values() for entry in registry}
 
 
 def test_files_named_in_running_text_and_trees_exist():

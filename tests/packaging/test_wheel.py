@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("hatchling")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["mmmask", "mmmask_image", "mmmask_pixels", "mmmask_registry", "mmmask_video", "mmmask_zoo"]
+PACKAGES = ["mmmask", "mmmask_image", "mmmask_pixels", "mmmask_registry", "mmmask_text", "mmmask_video", "mmmask_zoo"]
 
 
 def pip(*arguments, python=sys.executable):
