@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import mmmask
-from mmmask import hooks
+from mmmask import hooks, testing
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
 from mmmask.compose import shipped_experiments
@@ -263,6 +263,14 @@ class TestThePluginPage:
             f"{spec.__name__}({', '.join(inspect.signature(spec).parameters)})"
             for spec in sorted(specs, key=lambda spec: inspect.getsourcelines(spec)[1])
         ]
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_every_promise_stands_on_the_page_on_interfaces(kind):
+    common, *sections = re.split(r"^## ", TEXTS["docs/interfaces.md"], flags=re.MULTILINE)
+    (section,) = [section for section in sections if section.startswith(f"{kind.capitalize()}\n")]
+    stated = re.findall(r"^- (.*)$", common + section.partition("Promises:")[2], re.MULTILINE)
+    assert stated == [check.promise for check in testing.checks(kind)]
 
 
 def test_there_are_command_lines():
