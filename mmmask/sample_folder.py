@@ -102,8 +102,9 @@ def _write_files(
                 generator = _generator(seed, f"{part.name}/{path}")
                 rows.append({"path": path, "label": label, **write_sample(partial / path, label, generator)})
                 progress(f"{part.name}/{path}")
+    columns = dict.fromkeys(column for row in rows for column in row)
     with (partial / LABELS).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=["path", "label", "shape", "motion"], restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

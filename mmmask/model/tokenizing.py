@@ -22,7 +22,7 @@ def tokenize(modalities: Mapping[str, Modality], stream: str, samples: Tensor) -
         raise UnknownName("stream", stream, modalities)
     modality = modalities[stream]
     try:
-        _check_samples(samples, discrete=modality.spec.vocabulary is not None)
+        _check_samples(samples, modality.spec.vocabulary)
         return modality.tokenize(samples)
     except ValueError as error:
         raise MmmaskError(f"streams.{stream}: {error}") from error
@@ -39,11 +39,19 @@ def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]
     return {name: tokenize(modalities, name, samples) for name, samples in batch.items()}
 
 
-def _check_samples(samples: Tensor, discrete: bool) -> None:
-    """What no modality takes: ids may be any integers, values are uint8 or floating point."""
+def _check_samples(samples: Tensor, vocabulary: int | None) -> None:
+    """What no modality takes: ids are integers within the vocabulary, values are uint8 or floating point."""
     if not isinstance(samples, Tensor):
         raise ValueError(f"expected a tensor, not {type(samples).__name__}")
     if not samples.dim() or not samples.shape[0]:
         raise ValueError(f"an empty batch {tuple(samples.shape)}: give at least one sample, first axis the batch")
-    if not (discrete or samples.is_floating_point() or samples.dtype == torch.uint8):
-        raise ValueError(f"values must be uint8 or floating point, not {samples.dtype}: convert the samples")
+    if vocabulary is None:
+        if not (samples.is_floating_point() or samples.dtype == torch.uint8):
+            raise ValueError(f"values must be uint8 or floating point, not {samples.dtype}: convert the samples")
+        return
+    if samples.is_floating_point() or samples.is_complex() or samples.dtype == torch.bool:
+        raise ValueError(f"ids must be integers, not {samples.dtype}: convert the samples")
+    if samples.device.type == "cpu":  # elsewhere a look would cost a wait for the device
+        least, most = (int(bound) for bound in samples.aminmax())
+        if least < 0 or most >= vocabulary:
+            raise ValueError(f"ids {least} to {most} do not fit a vocabulary of {vocabulary} (0 to {vocabulary - 1})")

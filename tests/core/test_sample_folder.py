@@ -36,7 +36,8 @@ def test_a_part_has_its_files_its_labels_and_a_line_of_progress_each(tmp_path):
     with (things / LABELS).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == expected
-    assert all(row["label"] == row["shape"] == row["path"].split("/")[1] and row["motion"] == "" for row in rows)
+    assert all(list(row) == ["path", "label", "shape"] for row in rows), "what the writer says of a sample, and no more"
+    assert all(row["label"] == row["shape"] == row["path"].split("/")[1] for row in rows)
 
 
 def test_a_sample_depends_on_the_seed_and_its_path_alone(tmp_path):

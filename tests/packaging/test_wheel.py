@@ -16,7 +16,8 @@ import torch
 pytest.importorskip("hatchling")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["mmmask", "mmmask_image", "mmmask_pixels", "mmmask_registry", "mmmask_text", "mmmask_video", "mmmask_zoo"]
+PLUGINS = ["mmmask_audio", "mmmask_image", "mmmask_pixels", "mmmask_text", "mmmask_video", "mmmask_zoo"]
+PACKAGES = ["mmmask", "mmmask_registry", *PLUGINS]
 
 
 def pip(*arguments, python=sys.executable):
@@ -117,7 +118,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     expected = {
         path.relative_to(ROOT / folder).as_posix()
         for folder, package in [
-            ("", "mmmask"), ("registry", "mmmask_registry"), *(("plugins", name) for name in PACKAGES[1:])
+            ("", "mmmask"), ("registry", "mmmask_registry"), *(("plugins", name) for name in PLUGINS)
         ]
         for path in (ROOT / folder / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
@@ -154,7 +155,9 @@ def test_an_installed_wheel_works_from_another_folder(wheel, environment):
     where = environment.run(
         "python", "-c", "import mmmask, mmmask_image; print(mmmask.__file__, mmmask_image.__file__)"
     )
-    assert where.stdout.split() == [str(environment.packages / f"{name}/__init__.py") for name in PACKAGES[:2]]
+    assert where.stdout.split() == [
+        str(environment.packages / f"{name}/__init__.py") for name in ("mmmask", "mmmask_image")
+    ]
     shown = environment.run("mmmask", "show", "omnimae/vit_base")
     assert shown.returncode == 0, shown.stderr
     assert "mask_ratio: 0.9" in shown.stdout

@@ -288,3 +288,18 @@ class TestVocabularies:
             text(vocabulary=path).spec  # noqa: B018
         assert text().spec.vocabulary == 256
         open_vocabulary.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (torch.tensor([[[3, 256]]]), r"ids 3 to 256 do not fit a vocabulary of 256 \(0 to 255\)"),
+        (torch.tensor([[[-1, 7]]]), r"ids -1 to 7 do not fit"),
+        (torch.zeros(1, 1, 4), "ids must be integers, not torch.float32"),
+    ],
+)
+def test_ids_that_the_vocabulary_does_not_have_are_refused(samples, message):
+    from mmmask.model.tokenizing import tokenize
+
+    with pytest.raises(mmmask.MmmaskError, match=f"streams.text: {message}"):
+        tokenize({"text": text(length=8)}, "text", samples)
