@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,18 +114,16 @@ class Conversion:
         for part in ("weight", "bias"):
             self.take(f"{old}.{part}", f"{new}.{part}")
 
-    def take_blocks(
-        self, old: str, new: str, renamed: Mapping[str, str] | None = None, leave: Collection[str] = ()
-    ) -> None:
-        """Every tensor under `old.0`, `old.1`, ...
+    def take_blocks(self, old: str, new: str, renamed: Mapping[str, str] | None = None) -> None:
+        """Every tensor under `old.0`, `old.1`, ... that is not accounted for already.
 
         Args:
             renamed: what a tensor is called within a block, where that differs: {foreign: mmmask's}.
-            leave: foreign keys that are not taken as they are.
         """
         pattern = re.compile(re.escape(old) + r"\.(\d+)\.(.+)")
+        known = {key for origin in self.origin.values() for key in origin} | self.unused.keys()
         for key in self.source:
-            if (block := pattern.fullmatch(key)) and key not in leave:
+            if (block := pattern.fullmatch(key)) and key not in known:
                 self.take(key, f"{new}.{block[1]}.{(renamed or {}).get(block[2], block[2])}")
 
     def convert(self, old: str | Sequence[str], new: str, tensor: Tensor, how: str) -> None:
@@ -169,9 +167,7 @@ class Conversion:
             resized = resize_table(table, tuple(trained), tuple(grid))
         except ValueError as error:
             raise self.error(f"{old}: {error}") from error
-        how = (
-            f"resized from {_times(trained)} to {_times(grid)} tokens" if tuple(trained) != tuple(grid) else "flattened"
-        )
+        how = f"resized from {times(trained)} to {times(grid)} tokens" if tuple(trained) != tuple(grid) else "flattened"
         self.convert(old, new, resized, how)
 
     def fixed_table(self, old: str, computed: Tensor) -> bool:
@@ -193,14 +189,15 @@ def channel_fastest(weight: Tensor) -> Tensor:
 
 def embedding_key(patch: Sequence[int], channels: int) -> str:
     """What the modalities of pixels call the embedding of such patches."""
-    return f"pixels_{_times((*patch, channels))}"
+    return f"pixels_{times((*patch, channels))}"
 
 
 def square(tokens: int) -> int | None:
     """The side of a square of so many tokens, None where it is no square."""
-    side = math.isqrt(tokens)
-    return side if side * side == tokens else None
+    side = math.isqrt(max(tokens, 0))
+    return side if side and side * side == tokens else None
 
 
-def _times(numbers: Sequence[int]) -> str:
+def times(numbers: Sequence[int]) -> str:
+    """A shape in words, such as 2x16x16."""
     return "x".join(map(str, numbers))

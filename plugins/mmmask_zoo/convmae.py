@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.positions import sincos_2d_table
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
-from mmmask_zoo.conversion import Conversion, channel_fastest, embedding_key, square
+from mmmask_zoo.conversion import Conversion, channel_fastest, embedding_key
+from mmmask_zoo.mae_decoder import take_mae_decoder
+from mmmask_zoo.picture_positions import PicturePositions
 
 STAGES = (1, 2)
 """The stages of convolutions, as the file's keys number them; stage 3 is the ViT."""
@@ -76,18 +77,9 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
             raise conversion.error(
                 f"patch_embed{stage}.proj.weight: patches of {kernel[2]} x {kernel[3]} are no squares"
             )
-    channels, token = kernels[0][1], math.prod(sides)
-    tokens = conversion.shape("pos_embed", "1, positions, width")[1]
-    side = square(tokens)
-    if side is None:
-        raise conversion.error(f"pos_embed: {tokens} positions, which are no square")
-    size = config.size or side * token
-    if size % token:
-        raise conversion.error(f"size {size} is not a multiple of the file's patches of {token} pixels")
-    key, trained = embedding_key((token, token), channels), (side, side)
-    positions: dict[str, Any] = {"name": "sincos_2d"} | (
-        {} if size == side * token else {"trained_grid": list(trained)}
-    )
+    channels, token = kernels[0][1], [math.prod(sides)] * 2
+    positions = PicturePositions(conversion, "pos_embed", token, config.size, cls_token=False)
+    key = embedding_key(token, channels)
     for stage in STAGES:
         _stage(conversion, stage, key)
     _convolution(conversion, "patch_embed3.proj", "encoder.embed.proj")
@@ -96,10 +88,8 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
     conversion.take_blocks("blocks3", "encoder.blocks")
     conversion.take_linear("norm", "encoder.norm")
     for table in ("pos_embed", "decoder_pos_embed"):
-        if table in conversion.source:
-            width = conversion.shape(table, "1, positions, width")[2]
-            if width % 4 or not conversion.fixed_table(table, sincos_2d_table(trained, width)):
-                raise conversion.error(f"{table} is not the published table; it was trained or changed")
+        if table in conversion.source and not positions.is_sinusoid(table):
+            raise conversion.error(f"{table} is not the published table; it was trained or changed")
     encoder = {
         "name": "conv_vit",
         "width": widths[-1],
@@ -109,9 +99,10 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
         "stage_depths": [conversion.depth(f"blocks{stage}") for stage in STAGES],
         "stage_patches": sides[:-1],
         "conv_kernel": conversion.shape("blocks1.0.attn.weight", "width, 1, height, width of a kernel")[2],
-        "positions": positions,
+        "positions": positions.sinusoid,
     }
-    modality = {"name": "image", "size": size, "patch_size": [token, token], "channels": channels}
+    decoder = take_mae_decoder(conversion, f"heads.{key}", config.decoder_num_heads)
+    modality = {"name": "image", "size": positions.size, "patch_size": token, "channels": channels}
     stream = {
         "modality": modality,
         "masker": {"name": "random", "mask_ratio": config.mask_ratio, "round_down": "visible"},
@@ -120,7 +111,7 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
     return conversion.finished(
         {
             "description": "a ConvMAE checkpoint",
-            "model": {"encoder": encoder, "decoder": _decoder(config, conversion, positions, key)},
+            "model": {"encoder": encoder, "decoder": decoder | {"positions": positions.sinusoid}},
             "streams": {"images": stream},
         }
     )
@@ -132,12 +123,10 @@ def _stage(conversion: Conversion, stage: int, key: str) -> None:
     proj = f"encoder.embeddings.{key}" if stage == STAGES[0] else f"{new}.embed.proj"
     _convolution(conversion, f"patch_embed{stage}.proj", proj)
     conversion.take_linear(f"patch_embed{stage}.norm", f"{new}.embed.norm")
-    pointwise = [f"{old}.{block}.{layer}" for block in range(conversion.depth(old)) for layer in POINTWISE]
-    for layer in pointwise:
+    for layer in (f"{old}.{block}.{layer}" for block in range(conversion.depth(old)) for layer in POINTWISE):
         _convolution(conversion, layer, f"{new}.blocks{layer.removeprefix(old)}")
     renamed = {f"attn.{part}": f"depthwise.{part}" for part in ("weight", "bias")}
-    leave = {f"{layer}.{part}" for layer in pointwise for part in ("weight", "bias")}
-    conversion.take_blocks(old, f"{new}.blocks", renamed, leave)
+    conversion.take_blocks(old, f"{new}.blocks", renamed)
     _convolution(conversion, f"stage{stage}_output_decode", f"{new}.fuse")
 
 
@@ -148,23 +137,3 @@ def _convolution(conversion: Conversion, old: str, new: str) -> None:
         linear = channel_fastest(conversion.tensor(weight, "outputs, inputs, height, width of a kernel"))
         conversion.convert(weight, f"{new}.weight", linear, "convolution as a linear layer, channel fastest")
     conversion.take(f"{old}.bias", f"{new}.bias")
-
-
-def _decoder(
-    config: ConvMAEFormat.Config, conversion: Conversion, positions: dict[str, Any], key: str
-) -> dict[str, Any]:
-    """MAE's decoder and its head."""
-    has_decoder = conversion.has("decoder_embed.", "decoder_blocks.")
-    conversion.flatten("mask_token", "decoders.shared.mask_token")
-    conversion.take_linear("decoder_embed", "decoders.shared.embed")
-    conversion.take_blocks("decoder_blocks", "decoders.shared.blocks")
-    conversion.take_linear("decoder_norm", "decoders.shared.norm")
-    conversion.take_linear("decoder_pred", f"heads.{key}")
-    return {
-        "name": "transformer",
-        "width": conversion.shape("decoder_embed.weight", "decoder width, width")[0] if has_decoder else 512,
-        "depth": conversion.depth("decoder_blocks") if has_decoder else 8,
-        "num_heads": config.decoder_num_heads,
-        "positions_at": "decoder",
-        "positions": positions,
-    }

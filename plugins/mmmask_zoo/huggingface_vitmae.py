@@ -11,11 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mmmask.builtins.maskers import RandomMasker
-from mmmask.builtins.positions import sincos_2d_table
 from mmmask.experiment import Experiment
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights, Written
-from mmmask_zoo.conversion import Conversion, embedding_key, square
+from mmmask_zoo.conversion import Conversion, embedding_key
 from mmmask_zoo.correspondence import Pair, PatchEmbedding, Token, linear, read_all, write_all
 from mmmask_zoo.huggingface import (
     QUERY_KEY_VALUE,
@@ -28,6 +27,7 @@ from mmmask_zoo.huggingface import (
     require_plain_encoder,
     sizes,
 )
+from mmmask_zoo.picture_positions import PicturePositions
 from mmmask_zoo.writing import Writing
 
 IN_FILES = BlockNames(QUERY_KEY_VALUE, tuple(f"{part}.bias" for part in QUERY_KEY_VALUE))
@@ -166,16 +166,9 @@ class _Reading:
         self.names = _Names.of(conversion.source)
         axes = "width, channels, height, width of a patch"
         self.width, channels, *self.patch = conversion.shape(f"{self.names.patch}.weight", axes)
-        tokens = conversion.shape(self.names.positions, "1, positions, width")[1] - 1
-        side = square(tokens)
-        if side is None:
-            raise conversion.error(f"{self.names.positions}: {tokens} positions and a cls token, which are no square")
-        size = config.size or side * self.patch[0]
-        if size % self.patch[0]:
-            raise conversion.error(f"size {size} is not a multiple of the file's patches of {self.patch[0]} pixels")
-        self.trained, self.grid = (side, side), (size // self.patch[0],) * 2
+        self.positions = PicturePositions(conversion, self.names.positions, self.patch, config.size)
         self.key = embedding_key(self.patch, channels)
-        self.modality = {"name": "image", "size": size, "patch_size": self.patch, "channels": channels}
+        self.modality = {"name": "image", "size": self.positions.size, "patch_size": self.patch, "channels": channels}
 
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published one's sizes."""
@@ -185,9 +178,11 @@ class _Reading:
         blocks = self.names.decoder
         depth = conversion.depth(blocks) if has_decoder else 8
         read_all(self.names.decoder_pairs(self.key, "decoders.shared", self.key, depth), conversion)
-        positions = {"name": "sincos_2d"}
+        positions = self.positions.sinusoid
         if DECODER_POSITIONS in conversion.source:
-            positions = self._positions(DECODER_POSITIONS, "decoders.shared", width, num_prefix=0)
+            positions = self.positions.sinusoid_or_learned(
+                DECODER_POSITIONS, f"decoders.shared.positions.{self.key}", num_prefix=0
+            )
         decoder = {
             "name": "transformer",
             "width": width,
@@ -231,7 +226,9 @@ class _Reading:
             "width": self.width,
             "num_heads": conversion.heads(self.config.num_heads, self.width),
             "prefix_tokens": 1,
-            "positions": self._positions(self.names.positions, "encoder", self.width, num_prefix=1),
+            "positions": self.positions.sinusoid_or_learned(
+                self.names.positions, f"encoder.positions.{self.key}", num_prefix=1
+            ),
             **self._blocks(blocks, self.width),
         }
 
@@ -244,22 +241,6 @@ class _Reading:
             "qkv_bias": f"{blocks}.0.{names.biases[0]}" in conversion.source,
             "norm_epsilon": self.config.norm_epsilon,
         }
-
-    def _positions(self, old: str, owner: str, width: int, num_prefix: int) -> dict[str, Any]:
-        """The published table, or whatever the file has in its place."""
-        conversion = self.conversion
-        if conversion.shape(old, "1, positions, width")[1] != self.trained[0] * self.trained[1] + 1:
-            raise conversion.error(f"{old} has another number of positions than {self.names.positions}")
-        published = width % 4 == 0 and torch.cat([torch.zeros(1, width), sincos_2d_table(self.trained, width)])
-        if published is not False and conversion.fixed_table(old, published):
-            return {"name": "sincos_2d", **({} if self.grid == self.trained else {"trained_grid": list(self.trained)})}
-        table, new = conversion.tensor(old, "1, positions, width")[0], f"{owner}.positions.{self.key}"
-        conversion.learned_table(old, f"{new}.table", table[1:], self.trained, self.grid)
-        if num_prefix:
-            conversion.convert(old, f"{new}.prefix_table", table[:1], conversion.converted[old])
-        elif table[0].any():
-            raise conversion.error(f"{old} adds to the cls token, which here is as the encoder left it")
-        return {"name": "learned"}
 
 
 def _classifier(writing: Writing) -> dict[str, Any] | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.positions import sincos_2d_table
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
-from mmmask_zoo.conversion import Conversion, embedding_key, square
+from mmmask_zoo.conversion import Conversion, embedding_key
+from mmmask_zoo.fine_tuned import classifier
+from mmmask_zoo.mae_decoder import PREDICTOR, take_mae_decoder
+from mmmask_zoo.picture_positions import PicturePositions
 
 PATCH = "patch_embed.proj"
 
@@ -61,47 +62,27 @@ class _Parts:
     def __init__(self, config: MAEFormat.Config, conversion: Conversion) -> None:
         self.config, self.conversion = config, conversion
         self.width, channels, *patch = conversion.shape(f"{PATCH}.weight", "width, channels, height, width of a patch")
-        tokens = conversion.shape("pos_embed", "1, positions, width")[1] - 1
-        side = square(tokens)
-        if side is None:
-            raise conversion.error(f"pos_embed: {tokens} positions and a cls token, which are no square")
-        size = config.size or side * patch[0]
-        if size % patch[0]:
-            raise conversion.error(f"size {size} is not a multiple of the file's patches of {patch[0]} pixels")
-        cells, frames = size // patch[0], config.num_frames
-        self.trained: tuple[int, ...] = (side, side)
-        self.grid: tuple[int, ...] = (cells, cells)
-        self.patch: tuple[int, ...] = tuple(patch)
-        if frames:
-            if frames % config.tubelet:
-                raise conversion.error(f"num_frames {frames} is not a multiple of tubelet {config.tubelet}")
-            self.grid = (frames // config.tubelet, cells, cells)
-            self.patch = (config.tubelet, *patch)
-        self.key = embedding_key(self.patch, channels)
-        self.modality = {"size": size, "patch_size": list(self.patch), "channels": channels}
+        frames = config.num_frames
+        if frames and frames % config.tubelet:
+            raise conversion.error(f"num_frames {frames} is not a multiple of tubelet {config.tubelet}")
+        steps = frames // config.tubelet if frames else None
+        self.positions = PicturePositions(conversion, "pos_embed", patch, config.size, steps=steps)
+        tokens = [config.tubelet, *patch] if frames else patch
+        self.key = embedding_key(tokens, channels)
+        self.modality = {"size": self.positions.size, "patch_size": tokens, "channels": channels}
 
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published one's sizes."""
-        conversion = self.conversion
-        has_decoder = conversion.has("decoder_embed.", "decoder_blocks.")
-        conversion.flatten("mask_token", "decoders.shared.mask_token")
-        conversion.take_linear("decoder_embed", "decoders.shared.embed")
-        conversion.take_blocks("decoder_blocks", "decoders.shared.blocks")
-        conversion.take_linear("decoder_norm", "decoders.shared.norm")
-        self._head()
+        conversion, table = self.conversion, "decoder_pos_embed"
+        decoder = take_mae_decoder(conversion, f"heads.{self.key}", self.config.decoder_num_heads)
+        if self.config.num_frames:
+            self._inflate_head()
         encoder = self._encoder()
         conversion.take_linear("norm", "encoder.norm")
-        decoder = {
-            "name": "transformer",
-            "width": conversion.shape("decoder_embed.weight", "decoder width, width")[0] if has_decoder else 512,
-            "depth": conversion.depth("decoder_blocks") if has_decoder else 8,
-            "num_heads": self.config.decoder_num_heads,
-            "positions_at": "decoder",
-            "positions": {"name": "sincos_2d", **self._trained_grid()},
-        }
-        if "decoder_pos_embed" in conversion.source:
-            decoder["positions"] = self._positions(
-                "decoder_pos_embed", "decoders.shared", decoder["width"], prefix=False
+        decoder["positions"] = self.positions.sinusoid
+        if table in conversion.source:
+            decoder["positions"] = self.positions.sinusoid_or_learned(
+                table, f"decoders.shared.positions.{self.key}", num_prefix=0
             )
         stream = {
             "masker": {"name": "random", "mask_ratio": self.config.mask_ratio, "round_down": "visible"},
@@ -117,21 +98,7 @@ class _Parts:
 
     def classifier(self) -> ForeignWeights:
         """A classifier: of the cls token after the final norm, or of the mean of all patches, normalised."""
-        conversion = self.conversion
-        pooled = "fc_norm.weight" in conversion.source
-        encoder = self._encoder() | {"final_norm": not pooled}
-        conversion.take_linear("fc_norm" if pooled else "norm", "norm" if pooled else "encoder.norm")
-        conversion.take_linear("head", "head")
-        return conversion.finished(
-            {
-                "description": "a fine-tuned MAE checkpoint",
-                "encoder": encoder,
-                "streams": {name: {"modality": modality} for name, modality in self._modalities().items()},
-                "pool": "mean" if pooled else "prefix",
-                "norm_epsilon": 1e-6 if pooled else None,
-                "classes": conversion.shape("head.weight", "classes, width")[0],
-            }
-        )
+        return classifier(self.conversion, "MAE", self._encoder(), self._modalities(), token="prefix")
 
     def _encoder(self) -> dict[str, Any]:
         conversion = self.conversion
@@ -145,38 +112,17 @@ class _Parts:
             "depth": conversion.depth("blocks"),
             "num_heads": conversion.heads(self.config.num_heads, self.width),
             "prefix_tokens": 1,
-            "positions": self._positions("pos_embed", "encoder", self.width, prefix=True),
+            "positions": self.positions.sinusoid_or_learned("pos_embed", f"encoder.positions.{self.key}", num_prefix=1),
         }
 
-    def _positions(self, old: str, owner: str, width: int, prefix: bool) -> dict[str, Any]:
-        """The published sinusoid, or whatever was trained in its place."""
-        conversion = self.conversion
-        zeros = torch.zeros(1, width)
-        if conversion.fixed_table(old, torch.cat([zeros, sincos_2d_table(self.trained, width)])):
-            return {"name": "sincos_2d", **self._trained_grid()}
-        if not prefix:
-            raise conversion.error(f"{old} is not the published table; it was trained or changed")
-        table, new = conversion.tensor(old, "1, positions, width")[0], f"{owner}.positions.{self.key}"
-        plane, trained = table[1:], self.trained
-        if len(self.grid) > 2:  # every step starts as the picture
-            plane, trained = plane.repeat(self.grid[0], 1), (self.grid[0], *trained)
-        conversion.learned_table(old, f"{new}.table", plane, trained, self.grid)
-        conversion.convert(old, f"{new}.prefix_table", table[:1], conversion.converted[old])
-        return {"name": "learned"}
-
-    def _trained_grid(self) -> dict[str, Any]:
-        return {} if self.grid[-2:] == self.trained else {"trained_grid": list(self.trained)}
-
-    def _head(self) -> None:
-        conversion = self.conversion
-        if "decoder_pred.weight" not in conversion.source or not self.config.num_frames:
-            return conversion.take_linear("decoder_pred", f"heads.{self.key}")
+    def _inflate_head(self) -> None:
+        conversion, tubelet = self.conversion, self.config.tubelet
+        how = f"repeated: each of the {tubelet} frames is predicted as the picture was"
         for part, axes in (("weight", "numbers of a token, decoder width"), ("bias", "numbers of a token")):
-            tensor = conversion.tensor(f"decoder_pred.{part}", axes)
-            repeated = tensor.repeat(self.config.tubelet, *([1] * (tensor.dim() - 1)))
-            how = f"repeated: each of the {self.config.tubelet} frames is predicted as the picture was"
-            conversion.convert(f"decoder_pred.{part}", f"heads.{self.key}.{part}", repeated, how)
-        return None
+            if (old := f"{PREDICTOR}.{part}") in conversion.source:
+                tensor = conversion.tensor(old, axes)
+                repeated = tensor.repeat(tubelet, *([1] * (tensor.dim() - 1)))
+                conversion.convert(old, f"heads.{self.key}.{part}", repeated, how)
 
     def _modalities(self) -> dict[str, dict[str, Any]]:
         images = {"images": {"name": "image", **self.modality}}

@@ -12,6 +12,8 @@ from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
 from mmmask_zoo.conversion import Conversion, embedding_key, square
 from mmmask_zoo.correspondence import Stacked
+from mmmask_zoo.fine_tuned import classifier_of_mean
+from mmmask_zoo.mae_decoder import PREDICTOR, take_mae_decoder
 
 PATCH = "patch_embed.proj"
 
@@ -74,22 +76,10 @@ class _Parts:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published recipe's sizes."""
         conversion = self.conversion
-        has_decoder = conversion.has("decoder_embed.", "decoder_blocks.")
-        decoder: dict[str, Any] = {
-            "name": "transformer",
-            "width": conversion.shape("decoder_embed.weight", "decoder width, width")[0] if has_decoder else 512,
-            "depth": conversion.depth("decoder_blocks") if has_decoder else 4,
-            "num_heads": self.config.decoder_num_heads,
-            "positions_at": "decoder",
-            "prefix": "drop",
-            "prefix_tokens": 1,
-        }
-        conversion.flatten("mask_token", "decoders.shared.mask_token")
         conversion.flatten("decoder_cls_token", "decoders.shared.prefix_tokens", row=True)
-        conversion.take_linear("decoder_embed", "decoders.shared.embed")
-        self._blocks("decoder_blocks", "decoders.shared.blocks")
-        conversion.take_linear("decoder_norm", "decoders.shared.norm")
-        conversion.take_linear("decoder_pred", f"heads.{self.key}")
+        self._join_projections("decoder_blocks", "decoders.shared.blocks")
+        decoder = take_mae_decoder(conversion, f"heads.{self.key}", self.config.decoder_num_heads, depth=4)
+        decoder |= {"prefix": "drop", "prefix_tokens": 1}
         decoder["positions"] = self._positions("decoder_pos_embed", "decoders.shared")
         encoder = self._encoder()
         conversion.take_linear("norm", "encoder.norm")
@@ -109,26 +99,14 @@ class _Parts:
 
     def classifier(self) -> ForeignWeights:
         """A classifier of the mean over all patches, normalised after it."""
-        conversion = self.conversion
-        encoder = self._encoder() | {"final_norm": False}
-        conversion.take_linear("norm", "norm")
-        conversion.take_linear("head", "head")
-        return conversion.finished(
-            {
-                "description": "a fine-tuned MAE-ST checkpoint",
-                "encoder": encoder,
-                "streams": {name: {"modality": modality} for name, modality in self.modalities.items()},
-                "pool": "mean",
-                "norm_epsilon": 1e-6,
-                "classes": conversion.shape("head.weight", "classes, width")[0],
-            }
-        )
+        return classifier_of_mean(self.conversion, "MAE-ST", self._encoder(), self.modalities, norm="norm")
 
     def _encoder(self) -> dict[str, Any]:
         conversion = self.conversion
         conversion.embedding(PATCH, f"encoder.embeddings.{self.key}")
         conversion.flatten("cls_token", "encoder.prefix_tokens", row=True)
-        self._blocks("blocks", "encoder.blocks")
+        self._join_projections("blocks", "encoder.blocks")
+        conversion.take_blocks("blocks", "encoder.blocks")
         return {
             "name": "vit",
             "width": self.width,
@@ -139,14 +117,13 @@ class _Parts:
             "positions": self._positions("pos_embed", "encoder"),
         }
 
-    def _blocks(self, old: str, new: str) -> None:
-        """Blocks, the three projections of each put together."""
+    def _join_projections(self, old: str, new: str) -> None:
+        """Queries, keys and values of all blocks in one."""
         conversion = self.conversion
         for block in range(conversion.depth(old)):
             for part in ("weight", "bias"):
                 parts = tuple(f"{old}.{block}.attn.{name}.{part}" for name in "qkv")
                 Stacked(parts, f"{new}.{block}.attn.qkv.{part}").read(conversion)
-        conversion.take_blocks(old, new, leave=conversion.converted)
 
     def _trained_grid(self, patch: list[int]) -> tuple[int, int, int]:
         """(steps, rows, columns) that the tables of positions are for."""
@@ -189,8 +166,8 @@ class _Parts:
     def _slices(self) -> int | None:
         """How many frames of its own a token predicts, told from the head; null for all."""
         depth, *cells = self.patch
-        if "decoder_pred.weight" not in self.conversion.source:
+        if f"{PREDICTOR}.weight" not in self.conversion.source:
             return 1
-        numbers = self.conversion.shape("decoder_pred.weight", "numbers of a token, decoder width")[0]
+        numbers = self.conversion.shape(f"{PREDICTOR}.weight", "numbers of a token, decoder width")[0]
         slices = numbers // (cells[0] * cells[1] * self.channels)
         return None if slices == depth else slices

@@ -12,7 +12,8 @@ from torch import Tensor
 from mmmask.builtins.positions import flat_sinusoid_table
 from mmmask.interfaces import Format, Grid
 from mmmask.interfaces.format import ForeignWeights
-from mmmask_zoo.conversion import Conversion, embedding_key
+from mmmask_zoo.conversion import Conversion, embedding_key, times
+from mmmask_zoo.fine_tuned import classifier_of_mean
 
 PATCH = "trunk.patch_embed.proj.1"  # index 0 is the parameter-free repetition of a still
 TABLES = ("trunk.pos_embed", "trunk.decoder.pos_embed")
@@ -137,20 +138,7 @@ class _Parts:
 
     def classifier(self, head: str) -> ForeignWeights:
         """A classifier of the mean of all tokens, normalised after it: the trunk's norm is not the encoder's."""
-        conversion = self.conversion
-        encoder = self._encoder() | {"final_norm": False}
-        conversion.take_linear("trunk.norm", "norm")
-        conversion.take_linear(head, "head")
-        return conversion.finished(
-            {
-                "description": "a fine-tuned OmniMAE checkpoint",
-                "encoder": encoder,
-                "streams": {name: {"modality": modality} for name, modality in self.modalities.items()},
-                "pool": "mean",
-                "norm_epsilon": 1e-6,
-                "classes": conversion.shape(f"{head}.weight", "classes, width")[0],
-            }
-        )
+        return classifier_of_mean(self.conversion, "OmniMAE", self._encoder(), self.modalities, "trunk.norm", head)
 
     def _encoder(self) -> dict[str, Any]:
         conversion = self.conversion
@@ -178,7 +166,7 @@ class _Parts:
             if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained)):
                 raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
             if trained != wanted:
-                conversion.ignore(name, f"computed; resized from {_times(trained)} to {_times(wanted)} tokens")
+                conversion.ignore(name, f"computed; resized from {times(trained)} to {times(wanted)} tokens")
         return {"name": "flat_sinusoid"} | ({"trained_grid": list(trained)} if trained != wanted else {})
 
     def _trained_grid(self, table: str, rows: int) -> Grid:
@@ -220,7 +208,3 @@ def _pretrained(state: Mapping[str, Tensor]) -> bool:
 
 def _first(names: tuple[str, ...], state: Mapping[str, Tensor]) -> str | None:
     return next((name for name in names if f"{name}.weight" in state), None)
-
-
-def _times(grid: Grid) -> str:
-    return "x".join(map(str, grid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from mmmask.builtins.positions import resize_relative_table
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
 from mmmask_zoo.conversion import Conversion, embedding_key, square
+from mmmask_zoo.fine_tuned import classifier
 
 PATCH = "patch_embed.proj"
 RELATIVE = "relative_position_bias_table"
@@ -74,6 +76,7 @@ class _ViT:
         if offsets is None or offsets % 2 == 0:
             raise conversion.error(f"{tables[0]}: its rows are not those of a square and a cls token")
         side = (offsets + 1) // 2
+        conversion.require_multiple("size", config.size, math.lcm(*patch), "pixels")
         size = config.size or side * patch[0]
         self.tables, self.patch, self.channels = tables, patch, channels
         self.trained, self.grid = (side, side), (size // patch[0], size // patch[1])
@@ -91,21 +94,7 @@ class _ViT:
 
     def classifier(self) -> ForeignWeights:
         """A classifier of the mean of all patches, normalised after it."""
-        conversion = self.conversion
-        pooled = "fc_norm.weight" in conversion.source
-        encoder = self._encoder() | {"final_norm": not pooled}
-        conversion.take_linear("fc_norm" if pooled else "norm", "norm" if pooled else "encoder.norm")
-        conversion.take_linear("head", "head")
-        return conversion.finished(
-            {
-                "description": "a fine-tuned SimMIM checkpoint",
-                "encoder": encoder,
-                "streams": {"images": {"modality": self.modality}},
-                "pool": "mean" if pooled else "prefix",
-                "norm_epsilon": 1e-6 if pooled else None,
-                "classes": conversion.shape("head.weight", "classes, width")[0],
-            }
-        )
+        return classifier(self.conversion, "SimMIM", self._encoder(), {"images": self.modality}, token="prefix")
 
     def _encoder(self) -> dict[str, Any]:
         conversion, prefix = self.conversion, self.prefix
@@ -122,7 +111,7 @@ class _ViT:
                 resized = resize_relative_table(table, self.trained, self.grid, extra=3)
                 conversion.convert(key, new, resized, f"resized from {self.trained} to {self.grid} tokens")
             conversion.ignore(indices[number], COMPUTED)
-        conversion.take_blocks(f"{prefix}blocks", "encoder.blocks", VIT_BLOCK, leave={*self.tables, *indices})
+        conversion.take_blocks(f"{prefix}blocks", "encoder.blocks", VIT_BLOCK)
         return {
             "name": "vit",
             "width": self.width,
@@ -150,6 +139,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
     ]
     windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
     patch = [embed_patch * 2 ** (stages - 1)] * 2
+    conversion.require_multiple("size", config.size, patch[0], "pixels")
     key, size = embedding_key(patch, channels), config.size or _swin_size(conversion, windows[0], embed_patch)
     conversion.embedding(f"encoder.{PATCH}", f"encoder.embeddings.{key}")
     conversion.take_linear("encoder.patch_embed.norm", "encoder.patch_norm")
@@ -159,7 +149,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
         computed = [name for name in source if name.startswith(old) and name.endswith((INDEX, "attn_mask"))]
         for name in computed:
             conversion.ignore(name, COMPUTED if name.endswith(INDEX) else "which windows are shifted is computed")
-        conversion.take_blocks(f"{old}.blocks", f"{new}.blocks", SWIN_BLOCK, leave=computed)
+        conversion.take_blocks(f"{old}.blocks", f"{new}.blocks", SWIN_BLOCK)
         conversion.take_linear(f"{old}.downsample.norm", f"{new}.merge.norm")
         conversion.take_linear(f"{old}.downsample.reduction", f"{new}.merge.reduction")
     conversion.take_linear("encoder.norm", "encoder.norm")

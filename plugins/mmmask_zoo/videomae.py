@@ -12,6 +12,7 @@ from torch import Tensor
 from mmmask.interfaces import Format
 from mmmask.interfaces.format import ForeignWeights
 from mmmask_zoo.conversion import Conversion, embedding_key
+from mmmask_zoo.fine_tuned import classifier
 
 PATCH = "patch_embed.proj"
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
@@ -104,20 +105,8 @@ class VideoMAEFormat(Format):
 
     def _classifier(self, conversion: Conversion) -> ForeignWeights:
         """Of the mean of all tokens, normalised after it; or of the first token after the final norm."""
-        pooled = "fc_norm.weight" in conversion.source
         _, encoder, modality = self._encoder(conversion, "")
-        conversion.take_linear("fc_norm" if pooled else "norm", "norm" if pooled else "encoder.norm")
-        conversion.take_linear("head", "head")
-        return conversion.finished(
-            {
-                "description": "a fine-tuned VideoMAE checkpoint",
-                "encoder": encoder | {"final_norm": not pooled},
-                "streams": {"videos": {"modality": modality}},
-                "pool": "mean" if pooled else "first",
-                "norm_epsilon": 1e-6 if pooled else None,
-                "classes": conversion.shape("head.weight", "classes, width")[0],
-            }
-        )
+        return classifier(conversion, "VideoMAE", encoder, {"videos": modality}, token="first")
 
     def _encoder(self, conversion: Conversion, prefix: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """The embedding's key, the encoder's settings, the modality's; the file's keys begin with `prefix`."""
@@ -153,10 +142,9 @@ class VideoMAEFormat(Format):
     @staticmethod
     def _blocks(conversion: Conversion, old: str, new: str) -> None:
         """Blocks; the temperatures of cosine attention are (heads, 1, 1) in the files."""
-        scales = {f"{old}.{block}.attn.scale": block for block in range(conversion.depth(old))}
-        conversion.take_blocks(old, new, leave=scales)
-        for key, block in scales.items():
-            conversion.flatten(key, f"{new}.{block}.attn.log_scale")
+        for block in range(conversion.depth(old)):
+            conversion.flatten(f"{old}.{block}.attn.scale", f"{new}.{block}.attn.log_scale")
+        conversion.take_blocks(old, new)
 
 
 def published_decoder(width: int) -> tuple[int, int]:

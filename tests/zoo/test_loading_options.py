@@ -160,9 +160,42 @@ class TestOtherSizes:
         with pytest.raises(InteropError, match=f"^format mae_st: {problem}$"):
             load(weights("mae_st", name), **SIZES | options)
 
+    @pytest.mark.parametrize("name", ["vit", "swin"])
+    def test_patches_of_simmim_must_fill_it(self, weights, name):
+        with pytest.raises(InteropError, match="^format simmim: size 70 is not a multiple of the file's patches of"):
+            load(weights("simmim", name), size=70, num_heads=4)
+
     def test_a_size_that_patches_do_not_fill_is_refused(self, weights):
         with pytest.raises(InteropError, match="size 70 is not a multiple of the file's patches of 16 pixels"):
             load(weights("mae"), size=70, **SIZES)
+
+
+class TestMaeWithTrainedPositions:
+    def test_a_trained_table_of_the_decoder_is_taken_where_it_leaves_the_cls_token_alone(self, weights):
+        state = weights("mae")
+        state["decoder_pos_embed"] = pixels(1, 17, 32)
+        with pytest.raises(InteropError, match="^format mae: decoder_pos_embed adds to the cls token"):
+            load(state, **SIZES)
+        state["decoder_pos_embed"][:, 0] = 0
+        loaded = read(state, **SIZES)
+        positions = loaded.model.decoders["shared"].positions["pixels_16x16x3"]
+        assert torch.equal(positions((4, 4)), state["decoder_pos_embed"][0, 1:])
+        assert loaded.model({"images": pixels(1, 3, 64, 64)}).loss.isfinite()
+
+    @pytest.mark.parametrize("key", ["pos_embed", "decoder_pos_embed"])
+    def test_they_are_repeated_over_the_steps_of_clips(self, weights, key):
+        state = weights("mae")
+        state[key] = torch.cat([torch.zeros(1, 1, state[key].shape[2]), pixels(1, 16, state[key].shape[2])], 1)
+        model = load(state, num_frames=4, **SIZES)
+        part = model.encoder if key == "pos_embed" else model.decoders["shared"]
+        assert torch.equal(part.positions["pixels_2x16x16x3"]((2, 4, 4)), state[key][0, 1:].repeat(2, 1))
+
+
+def test_patches_that_are_no_squares_are_refused(weights):
+    state = weights("mae")
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][..., :8]
+    with pytest.raises(InteropError, match="^format mae: patches of 16 x 8 are no squares$"):
+        load(state, **SIZES)
 
 
 class TestMaeInflated:
