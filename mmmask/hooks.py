@@ -5,7 +5,7 @@ The project's own components, log writers and sample writers come in through the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,7 +42,7 @@ class Publish(Protocol):
 
     def __call__(
         self, name: str, address: str, format: str, licence: str, description: str = "", by_hand: bool = False,
-        **options: object,
+        encoder_alone: bool = False, options: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
         """Names one published checkpoint.
 
@@ -53,6 +53,7 @@ class Publish(Protocol):
             licence: of the weights, shown before they are first used.
             description: one line: what it was trained on, its published figure.
             by_hand: whether its host hands out files to people only, so that users must download it themselves.
+            encoder_alone: whether the decoder is not in the file, and stays as initialised.
             options: of the format, where the file needs them.
         """
 

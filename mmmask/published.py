@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Published:
     licence: str
     description: str = ""
     by_hand: bool = False
+    encoder_alone: bool = False
     options: dict[str, object] = field(default_factory=dict)
 
 
@@ -36,12 +37,13 @@ def published(report: Callable[[str], None] = lambda problem: None) -> dict[str,
 
     def publish(
         name: str, address: str, format: str, licence: str, description: str = "", by_hand: bool = False,
-        **options: object,
+        encoder_alone: bool = False, options: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
         if name in found:
             report(f"two plugins publish a checkpoint under the name {name!r}: the first is taken")
         else:
-            found[name] = Published(name, address, format, licence, description, by_hand, options)
+            own = dict(options or {})
+            found[name] = Published(name, address, format, licence, description, by_hand, encoder_alone, own)
 
     manager = components().manager
     for plugin in [plugin for _, plugin in manager.list_name_plugin()]:

@@ -66,6 +66,7 @@ def _describe_checkpoint(name: str) -> None:
     print(f"  format: {found.format}")
     print(f"  licence: {found.licence}")
     print(f"  options: {' '.join(options) or 'none'}")
+    print(f"  encoder_alone: {'yes: the decoder stays as initialised' if found.encoder_alone else 'no'}")
     print(f"  by_hand: {by_hand}")
 
 

@@ -99,6 +99,7 @@ def read(
     is_name = not isinstance(source, Mapping) and not Path(str(source)).exists()
     if is_name and (named := published().get(str(source))):
         source, format, options = address_of(named), format or named.format, {**named.options, **options}
+        strict = strict and not named.encoder_alone
     state = read_state(source)
     name = format or _recognize(state)
     format_class: type[Format] = components().get("format", name)

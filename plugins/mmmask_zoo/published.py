@@ -12,7 +12,6 @@ from mmmask.hooks import Publish
 
 DRIVE = "https://drive.google.com/file/d/{}/view"
 HUB = "https://huggingface.co/{}"
-ENCODER_ALONE = "encoder alone: load with strict=False"
 CC_BY_NC = "CC-BY-NC 4.0"
 
 
@@ -26,6 +25,7 @@ class System(NamedTuple):
         files: (the rest of its name, what differs in its address, description).
         by_hand: whether the host hands out files to people only.
         options: of the format, which these files need.
+        encoder_alone: whether the decoder is not in the files.
     """
 
     name: str
@@ -34,6 +34,7 @@ class System(NamedTuple):
     files: tuple[tuple[str, str, str], ...]
     by_hand: bool = False
     options: dict[str, object] = {}
+    encoder_alone: bool = False
 
 
 OMNIMAE = System(
@@ -58,16 +59,25 @@ MAE = System(
     CC_BY_NC,
     "https://dl.fbaipublicfiles.com/mae/{}.pth",
     (
-        ("vit_base/pretrain", "pretrain/mae_pretrain_vit_base", f"ImageNet-1k, 1600 epochs; {ENCODER_ALONE}"),
         ("vit_base/pretrain_full", "pretrain/mae_pretrain_vit_base_full", "ImageNet-1k; with the decoder"),
         ("vit_base/finetune", "finetune/mae_finetuned_vit_base", "ImageNet-1k top-1 83.66"),
-        ("vit_large/pretrain", "pretrain/mae_pretrain_vit_large", f"ImageNet-1k, 1600 epochs; {ENCODER_ALONE}"),
         ("vit_large/pretrain_full", "pretrain/mae_pretrain_vit_large_full", "ImageNet-1k; with the decoder"),
         ("vit_large/finetune", "finetune/mae_finetuned_vit_large", "ImageNet-1k top-1 85.95"),
-        ("vit_huge/pretrain", "pretrain/mae_pretrain_vit_huge", f"ImageNet-1k, 1600 epochs; {ENCODER_ALONE}"),
         ("vit_huge/pretrain_full", "pretrain/mae_pretrain_vit_huge_full", "ImageNet-1k; with the decoder"),
         ("vit_huge/finetune", "finetune/mae_finetuned_vit_huge", "ImageNet-1k top-1 86.93"),
     ),
+)
+
+MAE_ENCODERS = System(
+    "mae",
+    CC_BY_NC,
+    "https://dl.fbaipublicfiles.com/mae/{}.pth",
+    (
+        ("vit_base/pretrain", "pretrain/mae_pretrain_vit_base", "ImageNet-1k, 1600 epochs; the encoder alone"),
+        ("vit_large/pretrain", "pretrain/mae_pretrain_vit_large", "ImageNet-1k, 1600 epochs; the encoder alone"),
+        ("vit_huge/pretrain", "pretrain/mae_pretrain_vit_huge", "ImageNet-1k, 1600 epochs; the encoder alone"),
+    ),
+    encoder_alone=True,
 )
 
 MAE_VISUALIZE = System(
@@ -244,7 +254,7 @@ HUGGINGFACE_VIDEOMAE = System(
 )
 
 SYSTEMS = (
-    OMNIMAE, MAE, MAE_VISUALIZE, MAE_ST, VIDEOMAE, VIDEOMAE_V2, SIMMIM, CONVMAE, HUGGINGFACE_VITMAE,
+    OMNIMAE, MAE, MAE_ENCODERS, MAE_VISUALIZE, MAE_ST, VIDEOMAE, VIDEOMAE_V2, SIMMIM, CONVMAE, HUGGINGFACE_VITMAE,
     HUGGINGFACE_VIDEOMAE,
 )  # fmt: skip
 
@@ -260,5 +270,6 @@ def publish_all(publish: Publish) -> None:
                 system.licence,
                 description,
                 by_hand=system.by_hand,
-                **system.options,
+                encoder_alone=system.encoder_alone,
+                options=system.options,
             )

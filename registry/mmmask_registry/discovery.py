@@ -46,7 +46,12 @@ def load_entry_points(
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=group)
     broken = []
-    for point in sorted(entry_points, key=lambda point: (point.name, point.value)):
+
+    def order(point: importlib.metadata.EntryPoint) -> tuple[bool, str, str]:
+        """The group's own distribution first: nobody takes a name of its plugins by being earlier in the alphabet."""
+        return not (point.dist and point.dist.name == group), point.name, point.value
+
+    for point in sorted(entry_points, key=order):
         supplier = point.dist.name if point.dist else point.value
         plugin_name = f"{supplier}:{point.name}"
         try:
@@ -54,10 +59,10 @@ def load_entry_points(
             manager.register(plugin, plugin_name)
             manager.check_pending()  # a misspelt hook is otherwise ignored
             started(plugin_name, supplier)
-        except Exception as error:  # whatever a third party's module raises is that plugin's problem only
+        except (Exception, SystemExit) as error:  # whatever a third party's module raises is its own problem only
             if manager.has_plugin(plugin_name):
                 manager.unregister(name=plugin_name)
-            broken.append(BrokenPlugin(point.name, supplier, f"{type(error).__name__}: {error}"))
+            broken.append(BrokenPlugin(point.name, supplier, _one_line(error)))
     return broken
 
 
@@ -81,6 +86,12 @@ def load_plugin_file(path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except MmmaskError:
         raise
-    except Exception as error:
-        raise MmmaskError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise MmmaskError(f"--plugin {path}: {_one_line(error)}") from error
     return module
+
+
+def _one_line(error: BaseException) -> str:
+    """What went wrong, in one line; our own messages need no name of a class before them."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, MmmaskError) else f"{type(error).__name__}: {text}"

@@ -146,7 +146,8 @@ def test_describe_a_published_checkpoint(cli):
     found = published()["mae/vit_base/pretrain"]
     assert done.out == (
         f"checkpoint mae/vit_base/pretrain: {found.description}\n\n"
-        f"  address: {found.address}\n  format: mae\n  licence: {found.licence}\n  options: none\n  by_hand: no\n"
+        f"  address: {found.address}\n  format: mae\n  licence: {found.licence}\n  options: none\n"
+        "  encoder_alone: yes: the decoder stays as initialised\n  by_hand: no\n"
     )
     by_hand = next(part for part in published().values() if part.by_hand)
     assert "  by_hand: yes: download it, and give the file's path with --format " + by_hand.format in (
@@ -160,7 +161,8 @@ def test_describe_a_checkpoint_with_options_and_without_a_description(cli, tmp_p
         "import mmmask.hooks\n\n"
         "@mmmask.hooks.hookimpl\n"
         "def publish_checkpoints(publish):\n"
-        "    publish('theirs/small', 'https://example.org/a.pth', 'mae', 'MIT', size=[64, 32], normalize='none')\n"
+        "    options = {'size': [64, 32], 'normalize': 'none'}\n"
+        "    publish('theirs/small', 'https://example.org/a.pth', 'mae', 'MIT', options=options)\n"
     )
     try:
         out = cli("describe", "checkpoint", "theirs/small", "--plugin", plugin).out

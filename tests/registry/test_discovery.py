@@ -52,6 +52,8 @@ def test_a_plugin_supplies_its_names(plugin):
     ("body", "reason"),
     [
         ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
+        ("raise RuntimeError('of two\\nlines')", "RuntimeError: of two lines"),
         ("import a_package_nobody_has", "ModuleNotFoundError: No module named 'a_package_nobody_has'"),
         ("def (", "SyntaxError"),
         ("@mmmask.hookimpl\ndef register_componets(register): ...", "unknown hook 'register_componets'"),
@@ -218,3 +220,14 @@ def test_a_registered_class_can_be_chosen_in_an_experiment(session_name, signals
     data = signals.signal_data()
     data["streams"]["long"]["masker"] = session_name
     assert experiment_from_data(data).streams["long"].masker.name == session_name
+
+
+def test_nobody_takes_a_name_of_ours_by_the_alphabet(plugin):
+    """Of two that register a name the first keeps it, and mmmask's own plugins come first."""
+    early = plugin("aardvark", registering("register('modality', 'image', Mine, 'another')"))
+    ours = [point for point in importlib.metadata.entry_points(group="mmmask") if point.name == "image"]
+    found = Components([early, *ours])
+    assert found.registry("modality").entry("image").supplier == "mmmask"
+    (broken,) = found.broken
+    assert broken.name == "aardvark"
+    assert not broken.reason.startswith("DuplicateName")

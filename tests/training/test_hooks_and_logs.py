@@ -281,7 +281,7 @@ class Publisher:
 
     @mmmask.hookimpl
     def publish_checkpoints(self, publish):
-        publish(self.name, "https://example.org/tiny.pt", "mae", "CC0-1.0", "tiny", num_heads=2)
+        publish(self.name, "https://example.org/tiny.pt", "mae", "CC0-1.0", "tiny", options={"num_heads": 2})
         if self.error:
             raise self.error
 

@@ -48,12 +48,36 @@ def test_licence_description_and_address(part):
     config.model_validate({"name": part.format, **part.options})
 
 
+def test_encoders_alone_load_without_being_told(monkeypatch, tmp_path):
+    from mmmask.interop import load, save
+
+    experiment = mmmask.load_experiment("mae/vit_base", ["model.encoder.size=tiny", "model.encoder.depth=1"])
+    save(mmmask.build_model(experiment), tmp_path / "encoder.safetensors", "timm_vit")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    class Plugin:
+        @mmmask.hookimpl
+        def publish_checkpoints(self, publish):
+            address = str(tmp_path / "encoder.safetensors")
+            publish("test/alone/pretrain", address, "mae", "of a test", encoder_alone=True, options={"num_heads": 3})
+
+    plugin = Plugin()
+    components().manager.register(plugin)
+    try:
+        assert (
+            load("test/alone/pretrain").encode({"images": torch.zeros(1, 3, 224, 224)})["images"].values.shape[2] == 192
+        )
+        assert published()["test/alone/pretrain"].encoder_alone
+    finally:
+        components().manager.unregister(plugin)
+
+
 def test_addresses_are_of_one_file_each():
     assert len({part.address for part in OURS}) == len(OURS)
 
 
 def test_encoders_alone_say_how_to_load_them():
-    alone = {part.name for part in OURS if "strict=False" in part.description}
+    alone = {part.name for part in OURS if part.encoder_alone}
     assert alone == {f"mae/vit_{size}/pretrain" for size in ("base", "large", "huge")}
 
 
