@@ -17,8 +17,10 @@ def register_components(register: Register) -> None:
     register("format", "omnimae", f"{here}.omnimae:OmniMAEFormat", "OmniMAE: pretrained (hub, trainer), fine-tuned")
     register("format", "simmim", f"{here}.simmim:SimMIMFormat", "SimMIM: pretrained ViT and Swin, fine-tuned ViT")
     register("format", "timm_vit", f"{here}.timm:TimmFormat", "timm's VisionTransformer, mostly to be written")
-    register("format", "videomae", f"{here}.videomae:VideoMAEFormat", "VideoMAE: pretrained, fine-tuned")
-    register("format", "videomaev2", f"{here}.videomaev2:VideoMAEV2Format", "VideoMAE V2: pretrained, fine-tuned")
+    register(
+        "format", "videomae", f"{here}.videomae:VideoMAEFormat", "VideoMAE: pretrained, the encoder alone, fine-tuned"
+    )
+    register("format", "videomaev2", f"{here}.videomaev2:VideoMAEV2Format", "VideoMAE V2: as videomae")
 
 
 @hookimpl

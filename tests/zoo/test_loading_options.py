@@ -65,6 +65,27 @@ class TestTheEncoderAlone:
             load(state, strict=False, **SIZES)
 
 
+@pytest.mark.parametrize(
+    ("system", "decoder"),
+    [
+        ("omnimae", ("trunk.decoder.", "trunk.mask_token", "head.")),
+        ("mae", ("decoder_", "mask_token")),
+        ("mae_st", ("decoder_", "mask_token")),
+        ("videomae", ("decoder.", "encoder_to_decoder.", "mask_token")),
+        ("videomaev2", ("decoder.", "encoder_to_decoder.", "mask_token")),
+        ("convmae", ("decoder_", "mask_token")),
+    ],
+)
+def test_every_system_loads_without_its_decoder(official, system, decoder):
+    part = next(iter(official(system)["cases"].values()))
+    options = {key: value for key, value in part["options"].items() if key != "decoder_num_heads"}
+    alone = {key: tensor for key, tensor in part["weights"].items() if not key.startswith(decoder)}
+    loaded, whole = read(alone, strict=False, **options), load(part["weights"], **part["options"])
+    batch = {part["stream"]: part["inputs"]}
+    assert torch.equal(*(model.encode(batch)[part["stream"]].values for model in (loaded.model, whole)))
+    assert all(key.startswith(("decoders.", "heads.")) for key in loaded.report.missing)
+
+
 class TestTheEncoderOfVideoMaeAlone:
     SIZES = {"size": 32, "num_frames": 16, "num_heads": 4}
 
