@@ -22,15 +22,17 @@ class EndlessOrder:
 
     def __init__(self, length: int, seed: int, stream: str) -> None:
         self.length, self.seed, self.stream = length, seed, stream
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
+        self._newest = (-1, torch.empty(0, dtype=torch.int64))  # (epoch, its permutation)
 
     def at(self, position: int) -> Draw:
         """Epoch and index of the sample at a position."""
         epoch, offset = divmod(position, self.length)
-        if epoch != self._epoch:
+        newest, permutation = self._newest  # read and written as one: another thread may ask for another epoch
+        if epoch != newest:
             generator = seeded_generator(self.seed, "order", self.stream, epoch)
-            self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=generator)
-        return epoch, int(self._permutation[offset])
+            permutation = torch.randperm(self.length, generator=generator)
+            self._newest = epoch, permutation
+        return epoch, int(permutation[offset])
 
 
 class MicroBatches(BaseNode[list[Draw]]):

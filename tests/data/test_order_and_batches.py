@@ -1,5 +1,7 @@
 """Which sample comes when, on which process, and what a batch of them holds."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -104,6 +106,14 @@ def test_samples_do_not_depend_on_global_random_state(signals):
     assert torch.equal(loader.batch([(0, 4)]).samples, first)
     assert torch.equal(torch.get_rng_state(), before), "and leave it alone"
     assert not torch.equal(loader.batch([(1, 4)]).samples, first), "another epoch, another crop"
+
+
+def test_an_order_can_be_asked_by_several_threads():
+    order, expected = EndlessOrder(5, 0, "s"), EndlessOrder(5, 0, "s")
+    positions = [position for start in range(400) for position in (start, start + 5)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(order.at, positions))
+    assert found == [expected.at(position) for position in positions]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
