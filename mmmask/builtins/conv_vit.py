@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmmask.builtins.transformer import TransformerSettings
+from mmmask.builtins.transformer import TransformerSettings, pick, visible_rows
 from mmmask.interfaces import (
     Component,
     Embedding,
@@ -223,7 +223,7 @@ class ConvViTEncoder(Encoder):
             MmmaskError: something is hidden.
             GridError: tokens of another size than the encoder was built for.
         """
-        if any(_visible(group) is not None for group in groups):
+        if any(visible_rows(group) is not None for group in groups):
             raise MmmaskError("feature maps need all tokens: hide nothing")
         seen, maps = [self._stages(group) for group in groups], []
         for group, stages, latents in zip(groups, seen, self._latents(groups, seen), strict=True):
@@ -244,7 +244,7 @@ class ConvViTEncoder(Encoder):
         settings, grid, spec = self.config, group.tokens.grid, group.tokens.spec
         if spec.patch_size != self.patch_size:
             raise GridError(f"a token of {spec.patch_size}, and the encoder was built for {self.patch_size}")
-        visible = _visible(group)
+        visible = visible_rows(group)
         values = group.tokens.values(visible).to(self.norm.weight.dtype)
         cells, seen = values.unflatten(2, (*self.patch_size, spec.channels)), []
         for number, (stage, patch) in enumerate(zip(self.stages, settings.stage_patches, strict=True)):
@@ -260,23 +260,19 @@ class ConvViTEncoder(Encoder):
     def _latents(self, groups: Sequence[Group], seen: Sequence[list[tuple[Tensor, Tensor]]]) -> list[Latents]:
         """The transformer over what the last stage saw, with every stage's share added to it, normalised."""
         rows = [self._rows(group, stages[-1][0]) for group, stages in zip(groups, seen, strict=True)]
-        biases = [self._positions(group).bias(group.tokens.grid, _visible(group)) for group in groups]
+        biases = [self._positions(group).bias(group.tokens.grid, visible_rows(group)) for group in groups]
         latents = []
         for group, part, stages in zip(groups, self.blocks(rows, biases), seen, strict=True):
             for _, share in stages:
                 part = part + share
-            latents.append(Latents(self.norm(part), _visible(group)))
+            latents.append(Latents(self.norm(part), visible_rows(group)))
         return latents
 
     def _rows(self, group: Group, cells: Tensor) -> Tensor:
         """The last stage's cells as rows of the transformer, with positions: (batch, visible, width)."""
-        rows, visible = self.project(self.embed(cells.flatten(2))), _visible(group)
+        rows, visible = self.project(self.embed(cells.flatten(2))), visible_rows(group)
         added = self._positions(group)(group.tokens.grid)
-        if added is None:
-            return rows
-        return rows + (
-            added if visible is None else added.index_select(0, visible.flatten()).unflatten(0, visible.shape)
-        )
+        return rows if added is None else rows + pick(added, visible)
 
     def _positions(self, group: Group) -> Positions:
         return cast(Positions, self.positions[group.key])
@@ -321,12 +317,6 @@ def _cut(cells: Tensor, patch: int) -> Tensor:
     """Joins the cells of a token to patches: (B, V, rows, columns, width) -> (B, V, fewer, fewer, area * width)."""
     cut = cells.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, V, fewer, patch, fewer, patch, width)
     return cut.transpose(3, 4).flatten(4)
-
-
-def _visible(group: Group) -> Tensor | None:
-    """The indices of the visible tokens, or None where all are visible: no gather, then."""
-    visible = group.mask.visible
-    return None if visible.shape[1] == group.mask.hidden.shape[1] else visible
 
 
 def _common_patch_size(settings: ConvViTSettings, embeddings: Mapping[str, Embedding]) -> tuple[int, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
-from mmmask.interfaces import Component, Embedding, Positions, PositionsChoice, build
+from mmmask.interfaces import Component, Embedding, Group, Positions, PositionsChoice, build
 from mmmask.model.blocks import Blocks, BlockSettings
 
 
@@ -72,3 +73,14 @@ class TransformerSettings(Component.Config):
             self.layer_scale,
         )
         return Blocks(self.depth, block, self.activation_checkpointing)
+
+
+def visible_rows(group: Group) -> Tensor | None:
+    """(batch, visible) token indices of a group, or None where nothing is hidden: no gather, then."""
+    visible = group.mask.visible
+    return None if visible.shape[1] == group.mask.hidden.shape[1] else visible
+
+
+def pick(table: Tensor, index: Tensor | None) -> Tensor:
+    """Rows of a table that all samples share: (tokens, width) and (batch, k) -> (batch, k, width); None: the table."""
+    return table if index is None else table.index_select(0, index.flatten()).unflatten(0, index.shape)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.transformer import TransformerSettings
+from mmmask.builtins.transformer import TransformerSettings, pick
 from mmmask.interfaces import Component, Decoder, Embedding, Positions, Query
 from mmmask.model.blocks import initialize
 from mmmask_registry import MmmaskError
@@ -90,9 +90,8 @@ class TransformerDecoder(Decoder):
         if positions is None:
             asked = mask_token.expand(*query.mask.predicted.shape, -1)
         else:
-            at_rows = positions if latents.rows is None else _pick(positions, latents.rows)
-            seen = seen + at_rows
-            asked = _pick(positions + mask_token, query.mask.predicted)
+            seen = seen + pick(positions, latents.rows)
+            asked = pick(positions + mask_token, query.mask.predicted)
         parts = [seen, asked.to(seen.dtype)]
         if latents.prefix is not None and self.config.prefix == "keep":
             parts.insert(0, self.embed(latents.prefix).to(seen.dtype))
@@ -124,8 +123,3 @@ class TransformerDecoder(Decoder):
             return positions, self.mask_token
         projected = None if positions is None else F.linear(positions, self.embed.weight)
         return projected, F.linear(self.mask_token, self.embed.weight, self.embed.bias)
-
-
-def _pick(table: Tensor, index: Tensor) -> Tensor:
-    """(tokens, width) and (batch, k) -> (batch, k, width)."""
-    return table.index_select(0, index.flatten()).unflatten(0, index.shape)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from mmmask.builtins.transformer import TransformerSettings
+from mmmask.builtins.transformer import TransformerSettings, pick, visible_rows
 from mmmask.interfaces import Component, Embedding, Encoder, Group, Latents, Positions
 from mmmask.model.blocks import Bias, initialize
 
@@ -115,9 +115,7 @@ class ViTEncoder(Encoder):
         positions = self._positions(group)
         added = positions(group.tokens.grid)
         if added is not None:
-            embedded = embedded + (
-                added if rows is None else added.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-            )
+            embedded = embedded + pick(added, rows)
         if self.config.prefix_tokens:
             at_prefix = positions.prefix()
             prefix = self.prefix_tokens if at_prefix is None else self.prefix_tokens + at_prefix
@@ -152,6 +150,4 @@ class ViTEncoder(Encoder):
 
     def _rows(self, group: Group) -> Tensor | None:
         """The indices of the tokens that are embedded, or None where all are: no gather, then."""
-        visible = group.mask.visible
-        every = self.config.hidden_tokens == "replace" or visible.shape[1] == group.mask.hidden.shape[1]
-        return None if every else visible
+        return None if self.config.hidden_tokens == "replace" else visible_rows(group)

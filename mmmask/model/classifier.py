@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmmask.interfaces import ChosenByName, Component, Encoder, Latents, Modality, StrictModel
-from mmmask.model.features import encode, whole_groups
+from mmmask.model.features import encode, feature_maps
 from mmmask_registry import MmmaskError
 
 
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
 
     def feature_maps(self, batch: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Features laid out on grids, finest first: {stream: (batch, channels, *grid) each}."""
-        return dict(zip(batch, self.encoder.feature_maps(whole_groups(self.modalities, batch)), strict=True))
+        return feature_maps(self.encoder, self.modalities, batch)
 
     def _pool(self, latents: Latents) -> Tensor:
         match self.settings.pool:

@@ -32,3 +32,14 @@ def encode(encoder: Encoder, modalities: Mapping[str, Modality], batch: Mapping[
         MmmaskError: the batch is empty, or some samples do not fit.
     """
     return dict(zip(batch, encoder(whole_groups(modalities, batch)), strict=True))
+
+
+def feature_maps(
+    encoder: Encoder, modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]
+) -> dict[str, list[Tensor]]:
+    """Features with nothing hidden, laid out on grids, finest first: {stream: (batch, channels, *grid) each}.
+
+    Raises:
+        MmmaskError: the batch is empty, or some samples do not fit.
+    """
+    return dict(zip(batch, encoder.feature_maps(whole_groups(modalities, batch)), strict=True))

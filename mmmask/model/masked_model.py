@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmmask.interfaces import Decoder, Encoder, Group, Latents, Loss, Mask, MaskContext, Masker, Modality, Query, Tokens
 from mmmask.interfaces.masker import rows_noise
-from mmmask.model.features import encode, whole_groups
+from mmmask.model.features import encode, feature_maps
 from mmmask.model.masks import MaskError, draw_mask, mask_from_bool
 from mmmask.model.tokenizing import tokenize, tokenize_all
 from mmmask.seeds import derive_seed
@@ -135,7 +135,7 @@ class MaskedModel(nn.Module):
 
     def feature_maps(self, batch: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Features with nothing hidden, laid out on grids, finest first: (batch, channels, *grid) each."""
-        return dict(zip(batch, self.encoder.feature_maps(whole_groups(self.modalities, batch)), strict=True))
+        return feature_maps(self.encoder, self.modalities, batch)
 
     def tokenize(self, stream: str, samples: Tensor) -> Tokens:
         """The samples of one stream as tokens.
