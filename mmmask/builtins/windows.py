@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmmask.builtins.positions.relative import relative_index
 from mmmask.interfaces import Grid, GridError
 from mmmask.model.attention import attention
 
@@ -31,7 +32,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.relative_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_table, std=0.02)
-        self.register_buffer("_relative_index", relative_index(window), persistent=False)
+        index = relative_index((window, window), (window, window), num_prefix=0)
+        self.register_buffer("_relative_index", index.to(self.relative_table.device), persistent=False)
 
     def forward(self, rows: Tensor, apart: Tensor | None = None) -> Tensor:
         """(B * windows, M * M, C) -> the same shape.
@@ -58,15 +60,6 @@ def join_windows(windows: Tensor, height: int, width: int, window: int) -> Tenso
     """The inverse of `split_windows`, to a plane of `height` x `width` cells."""
     cut = windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window))
     return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def relative_index(window: int) -> Tensor:
-    """(M * M, M * M) int64: for each query and key, the row of the bias table that their offset has."""
-    along = torch.arange(window)
-    row, column = along.repeat_interleave(window), along.repeat(window)
-    offset_y = row.unsqueeze(1) - row + window - 1
-    offset_x = column.unsqueeze(1) - column + window - 1
-    return offset_y * (2 * window - 1) + offset_x
 
 
 def across_border(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:

@@ -7,12 +7,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from mmmask.builtins.positions.relative import relative_index
 from mmmask.builtins.swin import PatchMerging, SwinBlock, SwinEncoder
 from mmmask.builtins.windows import (
     WindowAttention,
     across_border,
     join_windows,
-    relative_index,
     split_windows,
 )
 from mmmask.interfaces import Embedding, GridError, Group, Mask, Tokens, TokenSpec, patchify
@@ -143,7 +143,7 @@ def test_windows_are_joined_as_they_were_split():
 
 
 def test_an_offset_has_one_row_of_the_bias_table():
-    index = relative_index(3)
+    index = relative_index((3, 3), (3, 3), 0)
     assert index.shape == (9, 9)
     assert index.unique().tolist() == list(range(25))
     assert (index.diagonal() == 12).all()
