@@ -21,13 +21,13 @@ import simplejpeg
 import torch
 from torch.nn import functional as F
 
-from mmmask.bench import StepBench, default_sizes, timed
 from mmmask.components import components
 from mmmask.data.order import EndlessOrder
 from mmmask.data.streams import Streams, sample_loader
 from mmmask.experiment import Experiment, experiment_from_data, load_experiment
 from mmmask.interfaces import SourceFile
-from mmmask.seeds import seeded_generator
+from mmmask.profiling.bench import StepBench, default_sizes, timed
+from mmmask.randomness import seeded_generator
 
 BLOCK = 3
 """Steps in a row of one kind."""

@@ -27,9 +27,9 @@ class CrossEntropyLoss(Loss):
         Raises:
             MmmaskError: the modality's tokens hold values, not ids.
         """
-        if spec.vocabulary is None:
+        if spec.vocab_size is None:
             raise MmmaskError("loss 'cross_entropy' is for ids, and these tokens hold values: use 'pixels'")
-        return spec.content_dim * spec.vocabulary
+        return spec.content_dim * spec.vocab_size
 
     @torch.no_grad()
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ class CrossEntropyLoss(Loss):
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
         """How often each id is visible in the batch, as logarithms (batch, predicted, dim); each counted once more."""
-        assert tokens.spec.vocabulary is not None  # `prediction_dim` would have refused
-        counts = torch.bincount(tokens.values(mask.visible).long().flatten(), minlength=tokens.spec.vocabulary) + 1
+        assert tokens.spec.vocab_size is not None  # `prediction_dim` would have refused
+        counts = torch.bincount(tokens.values(mask.visible).long().flatten(), minlength=tokens.spec.vocab_size) + 1
         logits = (counts / counts.sum()).log().repeat(tokens.spec.content_dim)
         return logits.expand(*mask.predicted.shape, -1)
 

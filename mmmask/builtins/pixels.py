@@ -51,7 +51,7 @@ class PixelLoss(Loss):
         Raises:
             MmmaskError: a token does not have so many slices, holds ids, or too few numbers to have a variance.
         """
-        if spec.vocabulary is not None:
+        if spec.vocab_size is not None:
             raise MmmaskError("loss 'pixels' is for values, and these tokens hold ids: use 'cross_entropy'")
         slices = self.config.slices
         if slices is not None and slices > spec.patch_size[0]:
@@ -119,10 +119,10 @@ class PixelLoss(Loss):
             every = torch.arange(tokens.spec.patch_size[0], device=places.device)
             nearest = (places.unsqueeze(2) - every.view(-1, 1)).abs().argmin(-1)  # (batch, k, patch_size[0])
             values = _slices_at(values.unflatten(-1, (places.shape[-1], -1)), nearest)
-        return values if self.config.unnormalize else Tokens(values, tokens.grid, tokens.spec).source()
+        return values if self.config.unnormalize else Tokens(values, tokens.grid, tokens.spec).raw()
 
     def _values(self, tokens: Tokens, index: Tensor) -> Tensor:
-        values = tokens.source(index) if self.config.unnormalize else tokens.values(index)
+        values = tokens.raw(index) if self.config.unnormalize else tokens.values(index)
         values = values if values.dtype == torch.float64 else values.float()
         if self.config.slices is None:
             return values

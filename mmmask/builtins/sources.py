@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from pydantic import Field
 
-from mmmask.data.files import open_file, path_manager
-from mmmask.interfaces.source import Source, SourceError, SourceFile
+from mmmask.interfaces.files import SourceFile, open_file, path_manager
+from mmmask.interfaces.source import Source, SourceError
 
 
 class _FileSource(Source):

@@ -12,8 +12,8 @@ from mmmask_registry import MmmaskError
 if TYPE_CHECKING:
     import torch
 
-    from mmmask.bench import StepBench
     from mmmask.experiment import Experiment
+    from mmmask.profiling.bench import StepBench
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load(arguments)
     from rich.console import Console
 
-    from mmmask.bench import StepBench, default_sizes, measure_steps, peak_memory
+    from mmmask.profiling.bench import StepBench, default_sizes, measure_steps, peak_memory
     from mmmask.training.distribution import find_device
 
     device = find_device(arguments.device)

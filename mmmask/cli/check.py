@@ -20,8 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints parameters, tokens, operations and memory, then reads one batch of every stream."""
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
-    from mmmask.cost import meta_model, parameters, stream_cost
     from mmmask.data.streams import total_steps
+    from mmmask.profiling.cost import meta_model, parameters, stream_cost
     from mmmask.training.optimizer import peak_learning_rate
 
     write_what_is_asked_for(experiment)

@@ -9,7 +9,7 @@ import typing
 
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
-from mmmask.published import published
+from mmmask.interop.published import published
 from mmmask_registry import MmmaskError, UnknownName, did_you_mean
 
 

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes features of whole samples: nothing hidden, nothing drawn at random."""
+    """Writes features of whole samples: nothing masked, nothing drawn at random."""
     load_plugins(arguments)
     output = new_file("--output", arguments.output, (".safetensors", ".npz"))
     for option, known in (("pool", POOLS), ("precision", ("fp32", "bf16"))):

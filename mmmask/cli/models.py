@@ -103,7 +103,7 @@ def _open_run(folder: str) -> OpenedModel:
 
 
 def _values(options: list[str]) -> dict[str, Any]:
-    from mmmask.compose import apply_overrides
+    from mmmask.experiment.compose import apply_overrides
 
     values = apply_overrides({}, options)
     for key, instead in (("format", "--format"), ("strict", "--no-strict"), ("source", "the first argument")):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torchdata.nodes import BaseNode
 
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 
 Draw = tuple[int, int]
 """(epoch, index): one visit of one sample of a source."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmmask.data.order import Draw
 from mmmask.interfaces import BadSample, Preparation, Source
 from mmmask.interfaces.source import SourceError
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 
 ATTEMPTS = 20
 

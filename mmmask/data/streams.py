@@ -13,12 +13,12 @@ from torch import Tensor
 from mmmask.data.order import EndlessOrder, MicroBatches
 from mmmask.data.pipeline import BatchPipeline
 from mmmask.data.samples import BadRecord, SampleLoader
-from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment, StreamSettings
+from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces import Component, Modality, Source
 from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 
 
 @dataclass(frozen=True)

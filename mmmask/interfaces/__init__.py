@@ -4,20 +4,21 @@ from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
+from mmmask.interfaces.files import BadSample, SourceFile
 from mmmask.interfaces.format import ForeignWeights, Format, Written
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
 from mmmask.interfaces.modality import Modality, Preparation
 from mmmask.interfaces.positions import Positions, PositionsChoice
-from mmmask.interfaces.source import BadSample, Source, SourceError, SourceFile
+from mmmask.interfaces.source import Source, SourceError
 from mmmask.interfaces.tokens import (
+    DecoderInput,
     Embedding,
+    EncoderInput,
     Grid,
     GridError,
-    Group,
     Latents,
     Mask,
-    Query,
     Tokens,
     TokenSpec,
     gather_rows,
@@ -37,7 +38,7 @@ __all__ = [
     "Format",
     "Grid",
     "GridError",
-    "Group",
+    "EncoderInput",
     "Latents",
     "Loss",
     "Mask",
@@ -47,7 +48,7 @@ __all__ = [
     "Positions",
     "PositionsChoice",
     "Preparation",
-    "Query",
+    "DecoderInput",
     "Source",
     "SourceError",
     "SourceFile",

@@ -51,7 +51,7 @@ class Preparation(ABC):
     def show(self, sample: Tensor) -> np.ndarray:
         """A picture, uint8 (height, width, 3), of one sample (channels, *extent) in the unit of the source.
 
-        In a sample of ids the id that follows the last of the vocabulary stands where a token is hidden.
+        In a sample of ids the id that follows the last of the vocabulary stands where a token is masked.
 
         Raises:
             NotImplementedError: this modality draws no pictures.
@@ -103,12 +103,12 @@ class Modality(Component):
         """The inverse of `tokenize`: (batch, tokens, content_dim) -> (batch, channels, *extent)."""
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
-        """The simplest guess at hidden values, which a model should beat: (batch, predicted, content_dim).
+        """The simplest guess at masked values, which a model should beat: (batch, predicted, content_dim).
 
         In the unit of the source, made of visible tokens alone, of any sample of the batch. By default the mean of a
         sample's visible tokens, per channel. Never asked of a modality of ids: their loss has a baseline of its own.
         """
-        visible = tokens.source(mask.visible).unflatten(-1, (-1, tokens.spec.channels))
+        visible = tokens.raw(mask.visible).unflatten(-1, (-1, tokens.spec.channels))
         guess = visible.mean(dim=(1, 2)).repeat(1, tokens.spec.content_dim // tokens.spec.channels)
         return guess.unsqueeze(1).expand(-1, mask.predicted.shape[1], -1)
 

@@ -3,53 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 from mmmask.interfaces.component import Component
 from mmmask_registry import MmmaskError
-
-
-class BadSample(Exception):
-    """This sample cannot be used, and why; the run goes on with another."""
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that was found and not read yet.
-
-    Attributes:
-        path: as the source knows it, local or remote (iopath).
-    """
-
-    path: str
-
-    def local_path(self) -> str:
-        """A path on this machine; a remote file is fetched and cached.
-
-        Raises:
-            BadSample: it cannot be had.
-        """
-        from mmmask.data.files import local_path
-
-        try:
-            return local_path(self.path)
-        except OSError as error:
-            raise BadSample(f"{type(error).__name__}: {error}") from error
-
-    def read(self) -> bytes:
-        """The whole file.
-
-        Raises:
-            BadSample: it cannot be read.
-        """
-        from mmmask.data.files import open_file
-
-        try:
-            with open_file(self.path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise BadSample(f"{type(error).__name__}: {error}") from error
 
 
 class SourceError(MmmaskError):

@@ -29,13 +29,13 @@ class TokenSpec:
     Attributes:
         patch_size: extent of a token along each grid axis, such as (2, 16, 16).
         channels: numbers per position of the grid (3 for colour).
-        vocabulary: number of ids where content is discrete, None where it is continuous.
+        vocab_size: number of ids where content is discrete, None where it is continuous.
         mean, std: per channel, in the unit of the source; empty where nothing is normalised.
     """
 
     patch_size: tuple[int, ...]
     channels: int
-    vocabulary: int | None = None
+    vocab_size: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -69,15 +69,15 @@ class Tokens:
             (B, k, content_dim). uint8 is gathered first and normalised after, four times less to move.
         """
         content = self.content if index is None else gather_rows(self.content, index)
-        if content.dtype != torch.uint8 or self.spec.vocabulary is not None:
+        if content.dtype != torch.uint8 or self.spec.vocab_size is not None:
             return content
         scale, shift = _affine(self.spec, "normalize", content.device, torch.float32)
         return torch.addcmul(shift, content.float(), scale)
 
-    def source(self, index: Tensor | None = None) -> Tensor:
+    def raw(self, index: Tensor | None = None) -> Tensor:
         """The chosen tokens in the unit of the source, such as pixels in [0, 1]: (B, k, content_dim)."""
         content = self.content if index is None else gather_rows(self.content, index)
-        if self.spec.vocabulary is not None:
+        if self.spec.vocab_size is not None:
             return content
         if content.dtype == torch.uint8:
             return content.float().div_(255)
@@ -97,17 +97,17 @@ class Mask:
         visible: (B, V) int64.
         predicted: (B, P) int64.
         counted: (B, P) floating point, 1 where the prediction enters the loss, else 0.
-        hidden: (B, N) bool, True = hidden.
+        masked: (B, N) bool, True = masked.
     """
 
     visible: Tensor
     predicted: Tensor
     counted: Tensor
-    hidden: Tensor
+    masked: Tensor
 
 
 @dataclass(frozen=True)
-class Group:
+class EncoderInput:
     """One stream's samples on their way into an encoder; `key` names the embedding."""
 
     key: str
@@ -121,17 +121,17 @@ class Latents:
 
     Attributes:
         values: (B, R, D) after the encoder's final norm.
-        rows: (B, R) the token each row belongs to, None where all tokens are there in order.
+        index: (B, R) the token each latent belongs to, None where all tokens are there in order.
         prefix: (B, prefix tokens, D) cls and register tokens, or None.
     """
 
     values: Tensor
-    rows: Tensor | None = None
+    index: Tensor | None = None
     prefix: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Query:
+class DecoderInput:
     """What a decoder is asked: answers for `mask.predicted` of one stream."""
 
     key: str

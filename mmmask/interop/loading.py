@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmmask.components import components
-from mmmask.errors import InteropError
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import read_state
+from mmmask.interop.errors import InteropError
+from mmmask.interop.published import address_of, published
 from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel
-from mmmask.published import address_of, published
 from mmmask_registry import MmmaskError, did_you_mean
 
 

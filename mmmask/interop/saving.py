@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from mmmask.components import components
-from mmmask.errors import InteropError
 from mmmask.interfaces import Format, Written
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import write_tensors
+from mmmask.interop.errors import InteropError
 from mmmask.model.build import settings_of
 from mmmask.model.classifier import Classifier
 from mmmask.model.masked_model import MaskedModel

@@ -7,12 +7,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mmmask.experiment import Experiment, ExperimentError
+from mmmask.experiment.errors import ExperimentError
+from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import Component, Embedding, Modality
 from mmmask.interfaces.component import build, every_setting
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel, Stream
-from mmmask.seeds import derive_seed
+from mmmask.randomness import derive_seed
 from mmmask_registry import MmmaskError
 
 
@@ -41,7 +42,7 @@ def settings_of(model: MaskedModel | Classifier) -> dict[str, Any]:
         name: {
             "modality": data(stream.modality),
             "masker": data(stream.masker),
-            **({"predict": data(stream.predict)} if stream.predict else {}),
+            **({"decoder_masker": data(stream.decoder_masker)} if stream.decoder_masker else {}),
             "loss": data(stream.loss),
             "decoder": stream.decoder,
             "head": stream.head,
@@ -78,7 +79,7 @@ def _build(experiment: Experiment) -> MaskedModel:
         streams[name] = Stream(
             modality=modality,
             masker=build("masker", settings.masker),
-            predict=build("masker", settings.predict) if settings.predict else None,
+            decoder_masker=build("masker", settings.decoder_masker) if settings.decoder_masker else None,
             loss=build("loss", settings.loss),
             decoder=settings.decoder,
             head=settings.head or modality.embedding,
@@ -142,8 +143,8 @@ def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
         earlier = found.get(modality.embedding)
         if earlier is None:
             found[modality.embedding] = Embedding(modality.spec, (grid,), modality.build_embedding)
-        elif (earlier.spec.patch_size, earlier.spec.channels, earlier.spec.vocabulary) != (
-            modality.spec.patch_size, modality.spec.channels, modality.spec.vocabulary
+        elif (earlier.spec.patch_size, earlier.spec.channels, earlier.spec.vocab_size) != (
+            modality.spec.patch_size, modality.spec.channels, modality.spec.vocab_size
         ):  # fmt: skip
             raise ExperimentError(
                 [

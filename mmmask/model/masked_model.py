@@ -9,12 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import Decoder, Encoder, Group, Latents, Loss, Mask, MaskContext, Masker, Modality, Query, Tokens
-from mmmask.interfaces.masker import rows_noise
+from mmmask.interfaces import (
+    Decoder,
+    DecoderInput,
+    Encoder,
+    EncoderInput,
+    Latents,
+    Loss,
+    Mask,
+    MaskContext,
+    Masker,
+    Modality,
+    Tokens,
+)
 from mmmask.model.features import encode, feature_maps
 from mmmask.model.masks import MaskError, draw_mask, mask_from_bool
 from mmmask.model.tokenizing import tokenize, tokenize_all
-from mmmask.seeds import derive_seed
+from mmmask.randomness import derive_seed, rows_noise
 from mmmask_registry import MmmaskError
 
 
@@ -24,7 +35,7 @@ class Stream:
 
     modality: Modality
     masker: Masker
-    predict: Masker | None
+    decoder_masker: Masker | None
     loss: Loss
     decoder: str
     head: str
@@ -37,7 +48,7 @@ class StreamOutput:
 
     Attributes:
         loss: scalar, sum(error * counted) / max(1, sum(counted)), before its weight.
-        mask: what was hidden and predicted.
+        mask: what was masked and predicted.
         latents: (batch, rows, width) of the encoder, in token order.
         predictions: (batch, predicted, dim), in token order.
         prefix: (batch, prefix tokens, width) or None.
@@ -96,7 +107,7 @@ class MaskedModel(nn.Module):
         Args:
             batch: {stream: samples}, any of the streams. uint8 is normalised by the modality's statistics, floating
                 point is taken as normalised.
-            masks: {stream: bool (batch, tokens), True = hidden, or a Mask}; overrides the stream's masker.
+            masks: {stream: bool (batch, tokens), True = masked, or a Mask}; overrides the stream's masker.
             step: of training; masks are a function of (seed, stream, step, row).
             rows: where this batch lies in the global batch; by default it is the global batch.
 
@@ -130,11 +141,11 @@ class MaskedModel(nn.Module):
         return {name: stream.modality for name, stream in self.streams.items()}
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
-        """Features with nothing hidden: {stream: Latents}, values (batch, tokens, width) in token order."""
+        """Features with nothing masked: {stream: Latents}, values (batch, tokens, width) in token order."""
         return encode(self.encoder, self.modalities, batch)
 
     def feature_maps(self, batch: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Features with nothing hidden, laid out on grids, finest first: (batch, channels, *grid) each."""
+        """Features with nothing masked, laid out on grids, finest first: (batch, channels, *grid) each."""
         return feature_maps(self.encoder, self.modalities, batch)
 
     def tokenize(self, stream: str, samples: Tensor) -> Tokens:
@@ -165,7 +176,9 @@ class MaskedModel(nn.Module):
 
     def latents(self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask]) -> dict[str, Latents]:
         """The encoder's latents of every stream's visible tokens."""
-        groups = [Group(self.streams[name].modality.embedding, part, masks[name]) for name, part in tokens.items()]
+        groups = [
+            EncoderInput(self.streams[name].modality.embedding, part, masks[name]) for name, part in tokens.items()
+        ]
         return dict(zip(tokens, self.encoder(groups), strict=True))
 
     def predictions(
@@ -176,7 +189,7 @@ class MaskedModel(nn.Module):
         for key, decoder in self.decoders.items():
             names = [name for name in tokens if self.streams[name].decoder == key]
             queries = [
-                Query(self.streams[name].modality.embedding, latents[name], masks[name], tokens[name].grid)
+                DecoderInput(self.streams[name].modality.embedding, latents[name], masks[name], tokens[name].grid)
                 for name in names
             ]
             features |= zip(names, decoder(queries), strict=True) if names else ()
@@ -201,7 +214,7 @@ class MaskedModel(nn.Module):
         first, total = rows or (0, count)
         noise = rows_noise(derive_seed(self.seed, "mask", stream, step), first, total, device)
         context = MaskContext(tokens.grid, count, device, noise, step, tokens)
-        return draw_mask(self.streams[stream].masker, self.streams[stream].predict, context)
+        return draw_mask(self.streams[stream].masker, self.streams[stream].decoder_masker, context)
 
 
 def _full_precision(device: torch.device) -> torch.autocast:
@@ -219,15 +232,15 @@ def _given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
         mask = mask if isinstance(mask, Mask) else mask_from_bool(mask)
     except MaskError as error:
         raise MaskError(f"{where}: {error}") from error
-    if tuple(mask.hidden.shape) != shape:
-        raise MaskError(f"{where}: {tuple(mask.hidden.shape)} does not fit {shape} (batch, tokens)")
+    if tuple(mask.masked.shape) != shape:
+        raise MaskError(f"{where}: {tuple(mask.masked.shape)} does not fit {shape} (batch, tokens)")
     for name, index in (("visible", mask.visible), ("predicted", mask.predicted)):
         _check_index(f"{where}.{name}", index, *shape)
     if mask.counted.shape != mask.predicted.shape:
         counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
         raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")
     device = tokens.content.device
-    return Mask(*(part.to(device) for part in (mask.visible, mask.predicted, mask.counted, mask.hidden)))
+    return Mask(*(part.to(device) for part in (mask.visible, mask.predicted, mask.counted, mask.masked)))
 
 
 def _check_index(where: str, index: Tensor, batch: int, tokens: int) -> None:

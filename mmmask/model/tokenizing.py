@@ -22,7 +22,7 @@ def tokenize(modalities: Mapping[str, Modality], stream: str, samples: Tensor) -
         raise UnknownName("stream", stream, modalities)
     modality = modalities[stream]
     try:
-        _check_samples(samples, modality.spec.vocabulary)
+        _check_samples(samples, modality.spec.vocab_size)
         return modality.tokenize(samples)
     except ValueError as error:
         raise MmmaskError(f"streams.{stream}: {error}") from error

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces import BadSample, Modality, Preparation, SourceFile
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 from mmmask.testing.check import NotApplicable, Promises, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import expect_no_weights, promise_of_every_component
@@ -81,7 +81,7 @@ class ModalitySubject(Subject):
         larger = (channels, *(2 * size for size in extent))
         for shape in (larger, (channels, *extent)):
             if self.scene.holds_ids:
-                drawn = torch.randint(self.modality.spec.vocabulary or 2, shape, generator=seeded_generator("loaded"))
+                drawn = torch.randint(self.modality.spec.vocab_size or 2, shape, generator=seeded_generator("loaded"))
             else:
                 drawn = torch.randint(256, shape, generator=seeded_generator("loaded"), dtype=torch.uint8)
             yield drawn
@@ -211,20 +211,20 @@ def guesses_from_visible_tokens(subject: ModalitySubject) -> None:
     for dtype in (None, torch.float32):
         tokens, mask = scene.tokens(2, dtype=dtype), scene.mask(2)
         guess = scene.modality.baseline(tokens, mask)
-        expect_shape(guess, (*mask.predicted.shape, scene.modality.spec.content_dim), "guesses at hidden tokens")
+        expect_shape(guess, (*mask.predicted.shape, scene.modality.spec.content_dim), "guesses at masked tokens")
         expect_finite(guess, "guesses")
-        again = scene.modality.baseline(scene.with_other_hidden_content(tokens, mask), mask)
-        expect_equal(again, guess, "guesses where hidden tokens are others")
+        again = scene.modality.baseline(scene.with_other_masked_content(tokens, mask), mask)
+        expect_equal(again, guess, "guesses where masked tokens are others")
 
 
 @promises.optional
 def draws_pictures(subject: ModalitySubject) -> None:
-    """Pictures are uint8 (height, width, 3), of ids also where one stands for a hidden token."""
+    """Pictures are uint8 (height, width, 3), of ids also where one stands for a masked token."""
     modality, sample = subject.modality, subject.scene.samples(1)[0]
-    if modality.spec.vocabulary is None:
+    if modality.spec.vocab_size is None:
         samples = [sample.float() / 255]
     else:
-        samples = [sample, torch.full_like(sample, modality.spec.vocabulary)]
+        samples = [sample, torch.full_like(sample, modality.spec.vocab_size)]
     for shown in samples:
         try:
             picture = modality.preparation.show(shown)

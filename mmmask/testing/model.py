@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.interfaces import Component, Decoder, Encoder, Group, Mask, Tokens, build
+from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, Tokens, build
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.masked_model import MaskedModel, Stream
-from mmmask.seeds import derive_seed
+from mmmask.randomness import derive_seed
 from mmmask.testing.check import expect
 from mmmask.testing.comparison import expect_close
 from mmmask.testing.synthetic import Scene
@@ -42,9 +42,9 @@ def small_decoder(scene: Scene, latent_width: int) -> Decoder:
     return build("decoder", chosen("decoder", SMALL_DECODER), embeddings=scene.embeddings, latent_width=latent_width)
 
 
-def group(scene: Scene, tokens: Tokens, mask: Mask) -> Group:
+def group(scene: Scene, tokens: Tokens, mask: Mask) -> EncoderInput:
     """A stream's samples on their way into an encoder."""
-    return Group(scene.key, tokens, mask)
+    return EncoderInput(scene.key, tokens, mask)
 
 
 def small_model(scene: Scene, encoder: Encoder, decoder: Decoder) -> MaskedModel:

@@ -20,11 +20,11 @@ def counted_shares(
 ) -> list[Shares]:
     """A factor for the loss of every micro-batch and stream whose number of counted predictions varies.
 
-    With a `predict` masker some predicted tokens are visible and do not count, more in one sample than in another. A
+    With a decoder masker some predicted tokens are visible and do not count, more in one sample than in another. A
     micro-batch divides by its own number; the factors make their mean what the whole global batch gives, however it is
     spread over processes and micro-batches. All other streams count alike everywhere and are left out.
     """
-    varying = [name for name in micro_steps[0].samples if model.streams[name].predict]
+    varying = [name for name in micro_steps[0].samples if model.streams[name].decoder_masker]
     if not varying or len(micro_steps) * processes.world_size == 1:
         return [{} for _ in micro_steps]
     counts = []

@@ -14,9 +14,9 @@ from typing import Any
 
 import portalocker
 
-from mmmask.errors import ExperimentError
 from mmmask.experiment import Experiment, load_experiment
-from mmmask.json_lines import read_jsonl
+from mmmask.experiment.errors import ExperimentError
+from mmmask.training.json_lines import read_jsonl
 from mmmask_registry import MmmaskError
 
 # key prefixes that may change when a run goes on: its length, what it logs, and how fast data is loaded

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmmask.hooks import hookimpl
-from mmmask.json_lines import append_jsonl
+from mmmask.training.json_lines import append_jsonl
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmmask.data.bad_samples import BadSamples
 from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams
-from mmmask.errors import ExperimentError
+from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment import Experiment
-from mmmask.json_lines import append_jsonl, read_jsonl
+from mmmask.experiment.errors import ExperimentError
 from mmmask.model.masked_model import MaskedModel
+from mmmask.training.bad_samples import BadSamples
 from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.counted import Shares, counted_shares
 from mmmask.training.distribution import Processes
 from mmmask.training.folder import RunFolder
 from mmmask.training.interruption import Interruption
+from mmmask.training.json_lines import append_jsonl, read_jsonl
 from mmmask.training.optimizer import build_optimizer, peak_learning_rate
 from mmmask.training.precision import autocast
-from mmmask.training.reports import HeldOut
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask_registry import MmmaskError
 

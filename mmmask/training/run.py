@@ -11,7 +11,6 @@ from typing import Any
 from mmmask.components import components
 from mmmask.data.streams import total_steps
 from mmmask.experiment import Experiment
-from mmmask.json_lines import read_jsonl
 from mmmask.model.build import build_model
 from mmmask.model.masked_model import MaskedModel
 from mmmask.sample_data import write_sample_data
@@ -19,6 +18,7 @@ from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.distribution import processes
 from mmmask.training.folder import RunFolder
 from mmmask.training.interruption import Interruption
+from mmmask.training.json_lines import read_jsonl
 from mmmask.training.logs import JSONLinesWriter, TensorBoardWriter
 from mmmask.training.loop import RunState, TrainingLoop
 from mmmask_registry import MmmaskError

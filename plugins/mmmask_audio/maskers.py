@@ -1,4 +1,4 @@
-"""Maskers of grids (time, frequency) that hide whole bands, as Audio-MAE's structured masking does."""
+"""Maskers of grids (time, frequency) that mask whole bands, as Audio-MAE's structured masking does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmmask.interfaces import Grid, MaskContext, Masker
 
 
 class TimeBandsMasker(Masker):
-    """Hides whole steps in time, all frequencies of them (Huang et al., Audio-MAE, section 3: time masking)."""
+    """Masks whole steps in time, all frequencies of them (Huang et al., Audio-MAE, section 3: time masking)."""
 
     class Config(Masker.Config):
         mask_ratio: float = Field(
-            default=0.75, ge=0, lt=1, description="share of the steps in time that is hidden, rounded down"
+            default=0.75, ge=0, lt=1, description="share of the steps in time that is masked, rounded down"
         )
 
     config: Config
@@ -24,7 +24,7 @@ class TimeBandsMasker(Masker):
         steps, rows = _axes("time_bands", context.grid)
         return _random_ranks(context, steps).repeat_interleave(rows, dim=1)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """The tokens of int(ratio * steps) steps.
 
         Raises:
@@ -35,11 +35,11 @@ class TimeBandsMasker(Masker):
 
 
 class FrequencyBandsMasker(Masker):
-    """Hides whole rows of frequency, at all times (Huang et al., Audio-MAE, section 3: frequency masking)."""
+    """Masks whole rows of frequency, at all times (Huang et al., Audio-MAE, section 3: frequency masking)."""
 
     class Config(Masker.Config):
         mask_ratio: float = Field(
-            default=0.75, ge=0, lt=1, description="share of the rows of frequency that is hidden, rounded down"
+            default=0.75, ge=0, lt=1, description="share of the rows of frequency that is masked, rounded down"
         )
 
     config: Config
@@ -49,7 +49,7 @@ class FrequencyBandsMasker(Masker):
         steps, rows = _axes("frequency_bands", context.grid)
         return _random_ranks(context, rows).repeat(1, steps)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """The tokens of int(ratio * rows) rows.
 
         Raises:
@@ -60,34 +60,34 @@ class FrequencyBandsMasker(Masker):
 
 
 class TimeFrequencyBandsMasker(Masker):
-    """Hides whole steps in time and whole rows of frequency (Huang et al., Audio-MAE, section 3: time+frequency).
+    """Masks whole steps in time and whole rows of frequency (Huang et al., Audio-MAE, section 3: time+frequency).
 
-    What stays visible is t steps of f rows: all samples hide exactly tokens - t * f. With v = 1 - mask_ratio, f is
+    What stays visible is t steps of f rows: all samples mask exactly tokens - t * f. With v = 1 - mask_ratio, f is
     v^(1 - split) of the rows, rounded, and t follows as what brings t * f nearest to v of the tokens; each is at
     least 1.
     """
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.8, ge=0, lt=1, description="share of the tokens that is hidden, about")
+        mask_ratio: float = Field(default=0.8, ge=0, lt=1, description="share of the tokens that is masked, about")
         split: float = Field(
             default=0.5,
             ge=0,
             le=1,
-            description="how much of the hiding is along time: 0.5 hides the same share of steps and of rows, "
-            "1 hides steps only",
+            description="how much of the masking is along time: 0.5 masks the same share of steps and of rows, "
+            "1 masks steps only",
         )
 
     config: Config
 
     def scores(self, context: MaskContext) -> Tensor:
-        """1 where hidden, 0 where visible: (batch, tokens)."""
+        """1 where masked, 0 where visible: (batch, tokens)."""
         steps, rows = _axes("time_frequency_bands", context.grid)
         visible_steps, visible_rows = self._visible(steps, rows)
-        hidden_steps = _random_ranks(context, steps) >= visible_steps
-        hidden_rows = _random_ranks(context, rows) >= visible_rows
-        return (hidden_steps.unsqueeze(2) | hidden_rows.unsqueeze(1)).flatten(1).float()
+        masked_steps = _random_ranks(context, steps) >= visible_steps
+        masked_rows = _random_ranks(context, rows) >= visible_rows
+        return (masked_steps.unsqueeze(2) | masked_rows.unsqueeze(1)).flatten(1).float()
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """All tokens but those of the visible steps' visible rows.
 
         Raises:
@@ -115,6 +115,6 @@ def _axes(masker: str, grid: Grid) -> tuple[int, int]:
 def _random_ranks(context: MaskContext, groups: int) -> Tensor:
     """(batch, groups), a random order of the groups of every sample.
 
-    Ranks, not the noise itself: two groups that drew equal noise would otherwise be hidden in halves.
+    Ranks, not the noise itself: two groups that drew equal noise would otherwise be masked in halves.
     """
     return context.noise((context.batch, groups)).argsort(dim=1, stable=True).argsort(dim=1)

@@ -170,12 +170,12 @@ class AudioModality(Modality):
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
         """The mean spectrum: for each band the mean of its visible levels, of all samples of the batch.
 
-        Where a band is hidden in all samples, the mean of all visible levels. A mean per sample would guess the same
+        Where a band is masked in all samples, the mean of all visible levels. A mean per sample would guess the same
         for low bands and high ones, which differ by tens of decibels nearly everywhere: too easy to beat.
         """
         steps, bands = tokens.spec.patch_size
         cells = tokens.grid[-1]
-        spectra = tokens.source(mask.visible).unflatten(-1, (steps, bands)).mean(2)  # (batch, visible, bands)
+        spectra = tokens.raw(mask.visible).unflatten(-1, (steps, bands)).mean(2)  # (batch, visible, bands)
         place = (mask.visible % cells).flatten()
         total = spectra.new_zeros(cells, bands).index_add_(0, place, spectra.flatten(0, 1))
         seen = spectra.new_zeros(cells).index_add_(0, place, torch.ones_like(place, dtype=spectra.dtype)).unsqueeze(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 from mmmask_pixels.pictures import composite
 
 

@@ -15,7 +15,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 from mmmask_image.channels import with_channels
 from mmmask_image.orientation import exif_orientation, find_jpeg_exif, upright
 from mmmask_image.webp import webp_size

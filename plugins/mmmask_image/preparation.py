@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmmask.interfaces.files import BadSample, SourceFile
 from mmmask.interfaces.modality import Preparation
-from mmmask.interfaces.source import BadSample, SourceFile
 from mmmask_image.channels import with_channels
 from mmmask_image.decoding import decode_image
 from mmmask_pixels.crop import Crop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 
 MAX_PIXELS = 2**26
 """Pixels of a picture or a frame, 8192 x 8192: 192 MiB of colour. A few bytes of a header can announce thousands of

@@ -42,7 +42,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def texts(self, ids: Sequence[int]) -> list[str | None]:
-        """What to show for each id; None for the id that follows the last, where a token is hidden."""
+        """What to show for each id; None for the id that follows the last, where a token is masked."""
 
 
 class ByteVocabulary(Vocabulary):
@@ -116,14 +116,14 @@ def open_vocabulary(path: str | None) -> Vocabulary:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise MmmaskError(
-            f"modality text: vocabulary {path} needs the library tokenizers: pip install 'mmmask[text]'"
+            f"modality text: tokenizer {path} needs the library tokenizers: pip install 'mmmask[text]'"
         ) from error
     try:
         # two threads that come here first both read it, which does no harm
         return TokenizerVocabulary(Tokenizer.from_file(SourceFile(path).local_path()))
     except Exception as error:  # the library raises Exception itself
         raise MmmaskError(
-            f"modality text: vocabulary {path} cannot be read ({error}). Name a tokenizer.json of the library "
+            f"modality text: tokenizer {path} cannot be read ({error}). Name a tokenizer.json of the library "
             "tokenizers, or leave it out for bytes."
         ) from error
 

@@ -17,7 +17,7 @@ class TextModality(Modality):
 
     class Config(Modality.Config):
         length: int = Field(default=256, gt=0, description="tokens of a sample")
-        vocabulary: str | None = Field(
+        tokenizer: str | None = Field(
             default=None,
             description="path of a tokenizer.json of the library tokenizers, which the extra `text` installs; null "
             "takes the bytes of UTF-8",
@@ -33,7 +33,7 @@ class TextModality(Modality):
         Raises:
             MmmaskError: the vocabulary cannot be read.
         """
-        return TokenSpec((1,), channels=1, vocabulary=self._vocabulary.size)
+        return TokenSpec((1,), channels=1, vocab_size=self._vocabulary.size)
 
     @property
     def embedding(self) -> str:
@@ -52,7 +52,7 @@ class TextModality(Modality):
     @property
     def preparation(self) -> TextPreparation:
         """The worker side."""
-        return TextPreparation(self.config.length, self.config.vocabulary, self.config.max_bytes)
+        return TextPreparation(self.config.length, self.config.tokenizer, self.config.max_bytes)
 
     def grid(self, shape: Sequence[int]) -> Grid:
         """(tokens,) of a sample (..., tokens).
@@ -84,7 +84,7 @@ class TextModality(Modality):
 
     @property
     def _vocabulary(self) -> Vocabulary:
-        return open_vocabulary(self.config.vocabulary)
+        return open_vocabulary(self.config.tokenizer)
 
 
 class IdEmbedding(nn.Embedding):

@@ -20,12 +20,12 @@ class TextPreparation(Preparation):
 
     Attributes:
         length: tokens of a sample.
-        vocabulary: path of a `tokenizer.json`, or None for bytes; opened once in every process.
+        tokenizer: path of a `tokenizer.json`, or None for bytes; opened once in every process.
         max_bytes: of a text; a longer one is a bad sample.
     """
 
     length: int
-    vocabulary: str | None
+    tokenizer: str | None
     max_bytes: int
 
     extensions = (".txt", ".md")
@@ -50,7 +50,7 @@ class TextPreparation(Preparation):
             )
         if b"\0" in text:
             raise BadSample("holds a zero byte: no text, or not in UTF-8")
-        return open_vocabulary(self.vocabulary).ids(text)
+        return open_vocabulary(self.tokenizer).ids(text)
 
     def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
         """int64 (1, length): a random piece, or the beginning where there is no generator.
@@ -68,8 +68,8 @@ class TextPreparation(Preparation):
         return decoded[start : start + self.length].long().unsqueeze(0)
 
     def show(self, sample: Tensor) -> np.ndarray:
-        """The text in lines, uint8 (height, width, 3); a block stands where a token is hidden."""
-        vocabulary = open_vocabulary(self.vocabulary)
+        """The text in lines, uint8 (height, width, 3); a block stands where a token is masked."""
+        vocabulary = open_vocabulary(self.tokenizer)
         return draw_tokens(vocabulary.texts(sample.flatten().tolist()), vocabulary.widest)
 
     def _text(self, loaded: Any) -> bytes:  # noqa: ANN401

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 from mmmask_pixels.limits import check_size
 from mmmask_video.index import FrameIndex, index_frames
 
@@ -118,7 +118,7 @@ class _Reader:
                 if upcoming is None or (wanted and upcoming[0] > number):
                     raise BadSample(f"frame {number} of {len(index.times)} does not come out of the decoder")
                 if seen and upcoming[0] > number:
-                    break  # a packet may hold no frame to be seen (a hidden reference): the one before still is
+                    break  # a packet may hold no frame to be seen (a masked reference): the one before still is
                 seen, upcoming = upcoming, None
             if seen[1].is_corrupt:
                 raise BadSample(f"frame {number} of {len(index.times)} is damaged")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmmask.interfaces.files import BadSample, SourceFile
 from mmmask.interfaces.modality import Preparation
-from mmmask.interfaces.source import BadSample, SourceFile
 from mmmask_pixels.crop import Crop, shrink_short_side
 from mmmask_pixels.pictures import picture
 from mmmask_video.decoding import decode_clip

@@ -130,7 +130,7 @@ def require_plain_encoder(writing: Writing, **allowed: tuple[object, ...]) -> No
     plain: dict[str, tuple[object, ...]] = {
         "cosine_attention": (False,),
         "layer_scale": (None,),
-        "hidden_tokens": ("drop",),
+        "masked_tokens": ("drop",),
         "bias_per_block": (False,),
     }
     writing.require(writing.path("encoder"), writing.encoder, **plain, **allowed)
@@ -169,8 +169,10 @@ def pixel_loss(writing: Writing, stream: str, epsilon_inside: bool, **allowed: t
     """
     assert isinstance(writing.settings, Experiment)
     where, settings = f"streams.{stream}", writing.settings.streams[stream]
-    if settings.predict is not None:
-        raise writing.error(f"{where}.predict is {settings.predict.name}; the layout predicts all hidden tokens")
+    if settings.decoder_masker is not None:
+        raise writing.error(
+            f"{where}.decoder_masker is {settings.decoder_masker.name}; the layout predicts all masked tokens"
+        )
     loss = settings.loss
     if not isinstance(loss, PixelLoss.Config):
         raise writing.error(f"{where}.loss.name is {loss.name}; the layout is that of a model of pixels")

@@ -115,7 +115,7 @@ class HuggingFaceVideoMAEFormat(Format):
         decoder_num_heads: int | None = Field(
             default=None, gt=0, description="attention heads of the decoder; null: told from its width"
         )
-        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tubes that is hidden")
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tubes that is masked")
         normalize: Literal["channel", "none"] = Field(
             default="channel", description="whether the decoder was trained on normalised tubelets (norm_pix_loss)"
         )
@@ -258,7 +258,7 @@ class _Reading:
         }
 
     def _mlp_ratio(self, blocks: str, width: int) -> float:
-        return self.conversion.shape(f"{blocks}.0.{self.names.block.fc1}.weight", "hidden, width")[0] / width
+        return self.conversion.shape(f"{blocks}.0.{self.names.block.fc1}.weight", "masked, width")[0] / width
 
 
 def _classifier(writing: Writing) -> dict[str, Any] | None:

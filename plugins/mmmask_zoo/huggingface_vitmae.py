@@ -109,7 +109,7 @@ class HuggingFaceViTMAEFormat(Format):
         size: int | None = Field(default=None, gt=0, description="height and width in pixels; null: the file's")
         num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
         decoder_num_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
-        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is hidden")
+        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is masked")
         normalize: Literal["token", "none"] = Field(
             default="none", description="whether the decoder was trained on normalised patches (norm_pix_loss)"
         )
@@ -237,7 +237,7 @@ class _Reading:
         names, conversion = self.names.block, self.conversion
         return {
             "depth": conversion.depth(blocks),
-            "mlp_ratio": conversion.shape(f"{blocks}.0.{names.fc1}.weight", "hidden, width")[0] / width,
+            "mlp_ratio": conversion.shape(f"{blocks}.0.{names.fc1}.weight", "masked, width")[0] / width,
             "qkv_bias": f"{blocks}.0.{names.biases[0]}" in conversion.source,
             "norm_epsilon": self.config.norm_epsilon,
         }
@@ -262,7 +262,7 @@ def _decoder(writing: Writing, names: _Names, stream: str, key: str) -> dict[str
     loss = pixel_loss(writing, stream, True, normalize=("token", "none"), unnormalize=(False,))
     settings = writing.settings.streams[stream]
     if not isinstance(settings.masker, RandomMasker.Config):
-        raise writing.error(f"streams.{stream}.masker.name is {settings.masker.name}; the layout hides at random")
+        raise writing.error(f"streams.{stream}.masker.name is {settings.masker.name}; the layout masks at random")
     own = f"decoders.{settings.decoder}"
     write_all(names.decoder_pairs(key, own, settings.head or key, decoder.depth), writing)
     # no position is added to the cls token, so its row is zero

@@ -30,7 +30,7 @@ class MAESTFormat(Format):
         stills: bool = Field(default=False, description="images too, each repeated over the frames of one tubelet")
         num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
         decoder_num_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
-        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tokens that is hidden")
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tokens that is masked")
         normalize: Literal["token", "none"] = Field(
             default="token", description="whether the decoder was trained on normalised patches; no key tells"
         )

@@ -52,10 +52,10 @@ class OmniMAEFormat(Format):
         num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
         decoder_num_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
         image_mask_ratio: float = Field(
-            default=0.9, ge=0, lt=1, description="share of an image's tokens that is hidden"
+            default=0.9, ge=0, lt=1, description="share of an image's tokens that is masked"
         )
         video_mask_ratio: float = Field(
-            default=0.95, ge=0, lt=1, description="share of a video's tokens that is hidden"
+            default=0.95, ge=0, lt=1, description="share of a video's tokens that is masked"
         )
 
     config: Config

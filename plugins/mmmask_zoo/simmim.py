@@ -36,8 +36,8 @@ class SimMIMFormat(Format):
         stage_heads: tuple[int, ...] | None = Field(
             default=None, description="of a Swin: attention heads of each stage; null: told from its tables"
         )
-        unit: int = Field(default=32, gt=0, description="pixels of the square units that are hidden as a whole")
-        mask_ratio: float = Field(default=0.6, ge=0, lt=1, description="share of the units that is hidden")
+        unit: int = Field(default=32, gt=0, description="pixels of the square units that are masked as a whole")
+        mask_ratio: float = Field(default=0.6, ge=0, lt=1, description="share of the units that is masked")
 
     config: Config
 
@@ -86,7 +86,7 @@ class _ViT:
     def pretraining(self) -> ForeignWeights:
         """A masked model: mask tokens within the encoder, the head alone behind it."""
         conversion = self.conversion
-        encoder = self._encoder() | {"hidden_tokens": "replace"}
+        encoder = self._encoder() | {"masked_tokens": "replace"}
         conversion.flatten(f"{self.prefix}mask_token", "encoder.mask_token")
         conversion.take_linear(f"{self.prefix}norm", "encoder.norm")
         _head(conversion, f"heads.{self.key}", self.channels, self.patch)

@@ -68,8 +68,8 @@ class TimmFormat(MAEFormat):
         if settings.get("norm_epsilon"):
             settings["norm_epsilon"] = epsilon
         if "blocks.0.mlp.fc1.weight" in names:
-            hidden, width = Conversion(self.config.name, state).shape("blocks.0.mlp.fc1.weight", "hidden, width")
-            encoder["mlp_ratio"] = hidden / width
+            masked, width = Conversion(self.config.name, state).shape("blocks.0.mlp.fc1.weight", "masked, width")
+            encoder["mlp_ratio"] = masked / width
         origin = {own: tuple(names[old] for old in foreign_keys) for own, foreign_keys in foreign.origin.items()}
         return replace(foreign, origin=origin)
 
@@ -92,7 +92,7 @@ class TimmFormat(MAEFormat):
         writing.leave_out("decoders.", "timm's VisionTransformer is an encoder")
         writing.leave_out("heads.", "timm's VisionTransformer is an encoder")
         writing.leave_out("losses.", "timm's VisionTransformer has no loss")
-        writing.leave_out("encoder.mask_token", "timm's VisionTransformer hides nothing")
+        writing.leave_out("encoder.mask_token", "timm's VisionTransformer masks nothing")
         writing.leave_out("encoder.embeddings.", "the layout has one patch embedding, for pictures")
         writing.leave_out("encoder.positions.", "the layout has one patch embedding, for pictures")
         return writing.finished()

@@ -40,7 +40,7 @@ class VideoMAEFormat(Format):
         decoder_num_heads: int | None = Field(
             default=None, gt=0, description="attention heads of the decoder; null: told from its width"
         )
-        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tubes that is hidden")
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tubes that is masked")
         normalize: Literal["channel", "none"] = Field(
             default="channel", description="whether the decoder was trained on normalised tubelets; no key tells"
         )
@@ -62,7 +62,7 @@ class VideoMAEFormat(Format):
         return self._classifier(conversion) if "head.weight" in state else self._pretraining(conversion)
 
     def masks(self) -> dict[str, Any]:
-        """The settings of a stream that say what is hidden and predicted."""
+        """The settings of a stream that say what is masked and predicted."""
         return {"masker": {"name": "tube", "mask_ratio": self.config.mask_ratio}}
 
     def _pretraining(self, conversion: Conversion) -> ForeignWeights:
@@ -120,7 +120,7 @@ class VideoMAEFormat(Format):
             "width": width,
             "depth": conversion.depth(f"{prefix}blocks"),
             "num_heads": conversion.heads(self.config.num_heads, width),
-            "mlp_ratio": conversion.shape(f"{prefix}blocks.0.mlp.fc1.weight", "hidden, width")[0] / width,
+            "mlp_ratio": conversion.shape(f"{prefix}blocks.0.mlp.fc1.weight", "masked, width")[0] / width,
             "qkv_bias": "query_value" if f"{prefix}blocks.0.attn.q_bias" in conversion.source else False,
             "cosine_attention": f"{prefix}blocks.0.attn.scale" in conversion.source,
             "positions": {"name": "flat_sinusoid", **self._trained_grid(conversion, patch)},

@@ -25,6 +25,6 @@ class VideoMAEV2Format(VideoMAEFormat):
         return is_videomae(keys) and is_second(keys)
 
     def masks(self) -> dict[str, Any]:
-        """Tubes hidden from the encoder, running cells not asked of the decoder (section 3.2)."""
+        """Tubes masked from the encoder, running cells not asked of the decoder (section 3.2)."""
         ratio = cast(VideoMAEV2Format.Config, self.config).decoder_mask_ratio
-        return super().masks() | {"predict": {"name": "running_cell", "mask_ratio": ratio}}
+        return super().masks() | {"decoder_masker": {"name": "running_cell", "mask_ratio": ratio}}

@@ -200,11 +200,11 @@ class TestTheBaseline:
         noise = 0.01 * torch.randn(3, 1, 64, 32, generator=generator(0))
         return torch.linspace(0.2, 0.8, 32).expand(3, 1, 64, 32) + noise
 
-    def guess(self, levels, hidden):
+    def guess(self, levels, masked):
         modality = sounds(**SMALL)
         tokens = modality.tokenize((levels - 0.4) / 0.2)
-        mask = mask_from_bool(hidden)
-        return modality.baseline(tokens, mask), tokens.source(mask.predicted)
+        mask = mask_from_bool(masked)
+        return modality.baseline(tokens, mask), tokens.raw(mask.predicted)
 
     def hide(self, count=12):
         return torch.rand(3, 16, generator=generator(1)).argsort(1) < count
@@ -216,25 +216,25 @@ class TestTheBaseline:
         assert torch.allclose(guess[0, 0, :8], guess[0, 0, 8:16]), "the same at every step"
 
     def test_it_looks_at_visible_tokens_alone(self):
-        levels, hidden = self.spectra(), self.hide()
+        levels, masked = self.spectra(), self.hide()
         modality = sounds(**SMALL)
         content = modality.tokenize(levels).content.clone()
-        content[hidden] = 17.0
+        content[masked] = 17.0
         other = modality.detokenize(content, (4, 4))
-        assert torch.allclose(self.guess(levels, hidden)[0], self.guess(other, hidden)[0], atol=1e-6)
+        assert torch.allclose(self.guess(levels, masked)[0], self.guess(other, masked)[0], atol=1e-6)
 
     def test_a_band_that_nobody_sees_is_guessed_by_the_overall_mean(self):
         levels = self.spectra()
-        hidden = torch.zeros(3, 4, 4, dtype=torch.bool)
-        hidden[:, :, 3] = True
-        guess, _ = self.guess(levels, hidden.flatten(1))
+        masked = torch.zeros(3, 4, 4, dtype=torch.bool)
+        masked[:, :, 3] = True
+        guess, _ = self.guess(levels, masked.flatten(1))
         assert torch.allclose(guess, levels[..., :24].mean().expand(guess.shape), atol=1e-5)
 
     def test_a_band_that_one_sample_sees_serves_all(self):
-        hidden = torch.zeros(3, 4, 4, dtype=torch.bool)
+        masked = torch.zeros(3, 4, 4, dtype=torch.bool)
         for sample in range(3):
-            hidden[sample, :, sample] = True
-        guess, truth = self.guess(self.spectra(), hidden.flatten(1))
+            masked[sample, :, sample] = True
+        guess, truth = self.guess(self.spectra(), masked.flatten(1))
         assert (guess - truth).square().mean() < 2e-4
 
     def test_bytes(self):

@@ -118,7 +118,7 @@ def test_restoring_the_target_with_true_statistics_gives_the_source(tokens, norm
     loss = make(normalize=normalize, unnormalize=unnormalize, epsilon_inside=inside)
     index = torch.tensor([[4, 2], [0, 5]])
     restored = loss.restore(loss.target(tokens, index), tokens, index, None)
-    torch.testing.assert_close(restored.double(), tokens.source(index), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(restored.double(), tokens.raw(index), atol=2e-6, rtol=1e-5)
 
 
 def line(values, normalize="token", **settings):
@@ -255,7 +255,7 @@ class TestSlices:
 @pytest.mark.parametrize(
     ("spec", "settings", "reason"),
     [
-        (TokenSpec((4,), 1, vocabulary=9), {"normalize": "none"}, "these tokens hold ids: use 'cross_entropy'"),
+        (TokenSpec((4,), 1, vocab_size=9), {"normalize": "none"}, "these tokens hold ids: use 'cross_entropy'"),
         (TokenSpec((1, 1), 3), {"normalize": "channel"}, "normalize channel, but a token of .* has a single number"),
         (TokenSpec((1,), 1), {"normalize": "token"}, "normalize token, but a token of .* has a single number"),
         (TokenSpec((2, 1), 3), {"normalize": "channel", "slices": 1}, "normalize channel, but a token of"),

@@ -69,35 +69,35 @@ def test_uint8_is_normalised_by_the_statistics_of_its_channel():
     expected = patchify((pixels.float() / 255 - mean) / std, (2, 2))
     assert tokens.values().dtype == torch.float32
     torch.testing.assert_close(tokens.values(), expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(tokens.source(), patchify(pixels.float() / 255, (2, 2)), atol=0, rtol=0)
+    torch.testing.assert_close(tokens.raw(), patchify(pixels.float() / 255, (2, 2)), atol=0, rtol=0)
     index = torch.tensor([[2, 0], [1, 3]])
     assert torch.equal(tokens.values(index), gather_rows(tokens.values(), index))
-    assert torch.equal(tokens.source(index), gather_rows(tokens.source(), index))
+    assert torch.equal(tokens.raw(index), gather_rows(tokens.raw(), index))
 
 
 def test_floating_point_is_taken_as_normalised():
     _, tokens = colour_tokens()
     normalised = Tokens(tokens.values(), (2, 2), COLOUR)
     assert torch.equal(normalised.values(), tokens.values())
-    torch.testing.assert_close(normalised.source(), tokens.source(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalised.raw(), tokens.raw(), atol=1e-6, rtol=0)
     wide = Tokens(tokens.values().double(), (2, 2), COLOUR)
-    assert wide.source().dtype == torch.float64
-    torch.testing.assert_close(wide.source(), tokens.source().double(), atol=1e-6, rtol=0)
+    assert wide.raw().dtype == torch.float64
+    torch.testing.assert_close(wide.raw(), tokens.raw().double(), atol=1e-6, rtol=0)
 
 
 def test_without_statistics_values_are_those_of_the_source():
     content = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
     tokens = Tokens(content, (1,), TokenSpec((3,), 1))
     torch.testing.assert_close(tokens.values(), torch.tensor([[[0.0, 0.2, 1.0]]]))
-    torch.testing.assert_close(tokens.source(), torch.tensor([[[0.0, 0.2, 1.0]]]))
+    torch.testing.assert_close(tokens.raw(), torch.tensor([[[0.0, 0.2, 1.0]]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_ids_stay_ids(dtype):
     ids = torch.tensor([[[3], [7]]], dtype=dtype)
-    tokens = Tokens(ids, (2,), TokenSpec((1,), 1, vocabulary=256))
+    tokens = Tokens(ids, (2,), TokenSpec((1,), 1, vocab_size=256))
     assert torch.equal(tokens.values(), ids)
-    assert torch.equal(tokens.source(), ids)
+    assert torch.equal(tokens.raw(), ids)
 
 
 def test_dense_lays_the_normalised_values_on_the_raw_grid():

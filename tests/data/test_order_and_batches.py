@@ -11,8 +11,8 @@ from mmmask.data.order import EndlessOrder, MicroBatches
 from mmmask.data.pipeline import BatchPipeline
 from mmmask.data.samples import SampleLoader
 from mmmask.data.streams import Streams, streams_of_step, total_steps
-from mmmask.errors import ExperimentError
 from mmmask.experiment import experiment_from_data
+from mmmask.experiment.errors import ExperimentError
 
 
 @given(length=st.integers(1, 50), seed=st.integers(0, 2**40))

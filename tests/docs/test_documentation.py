@@ -21,9 +21,9 @@ import mmmask
 from mmmask import hooks, testing
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
-from mmmask.compose import shipped_experiments
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
+from mmmask.experiment.compose import shipped_experiments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -181,9 +181,9 @@ def test_the_readmes_masker_hides_the_middle(in_folder):
     overrides += ["model.decoder.depth=0", "streams.images.modality.patch_size=[16, 16]"]
     experiment = mmmask.load_experiment("omnimae/vit_base", overrides=[*overrides, "model.encoder.num_heads=2"])
     output = mmmask.build_model(experiment)({"images": torch.zeros(2, 3, 224, 224, dtype=torch.uint8)})
-    hidden = output.streams["images"].mask.hidden.float()
-    assert hidden.sum(dim=1).tolist() == [98, 98]
-    assert hidden[:, 70:126].mean() > 0.95 > 0.05 > hidden[:, :20].mean()
+    masked = output.streams["images"].mask.masked.float()
+    assert masked.sum(dim=1).tolist() == [98, 98]
+    assert masked[:, 70:126].mean() > 0.95 > 0.05 > masked[:, :20].mean()
 
 
 class TestThePluginPage:
@@ -235,7 +235,7 @@ class TestThePluginPage:
 
     def test_the_checkerboard_leaves_one_in_so_many(self, examples):
         masker = examples.CheckerboardMasker(examples.CheckerboardMasker.Config(keep_one_in=4))
-        assert masker.num_hidden((14, 14), 0) == 147
+        assert masker.num_masked((14, 14), 0) == 147
         noise = torch.tensor([[0.0], [0.99]])
         content = torch.zeros(2, 196, 1)
         tokens = mmmask.Tokens(content, (14, 14), mmmask.TokenSpec((1, 1), 1))

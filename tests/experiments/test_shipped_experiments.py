@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import mmmask
-from mmmask.bench import synthetic_batch
-from mmmask.compose import shipped_experiments
-from mmmask.cost import meta_model, parameters
+from mmmask.experiment.compose import shipped_experiments
+from mmmask.profiling.bench import synthetic_batch
+from mmmask.profiling.cost import meta_model, parameters
 from mmmask.training.optimizer import build_optimizer, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 
@@ -136,7 +136,7 @@ def test_published_token_counts(name, stream, tokens, visible):
     part = model.streams[stream]
     grid = part.modality.grid(part.modality.sample_shape)
     assert torch.Size(grid).numel() == tokens
-    assert tokens - part.masker.num_hidden(grid, 0) == visible
+    assert tokens - part.masker.num_masked(grid, 0) == visible
 
 
 def test_the_released_omnimae_mixes_as_its_epochs_do():

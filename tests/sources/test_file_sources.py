@@ -5,14 +5,15 @@ import os
 import pytest
 
 from mmmask.builtins.sources import FolderSource, GlobSource, ListSource
-from mmmask.interfaces.source import BadSample, SourceError, SourceFile
+from mmmask.interfaces.files import BadSample, SourceFile
+from mmmask.interfaces.source import SourceError
 
 ENDINGS = (".jpg", ".png")
 
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("b/2.JPG", "b/deep/1.png", "a/3.jpg", "top.png", "a/notes.txt", ".hidden/4.jpg", "a/.5.jpg"):
+    for name in ("b/2.JPG", "b/deep/1.png", "a/3.jpg", "top.png", "a/notes.txt", ".masked/4.jpg", "a/.5.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
@@ -171,7 +172,7 @@ def test_a_remote_folder_is_walked_through_iopath(tree, monkeypatch, root):
     from iopath.common.file_io import NativePathHandler, PathManager
 
     from mmmask.builtins import sources
-    from mmmask.data import files
+    from mmmask.interfaces import files
 
     class Bucket(NativePathHandler):
         def _get_supported_prefixes(self):

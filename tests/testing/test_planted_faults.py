@@ -55,15 +55,15 @@ def breaks(kind, *checks):
 
 
 class SoundMasker(Masker):
-    """Hides tokens at random."""
+    """Masks tokens at random."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is hidden")
+        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is masked")
 
     def scores(self, context):
         return context.noise((context.batch, torch.Size(context.grid).numel()))
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return int(torch.Size(grid).numel() * self.config.mask_ratio)
 
 
@@ -108,7 +108,7 @@ class ForgetfulMasker(SoundMasker):
     """Writes other settings than it has."""
 
     class Config(SoundMasker.Config):
-        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is hidden")
+        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is masked")
 
         @field_serializer("mask_ratio")
         def _halved(self, ratio):
@@ -133,9 +133,9 @@ class ShortMasker(SoundMasker):
 
 @breaks("masker", "hides_an_exact_number")
 class BoundlessMasker(SoundMasker):
-    """Hides less than nothing."""
+    """Masks less than nothing."""
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return -1
 
 
@@ -143,7 +143,7 @@ class BoundlessMasker(SoundMasker):
 class DoubtfulMasker(SoundMasker):
     """Counts in halves."""
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return torch.Size(grid).numel() * self.config.mask_ratio
 
 
@@ -159,7 +159,7 @@ class UnrankedMasker(SoundMasker):
 class ChoosyMasker(SoundMasker):
     """Takes no grid at all, so that nothing could be examined."""
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         from mmmask import MmmaskError
 
         raise MmmaskError("not this grid")
@@ -210,7 +210,7 @@ class ContrastMasker(SoundMasker):
 
 @breaks("masker", "leaves_samples_alone")
 class ErasingMasker(SoundMasker):
-    """Hides by erasing."""
+    """Masks by erasing."""
 
     def scores(self, context):
         context.tokens.content.zero_()
@@ -396,10 +396,10 @@ class LearningModality(SoundModality):
 
 @breaks("modality", "guesses_from_visible_tokens")
 class PeekingModality(SoundModality):
-    """Guesses the mean of all tokens, hidden ones too."""
+    """Guesses the mean of all tokens, masked ones too."""
 
     def baseline(self, tokens, mask):
-        return tokens.source().mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
+        return tokens.raw().mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
 
 
 class GreyPreparation(SoundPreparation):
@@ -678,7 +678,7 @@ def but_values(change):
 
     def forward(self, groups):
         return [
-            Latents(change(self, latents.values, group, groups), latents.rows)
+            Latents(change(self, latents.values, group, groups), latents.index)
             for latents, group in zip(SoundEncoder.forward(self, groups), groups, strict=True)
         ]
 
@@ -697,10 +697,10 @@ class LosingEncoder(SoundEncoder):
     """Loses the last visible token."""
 
     def forward(self, groups):
-        return [Latents(part.values[:, :-1], part.rows[:, :-1]) for part in super().forward(groups)]
+        return [Latents(part.values[:, :-1], part.index[:, :-1]) for part in super().forward(groups)]
 
 
-@breaks("encoder", "gives_every_token_where_nothing_is_hidden")
+@breaks("encoder", "gives_every_token_where_nothing_is_masked")
 class FlatMapsEncoder(SoundEncoder):
     """Does not lay its maps out."""
 
@@ -708,7 +708,7 @@ class FlatMapsEncoder(SoundEncoder):
         return [[latents.values] for latents in self(groups)]
 
 
-@breaks("encoder", "does_not_see_what_is_hidden")
+@breaks("encoder", "does_not_see_what_is_masked")
 class PeekingEncoder(SoundEncoder):
     """Adds the mean of all tokens."""
 
@@ -803,9 +803,9 @@ class CountingEncoder(SoundEncoder):
         return values + self.step - self.step
 
 
-@breaks("encoder", "keeps_little_of_hidden_tokens")
+@breaks("encoder", "keeps_little_of_masked_tokens")
 class LateEncoder(SoundEncoder):
-    """Looks at all tokens, and leaves hidden ones out at the end."""
+    """Looks at all tokens, and leaves masked ones out at the end."""
 
     def forward(self, groups):
         every = [self.embeddings[group.key](group.tokens.values()) for group in groups]
@@ -943,7 +943,7 @@ class SoundLoss(Loss):
     def prediction_dim(self, spec):
         from mmmask import MmmaskError
 
-        if spec.vocabulary is not None:
+        if spec.vocab_size is not None:
             raise MmmaskError("for values")
         return spec.content_dim
 
@@ -954,7 +954,7 @@ class SoundLoss(Loss):
         return (prediction.float() - target).square().mean(-1)
 
     def restore(self, prediction, tokens, index, statistics):
-        return Tokens(prediction, tokens.grid, tokens.spec).source()
+        return Tokens(prediction, tokens.grid, tokens.spec).raw()
 
     def baseline(self, tokens, mask):
         return tokens.values(mask.visible).mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
@@ -1043,12 +1043,12 @@ class SecretiveLoss(SoundLoss):
 
     def restore(self, prediction, tokens, index, statistics):
         restored = super().restore(prediction, tokens, index, statistics)
-        return restored if statistics is None else restored + tokens.source(statistics).mean((1, 2), keepdim=True)
+        return restored if statistics is None else restored + tokens.raw(statistics).mean((1, 2), keepdim=True)
 
 
 @breaks("loss", "guesses_from_visible_tokens")
 class PeekingLoss(SoundLoss):
-    """Guesses the mean of all tokens, hidden ones too."""
+    """Guesses the mean of all tokens, masked ones too."""
 
     def baseline(self, tokens, mask):
         return tokens.values().mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)

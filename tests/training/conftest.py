@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmmask.compose import dump_yaml
+from mmmask.experiment.compose import dump_yaml
 from mmmask.training.checkpoints import Checkpoints
 
 HERE = Path(__file__).parent

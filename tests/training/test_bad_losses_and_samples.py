@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmmask.compose import dump_yaml
+from mmmask.experiment.compose import dump_yaml
 
 
 @pytest.fixture

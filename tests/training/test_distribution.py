@@ -58,7 +58,7 @@ def test_micro_batches_and_processes_are_one_partition(reference, experiment_fil
 def test_counts_that_vary_are_those_of_the_whole_batch(reference, experiment_file):
     """With dual masking one sample has more counted predictions than another."""
     file = experiment_file()
-    dual = ("streams.long.predict={name: random, mask_ratio: 0.5}", "streams.long.loss_weight=2.0")
+    dual = ("streams.long.decoder_masker={name: random, mask_ratio: 0.5}", "streams.long.loss_weight=2.0")
     one = reference(file, *dual, "training.accumulate=1")
     same_up_to_rounding(one, reference(file, *dual, "training.accumulate=4"))
     same_up_to_rounding(one, reference(file, *dual, processes=2))

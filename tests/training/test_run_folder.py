@@ -6,7 +6,7 @@ import portalocker
 import pytest
 import torch
 
-from mmmask.interfaces.masker import rows_noise
+from mmmask.randomness import rows_noise
 from mmmask.training.checkpoints import Checkpoints
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mmmask.components import components
 from mmmask.interfaces.component import validate_strictly
-from mmmask.interfaces.source import BadSample, SourceFile
+from mmmask.interfaces.files import BadSample, SourceFile
 from mmmask_image.modality import ImageModality
 from mmmask_video.modality import VideoModality
 

@@ -233,11 +233,11 @@ class TestMaeInflated:
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
     def test_every_frame_is_predicted_as_the_picture_was(self, weights):
-        hidden = torch.zeros(1, 16, dtype=torch.bool)
-        hidden[:, :12] = True
+        masked = torch.zeros(1, 16, dtype=torch.bool)
+        masked[:, :12] = True
         picture = pixels(1, 3, 64, 64)
-        plain = load(weights("mae"), **SIZES)({"images": picture}, masks={"images": hidden})
-        inflated = load(weights("mae"), num_frames=2, **SIZES)({"images": picture}, masks={"images": hidden})
+        plain = load(weights("mae"), **SIZES)({"images": picture}, masks={"images": masked})
+        inflated = load(weights("mae"), num_frames=2, **SIZES)({"images": picture}, masks={"images": masked})
         frames = inflated.streams["images"].predictions.unflatten(-1, (2, -1))
         for frame in range(2):
             torch.testing.assert_close(frames[:, :, frame], plain.streams["images"].predictions, atol=1e-5, rtol=0)
@@ -247,7 +247,7 @@ class TestMaeInflated:
         assert list(model.streams) == ["images", "videos"]
         output = model({"videos": pixels(1, 3, 8, 64, 64), "images": pixels(1, 3, 64, 64)})
         assert output.loss.isfinite()
-        assert output.streams["videos"].mask.hidden.shape == (1, 64)
+        assert output.streams["videos"].mask.masked.shape == (1, 64)
 
     @pytest.mark.parametrize("name", ["cls_token", "global_pool"])
     def test_a_fine_tuned_file(self, weights, name):
@@ -279,9 +279,9 @@ class TestOwnFiles:
         assert set(loaded.report.unused) == {SETTINGS}
         again = loaded.model
         assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
-        hidden = torch.zeros(1, 64, dtype=torch.bool)
-        hidden[:, 5:] = True
-        losses = [part({"videos": pixels(1, 3, 8, 32, 32)}, masks={"videos": hidden}).loss for part in (model, again)]
+        masked = torch.zeros(1, 64, dtype=torch.bool)
+        masked[:, 5:] = True
+        losses = [part({"videos": pixels(1, 3, 8, 32, 32)}, masks={"videos": masked}).loss for part in (model, again)]
         assert torch.equal(*losses)
 
     def test_a_classifier_comes_back(self, tmp_path, weights):

@@ -116,7 +116,7 @@ def test_the_trainers_own_names_and_biases(state, sizes):
 def test_zero_biases_of_the_decoder_change_nothing(golden, state, sizes):
     case = golden["cases"]["video_90"]
     biases = {f"trunk.decoder.decoder_blocks.{block}.attn.qkv.bias": torch.zeros(96) for block in range(2)}
-    batch, masks = {"videos": case["inputs"]}, {"videos": case["hidden"]}
+    batch, masks = {"videos": case["inputs"]}, {"videos": case["masked"]}
     loss = mmmask.interop.load(state | biases, **sizes)(batch, masks=masks).loss
     assert loss.item() == pytest.approx(case["losses"]["norm_per_channel"], rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Maskers that hide groups of tokens, each group whole."""
+"""Maskers that mask groups of tokens, each group whole."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.maskers.counts import RoundDown, hidden_count
+from mmmask.builtins.maskers.counts import RoundDown, masked_count
 from mmmask.builtins.maskers.extents import Extents, extents_of_all_axes
 from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask_registry import MmmaskError
 
 
 class TubeMasker(Masker):
-    """Hides the same cells at every step of the grid's first axis (VideoMAE section 3.3)."""
+    """Masks the same cells at every step of the grid's first axis (VideoMAE section 3.3)."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the cells of one step that is hidden")
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the cells of one step that is masked")
         round_down: RoundDown = Field(
-            default="hidden", description="which count of cells is rounded down: hidden or visible ones"
+            default="masked", description="which count of cells is rounded down: masked or visible ones"
         )
 
     config: Config
@@ -29,23 +29,23 @@ class TubeMasker(Masker):
         steps, *cells = context.grid
         return _random_ranks(context, math.prod(cells)).repeat(1, steps)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
-        """Whole tubes: steps * the hidden cells of one step.
+    def num_masked(self, grid: Grid, step: int) -> int:
+        """Whole tubes: steps * the masked cells of one step.
 
         Raises:
             MmmaskError: the grid has a single axis.
         """
         if len(grid) < 2:
             raise MmmaskError(f"masker 'tube' needs a grid of two axes or more, not {tuple(grid)}: use 'random'")
-        return grid[0] * hidden_count(math.prod(grid[1:]), self.config.mask_ratio, self.config.round_down)
+        return grid[0] * masked_count(math.prod(grid[1:]), self.config.mask_ratio, self.config.round_down)
 
 
 class FrameMasker(Masker):
-    """Hides whole steps of the grid's first axis, chosen at random (OmniMAE and VideoMAE, ablations of mask types)."""
+    """Masks whole steps of the grid's first axis, chosen at random (OmniMAE and VideoMAE, ablations of mask types)."""
 
     class Config(Masker.Config):
         mask_ratio: float = Field(
-            default=0.875, ge=0, lt=1, description="share of the steps that is hidden, rounded down to whole steps"
+            default=0.875, ge=0, lt=1, description="share of the steps that is masked, rounded down to whole steps"
         )
 
     config: Config
@@ -55,8 +55,8 @@ class FrameMasker(Masker):
         steps, *cells = context.grid
         return _random_ranks(context, steps).repeat_interleave(math.prod(cells), dim=1)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
-        """The cells of int(ratio * steps) whole steps; of a single step nothing is hidden.
+    def num_masked(self, grid: Grid, step: int) -> int:
+        """The cells of int(ratio * steps) whole steps; of a single step nothing is masked.
 
         Raises:
             MmmaskError: the grid has a single axis.
@@ -67,14 +67,14 @@ class FrameMasker(Masker):
 
 
 class UnitMasker(Masker):
-    """Hides units of several tokens at random, each whole (SimMIM section 3.2: 32 x 32 pixels, whatever the patch).
+    """Masks units of several tokens at random, each whole (SimMIM section 3.2: 32 x 32 pixels, whatever the patch).
 
     Steps of axes that the unit does not reach have units of their own.
     """
 
     class Config(Masker.Config):
         mask_ratio: float = Field(
-            default=0.6, ge=0, lt=1, description="share of the units that is hidden, rounded up to whole units"
+            default=0.6, ge=0, lt=1, description="share of the units that is masked, rounded up to whole units"
         )
         unit: Extents = Field(
             default=(2, 2), min_length=1, description="tokens of a unit along each of the grid's last axes"
@@ -90,7 +90,7 @@ class UnitMasker(Masker):
             ranks = ranks.repeat_interleave(extent, dim=axis)
         return ranks.flatten(1)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """The tokens of ceil(units * ratio) whole units.
 
         The product is rounded up as floating point gives it, as SimMIM does: 0.55 of 100 units are 56, because
@@ -116,6 +116,6 @@ class UnitMasker(Masker):
 def _random_ranks(context: MaskContext, groups: int) -> Tensor:
     """(batch, groups), a random order of the groups of every sample.
 
-    Ranks, not the noise itself: two groups that drew equal noise would otherwise be hidden in halves.
+    Ranks, not the noise itself: two groups that drew equal noise would otherwise be masked in halves.
     """
     return context.noise((context.batch, groups)).argsort(dim=1, stable=True).argsort(dim=1)

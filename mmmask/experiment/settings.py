@@ -1,0 +1,183 @@
+"""Every key of an experiment file."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from mmmask.experiment.compose import dump_yaml
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel
+
+EncoderChoice = Annotated[Component.Config, ChosenByName("encoder")]
+DecoderChoice = Annotated[Component.Config, ChosenByName("decoder")]
+ModalityChoice = Annotated[Component.Config, ChosenByName("modality")]
+SourceChoice = Annotated[Component.Config, ChosenByName("source")]
+MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
+LossChoice = Annotated[Component.Config, ChosenByName("loss")]
+
+
+class ModelSettings(StrictModel):
+    """The model: what all streams share."""
+
+    encoder: EncoderChoice = Field(description="turns visible tokens into latents")
+    decoder: DecoderChoice = Field(description="answers for masked tokens")
+
+
+class StreamSettings(StrictModel):
+    """One flow of samples into training."""
+
+    modality: ModalityChoice = Field(description="how samples become tokens")
+    source: SourceChoice | None = Field(default=None, description="where training samples come from")
+    held_out: SourceChoice | None = Field(default=None, description="samples never trained on, for evaluation")
+    masker: MaskerChoice = Field(description="which tokens are masked")
+    decoder_masker: MaskerChoice | None = Field(
+        default=None, description="chooses tokens NOT to be predicted; without it all masked tokens are predicted"
+    )
+    loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
+    batch_size: int = Field(default=32, gt=0, description="samples per step, over all processes, after replication")
+    replicate: int = Field(default=1, gt=0, description="crops and masks trained on per decoded sample")
+    loss_weight: float = Field(default=1.0, ge=0, description="weight of this stream's loss")
+    sampling_weight: float = Field(default=1.0, gt=0, description="share of steps with `mixing: alternate`")
+    decoder: str = Field(
+        default="shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder"
+    )
+    head: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="streams with one name share a head; default: the embedding's",
+    )
+
+
+class OptimizerSettings(StrictModel):
+    """AdamW."""
+
+    learning_rate: float | None = Field(default=None, gt=0, description="peak rate; overrides base_learning_rate")
+    base_learning_rate: float = Field(
+        default=1.5e-4, gt=0, description="peak rate per 256 samples of a step: times (global batch / 256)"
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay of the moments")
+    epsilon: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(default=0.05, ge=0, description="decoupled; biases and LayerNorms have none")
+    clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if any(not 0 <= beta < 1 for beta in betas):
+            raise ValueError(f"each must be in [0, 1), not {list(betas)}")
+        return betas
+
+
+class ScheduleSettings(StrictModel):
+    """The learning rate over training."""
+
+    shape: Literal["cosine", "linear", "constant", "multistep"] = Field(
+        default="cosine", description="after the warm-up"
+    )
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(), description="of multistep: shares of the progress at which the rate is multiplied by factor"
+    )
+    factor: float = Field(default=0.1, gt=0, description="of multistep: what the rate is multiplied by")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a linear warm-up")
+    warmup_start: float = Field(default=1e-6, ge=0, description="rate at the first step")
+    end: float = Field(default=0.0, ge=0, description="rate at the end")
+    progress: Literal["rescaled", "fixed"] = Field(
+        default="rescaled",
+        description="progress the shape sees after the warm-up: from 0 again (MAE), or that of the whole training "
+        "(OmniMAE's release)",
+    )
+
+    @model_validator(mode="after")
+    def _milestones_suit_the_shape(self) -> ScheduleSettings:
+        if (self.shape == "multistep") != bool(self.milestones):
+            raise ValueError(
+                f"milestones {list(self.milestones)}, shape {self.shape}: multistep has some, no other has"
+            )
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones must ascend, not {list(self.milestones)}")
+        return self
+
+
+class CheckpointSettings(StrictModel):
+    """When to save."""
+
+    every: int = Field(default=1000, gt=0, description="steps between checkpoints")
+    keep: int = Field(default=3, gt=0, description="how many of the newest stay on disk")
+
+
+class LogSettings(StrictModel):
+    """What to write while training."""
+
+    every: int = Field(default=20, gt=0, description="steps between lines of metrics.jsonl")
+    reconstruct_every: int = Field(
+        default=2000, ge=0, description="steps between reconstruction pictures; 0: only at the end"
+    )
+    tensorboard: bool = Field(default=True, description="write TensorBoard events")
+
+
+class EvaluateSettings(StrictModel):
+    """Held-out evaluation of the streams that have `held_out`."""
+
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
+    samples: int = Field(default=64, gt=0, description="held-out samples per stream")
+
+
+class TrainingSettings(StrictModel):
+    """How the model is trained."""
+
+    steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
+    epochs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
+    )
+    mixing: Literal["joint", "alternate"] = Field(
+        default="joint", description="all streams in every step, or one per step, drawn by sampling_weight"
+    )
+    accumulate: int = Field(default=1, gt=0, description="micro-batches per step")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of matrix products; weights stay float32")
+    seed: int = Field(default=0, ge=0, description="of weights, order, crops and masks")
+    compile: bool = Field(default=False, description="torch.compile the encoder and decoders")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    log: LogSettings = LogSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+class DataSettings(StrictModel):
+    """How samples are loaded."""
+
+    workers: int = Field(
+        default=2, ge=0, description="loader threads per stream and process; results do not depend on it"
+    )
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"
+    )
+    sample_data: str | None = Field(
+        default=None, description="folder where the sample corpus is written first, if missing"
+    )
+
+
+class Experiment(StrictModel):
+    """A model, one or more streams, the training settings."""
+
+    description: str = Field(default="", description="what the experiment is, and its source")
+    model: ModelSettings
+    streams: dict[str, StreamSettings] = Field(min_length=1)
+    training: TrainingSettings = TrainingSettings()
+    data: DataSettings = DataSettings()
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """The name or file it was loaded by, without its ending; `experiment` where it was made from data."""
+        return self._name or "experiment"
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data with every default filled in."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The file that says all this, every default filled in."""
+        return dump_yaml(self.to_data())
