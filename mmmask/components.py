@@ -34,6 +34,12 @@ INTERFACES = {
     "encoder": "mmmask.interfaces.encoder:Encoder",
     "decoder": "mmmask.interfaces.decoder:Decoder",
     "loss": "mmmask.interfaces.loss:Loss",
+    "objective": "mmmask.interfaces.objective:Objective",
+    "pool": "mmmask.interfaces.pool:Pool",
+    "optimizer": "mmmask.interfaces.optimizer:Optimizer",
+    "augmentation": "mmmask.interfaces.augmentation:Augmentation",
+    "evaluator": "mmmask.interfaces.evaluator:Evaluator",
+    "callback": "mmmask.interfaces.callback:Callback",
     "format": "mmmask.interfaces.format:Format",
 }
 
