@@ -36,3 +36,8 @@ def register_components(register: Register) -> None:
     register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
     register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")
     register("source", "glob", f"{here}.sources:GlobSource", "every file that matches a pattern")
+    register("objective", "masked", f"{here}.objectives.masked:MaskedObjective", "predict masked tokens")
+    register("optimizer", "adamw", f"{here}.optimizers:AdamW", "Adam with decoupled weight decay")
+    reconstruction = f"{here}.evaluators.reconstruction:ReconstructionEvaluator"
+    register("evaluator", "reconstruction", reconstruction, "held-out loss and PSNR, against the simplest guess")
+    register("callback", "tensorboard", f"{here}.callbacks.tensorboard:TensorBoard", "TensorBoard events")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmmask.data.order import Draw
-from mmmask.interfaces import BadSample, Preparation, Source
+from mmmask.interfaces import BadSample, Preparation, Sample, Source
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 
@@ -71,13 +71,14 @@ class SampleLoader:
             samples.extend(self._replicas(draw, bad))
         return Batch(self.preparation.collate(samples), len(draws), tuple(bad))
 
-    def plain(self, index: int) -> Tensor:
-        """One sample, prepared without any randomness, (*sample_shape).
+    def plain(self, index: int) -> Sample:
+        """One sample, prepared without any randomness.
 
         Raises:
             BadSample: it cannot be decoded.
         """
-        return self.preparation.prepare(self.preparation.decode(self.source.load(index), None), None)
+        part = self.preparation.prepare(self.preparation.decode(self.source.load(index), None), None)
+        return Sample({self.stream: part}, index=index)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Tensor]:
         epoch, index = draw

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mmmask.data.order import EndlessOrder, MicroBatches
 from mmmask.data.pipeline import BatchPipeline
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import Component, Modality, Source
+from mmmask.interfaces import Batch, Component, Modality, Source
 from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
@@ -26,15 +26,15 @@ class MicroStep:
     """One micro-batch of every stream of a step.
 
     Attributes:
-        samples: {stream: (batch, *sample_shape)} on the CPU.
-        rows: {stream: (first row, rows of the global batch)}.
+        batches: {stream: samples on the CPU}.
+        shard: {stream: (first row, rows of the global batch)}.
         distinct: {stream: decoded samples}.
         bad: {stream: samples that were replaced}.
         wait: seconds spent waiting for the workers.
     """
 
-    samples: dict[str, Tensor]
-    rows: dict[str, tuple[int, int]]
+    batches: dict[str, Batch]
+    shard: dict[str, tuple[int, int]]
     distinct: dict[str, int]
     bad: dict[str, tuple[BadRecord, ...]]
     wait: float
@@ -80,13 +80,30 @@ class Streams:
             )
             self._pipelines[name] = BatchPipeline(draws, loader.batch, data.workers, pin)
 
-    def step(self, step: int) -> list[MicroStep]:
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of a step."""
+        return self.experiment.training.accumulate
+
+    def of_step(self, step: int) -> list[str]:
+        """The streams that a step trains on."""
+        return streams_of_step(self.experiment, step)
+
+    def micro_steps(self, step: int) -> Iterator[MicroStep]:
         """The micro-batches of a training step, on this process."""
-        names = streams_of_step(self.experiment, step)
-        micro_steps = [self._micro_step(names, micro) for micro in range(self.experiment.training.accumulate)]
+        names = self.of_step(step)
+        for micro in range(self.accumulate):
+            yield self._micro_step(names, micro)
         for name in names:
             self.consumed[name] += 1
-        return micro_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Global batches trained on, and sizes of the sources."""
+        return {"consumed": dict(self.consumed), "sizes": {n: len(part.source) for n, part in self.loaders.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.consumed = dict(state_dict["consumed"])
 
     def epochs(self) -> dict[str, float]:
         """Passes over each stream's source so far."""
@@ -108,8 +125,8 @@ class Streams:
         wait = time.perf_counter() - started
         chunk = micro * self.world_size + self.rank
         return MicroStep(
-            samples={name: batch.samples for name, batch in batches.items()},
-            rows={
+            batches={name: Batch({name: batch.samples}) for name, batch in batches.items()},
+            shard={
                 name: (chunk * batch.samples.shape[0], self.experiment.streams[name].batch_size)
                 for name, batch in batches.items()
             },

@@ -122,6 +122,17 @@ class Objective(Component, nn.Module):
     def after_step(self, step: int) -> None:
         """Called after every optimiser step: a teacher's moving average, a queue."""
 
-    def parts_of(self, stream: str) -> list[nn.Module]:
-        """Modules that only some streams use and this one does."""
-        return []
+    def restore(self, plan: Any, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # noqa: ANN401 - its own plan
+        """Predictions as raw content, for pictures: (batch, predicted, content_dim).
+
+        Args:
+            true_statistics: undo a normalised target with the tokens' true statistics, which a model cannot know.
+
+        Raises:
+            NotImplementedError: this objective does not predict content.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not predict content")
+
+    def needs_statistics(self, stream: str) -> bool:
+        """Whether `restore` depends on statistics of the tokens."""
+        return False

@@ -38,6 +38,8 @@ class TokenSpec:
     vocab_size: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    range: tuple[float | None, float | None] = (None, None)
+    gaps: bool = False
 
     @property
     def content_dim(self) -> int:
@@ -58,6 +60,7 @@ class Tokens:
     content: Tensor
     grid: Grid
     spec: TokenSpec
+    valid: Tensor | None = None
 
     def values(self, index: Tensor | None = None) -> Tensor:
         """What the network sees: normalised values (or ids) of the chosen tokens.
@@ -98,12 +101,14 @@ class Mask:
         predicted: (B, P) int64.
         counted: (B, P) floating point, 1 where the prediction enters the loss, else 0.
         masked: (B, N) bool, True = masked.
+        scores: (B, N) of the masker, with their graph, where it has weights; else None.
     """
 
     visible: Tensor
     predicted: Tensor
     counted: Tensor
     masked: Tensor
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)

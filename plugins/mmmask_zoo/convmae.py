@@ -101,7 +101,7 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
         "conv_kernel": conversion.shape("blocks1.0.attn.weight", "width, 1, height, width of a kernel")[2],
         "positions": positions.sinusoid,
     }
-    decoder = take_mae_decoder(conversion, f"heads.{key}", config.decoder_num_heads)
+    decoder = take_mae_decoder(conversion, f"objectives.masked.heads.{key}", config.decoder_num_heads)
     modality = {"name": "image", "size": positions.size, "patch_size": token, "channels": channels}
     stream = {
         "modality": modality,

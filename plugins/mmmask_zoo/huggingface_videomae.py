@@ -91,7 +91,7 @@ class _Names:
         yield Same("encoder_to_decoder.weight", f"{own}.embed.weight")
         yield from self.block.pairs(DECODER_BLOCKS, f"{own}.blocks", depth)
         yield from linear("decoder.norm", f"{own}.norm")
-        yield from linear("decoder.head", f"heads.{head}")
+        yield from linear("decoder.head", f"objectives.masked.heads.{head}")
 
 
 CLASSIFIER = (*linear("fc_norm", "norm"), *linear("classifier", "head"))
@@ -192,7 +192,7 @@ class _Reading:
         if has_decoder := conversion.has("encoder_to_decoder.", "decoder."):
             width = conversion.shape("encoder_to_decoder.weight", "decoder width, width")[0]
             depth = conversion.depth(DECODER_BLOCKS)
-        read_all(self.names.decoder_pairs("decoders.shared", self.key, depth), conversion)
+        read_all(self.names.decoder_pairs("objectives.masked.decoders.shared", self.key, depth), conversion)
         encoder = self._encoder(pooled=f"{self.names.final_norm}.weight" not in conversion.source)
         decoder = {
             "name": "transformer",
@@ -291,7 +291,7 @@ def _decoder(writing: Writing, names: _Names, stream: str, key: str) -> dict[str
             f"streams.{stream}.modality: mean and std must be ImageNet's, as the layout's loss has them"
         )
     settings = writing.settings.streams[stream]
-    own = f"decoders.{settings.decoder}"
+    own = f"objectives.masked.decoders.{settings.decoder}"
     write_all(names.decoder_pairs(own, settings.head or key, decoder.depth), writing)
     _require_computed_positions(writing, "decoder", own, decoder, stream)
     return {

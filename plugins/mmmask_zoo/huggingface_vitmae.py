@@ -92,7 +92,7 @@ class _Names:
         yield from linear("decoder.decoder_embed", f"{own}.embed")
         yield from self.block.pairs(self.decoder, f"{own}.blocks", depth)
         yield from linear("decoder.decoder_norm", f"{own}.norm")
-        yield from linear("decoder.decoder_pred", f"heads.{head}")
+        yield from linear("decoder.decoder_pred", f"objectives.masked.heads.{head}")
 
 
 CLASSIFIER = tuple(linear("classifier", "head"))
@@ -177,11 +177,11 @@ class _Reading:
         width = conversion.shape("decoder.decoder_embed.weight", "decoder width, width")[0] if has_decoder else 512
         blocks = self.names.decoder
         depth = conversion.depth(blocks) if has_decoder else 8
-        read_all(self.names.decoder_pairs(self.key, "decoders.shared", self.key, depth), conversion)
+        read_all(self.names.decoder_pairs(self.key, "objectives.masked.decoders.shared", self.key, depth), conversion)
         positions = self.positions.sinusoid
         if DECODER_POSITIONS in conversion.source:
             positions = self.positions.sinusoid_or_learned(
-                DECODER_POSITIONS, f"decoders.shared.positions.{self.key}", num_prefix=0
+                DECODER_POSITIONS, f"objectives.masked.decoders.shared.positions.{self.key}", num_prefix=0
             )
         decoder = {
             "name": "transformer",
@@ -263,7 +263,7 @@ def _decoder(writing: Writing, names: _Names, stream: str, key: str) -> dict[str
     settings = writing.settings.streams[stream]
     if not isinstance(settings.masker, RandomMasker.Config):
         raise writing.error(f"streams.{stream}.masker.name is {settings.masker.name}; the layout masks at random")
-    own = f"decoders.{settings.decoder}"
+    own = f"objectives.masked.decoders.{settings.decoder}"
     write_all(names.decoder_pairs(key, own, settings.head or key, decoder.depth), writing)
     # no position is added to the cls token, so its row is zero
     table = writing.position_table("decoder", own, decoder, key, decoder.width, 0)

@@ -74,7 +74,7 @@ class _Parts:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published one's sizes."""
         conversion, table = self.conversion, "decoder_pos_embed"
-        decoder = take_mae_decoder(conversion, f"heads.{self.key}", self.config.decoder_num_heads)
+        decoder = take_mae_decoder(conversion, f"objectives.masked.heads.{self.key}", self.config.decoder_num_heads)
         if self.config.num_frames:
             self._inflate_head()
         encoder = self._encoder()
@@ -82,7 +82,7 @@ class _Parts:
         decoder["positions"] = self.positions.sinusoid
         if table in conversion.source:
             decoder["positions"] = self.positions.sinusoid_or_learned(
-                table, f"decoders.shared.positions.{self.key}", num_prefix=0
+                table, f"objectives.masked.decoders.shared.positions.{self.key}", num_prefix=0
             )
         stream = {
             "masker": {"name": "random", "mask_ratio": self.config.mask_ratio, "round_down": "visible"},
@@ -122,7 +122,7 @@ class _Parts:
             if (old := f"{PREDICTOR}.{part}") in conversion.source:
                 tensor = conversion.tensor(old, axes)
                 repeated = tensor.repeat(tubelet, *([1] * (tensor.dim() - 1)))
-                conversion.convert(old, f"heads.{self.key}.{part}", repeated, how)
+                conversion.convert(old, f"objectives.masked.heads.{self.key}.{part}", repeated, how)
 
     def _modalities(self) -> dict[str, dict[str, Any]]:
         images = {"images": {"name": "image", **self.modality}}

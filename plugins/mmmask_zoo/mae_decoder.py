@@ -24,7 +24,7 @@ def take_mae_decoder(conversion: Conversion, head: str, num_heads: int, depth: i
     Raises:
         InteropError: the file has a part of it, and not what tells its sizes.
     """
-    own = "decoders.shared"
+    own = "objectives.masked.decoders.shared"
     conversion.flatten("mask_token", f"{own}.mask_token")
     conversion.take_linear("decoder_embed", f"{own}.embed")
     conversion.take_blocks("decoder_blocks", f"{own}.blocks")

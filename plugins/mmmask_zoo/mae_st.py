@@ -76,11 +76,13 @@ class _Parts:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published recipe's sizes."""
         conversion = self.conversion
-        conversion.flatten("decoder_cls_token", "decoders.shared.prefix_tokens", row=True)
-        self._join_projections("decoder_blocks", "decoders.shared.blocks")
-        decoder = take_mae_decoder(conversion, f"heads.{self.key}", self.config.decoder_num_heads, depth=4)
+        conversion.flatten("decoder_cls_token", "objectives.masked.decoders.shared.prefix_tokens", row=True)
+        self._join_projections("decoder_blocks", "objectives.masked.decoders.shared.blocks")
+        decoder = take_mae_decoder(
+            conversion, f"objectives.masked.heads.{self.key}", self.config.decoder_num_heads, depth=4
+        )
         decoder |= {"prefix": "drop", "prefix_tokens": 1}
-        decoder["positions"] = self._positions("decoder_pos_embed", "decoders.shared")
+        decoder["positions"] = self._positions("decoder_pos_embed", "objectives.masked.decoders.shared")
         encoder = self._encoder()
         conversion.take_linear("norm", "encoder.norm")
         stream = {

@@ -100,11 +100,13 @@ class _Parts:
     def pretraining(self) -> ForeignWeights:
         """A masked model. Of a file without the decoder, the published one's sizes."""
         conversion = self.conversion
-        conversion.flatten("trunk.mask_token", "decoders.shared.mask_token")
-        conversion.take_linear("trunk.decoder.decoder_embed", "decoders.shared.embed")
-        conversion.take_blocks("trunk.decoder.decoder_blocks", "decoders.shared.blocks")
-        conversion.take_linear("trunk.decoder.norm", "decoders.shared.norm")
-        conversion.take_linear(_first(PREDICTORS, conversion.source) or PREDICTORS[0], f"heads.{self.key}")
+        conversion.flatten("trunk.mask_token", "objectives.masked.decoders.shared.mask_token")
+        conversion.take_linear("trunk.decoder.decoder_embed", "objectives.masked.decoders.shared.embed")
+        conversion.take_blocks("trunk.decoder.decoder_blocks", "objectives.masked.decoders.shared.blocks")
+        conversion.take_linear("trunk.decoder.norm", "objectives.masked.decoders.shared.norm")
+        conversion.take_linear(
+            _first(PREDICTORS, conversion.source) or PREDICTORS[0], f"objectives.masked.heads.{self.key}"
+        )
         encoder = self._encoder()
         conversion.take_linear("trunk.norm", "encoder.norm")
         width, depth = PUBLISHED_DECODERS.get(self.width, PUBLISHED_DECODERS[768])

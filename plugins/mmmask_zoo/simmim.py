@@ -89,7 +89,7 @@ class _ViT:
         encoder = self._encoder() | {"masked_tokens": "replace"}
         conversion.flatten(f"{self.prefix}mask_token", "encoder.mask_token")
         conversion.take_linear(f"{self.prefix}norm", "encoder.norm")
-        _head(conversion, f"heads.{self.key}", self.channels, self.patch)
+        _head(conversion, f"objectives.masked.heads.{self.key}", self.channels, self.patch)
         return conversion.finished(_experiment(self.config, encoder, self.modality))
 
     def classifier(self) -> ForeignWeights:
@@ -153,7 +153,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
         conversion.take_linear(f"{old}.downsample.norm", f"{new}.merge.norm")
         conversion.take_linear(f"{old}.downsample.reduction", f"{new}.merge.reduction")
     conversion.take_linear("encoder.norm", "encoder.norm")
-    _head(conversion, f"heads.{key}", channels, patch)
+    _head(conversion, f"objectives.masked.heads.{key}", channels, patch)
     encoder = {
         "name": "swin",
         "width": embed_width * 2 ** (stages - 1),

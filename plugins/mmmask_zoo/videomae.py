@@ -71,11 +71,11 @@ class VideoMAEFormat(Format):
         prefix = "" if f"{PATCH}.weight" in source else "encoder."
         key, encoder, modality = self._encoder(conversion, prefix)
         conversion.take_linear(f"{prefix}norm", "encoder.norm")
-        conversion.flatten("mask_token", "decoders.shared.mask_token")
-        conversion.take("encoder_to_decoder.weight", "decoders.shared.embed.weight")
-        self._blocks(conversion, "decoder.blocks", "decoders.shared.blocks")
-        conversion.take_linear("decoder.norm", "decoders.shared.norm")
-        conversion.take_linear("decoder.head", f"heads.{key}")
+        conversion.flatten("mask_token", "objectives.masked.decoders.shared.mask_token")
+        conversion.take("encoder_to_decoder.weight", "objectives.masked.decoders.shared.embed.weight")
+        self._blocks(conversion, "decoder.blocks", "objectives.masked.decoders.shared.blocks")
+        conversion.take_linear("decoder.norm", "objectives.masked.decoders.shared.norm")
+        conversion.take_linear("decoder.head", f"objectives.masked.heads.{key}")
         width, depth = published_decoder(encoder["width"])
         qkv_bias, cosine_attention = encoder["qkv_bias"], encoder["cosine_attention"]
         if conversion.has("encoder_to_decoder.", "decoder."):
