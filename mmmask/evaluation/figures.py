@@ -57,7 +57,7 @@ def held_out_samples(loader: SampleLoader, count: int) -> list[Tensor]:
         if len(samples) == count:
             break
         try:
-            samples.append(loader.plain(index))
+            samples.append(loader.plain(index).parts[loader.stream])
         except BadSample as error:
             reason = f"{loader.source.describe(index)}: {error}"
     if not samples:

@@ -31,6 +31,7 @@ class TokenSpec:
         channels: numbers per position of the grid (3 for colour).
         vocab_size: number of ids where content is discrete, None where it is continuous.
         mean, std: per channel, in the unit of the source; empty where nothing is normalised.
+        gaps: whether NaN in content stands for a missing value; otherwise a sample with one is a bad sample.
     """
 
     patch_size: tuple[int, ...]
@@ -38,6 +39,7 @@ class TokenSpec:
     vocab_size: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    gaps: bool = False
 
     @property
     def content_dim(self) -> int:

@@ -24,13 +24,13 @@ def counted_shares(
     micro-batch divides by its own number; the factors make their mean what the whole global batch gives, however it is
     spread over processes and micro-batches. All other streams count alike everywhere and are left out.
     """
-    varying = [name for name in micro_steps[0].samples if model.streams[name].decoder_masker]
+    varying = [name for name in micro_steps[0].batches if model.streams[name].decoder_masker]
     if not varying or len(micro_steps) * processes.world_size == 1:
         return [{} for _ in micro_steps]
     counts = []
     for micro in micro_steps:
-        tokens = {name: model.tokenize(name, micro.samples[name]) for name in varying}
-        masks = model.draw_masks(tokens, {}, step, micro.rows)
+        tokens = {name: model.tokenize(name, micro.batches[name].content) for name in varying}
+        masks = model.draw_masks(tokens, {}, step, micro.shard)
         counts.append({name: float(mask.counted.sum()) for name, mask in masks.items()})
     everywhere = [part for parts in processes.gather(counts) for part in parts]
     means = {name: sum(part[name] for part in everywhere) / len(everywhere) for name in varying}

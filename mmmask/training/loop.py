@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams
 from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment import Experiment
-from mmmask.experiment.errors import ExperimentError
 from mmmask.model.masked_model import MaskedModel
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.checkpoints import Checkpoints
@@ -76,10 +74,10 @@ class TrainingStep(nn.Module):
         self.model = model
 
     def forward(
-        self, samples: dict[str, Tensor], step: int, rows: dict[str, tuple[int, int]], shares: Shares | None = None
+        self, samples: dict[str, Tensor], step: int, shard: dict[str, tuple[int, int]], shares: Shares | None = None
     ) -> Tensor:
         """One forward with every stream of the step, their losses times `shares`."""
-        output, shares = self.model(samples, step=step, rows=rows), shares or {}
+        output, shares = self.model(samples, step=step, rows=shard), shares or {}
         losses = {name: part.loss * shares.get(name, 1.0) for name, part in output.streams.items()}
         weighted = [self.model.streams[name].weight * loss for name, loss in losses.items()]
         return torch.stack([torch.stack(weighted).sum(), *losses.values()])
@@ -93,9 +91,12 @@ class TrainingLoop:
         folder: where it lives.
         processes: this process among its peers.
         hook: pluggy's hook caller.
+        streams: what it trains on.
     """
 
-    def __init__(self, state: RunState, folder: RunFolder, processes: Processes, hook: pluggy.HookRelay) -> None:
+    def __init__(
+        self, state: RunState, folder: RunFolder, processes: Processes, hook: pluggy.HookRelay, streams: Streams
+    ) -> None:
         self.state, self.folder, self.processes, self.hook = state, folder, processes, hook
         self.experiment, self.device = state.experiment, processes.device
         training = self.experiment.training
@@ -117,23 +118,17 @@ class TrainingLoop:
         processes.wait()
         for line in read_jsonl(folder.evaluations):
             state.evaluations.setdefault(line["stream"], []).append(line)
-        self.streams = Streams(
-            self.experiment,
-            checkpoint["consumed"] if checkpoint else None,
-            processes.rank,
-            processes.world_size,
-            pin=self.device.type == "cuda",
-        )
-        self.sizes = {name: len(loader.source) for name, loader in self.streams.loaders.items()}
+        self.streams = streams
+        if checkpoint:
+            streams.load_state_dict(checkpoint["data"])
         self.bad_samples = BadSamples(
             folder.bad_samples,
-            self.sizes,
+            streams.sizes,
             self.experiment.data.max_bad_share,
             write=processes.is_main,
         )
         if checkpoint:
             self.bad_samples.load_state(checkpoint["bad_samples"])
-            _same_sizes(checkpoint["sizes"], self.sizes)
         self.held_out = HeldOut(self.model, self.experiment, self.streams.loaders, folder, self.device)
         if training.compile:
             self.model.compile()
@@ -163,7 +158,7 @@ class TrainingLoop:
             last = state.step == state.total_steps
             window.add(micro_steps)
             if state.step % training.log.every == 0 or state.step == 1 or last:
-                self._log(list(micro_steps[0].samples), losses, norm, window)
+                self._log(list(micro_steps[0].batches), losses, norm, window)
                 window = None
             evaluate = training.evaluate.every and state.step % training.evaluate.every == 0
             if evaluate or last:
@@ -184,19 +179,21 @@ class TrainingLoop:
         training, step = self.experiment.training, self.state.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        total = torch.zeros(1 + len(micro_steps[0].samples), device=self.device)
+        total = torch.zeros(1 + len(micro_steps[0].batches), device=self.device)
         shares = counted_shares(self.model, micro_steps, step, self.processes)
         for number, micro in enumerate(micro_steps):
-            samples = {name: part.to(self.device, non_blocking=True) for name, part in micro.samples.items()}
+            samples = {
+                name: batch.content.to(self.device, non_blocking=True) for name, batch in micro.batches.items()
+            }
             last = number == len(micro_steps) - 1
             synchronize = nullcontext() if last or self.processes.world_size == 1 else self._forward.no_sync()
             with synchronize:
                 with autocast(self.device, training.precision):
-                    losses = self._forward(samples, step, micro.rows, shares[number]) / len(micro_steps)
+                    losses = self._forward(samples, step, micro.shard, shares[number]) / len(micro_steps)
                 losses[0].backward()
             total += losses.detach()
         total = self.processes.mean(total)
-        self._unchecked.append((step + 1, list(micro_steps[0].samples), total))
+        self._unchecked.append((step + 1, list(micro_steps[0].batches), total))
         if self.device.type == "cpu" or len(self._unchecked) >= CHECK_EVERY:
             self._check_finite()
         norm = None
@@ -268,9 +265,8 @@ class TrainingLoop:
                 {
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    "consumed": dict(self.streams.consumed),
+                    "data": self.streams.state_dict(),
                     "bad_samples": self.bad_samples.state(),
-                    "sizes": self.sizes,
                 },
             )
             self.hook.checkpoint_saved(run=self.state, path=path)
@@ -279,7 +275,7 @@ class TrainingLoop:
     def _load(self) -> list[MicroStep]:
         """The step's micro-batches; what could not be decoded is written down even where the run ends over it."""
         try:
-            return self.streams.step(self.state.step)
+            return list(self.streams.micro_steps(self.state.step))
         except TooManyBad as error:
             self.bad_samples.add(self.state.step + 1, error.stream, error.records, 0)
             raise
@@ -288,7 +284,7 @@ class TrainingLoop:
         """Tells all processes of bad samples and interruptions; whether to stop before this step."""
         found = self.processes.gather((interruption.requested, [(m.bad, m.distinct) for m in micro_steps]))
         if any(requested for requested, _ in found):
-            for name in micro_steps[0].samples:
+            for name in micro_steps[0].batches:
                 self.streams.consumed[name] -= 1  # loaded, not trained on
             return True
         for _, notes in found:
@@ -318,7 +314,7 @@ class _Window:
 
     def add(self, micro_steps: list[MicroStep]) -> None:
         self.steps += 1
-        self.samples += sum(total for _, total in micro_steps[0].rows.values())
+        self.samples += sum(total for _, total in micro_steps[0].shard.values())
         self.wait += sum(micro.wait for micro in micro_steps)
 
     def timings(self) -> dict[str, float]:
@@ -329,18 +325,3 @@ class _Window:
             "data_wait_seconds": round(self.wait / self.steps, 4),
             "step_seconds": round(seconds / self.steps, 4),
         }
-
-
-def _same_sizes(before: Mapping[str, int], now: Mapping[str, int]) -> None:
-    """The order of the samples depends on how many there are.
-
-    Raises:
-        MmmaskError: a source grew or shrank while the run was interrupted.
-    """
-    changed = [
-        f"streams.{name}.source: {before[name]} samples when the run was interrupted, now {count}"
-        for name, count in now.items()
-        if before[name] != count
-    ]
-    if changed:
-        raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])

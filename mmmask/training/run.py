@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmmask.components import components
-from mmmask.data.streams import total_steps
+from mmmask.data.streams import Streams, total_steps
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
 from mmmask.model.masked_model import MaskedModel
@@ -104,15 +104,15 @@ def train(
         if peers.is_main and experiment.data.sample_data:
             write_sample_data(experiment.data.sample_data)
         peers.wait()
-        state = RunState(
-            experiment, folder.path, build_model(experiment), total_steps(experiment), is_main=peers.is_main
-        )
+        streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
+        steps = total_steps(experiment, streams.sizes)
+        state = RunState(experiment, folder.path, build_model(experiment), steps, is_main=peers.is_main)
         manager = components().manager
         own: list[object] = list(plugins)
         if peers.is_main:
             own.append(JSONLinesWriter(folder.metrics))
             own += [TensorBoardWriter(folder.tensorboard)] if experiment.training.log.tensorboard else []
-        loop = TrainingLoop(state, folder, peers, manager.hook)
+        loop = TrainingLoop(state, folder, peers, manager.hook, streams)
         for plugin in own:
             manager.register(plugin)
         already = state.step >= state.total_steps
