@@ -230,42 +230,8 @@ def test_values_that_are_no_numbers_make_a_bad_sample(signals, value):
             gaps.plain(4)
 
 
-@pytest.fixture
-def experiment(signals):
-    def make(**training):
-        data = signals.signal_data(**training)
-        data["streams"]["long"] |= {"replicate": 2, "sampling_weight": 3.0}
-        return experiment_from_data(data)
-
-    return make
-
-
-@pytest.fixture
-def streams_of():
-    """Builds Streams, and stops their workers."""
-    built = []
-
-    def build(settings, **options):
-        built.append(Streams(settings, **options))
-        return built[-1]
-
-    yield build
-    for streams in built:
-        streams.close()
-
-
-def same(one, other):
-    assert (one.shard, one.distinct, one.bad) == (other.shard, other.distinct, other.bad)
-    assert one.batches.keys() == other.batches.keys()
-    for name, batch in one.batches.items():
-        assert batch.labels == other.batches[name].labels
-        assert torch.equal(batch.index, other.batches[name].index)
-        assert batch.content.dtype == other.batches[name].content.dtype
-        assert torch.equal(batch.content, other.batches[name].content)
-
-
 @pytest.mark.parametrize("mixing", ["joint", "alternate"])
-def test_streams_go_on_from_their_state(experiment, streams_of, mixing):
+def test_streams_go_on_from_their_state(experiment, streams_of, same, mixing):
     settings = experiment(mixing=mixing, accumulate=2)
     whole = streams_of(settings)
     steps = [list(whole.micro_steps(number)) for number in range(6)]
