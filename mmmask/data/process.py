@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -87,19 +88,14 @@ class WorkerProcess:
                 raise self._ended
             self._sent += 1
             self._pending[self._sent] = future
-            try:
+            with suppress(OSError):  # that the process has ended is for the receiver to notice, which answers
                 self._connection.send((self._sent, stream, draws))
-            except OSError:
-                pass  # the receiver is about to notice, and answers
         return future.result()
 
     def close(self) -> None:
         """Ends the process, and what waits for it."""
-        with self._lock:
-            try:
-                self._connection.send(None)
-            except OSError:
-                pass  # it has ended already
+        with self._lock, suppress(OSError):  # it may have ended already
+            self._connection.send(None)
         self._process.join(2 * GRACE)
         if self._process.is_alive():
             self._process.kill()
@@ -154,13 +150,13 @@ def _ending(code: int | None) -> str:
             f"data.process: the process that loads samples ended with status {code}; what it printed stands above. A "
             f'script that trains must do so below `if __name__ == "__main__":`. {hint}'
         )
-    name = signal.Signals(-code).name
+    ended_by = signal.Signals(-code)
     reason = {
         signal.SIGBUS: f" ({SHARED_MEMORY} may be full)",
         signal.SIGKILL: " (the machine may be out of memory)",
         signal.SIGSEGV: " (a decoder may have crashed)",
-    }.get(-code, "")
-    return f"data.process: the process that loads samples was ended by {name}{reason}. {hint}"
+    }.get(ended_by, "")
+    return f"data.process: the process that loads samples was ended by {ended_by.name}{reason}. {hint}"
 
 
 def _serve(connection: Connection[Any, Any], files: tuple[str, ...], payload: bytes, workers: int) -> None:
@@ -182,9 +178,7 @@ def _serve(connection: Connection[Any, Any], files: tuple[str, ...], payload: by
                 connection.send((number, RuntimeError(f"in the worker process:\n{traceback.format_exc()}")))
 
     # two workers on two cores must not start four threads of torch's own
-    pools = {
-        name: ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) for name in loaders
-    }
+    pools = {name: ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) for name in loaders}
     while True:
         try:
             request = connection.recv()

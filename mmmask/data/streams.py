@@ -23,7 +23,6 @@ from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 
-
 NAMES_COMPARED = 4096
 """Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
 
@@ -206,9 +205,7 @@ def sample_loader(
                 f"streams.{stream}.held_out: class {strange[0]!r} of {label_set!r} is none of the training source's "
                 f"({_listed(names)})"
             )
-    return SampleLoader(
-        source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known
-    )
+    return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
 
 
 def _source(experiment: Experiment, stream: str, extensions: tuple[str, ...], held_out: bool = False) -> Source:

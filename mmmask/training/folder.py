@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ MAY_CHANGE = (
     "training.evaluate",
     "data",
 )
+
+MOVED = re.compile(r"streams\..+\.(source|held_out)\.path")
+"""Where samples lie; that they are the same ones is for `Streams.load_state_dict` to say."""
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
@@ -107,7 +111,7 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
         for key in {**before, **after}
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+        if before.get(key) != after.get(key) and not (key.startswith(MAY_CHANGE) or MOVED.fullmatch(key))
     ]
 
 

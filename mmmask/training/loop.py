@@ -182,9 +182,7 @@ class TrainingLoop:
         total = torch.zeros(1 + len(micro_steps[0].batches), device=self.device)
         shares = counted_shares(self.model, micro_steps, step, self.processes)
         for number, micro in enumerate(micro_steps):
-            samples = {
-                name: batch.content.to(self.device, non_blocking=True) for name, batch in micro.batches.items()
-            }
+            samples = {name: batch.content.to(self.device, non_blocking=True) for name, batch in micro.batches.items()}
             last = number == len(micro_steps) - 1
             synchronize = nullcontext() if last or self.processes.world_size == 1 else self._forward.no_sync()
             with synchronize:

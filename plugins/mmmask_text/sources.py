@@ -6,8 +6,8 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Annotated, Any
 
@@ -190,17 +190,15 @@ class JsonLinesSource(Source):
         """The same, with the file's path relative to the folder it was found in."""
         return self._described(index, self._names)
 
-    @cached_property
+    @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """The labels of the lines, each of which is read for it, once; none without `label_field`."""
+        """The labels of the lines, all of which are read for it; none without `label_field`."""
         if self.config.label_field is None:
             return {}
         labels: set[str | None] = set()
         for number, raw in self._lines(0):
-            try:
+            with suppress(BadSample):  # which has no label
                 labels.add(self._parse(number, raw)[1])
-            except BadSample:
-                pass  # a bad sample has no label either
         return classes_of(labels)
 
     def _load(self, index: int) -> tuple[bytes, set[str | None]]:

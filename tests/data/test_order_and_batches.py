@@ -90,7 +90,7 @@ def test_a_replicated_sample_is_decoded_once_and_cropped_anew(signals):
     assert loaded.distinct == 2
     assert len({tuple(sample.flatten().tolist()) for sample in loaded.batch.content}) == 6
     single = loader_of(signals, source=source).batch([(0, 4)])
-    assert torch.equal(single.batch.content[0], loaded.batch.content[0]), "the first replica is what is seen without replication"
+    assert torch.equal(single.batch.content[0], loaded.batch.content[0]), "as without replication"
 
 
 def test_samples_do_not_depend_on_global_random_state(signals):
@@ -216,9 +216,7 @@ def test_values_that_are_no_numbers_make_a_bad_sample(signals, value):
 
     loader = loader_of(signals, 80, source=Holed(signals))
     loaded = loader.batch([(0, 4), (0, 5)])
-    assert [(bad.sample, bad.reason) for bad in loaded.bad] == [
-        ("sample 4", "holds NaN or infinite values: 3 of 160")
-    ]
+    assert [(bad.sample, bad.reason) for bad in loaded.bad] == [("sample 4", "holds NaN or infinite values: 3 of 160")]
     assert loaded.batch.content.isfinite().all()
     with pytest.raises(BadSample, match="NaN"):
         loader.plain(4)
