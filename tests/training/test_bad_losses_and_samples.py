@@ -36,11 +36,11 @@ def sample_at(step):
     return EndlessOrder(24, 0, "long").at(8 * (step - 1))[1]
 
 
-def test_a_loss_that_is_infinite_stops_the_run(train, write, tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run(train, write, tmp_path):
     file = write({"huge_at": sample_at(3)})
     ended = train(file, tmp_path / "run")
     assert ended.code == 2
-    assert "step 3: the loss is not finite (long: inf)" in ended.err
+    assert "step 3: the loss is not finite (long: nan)" in ended.err
     assert "step_00000002.pt" in ended.err
     assert "Traceback" not in ended.err
     (kept,) = (tmp_path / "run/checkpoints").iterdir()
@@ -56,7 +56,7 @@ def test_a_loss_that_is_infinite_stops_the_run(train, write, tmp_path):
 def test_before_the_first_checkpoint_the_message_says_so(train, write, tmp_path):
     ended = train(write({"huge_at": sample_at(1)}), tmp_path / "run")
     assert ended.code == 2
-    assert "step 1: the loss is not finite (long: inf). There is no checkpoint yet" in ended.err
+    assert "step 1: the loss is not finite (long: nan). There is no checkpoint yet" in ended.err
     assert not (tmp_path / "run/checkpoints").exists()
 
 
