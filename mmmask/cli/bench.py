@@ -89,8 +89,7 @@ def _print_data_wait(
         print(f"data wait: not measured, as there is no data: {error}")
         return
     try:
-        for _ in fed.micro_steps(0):
-            pass
+        list(fed.micro_steps(0))
         waited, started = 0.0, time.perf_counter()
         for step in range(1, repetitions + 1):
             (micro,) = fed.micro_steps(step)

@@ -36,7 +36,7 @@ class HeldOut:
     def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
         self.model, self.experiment, self.loaders = model, experiment, loaders
         self._held_out = {
-            name: sample_loader(experiment, name, held_out=True)
+            name: sample_loader(experiment, name, held_out=True, classes=loaders[name].classes)
             for name, stream in experiment.streams.items()
             if stream.held_out
         }

@@ -169,12 +169,23 @@ class DataSettings(StrictModel):
     workers: int = Field(
         default=2, ge=0, description="loader threads per stream and process; results do not depend on it"
     )
+    process: bool | None = Field(
+        default=None,
+        description="load in one more process per process that trains, with as many threads; null: where batches go "
+        "to a GPU and a process can safely be started",
+    )
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"
     )
     sample_data: str | None = Field(
         default=None, description="folder where the sample corpus is written first, if missing"
     )
+
+    @model_validator(mode="after")
+    def _a_process_has_workers(self) -> DataSettings:
+        if self.process and not self.workers:
+            raise ValueError("process true needs workers: set data.workers to 1 or more, or data.process to false")
+        return self
 
 
 class Experiment(StrictModel):

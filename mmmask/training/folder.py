@@ -20,7 +20,8 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.training.json_lines import read_jsonl
 from mmmask_registry import MmmaskError
 
-# keys that may change when a run goes on: its length, what it logs, how it is computed, where its files are
+# keys that may change when a run goes on: its length, what it logs, how it is computed, and where its files are (that
+# these are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.(source\.path|held_out|evaluators)"

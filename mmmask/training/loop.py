@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.data.samples import TooManyBad
-from mmmask.data.streams import MicroStep, Streams
+from mmmask.data.streams import MicroStep, Streams, streams_of_step
 from mmmask.interfaces import Plan
 from mmmask.model.precision import autocast
 from mmmask.training.parallelism import Parallelism
@@ -142,9 +142,10 @@ class TrainingLoop:
         Counts that are the same in every micro-batch are known from the first; of others the whole step is planned
         before its first forward.
         """
-        chunks = self.streams.accumulate * self.processes.world_size
+        accumulate = self.streams.experiment.training.accumulate
+        chunks = accumulate * self.processes.world_size
         planned = ((micro, self._plan(micro, step)) for micro in self._loaded(step))
-        if chunks > 1 and self.model.counts_vary(self.streams.of_step(step)):
+        if chunks > 1 and self.model.counts_vary(streams_of_step(self.streams.experiment, step)):
             whole = list(planned)
             totals = self._added_up(plans for _, plans in whole)
             for number, (micro, plans) in enumerate(whole, 1):
@@ -152,7 +153,7 @@ class TrainingLoop:
             return
         for number, (micro, plans) in enumerate(planned, 1):
             totals = {name: count * chunks for name, count in _counts(plans).items()}
-            yield micro, plans, totals, number == self.streams.accumulate
+            yield micro, plans, totals, number == accumulate
 
     def _loaded(self, step: int) -> Iterator[MicroStep]:
         """The step's micro-batches; bad samples are noted, also where the run ends over them."""

@@ -81,14 +81,13 @@ class _Training:
     ) -> None:
         settings = experiment.training
         self.experiment, self.folder, self.processes = experiment, folder, peers
-        self.streams = Streams(experiment, None, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
+        self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
         model = build_model(experiment).to(peers.device)
-        steps = total_steps(experiment)
+        steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
         optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
-        sizes = {name: len(loader.source) for name, loader in self.streams.loaders.items()}
-        bad_samples = BadSamples(folder.bad_samples, sizes, experiment.data.max_bad_share, write=peers.is_main)
+        bad_samples = BadSamples(folder.bad_samples, self.streams.sizes, experiment.data.max_bad_share, write=peers.is_main)
         self.audience = Audience(components().manager, _callbacks(experiment), self._own(plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
         self.checkpointer = Checkpointer(

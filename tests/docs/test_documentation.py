@@ -226,10 +226,10 @@ class TestThePluginPage:
         assert torch.equal(modality.detokenize(tokens.content, tokens.grid), batch)
         streams = Streams(examples.experiment)
         try:
-            (micro,) = streams.step(0)
+            (micro,) = streams.micro_steps(0)
         finally:
             streams.close()
-        assert micro.samples["stereo"].shape == (16, 2, 64)
+        assert micro.batches["stereo"].content.shape == (16, 2, 64)
         with pytest.raises(mmmask.BadSample, match="shorter"):
             modality.preparation.prepare(torch.zeros(2, 10), None)
 
