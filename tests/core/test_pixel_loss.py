@@ -12,9 +12,7 @@ from mmmask.builtins.pixels import PixelLoss
 from mmmask.interfaces import Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 
-SPEC = TokenSpec(
-    (2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0, range=(0.0, 1.0)
-)
+SPEC = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0, range=(0.0, 1.0))
 ALL = torch.arange(6).expand(2, -1)
 NORMALIZE = ("none", "token", "channel")
 

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmmask import testing
 from mmmask.components import INTERFACES
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import (
+    PLAIN,
     BadSample,
     Decoder,
     Encoder,
