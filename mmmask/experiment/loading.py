@@ -121,7 +121,13 @@ def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - 
     """The keys that may stand at a path, found by walking settings and data together."""
     model: type[BaseModel] = Experiment
     named = False  # whether the next part is a stream's name
+    kind = None
     for part in path:
+        if isinstance(data, list):  # the part is a number in a list of components
+            data = data[int(part)]
+            if kind:
+                model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
+            continue
         data = data.get(part, {}) if isinstance(data, dict) else {}
         if named:
             named = False
@@ -133,6 +139,8 @@ def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - 
         settings = model.model_fields[part]
         named = part == "streams" and model is Experiment
         kind = chosen_kind(settings)
+        if isinstance(data, list):
+            continue
         if kind:
             model = components().get(kind, _chosen_name(settings, data)).Config
         else:

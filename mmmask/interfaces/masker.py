@@ -40,6 +40,13 @@ class MaskContext:
     stream: str = ""
     features: Callable[[], Latents] | None = None
 
+    def ranks(self, groups: int) -> Tensor:
+        """(batch, groups), a random order of the groups of every sample, for maskers that mask whole groups.
+
+        Ranks, not the noise itself: two groups that drew equal noise would otherwise be masked in halves.
+        """
+        return self.noise((self.batch, groups)).argsort(dim=1, stable=True).argsort(dim=1)
+
 
 class Masker(Component):
     """Ranks tokens; the core masks exactly `num_masked` of the highest.

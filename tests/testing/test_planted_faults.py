@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmmask import testing
 from mmmask.components import INTERFACES
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import (
+    PLAIN,
     BadSample,
     Decoder,
     Encoder,
@@ -251,7 +253,7 @@ class SoundPreparation(Preparation):
     def __init__(self, length):
         self.length = length
 
-    def decode(self, loaded, generator):
+    def decode(self, loaded, view):
         if not isinstance(loaded, SourceFile):
             return loaded
         content = np.frombuffer(loaded.read(), np.uint8)
@@ -259,11 +261,11 @@ class SoundPreparation(Preparation):
             raise BadSample("not two channels")
         return torch.from_numpy(content.copy()).reshape(2, -1)
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         spare = decoded.shape[1] - self.length
         if spare < 0:
             raise BadSample("too short")
-        start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+        start = 0 if view.place is None else int(torch.randint(spare + 1, (), generator=view.place))
         return decoded[:, start : start + self.length]
 
     def show(self, sample):
@@ -281,7 +283,7 @@ class SoundModality(Modality):
 
     @property
     def spec(self):
-        return TokenSpec((4,), 2, mean=(0.5, 0.5), std=(0.25, 0.25))
+        return TokenSpec((4,), 2, mean=(0.5, 0.5), std=(0.25, 0.25), scale=255.0, range=(0.0, 1.0))
 
     @property
     def embedding(self):
@@ -299,7 +301,8 @@ class SoundModality(Modality):
         return (shape[-1] // 4,)
 
     def tokenize(self, batch):
-        return Tokens(patchify(batch, (4,)), self.grid(batch.shape), self.spec)
+        content = patchify(batch, (4,))
+        return Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content, grid):
         return unpatchify(content, grid, (4,))
@@ -311,7 +314,7 @@ class FlatModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content, (2, tokens.grid[0] // 2), tokens.spec)
+        return replace(tokens, grid=(2, tokens.grid[0] // 2))
 
     def detokenize(self, content, grid):
         return super().detokenize(content, (grid[0] * grid[1],))
@@ -331,7 +334,7 @@ class FloatingModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content.float(), tokens.grid, tokens.spec)
+        return replace(tokens, content=tokens.content.float())
 
 
 @breaks("modality", "only_rearranges")
@@ -340,7 +343,7 @@ class DimmedModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content + 1, tokens.grid, tokens.spec)
+        return replace(tokens, content=tokens.content + 1)
 
     def detokenize(self, content, grid):
         return super().detokenize(content - 1, grid)
@@ -452,8 +455,8 @@ class OpenModality(SoundModality):
 
 
 class LongPreparation(SoundPreparation):
-    def prepare(self, decoded, generator):
-        return decoded if generator is not None else super().prepare(decoded, generator)
+    def prepare(self, decoded, view):
+        return decoded if view.place is not None else super().prepare(decoded, view)
 
 
 @breaks("modality", "prepares_samples_that_fit")
@@ -466,9 +469,9 @@ class LongModality(SoundModality):
 class CountingPreparation(SoundPreparation):
     prepared = 0
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         self.prepared += 1
-        return super().prepare(decoded.roll(self.prepared, dims=1), generator)
+        return super().prepare(decoded.roll(self.prepared, dims=1), view)
 
 
 @breaks("modality", "prepares_from_its_generator_alone")
@@ -479,8 +482,8 @@ class CountingModality(SoundModality):
 
 
 class GamblingPreparation(SoundPreparation):
-    def prepare(self, decoded, generator):
-        return super().prepare(decoded.roll(random.randrange(40), dims=1), generator)
+    def prepare(self, decoded, view):
+        return super().prepare(decoded.roll(random.randrange(40), dims=1), view)
 
 
 @breaks("modality", "prepares_without_global_random_state")
@@ -491,13 +494,13 @@ class GamblingModality(SoundModality):
 
 
 class SharedPreparation(SoundPreparation):
-    def decode(self, loaded, generator):
-        self.turn = 0 if generator is None else int(torch.randint(40, (), generator=generator))
+    def decode(self, loaded, view):
+        self.turn = 0 if view.place is None else int(torch.randint(40, (), generator=view.place))
         time.sleep(1e-4)
         return loaded
 
-    def prepare(self, decoded, generator):
-        return super().prepare(decoded.roll(self.turn, dims=1), None)
+    def prepare(self, decoded, view):
+        return super().prepare(decoded.roll(self.turn, dims=1), PLAIN)
 
 
 @breaks("modality", "prepares_in_several_threads")
@@ -508,10 +511,10 @@ class SharedModality(SoundModality):
 
 
 class StrictPreparation(SoundPreparation):
-    def decode(self, loaded, generator):
+    def decode(self, loaded, view):
         if isinstance(loaded, SourceFile) and not loaded.read():
             raise OSError("an empty file")
-        return super().decode(loaded, generator)
+        return super().decode(loaded, view)
 
 
 @breaks("modality", "calls_broken_files_bad_samples")
@@ -954,7 +957,7 @@ class SoundLoss(Loss):
         return (prediction.float() - target).square().mean(-1)
 
     def restore(self, prediction, tokens, index, statistics):
-        return Tokens(prediction, tokens.grid, tokens.spec).raw()
+        return Tokens(prediction, tokens.grid, tokens.spec, normalized=True).raw()
 
     def baseline(self, tokens, mask):
         return tokens.values(mask.visible).mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
