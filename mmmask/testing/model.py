@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, Tokens, build
+from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, Part, Tokens, build
 from mmmask.interfaces.component import validate_strictly
+from mmmask.model.compiling import compile_stages
 from mmmask.model.masked_model import MaskedModel, Stream
 from mmmask.randomness import derive_seed
 from mmmask.testing.check import expect
@@ -44,7 +45,7 @@ def small_decoder(scene: Scene, latent_width: int) -> Decoder:
 
 def group(scene: Scene, tokens: Tokens, mask: Mask) -> EncoderInput:
     """A stream's samples on their way into an encoder."""
-    return EncoderInput(scene.key, tokens, mask)
+    return EncoderInput((Part(scene.key, tokens),), mask)
 
 
 def small_model(scene: Scene, encoder: Encoder, decoder: Decoder) -> MaskedModel:
@@ -95,7 +96,7 @@ def expect_equal_weights(parts: Sequence[nn.Module], where: object) -> None:
 
 
 def expect_one_graph(
-    part: nn.Module, step: Callable[[int], list[Tensor]], where: object, steps: Sequence[int] = (0, 1, 2)
+    part: Encoder | Decoder, step: Callable[[int], list[Tensor]], where: object, steps: Sequence[int] = (0, 1, 2)
 ) -> None:
     """Compiles a module in place: all steps give what they gave before, and those after the first compile nothing.
 
@@ -106,7 +107,7 @@ def expect_one_graph(
     # what was compiled of other modules with the same code would count as compiled again
     torch._dynamo.reset()
     try:
-        part.compile(backend="eager", dynamic=False)  # shapes stay, and symbolic ones take longer to trace
+        compile_stages(part.stages, backend="eager")
         compiled = _compiled_steps(step, steps, where)
     finally:
         torch._dynamo.reset()
