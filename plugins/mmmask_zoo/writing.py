@@ -14,7 +14,7 @@ from torch import Tensor
 from mmmask.builtins.transformer import TransformerSettings
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.experiment import Experiment, experiment_from_data
-from mmmask.interfaces import Embedding, Modality, StrictModel
+from mmmask.interfaces import Component, Embedding, Modality, StrictModel
 from mmmask.interfaces.component import build, validate_strictly
 from mmmask.interfaces.format import Written
 from mmmask.interop import InteropError
@@ -130,7 +130,10 @@ class Writing:
             InteropError: one has another value.
         """
         for name, values in allowed.items():
-            if (found := getattr(settings, name)) not in values:
+            found = getattr(settings, name)
+            if isinstance(found, Component.Config):
+                found = found.name
+            if found not in values:
                 possible = " or ".join(map(json.dumps, values))
                 raise self.error(f"{where}.{name} is {json.dumps(found)}; the layout can only say {possible}")
 
