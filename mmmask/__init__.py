@@ -11,6 +11,7 @@ from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask import interfaces, interop
+    from mmmask.data.sample_corpus import write_sample_data
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
         BadSample,
@@ -63,11 +64,13 @@ _LAZY = {
     "build_model": "mmmask.model.build",
     "Classifier": "mmmask.model.classifier",
     **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
+    "write_sample_data": "mmmask.data.sample_corpus",
 }
 __all__ = [
     "BadSample", "Classifier", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask",
     "MaskContext", "Masker", "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source", "TokenSpec",
     "Tokens", "build_model", "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
+    "write_sample_data",
 ]  # fmt: skip
 
 

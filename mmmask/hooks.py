@@ -5,7 +5,7 @@ The project's own components, log writers and sample writers come in through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,10 +64,17 @@ def publish_checkpoints(publish: Publish) -> None:
 
 
 @hookspec
-def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes this plugin's part of a small labelled corpus below `folder`; `progress` takes a line per file.
+def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None], parts: Collection[str] | None) -> None:
+    """Writes this plugin's parts of a small labelled corpus, one folder each below `folder`.
 
-    Called on the main process only.
+    Called on the main process only, before every run that has `data.sample_data`: a writer leaves alone what is
+    complete already, as `mmmask.interfaces.write_part` does.
+
+    Args:
+        folder: the whole corpus, which exists.
+        seed: equal seeds give equal files.
+        progress: takes a line per file.
+        parts: names of the folders that are needed; None: all.
     """
 
 

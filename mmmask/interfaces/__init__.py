@@ -2,6 +2,7 @@
 
 from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
+from mmmask.interfaces.corpus import CorpusPart, write_part
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
 from mmmask.interfaces.format import ForeignWeights, Format, Written
@@ -30,6 +31,7 @@ __all__ = [
     "BadSample",
     "ChosenByName",
     "Component",
+    "CorpusPart",
     "Decoder",
     "Embedding",
     "Encoder",
@@ -59,4 +61,5 @@ __all__ = [
     "gather_rows",
     "patchify",
     "unpatchify",
+    "write_part",
 ]

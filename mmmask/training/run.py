@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmmask.components import components
+from mmmask.data.sample_corpus import needed_parts, write_sample_data
 from mmmask.data.streams import total_steps
 from mmmask.experiment import Experiment
 from mmmask.json_lines import read_jsonl
 from mmmask.model.build import build_model
 from mmmask.model.masked_model import MaskedModel
-from mmmask.sample_data import write_sample_data
 from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.distribution import processes
 from mmmask.training.folder import RunFolder
@@ -102,7 +102,7 @@ def train(
     folder = RunFolder(output or Path("runs") / experiment.name)
     with processes(device) as peers, folder.opened(experiment) if peers.is_main else nullcontext():
         if peers.is_main and experiment.data.sample_data:
-            write_sample_data(experiment.data.sample_data)
+            write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
         peers.wait()
         state = RunState(
             experiment, folder.path, build_model(experiment), total_steps(experiment), is_main=peers.is_main

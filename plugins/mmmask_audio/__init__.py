@@ -1,8 +1,5 @@
 """Audio: log-mel spectrograms of sound files and of the sound tracks of videos."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 from mmmask.hooks import Register, hookimpl
 
 
@@ -15,11 +12,3 @@ def register_components(register: Register) -> None:
     register("masker", "frequency_bands", f"{maskers}:FrequencyBandsMasker", "whole rows of frequency of such a grid")
     both = "whole steps in time and whole rows of frequency together"
     register("masker", "time_frequency_bands", f"{maskers}:TimeFrequencyBandsMasker", both)
-
-
-@hookimpl
-def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes the sounds of the sample corpus, `folder/audio`."""
-    from mmmask_audio.sample_data import write
-
-    write(folder, seed, progress)

@@ -124,8 +124,6 @@ def test_a_plugin_file_brings_components_and_hooks(train, experiment_file, tmp_p
 
 
 def test_sample_data_is_written_by_plugins(tmp_path):
-    from mmmask.sample_data import write_sample_data
-
     class Writer:
         @mmmask.hookimpl
         def write_sample_data(self, folder, seed, progress):
@@ -140,7 +138,7 @@ def test_sample_data_is_written_by_plugins(tmp_path):
     for plugin in others:  # which render for seconds, and have tests of their own
         manager.unregister(plugin)
     try:
-        write_sample_data(tmp_path / "corpus", seed=7)
+        mmmask.write_sample_data(tmp_path / "corpus", seed=7)
     finally:
         manager.unregister(writer)
         for plugin, name in zip(others, names, strict=True):
