@@ -63,6 +63,23 @@ def publish_checkpoints(publish: Publish) -> None:
     """Names published checkpoints for `mmmask.interop.load`: `publish(name, address, format, licence, ...)`."""
 
 
+class PublishExperiment(Protocol):
+    """What `publish_experiments` is given."""
+
+    def __call__(self, name: str, path: str | Path) -> None:
+        """Names one experiment.
+
+        Args:
+            name: what users train it by, such as `acme/tides`.
+            path: its YAML file, inside the plugin's package; the first line, a comment, shows in `mmmask list`.
+        """
+
+
+@hookspec
+def publish_experiments(publish: PublishExperiment) -> None:
+    """Names experiments that come with the plugin: `publish(name, path)`."""
+
+
 @hookspec
 def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None], parts: Collection[str] | None) -> None:
     """Writes this plugin's parts of a small labelled corpus, one folder each below `folder`.

@@ -21,7 +21,7 @@ import mmmask
 from mmmask import hooks, testing
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
-from mmmask.compose import shipped_experiments
+from mmmask.compose import published_experiments
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
 
@@ -367,10 +367,10 @@ def test_files_named_in_running_text_and_trees_exist():
             assert any(f"/{path}".endswith(f"/{name}") for path in tracked), f"{page}: {name}"
 
 
-def test_shipped_experiments_named_in_the_pages_exist():
+def test_published_experiments_named_in_the_pages_exist():
     for page, text in TEXTS.items():
         named = set(re.findall(r"\b(?:omnimae|mae|videomae|simmim|convmae)/\w+", text))
-        assert named <= set(shipped_experiments()), page
+        assert named <= set(published_experiments()), page
 
 
 def test_names_in_examples_exist():
