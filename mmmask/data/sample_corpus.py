@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmmask.components import components
-from mmmask.experiment import Experiment
 from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    from mmmask.experiment import Experiment
 
 
 def write_sample_data(

@@ -94,12 +94,9 @@ def encode(path: Path, sound: np.ndarray, rate: int) -> None:
     samples = (sound * 32767).round().astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=rate, layout="mono")
-        step = 4096
-        for start in range(0, len(samples), step):
-            frame = av.AudioFrame.from_ndarray(samples[None, start : start + step], format="s16", layout="mono")
-            frame.sample_rate = rate
-            frame.pts = start
-            container.mux(stream.encode(frame))
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 

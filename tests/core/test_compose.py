@@ -2,8 +2,10 @@
 
 import pytest
 
+from mmmask.components import components
 from mmmask.compose import apply_overrides, dump_yaml, merge, parse_yaml, published_experiments, read_experiment
 from mmmask.errors import ExperimentError
+from mmmask_registry import BrokenPlugin
 
 
 def write(folder, name, text):
@@ -119,6 +121,14 @@ def test_an_unknown_experiment_says_what_is_known(name, message):
     with pytest.raises(ExperimentError) as raised:
         read_experiment(name)
     assert message in str(raised.value)
+
+
+def test_an_unknown_experiment_may_be_that_of_a_broken_plugin(monkeypatch):
+    broken = [BrokenPlugin("theirs", "their-package", "RuntimeError: no licence")]
+    monkeypatch.setattr(components(), "broken", broken)
+    with pytest.raises(ExperimentError) as raised:
+        read_experiment("theirs/best")
+    assert raised.value.problems[1:] == ["plugin theirs (their-package) failed to load: RuntimeError: no licence"]
 
 
 @pytest.mark.parametrize(

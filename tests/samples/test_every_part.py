@@ -83,6 +83,7 @@ def test_training_writes_what_its_sources_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["streams.images=null", "streams.videos=null", "streams.audio=null", "streams.text.modality.length=16"]
     small += ["training.steps=1", "training.log={tensorboard: false, reconstruct_every: 0}", "data.workers=0"]
-    small += ["model.encoder.depth=1", "model.decoder.depth=1", "training.evaluate.samples=4"]
+    small += ["model.encoder={name: vit, width: 16, depth: 1, num_heads: 2}", "streams.text.batch_size=2"]
+    small += ["model.decoder={name: transformer, width: 16, depth: 1, num_heads: 2}", "training.evaluate.samples=2"]
     mmmask.train(mmmask.load_experiment("omnivorous/quickstart", small), device="cpu")
     assert [path.name for path in Path("sample-data").iterdir()] == ["text"]

@@ -1,5 +1,4 @@
 import re
-import time
 
 import pytest
 
@@ -68,8 +67,6 @@ def test_some_letters_have_several_bytes(corpus):
     assert {"ë", "°"} <= set(read(corpus, "records"))
 
 
-def test_the_whole_part_is_small_and_quick(tmp_path, write_few):
-    started = time.perf_counter()
+def test_the_whole_part_is_small(tmp_path, write_few):
     write_few("text", tmp_path)
-    assert time.perf_counter() - started < 10
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.txt")) < 1.3e6
