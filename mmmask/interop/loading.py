@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmmask.components import components
 from mmmask.errors import InteropError
-from mmmask.experiment import experiment_from_data
+from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import read_state
@@ -24,6 +24,9 @@ from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel
 from mmmask.published import address_of, published
 from mmmask_registry import MmmaskError, did_you_mean
+
+DECODERS, HEADS = "decoders", "heads"
+"""Keys of a masked model's decoders and heads; all of its other weights are the encoder's or the losses'."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +129,28 @@ def read(
     return Loaded(model, report)
 
 
-def _build(settings: dict[str, Any], where: str) -> MaskedModel | Classifier:
-    if "classes" not in settings:
-        return build_model(experiment_from_data(settings, where))
+def model_settings(data: Mapping[str, Any], where: str) -> Experiment | ClassifierSettings:
+    """Validates the plain data of a model: an experiment's, or a classifier's where it has `classes`.
+
+    Args:
+        data: as `mmmask.interfaces.ForeignWeights.settings`.
+        where: it comes from, for messages.
+
+    Raises:
+        MmmaskError: all problems at once.
+    """
+    if "classes" not in data:
+        return experiment_from_data(dict(data), where)
     try:
-        return build_classifier(validate_strictly(ClassifierSettings, settings))
+        return validate_strictly(ClassifierSettings, dict(data))
     except ValidationError as error:
         lines = [f"{where}: {'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
         raise InteropError("\n".join(lines)) from None
+
+
+def _build(data: Mapping[str, Any], where: str) -> MaskedModel | Classifier:
+    settings = model_settings(data, where)
+    return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
 
 
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:
@@ -151,7 +168,7 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
     used = {key for origin in foreign.origin.values() for key in origin}
     problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
     missing = [key for key in expected if key not in foreign.state and key not in foreign.keeps]
-    decoder = [key for key in expected if key.startswith(("decoders.", "heads."))]
+    decoder = [key for key in expected if key.startswith((f"{DECODERS}.", f"{HEADS}."))]
     if decoder and set(decoder) <= set(missing):
         problems.append(
             f"the decoder is not in the file, {len(decoder)} keys of it: strict=False loads the encoder alone"

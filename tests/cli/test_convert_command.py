@@ -61,6 +61,24 @@ class WholeLayoutOfATest(LayoutOfATest):
         return Written({f"theirs.{key}": tensor for key, tensor in state.items()})
 
 
+class ReadLayoutOfATest(Format):
+    """For reading only."""
+
+    @classmethod
+    def recognizes(cls, keys):
+        return False
+
+    def read(self, state):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def read_only():
+    mmmask.register("format", "read_only", ReadLayoutOfATest)
+    yield "read_only"
+    components().registry("format").unregister("read_only")
+
+
 @pytest.fixture
 def whole():
     mmmask.register("format", "whole", WholeLayoutOfATest)
@@ -180,14 +198,14 @@ def test_no_other_layout_is_filled_up_with_what_was_initialised(
     assert (done.code, done.err) == (0, "")
 
 
-def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs, tmp_path):
+def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs, read_only, tmp_path):
     nowhere, output = tmp_path / "nowhere.safetensors", tmp_path / "out.safetensors"
     assert mistake("convert", nowhere, "--to", "maa", "-o", output) == (
         "--to maa: no such format. Did you mean 'mae'? Written can be: "
         + ", ".join(entry.name for entry in components().registry("format") if writable(entry.name))
     )
-    assert mistake("convert", nowhere, "--to", "simmim", "-o", output).startswith(
-        "--to simmim: that format is for reading only. Written can be: "
+    assert mistake("convert", nowhere, "--to", read_only, "-o", output).startswith(
+        "--to read_only: that format is for reading only. Written can be: "
     )
     assert mistake("convert", nowhere, "-o", tmp_path / "out.pt") == (
         f"--output {tmp_path}/out.pt: let the name end in .safetensors"
@@ -214,8 +232,8 @@ def test_a_config_that_is_there_is_found_before_anything_is_read(cli, mistake, c
     assert cli("convert", checkpoint, "-o", tmp_path / "out.safetensors").code == 0
 
 
-def test_a_mistake_leaves_no_folder(mistake, checkpoint, tmp_path):
-    for arguments in ((tmp_path / "nowhere.safetensors",), (checkpoint, "num_head=4"), (checkpoint, "--to", "simmim")):
+def test_a_mistake_leaves_no_folder(mistake, checkpoint, read_only, tmp_path):
+    for arguments in ((tmp_path / "nowhere.safetensors",), (checkpoint, "num_head=4"), (checkpoint, "--to", read_only)):
         assert mistake("convert", *arguments, "-o", tmp_path / "a" / "b" / "out.safetensors")
         assert not (tmp_path / "a").exists()
 

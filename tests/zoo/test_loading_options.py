@@ -327,10 +327,6 @@ class TestOwnFiles:
         with pytest.raises(InteropError, match="let its name end in .safetensors"):
             save(load(weights("mae"), **SIZES), tmp_path / "model.pt")
 
-    def test_a_format_for_reading_only_says_so(self, tmp_path, weights):
-        with pytest.raises(mmmask.MmmaskError, match="format mae_st: for reading only"):
-            save(load(weights("mae"), **SIZES), tmp_path / "model.safetensors", "mae_st")
-
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
