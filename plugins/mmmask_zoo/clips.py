@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask_zoo.conversion import Conversion
 from mmmask_zoo.layout import NORM_EPSILON, Layout
 from mmmask_zoo.options import DecoderNumHeadsOfWidth, MaskRatio, NormalizedChannels, NumFrames, NumHeads, Size
-from mmmask_zoo.writing import Writing
 
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 """Width of a published decoder -> its attention heads, which no key tells."""
 PUBLISHED_DECODERS = {384: (192, 4), 768: (384, 4), 1024: (512, 12), 1280: (640, 12), 1408: (512, 4)}
 """Width of a published encoder -> width and depth of its decoder; the base's for any other."""
+
+CLIP_DECODER = {"embed_bias": (False,), "positions_at": ("decoder",)}
+"""Settings of every decoder, as `Writing.require_part` takes them."""
 
 
 class ClipOptions(Format.Config):
@@ -29,8 +29,18 @@ class ClipOptions(Format.Config):
     normalize: NormalizedChannels = "channel"
 
 
-class ClipModel:
-    """A file in a layout like VideoMAE's, whose positions are computed.
+def read_clips(
+    conversion: Conversion,
+    layout: Layout,
+    options: Any,  # noqa: ANN401 - ClipOptions, perhaps with the size the file was trained at
+    system: str,
+    norm_epsilon: float = NORM_EPSILON,
+    last_norm_epsilon: float = NORM_EPSILON,
+    unnormalize: bool = True,
+    final_norm: bool = True,
+    **masks: object,
+) -> ForeignWeights:
+    """A masked model; or a classifier of the mean over tokens, normalised, or of the first token after the final norm.
 
     Args:
         conversion: of the file.
@@ -39,109 +49,57 @@ class ClipModel:
         system: its name, for descriptions.
         norm_epsilon: of the LayerNorms.
         last_norm_epsilon: of the decoder's last LayerNorm, and of one after pooling.
+        unnormalize: whether the loss sees pixels in [0, 1] where they are no colours; of colours it always does.
+        final_norm: whether a masked model's encoder has one.
+        masks: settings of the stream that say what is masked and predicted, besides tubes.
+
+    Raises:
+        InteropError: a key is missing or of another shape, or the number of heads is not known.
     """
-
-    def __init__(
-        self,
-        conversion: Conversion,
-        layout: Layout,
-        options: ClipOptions,
-        system: str,
-        norm_epsilon: float = NORM_EPSILON,
-        last_norm_epsilon: float = NORM_EPSILON,
-    ) -> None:
-        self._conversion, self._layout, self._options, self._system = conversion, layout, options, system
-        self._norm_epsilon, self._last_norm_epsilon = norm_epsilon, last_norm_epsilon
-        self._patches = patches = conversion.patches(f"{layout.patch}.weight", "frames, height, width")
-        self._positions = {"name": "flat_sinusoid", **trained_grid(conversion, options, patches.size)}
-        pixels = {"size": options.size, "patch_size": list(patches.size), "channels": patches.channels}
-        self._modality = {"name": "video", "num_frames": options.num_frames, **pixels}
-
-    def pretraining(self, pooled: bool = False, unnormalize: bool = True, **masks: Any) -> ForeignWeights:  # noqa: ANN401 - settings
-        """A masked model; of a file without the decoder, with the published one's sizes.
-
-        Args:
-            pooled: whether the encoder has no final norm.
-            unnormalize: of the loss.
-            masks: settings of the stream that say what is masked and predicted; by default tubes.
-        """
-        options, encoder = self._options, self._encoder(final_norm=not pooled)
-        width, depth = PUBLISHED_DECODERS.get(self._patches.width, PUBLISHED_DECODERS[768])
-        published = {"width": width, "depth": depth}
-        decoder = self._layout.read_decoder(
-            self._conversion,
-            self._patches.key,
+    patches = conversion.patches(f"{layout.patch}.weight", "frames, height, width")
+    conversion.require_filled(options, patches.size)
+    size, frames = getattr(options, "trained_size", None), getattr(options, "trained_frames", None)
+    positions: dict[str, Any] = {"name": "flat_sinusoid"}
+    if size or frames:
+        clip = (frames or options.num_frames, size or options.size, size or options.size)
+        positions["trained_grid"] = [extent // side for extent, side in zip(clip, patches.size, strict=True)]
+    is_classifier, decoder = f"{layout.classifier}.weight" in conversion.source, {}
+    if not is_classifier:
+        width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
+        like_encoder = layout.block.settings(conversion, layout.blocks, patches.width)
+        alike = {name: like_encoder[name] for name in ("qkv_bias", "cosine_attention")}
+        decoder = layout.read_decoder(
+            conversion,
+            patches.key,
             options.decoder_num_heads,
-            published | {name: encoder[name] for name in ("qkv_bias", "cosine_attention")},
+            {"width": width, "depth": depth, **alike},
             DECODER_HEADS,
-            norm_epsilon=self._norm_epsilon,
-            final_norm_epsilon=self._last_norm_epsilon,
+            norm_epsilon=norm_epsilon,
+            final_norm_epsilon=last_norm_epsilon,
             embed_bias=False,
             positions_at="decoder",
-            positions=self._positions,
+            positions=positions,
         )
-        loss = {"name": "pixels", "normalize": options.normalize, "epsilon_inside": False, "unnormalize": unnormalize}
-        stream = {
-            "modality": self._modality,
-            "masker": {"name": "tube", "mask_ratio": options.mask_ratio},
-            "loss": loss,
-        }
-        return self._conversion.finished(
-            {
-                "description": f"{self._system} checkpoint",
-                "model": {"encoder": encoder, "decoder": decoder},
-                "streams": {"videos": stream | masks},
-            }
-        )
-
-    def classifier(self) -> ForeignWeights:
-        """A classifier of the mean over tokens, normalised after it; or of the first token after the final norm."""
-        layout, conversion = self._layout, self._conversion
-        encoder = self._encoder(final_norm=not layout.is_pooled(conversion))
-        description, streams = f"{self._system} checkpoint, fine-tuned", {"videos": self._modality}
-        return layout.read_classifier(conversion, description, encoder, streams, "first", self._last_norm_epsilon)
-
-    def _encoder(self, final_norm: bool) -> dict[str, Any]:
-        return self._layout.read_encoder(
-            self._conversion,
-            self._patches,
-            self._options.num_heads,
-            final_norm=final_norm,
-            norm_epsilon=self._norm_epsilon,
-            positions=self._positions,
-        )
-
-
-def trained_grid(conversion: Conversion, options: Any, patch: tuple[int, ...]) -> dict[str, Any]:  # noqa: ANN401 - options
-    """The setting `trained_grid` of positions, where options say that the file was trained at another size.
-
-    Raises:
-        InteropError: patches do not fill a size.
-    """
-    size, frames = getattr(options, "trained_size", None), getattr(options, "trained_frames", None)
-    for name, value in {"size": options.size, "trained_size": size}.items():
-        conversion.require_multiple(name, value, math.lcm(*patch[1:]), "pixels")
-    for name, value in {"num_frames": options.num_frames, "trained_frames": frames}.items():
-        conversion.require_multiple(name, value, patch[0], "frames")
-    if size is None and frames is None:
-        return {}
-    size, frames = size or options.size, frames or options.num_frames
-    return {"trained_grid": [frames // patch[0], size // patch[1], size // patch[2]]}
-
-
-def write_clips(
-    writing: Writing, layout: Layout, encoder: Mapping[str, Any], decoder: Mapping[str, Any], square: bool = True
-) -> None:
-    """Writes a masked model of clips but for its positions, or the encoder of a classifier.
-
-    Args:
-        encoder: settings, as `Writing.require_part`.
-        decoder: the same.
-        square: whether frames must be as high as they are wide.
-
-    Raises:
-        InteropError: the layout cannot say what the model is.
-    """
-    layout.write_encoder(writing, writing.patches("frames", "height", "width", square=square), **encoder)
-    if not writing.classifier:
-        layout.write_decoder(writing, **{"embed_bias": (False,), "positions_at": ("decoder",), **decoder})
+    stream = {
+        "modality": patches.modality("video", options.size, num_frames=options.num_frames),
+        "masker": {"name": "tube", "mask_ratio": options.mask_ratio},
+        "loss": {
+            "name": "pixels",
+            "normalize": options.normalize,
+            "epsilon_inside": False,
+            "unnormalize": unnormalize or patches.channels == 3,
+        },
+        **masks,
+    }
+    return layout.read(
+        conversion,
+        patches,
+        system,
+        {"videos": stream},
+        num_heads=options.num_heads,
+        encoder={"norm_epsilon": norm_epsilon, "final_norm": final_norm, "positions": positions},
+        decoder=decoder,
+        is_classifier=is_classifier,
+        pool="first",
+        norm_epsilon=last_norm_epsilon,
+    )

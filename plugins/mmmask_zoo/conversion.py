@@ -34,6 +34,10 @@ class Patches:
     size: tuple[int, ...]
     key: str
 
+    def modality(self, name: str, size: int, **more: object) -> dict[str, Any]:
+        """Settings of a modality of such patches; `size` is height and width of its samples in pixels."""
+        return {"name": name, "size": size, "patch_size": list(self.size), "channels": self.channels, **more}
+
 
 class Conversion:
     """Collects mmmask's weights from a state dict, with an account of every foreign key.
@@ -118,18 +122,19 @@ class Conversion:
             return given or published[width]
         raise self.error(f"an encoder of width {width} is not published: give num_heads")
 
-    def require_multiple(self, option: str, value: int | None, patch: int, unit: str) -> None:
-        """Checks that the file's patches fill a size.
-
-        Args:
-            value: of the option, None where it is not given.
-            patch: extent of a patch in `unit`s, such as pixels.
+    def require_filled(self, options: object, patch: Sequence[int]) -> None:
+        """Checks that patches (frames, height, width) or (height, width) fill the sizes among a format's options.
 
         Raises:
             InteropError: they do not.
         """
-        if value and value % patch:
-            raise self.error(f"{option} {value} is not a multiple of the file's patches of {patch} {unit}")
+        pixels = math.lcm(*patch[-2:])
+        units = {"size": (pixels, "pixels"), "trained_size": (pixels, "pixels")}
+        if len(patch) == 3:
+            units |= {"num_frames": (patch[0], "frames"), "trained_frames": (patch[0], "frames")}
+        for option, (extent, unit) in units.items():
+            if (value := getattr(options, option, None)) and value % extent:
+                raise self.error(f"{option} {value} is not a multiple of the file's patches of {extent} {unit}")
 
     # --- what is taken
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Written
+from mmmask.interfaces import ForeignWeights
 from mmmask.interop import sincos_2d_table
-from mmmask_zoo.conversion import Conversion, embedding_key
-from mmmask_zoo.correspondence import Pair, PatchEmbedding, linear, read_all, write_all
-from mmmask_zoo.layout import Layout
+from mmmask_zoo.conversion import Conversion, Patches, embedding_key
+from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, write_all
+from mmmask_zoo.layout import Layout, LayoutFormat
 from mmmask_zoo.options import NormalizedTokens
 from mmmask_zoo.picture_positions import PicturePositions
 from mmmask_zoo.pictures import PUBLISHED_DECODER, PictureOptions, picture_stream
-from mmmask_zoo.writing import Part, Writing
+from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(blocks="blocks3")
 STAGES = (1, 2)
@@ -24,10 +23,10 @@ STAGES = (1, 2)
 FINE_TUNED = ("head.weight", "fc_norm.weight")
 POINTWISE = ("conv1", "conv2", "mlp.fc1", "mlp.fc2")
 """Layers of a block that are convolutions of one cell there and linear layers here."""
-TABLES: dict[Part, str] = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
+TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 
 
-class ConvMAEFormat(Format):
+class ConvMAEFormat(LayoutFormat):
     """ConvMAE's pretrained checkpoints: with the decoder, or the encoder alone (`strict=False`)."""
 
     class Config(PictureOptions):
@@ -41,28 +40,15 @@ class ConvMAEFormat(Format):
         needed = ("patch_embed1.proj.weight", "patch_embed4.weight", "blocks1.0.conv1.weight", "blocks3.0.norm1.bias")
         return all(key in keys for key in needed)
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
-
-        Raises:
-            InteropError: a key is missing or of another shape, the number of heads is not known, or the file is
-                fine-tuned.
-        """
-        conversion = Conversion(self.config.name, state)
-        if found := [key for key in FINE_TUNED if key in state]:
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        if found := [key for key in FINE_TUNED if key in conversion.source]:
             raise conversion.error(
                 f"{found[0]} is of a fine-tuned file, and how those pool their features is not known: load the "
                 "pretrained file"
             )
         return _pretraining(self.config, conversion)
 
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of pictures.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = Writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> None:
         if writing.classifier:
             raise writing.error("the model is a classifier; how fine-tuned files pool their features is not known")
         writing.require_statistics()
@@ -76,12 +62,10 @@ class ConvMAEFormat(Format):
             )
         sides = [*encoder.stage_patches, patches.size[0] // math.prod(encoder.stage_patches)]
         write_all(_encoder_pairs(patches.key, sides, list(encoder.stage_depths), encoder.depth), writing)
-        decoder = LAYOUT.write_decoder(writing, positions_at=("decoder",))
-        parts: dict[Part, int] = {"encoder": encoder.width, "decoder": decoder.width}
-        for part, width in parts.items():
-            computed = sincos_2d_table(writing.grid(writing.stream), width)
+        LAYOUT.write_decoder(writing, num_prefix=0, positions_at=("decoder",))
+        for part in writing.parts:
+            computed = sincos_2d_table(writing.grid(writing.stream), writing.part(part).width)
             writing.written[TABLES[part]] = writing.require_table(part, "sincos_2d", computed)
-        return writing.finished()
 
 
 def _encoder_pairs(key: str, sides: list[int], depths: list[int], depth: int) -> Iterator[Pair]:
@@ -89,17 +73,17 @@ def _encoder_pairs(key: str, sides: list[int], depths: list[int], depth: int) ->
     for stage in STAGES:
         side, old, new = sides[stage - 1], f"blocks{stage}", f"encoder.stages.{stage - 1}"
         proj = f"encoder.embeddings.{key}" if stage == STAGES[0] else f"{new}.embed.proj"
-        yield PatchEmbedding(f"patch_embed{stage}.proj", proj, (side, side))
+        yield from patch_embedding(f"patch_embed{stage}.proj", proj, (side, side))
         yield from linear(f"patch_embed{stage}.norm", f"{new}.embed.norm")
         for block in range(depths[stage - 1]):
             for layer in ("norm1", "norm2"):
                 yield from linear(f"{old}.{block}.{layer}", f"{new}.blocks.{block}.{layer}")
             for layer in POINTWISE:
-                yield PatchEmbedding(f"{old}.{block}.{layer}", f"{new}.blocks.{block}.{layer}", (1, 1))
+                yield from patch_embedding(f"{old}.{block}.{layer}", f"{new}.blocks.{block}.{layer}", (1, 1))
             yield from linear(f"{old}.{block}.attn", f"{new}.blocks.{block}.depthwise")
         cells = math.prod(sides[stage:])  # along a side of a token
-        yield PatchEmbedding(f"stage{stage}_output_decode", f"{new}.fuse", (cells, cells))
-    yield PatchEmbedding("patch_embed3.proj", "encoder.embed.proj", (sides[-1], sides[-1]))
+        yield from patch_embedding(f"stage{stage}_output_decode", f"{new}.fuse", (cells, cells))
+    yield from patch_embedding("patch_embed3.proj", "encoder.embed.proj", (sides[-1], sides[-1]))
     yield from linear("patch_embed3.norm", "encoder.embed.norm")
     yield from linear("patch_embed4", "encoder.project")
     yield from LAYOUT.block.pairs(LAYOUT.blocks, "encoder.blocks", depth)
@@ -114,6 +98,7 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
             raise conversion.error(f"patch_embed{stage}.proj.weight: patches of {height} x {width} are no squares")
     widths, sides = [patches.width for patches in embedded], [patches.size[0] for patches in embedded]
     channels, token = embedded[0].channels, [math.prod(sides)] * 2
+    conversion.require_filled(config, token)
     positions = PicturePositions(conversion, LAYOUT.positions, token, config.size, cls_token=False)
     key, depths = embedding_key(token, channels), [conversion.depth(f"blocks{stage}") for stage in STAGES]
     vit = LAYOUT.block.settings(conversion, LAYOUT.blocks, widths[-1])
@@ -140,7 +125,7 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
         positions_at="decoder",
         positions=positions.sinusoid,
     )
-    modality = {"name": "image", "size": positions.size, "patch_size": token, "channels": channels}
+    modality = Patches(widths[-1], channels, tuple(token), key).modality("image", positions.size)
     return conversion.finished(
         {
             "description": "a ConvMAE checkpoint",

@@ -6,143 +6,67 @@ missing.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmmask.interfaces import Grid
-from mmmask.interop import resize_relative_table, resize_table
+from mmmask.interop import resize_table
 from mmmask_zoo.conversion import Conversion, times
 from mmmask_zoo.writing import Writing
 
 
-class Pair(ABC):
-    """Tensors of a file, and the model's that correspond to them."""
+@dataclass(frozen=True)
+class Pair:
+    """One or several tensors of a file, and the model's that corresponds to them.
 
-    @abstractmethod
+    Attributes:
+        foreign: keys in the file.
+        own: key in mmmask.
+        how: the tensor is converted, for the report; empty where it is taken as it is.
+        to_own: of the file's tensors; it raises ValueError where they do not fit.
+        to_foreign: the inverse.
+        axes: names of the axes that the file's tensor must have; empty where any will do.
+    """
+
+    foreign: tuple[str, ...]
+    own: str
+    how: str = ""
+    to_own: Callable[..., Tensor] = lambda tensor: tensor
+    to_foreign: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: [tensor]
+    axes: str = ""
+
     def read(self, conversion: Conversion) -> None:
         """From the file to mmmask.
 
         Raises:
-            InteropError: the file has a part of it only, or parts that do not fit together.
+            InteropError: the file has some of the tensors only, or they do not fit.
         """
-
-    @abstractmethod
-    def write(self, writing: Writing) -> None:
-        """From mmmask to the file.
-
-        Raises:
-            InteropError: the layout has no place for a tensor of such a shape.
-        """
-
-
-@dataclass(frozen=True)
-class Same(Pair):
-    """A tensor as it is, under another name."""
-
-    foreign: str
-    own: str
-
-    def read(self, conversion: Conversion) -> None:
-        """Renames it."""
-        conversion.take(self.foreign, self.own)
-
-    def write(self, writing: Writing) -> None:
-        """Renames it back."""
-        if (tensor := writing.pop(self.own)) is not None:
-            writing.written[self.foreign] = tensor
-
-
-def linear(foreign: str, own: str) -> Iterator[Pair]:
-    """Weight and bias of a linear layer, a LayerNorm or any other module, as they are."""
-    for part in ("weight", "bias"):
-        yield Same(f"{foreign}.{part}", f"{own}.{part}")
-
-
-@dataclass(frozen=True)
-class Vector(Pair):
-    """A token or another vector: with axes of length one in the file, such as (1, 1, width); (width,) in mmmask.
-
-    Attributes:
-        shape: in the file, with -1 for its length.
-        row: mmmask holds it as (1, width), one of several prefix tokens.
-    """
-
-    foreign: str
-    own: str
-    shape: tuple[int, ...] = (1, 1, -1)
-    row: bool = False
-
-    def read(self, conversion: Conversion) -> None:
-        """Flattens it."""
-        if self.foreign in conversion.source:
-            flat = conversion.source[self.foreign].flatten()
-            conversion.convert(self.foreign, self.own, flat.unsqueeze(0) if self.row else flat, "flattened")
-
-    def write(self, writing: Writing) -> None:
-        """Adds the axes."""
-        if (tensor := writing.pop(self.own)) is not None:
-            if tensor.shape[0] != 1 and self.row:
-                raise writing.error(f"{self.own}: shape {tuple(tensor.shape)}; the layout has one such token")
-            writing.written[self.foreign] = tensor.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class PatchEmbedding(Pair):
-    """A convolution whose kernel is its stride; in mmmask a linear layer over a patch, channel fastest."""
-
-    foreign: str
-    own: str
-    patch: tuple[int, ...]
-
-    def read(self, conversion: Conversion) -> None:
-        """Flattens the kernel: (out, channels, *patch) -> (out, prod(patch) * channels)."""
-        key = f"{self.foreign}.weight"
-        if key in conversion.source:
-            axes = ("frames", "height", "width")[-len(self.patch) :]
-            weight = conversion.tensor(key, f"outputs, inputs, {', '.join(axes)} of a kernel")
-            flat = weight.permute(0, *range(2, weight.dim()), 1).flatten(1)
-            conversion.convert(key, f"{self.own}.weight", flat, "convolution as a linear layer, channel fastest")
-        conversion.take(f"{self.foreign}.bias", f"{self.own}.bias")
-
-    def write(self, writing: Writing) -> None:
-        """Lays the kernel out again."""
-        if (weight := writing.pop(f"{self.own}.weight")) is not None:
-            writing.written[f"{self.foreign}.weight"] = weight.unflatten(1, (*self.patch, -1)).movedim(-1, 1)
-        Same(f"{self.foreign}.bias", f"{self.own}.bias").write(writing)
-
-
-@dataclass(frozen=True)
-class Stacked(Pair):
-    """Equally large tensors that mmmask holds as one, one below the other, such as queries, keys and values."""
-
-    foreign: tuple[str, ...]
-    own: str
-
-    def read(self, conversion: Conversion) -> None:
-        """Stacks them."""
-        present = [key for key in self.foreign if key in conversion.source]
-        if not present:
-            return
-        if missing := [key for key in self.foreign if key not in present]:
+        source = conversion.source
+        missing = [key for key in self.foreign if key not in source]
+        if len(missing) == len(self.foreign):
+            return None
+        if missing:
             raise conversion.error(f"{missing[0]} is missing")
-        parts = [conversion.source[key] for key in self.foreign]
-        shapes = [tuple(part.shape) for part in parts]
-        if len(set(shapes)) > 1 or () in shapes:
-            raise conversion.error(f"{', '.join(self.foreign)}: shapes {', '.join(map(str, shapes))} do not stack")
-        conversion.convert(self.foreign, self.own, torch.cat(parts), f"one of {len(parts)} parts of {self.own}")
+        if not self.how:
+            return conversion.take(self.foreign[0], self.own)
+        parts = [conversion.tensor(key, self.axes) if self.axes else source[key] for key in self.foreign]
+        try:
+            own = self.to_own(*parts)
+        except ValueError as error:
+            raise conversion.error(f"{', '.join(self.foreign)}: {error}") from error
+        return conversion.convert(self.foreign, self.own, own, self.how)
 
     def write(self, writing: Writing) -> None:
-        """Takes them apart."""
+        """From mmmask to the file."""
         if (tensor := writing.pop(self.own)) is not None:
-            writing.written |= zip(self.foreign, tensor.chunk(len(self.foreign)), strict=True)
+            writing.written |= zip(self.foreign, self.to_foreign(tensor), strict=True)
 
 
 @dataclass(frozen=True)
-class Computed(Pair):
+class Computed:
     """A buffer of the file that mmmask computes when it is needed.
 
     Attributes:
@@ -162,79 +86,101 @@ class Computed(Pair):
         writing.written[self.foreign] = self.compute()
 
 
-@dataclass(frozen=True)
-class LearnedTable(Pair):
+Table = Iterable[Pair | Computed]
+
+
+def linear(foreign: str, own: str) -> Iterator[Pair]:
+    """Weight and bias of a linear layer, a LayerNorm or any other module, as they are."""
+    for part in ("weight", "bias"):
+        yield Pair((f"{foreign}.{part}",), f"{own}.{part}")
+
+
+def vector(foreign: str, own: str, shape: tuple[int, ...] = (1, 1, -1), row: bool = False) -> Pair:
+    """A token or another vector: with axes of length one in the file, flat in mmmask.
+
+    Args:
+        shape: in the file, with -1 for its length.
+        row: mmmask holds it as (1, width), one of several prefix tokens.
+    """
+    own_shape = (1, -1) if row else (-1,)
+    return Pair(
+        (foreign,),
+        own,
+        "flattened",
+        lambda tensor: tensor.flatten().unflatten(0, own_shape),
+        lambda tensor: [tensor.reshape(shape)],
+    )
+
+
+def patch_embedding(foreign: str, own: str, patch: tuple[int, ...]) -> Iterator[Pair]:
+    """A convolution whose kernel is its stride; in mmmask a linear layer over a patch, channel fastest."""
+    yield Pair(
+        (f"{foreign}.weight",),
+        f"{own}.weight",
+        "convolution as a linear layer over a token, channel fastest",
+        lambda weight: weight.movedim(1, -1).flatten(1),
+        lambda weight: [weight.unflatten(1, (*patch, -1)).movedim(-1, 1)],
+        axes=f"outputs, inputs, {', '.join(('frames', 'height', 'width')[-len(patch) :])} of a kernel",
+    )
+    yield Pair((f"{foreign}.bias",), f"{own}.bias")
+
+
+def stacked(foreign: tuple[str, ...], own: str) -> Pair:
+    """Equally large tensors that mmmask holds as one, one below the other, such as queries, keys and values."""
+
+    def stack(*parts: Tensor) -> Tensor:
+        shapes = [tuple(part.shape) for part in parts]
+        if len(set(shapes)) > 1 or () in shapes:
+            raise ValueError(f"shapes {', '.join(map(str, shapes))} do not stack")
+        return torch.cat(parts)
+
+    return Pair(foreign, own, f"one of {len(foreign)} parts of {own}", stack, lambda whole: whole.chunk(len(foreign)))
+
+
+def learned_table(foreign: str, own: str, trained: Grid, grid: Grid) -> Pair:
     """A learned table of positions: (1, tokens, width) in the file, (tokens, width) in mmmask.
 
-    Attributes:
-        trained: the grid of the file's table.
-        grid: the model's grid, to which a table that is read is resized.
+    Args:
+        trained: grid of the file's table.
+        grid: the model's, to which a table that is read is resized.
     """
-
-    foreign: str
-    own: str
-    trained: Grid
-    grid: Grid
-
-    def read(self, conversion: Conversion) -> None:
-        """Drops the leading axis, and resizes the rest where the grids differ."""
-        if self.foreign in conversion.source:
-            self.take(conversion, conversion.tensor(self.foreign, "1, positions, width")[0])
-
-    def take(self, conversion: Conversion, table: Tensor) -> None:
-        """Resizes a table (tokens of `trained`, width).
-
-        Raises:
-            InteropError: it has another number of rows.
-        """
-        try:
-            resized = resize_table(table, self.trained, self.grid)
-        except ValueError as error:
-            raise conversion.error(f"{self.foreign}: {error}") from error
-        how = f"resized from {times(self.trained)} to {times(self.grid)} tokens"
-        conversion.convert(self.foreign, self.own, resized, "flattened" if self.trained == self.grid else how)
-
-    def write(self, writing: Writing) -> None:
-        """Adds the leading axis."""
-        if (tensor := writing.pop(self.own)) is not None:
-            writing.written[self.foreign] = tensor.unsqueeze(0)
+    return Pair(
+        (foreign,),
+        own,
+        how_resized(trained, grid),
+        lambda table: resize_table(table[0], trained, grid),
+        lambda table: [table.unsqueeze(0)],
+        axes="1, positions, width",
+    )
 
 
-@dataclass(frozen=True)
-class RelativeTable(Pair):
-    """A learned bias per relative offset and head, and after these three rows for a cls token (BEiT).
+def take_table(conversion: Conversion, foreign: str, own: str, num_prefix: int, trained: Grid, grid: Grid) -> None:
+    """Takes a learned table that begins with rows of prefix tokens, as `own.prefix_table` and `own.table`.
 
-    Attributes:
-        trained: the grid of the file's table.
-        grid: the model's grid, to which a table that is read is resized.
+    Raises:
+        InteropError: it has not as many rows as the grid that it was trained for.
     """
-
-    foreign: str
-    own: str
-    trained: Grid
-    grid: Grid
-
-    def read(self, conversion: Conversion) -> None:
-        """Resizes it where the grids differ."""
-        if self.trained == self.grid:
-            conversion.take(self.foreign, self.own)
-        elif self.foreign in conversion.source:
-            table = conversion.tensor(self.foreign, "offsets, heads")
-            resized = resize_relative_table(table, self.trained, self.grid, extra=3)
-            conversion.convert(self.foreign, self.own, resized, f"resized from {self.trained} to {self.grid} tokens")
-
-    def write(self, writing: Writing) -> None:
-        """Writes it as it is."""
-        Same(self.foreign, self.own).write(writing)
+    rows, how = conversion.tensor(foreign, "1, positions, width")[0], how_resized(trained, grid)
+    try:
+        conversion.convert(foreign, f"{own}.table", resize_table(rows[num_prefix:], trained, grid), how)
+    except ValueError as error:
+        raise conversion.error(f"{foreign}: {error}") from error
+    if num_prefix:
+        conversion.convert(foreign, f"{own}.prefix_table", rows[:num_prefix], how)
 
 
-def read_all(pairs: Iterable[Pair], conversion: Conversion) -> None:
+def how_resized(trained: Grid, grid: Grid) -> str:
+    """What becomes of a table, in words."""
+    return "flattened" if tuple(trained) == tuple(grid) else f"resized from {times(trained)} to {times(grid)} tokens"
+
+
+def read_all(table: Table, conversion: Conversion) -> None:
     """Reads every pair."""
-    for pair in pairs:
+    for pair in table:
         pair.read(conversion)
 
 
-def write_all(pairs: Iterable[Pair], writing: Writing) -> None:
+def write_all(table: Table, writing: Writing) -> None:
     """Writes every pair."""
-    for pair in pairs:
+    for pair in table:
         pair.write(writing)

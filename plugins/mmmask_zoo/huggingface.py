@@ -11,7 +11,7 @@ from mmmask_zoo.writing import Writing
 BLOCK = Block(
     norm1="layernorm_before",
     projections=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-    query_value=None,
+    query_value=(),
     proj="attention.output.dense",
     norm2="layernorm_after",
     fc1="intermediate.dense",
@@ -82,18 +82,6 @@ def labels(classes: int) -> dict[str, dict[str, Any]]:
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
     }
-
-
-def open_writing(format: str, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Writing:
-    """A model of one stream, which is all that a config.json can describe.
-
-    Raises:
-        InteropError: it has several.
-    """
-    writing = Writing(format, settings, state)
-    if len(writing.modalities) > 1:
-        raise writing.error(f"streams: {', '.join(writing.modalities)}; the layout is that of a model of one stream")
-    return writing
 
 
 def pixel_loss(writing: Writing, epsilon_inside: bool, **allowed: tuple[object, ...]) -> Any:  # noqa: ANN401 - settings

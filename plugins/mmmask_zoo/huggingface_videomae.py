@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Written
+from mmmask.interfaces import ForeignWeights
 from mmmask.interop import flat_sinusoid_table
-from mmmask_zoo.clips import ClipModel, ClipOptions, write_clips
+from mmmask_zoo.clips import CLIP_DECODER, ClipOptions, read_clips
 from mmmask_zoo.conversion import Conversion
-from mmmask_zoo.huggingface import BLOCK, common_config, labels, open_writing, options_from, pixel_loss, sizes
-from mmmask_zoo.layout import Layout
+from mmmask_zoo.huggingface import BLOCK, common_config, labels, options_from, pixel_loss, sizes
+from mmmask_zoo.layout import Layout, LayoutFormat
 from mmmask_zoo.options import NormEpsilon
-from mmmask_zoo.writing import Part, Writing
+from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(
     patch="videomae.embeddings.patch_embeddings.projection",
@@ -39,7 +39,7 @@ LAST_NORM_EPSILON = 1e-5
 """Epsilon of fc_norm and of the decoder's last LayerNorm, whatever layer_norm_eps is."""
 
 
-class HuggingFaceVideoMAEFormat(Format):
+class HuggingFaceVideoMAEFormat(LayoutFormat):
     """VideoMAEForPreTraining, VideoMAEModel (`strict=False`) and VideoMAEForVideoClassification, read and written.
 
     Written are the names that all releases load, and a `config.json` beside them, for `from_pretrained`. Positions are
@@ -66,35 +66,30 @@ class HuggingFaceVideoMAEFormat(Format):
         """Options that transformers' config.json gives."""
         return options_from(config, ("videomae",), cls.Config.model_fields, normalized="channel")
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
-
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        conversion, layout = Conversion(self.config.name, state), _layout(state)
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        layout = _layout(conversion.source)
         epsilons = (self.config.norm_epsilon, LAST_NORM_EPSILON)
-        model = ClipModel(conversion, layout, self.config, "a transformers VideoMAE", *epsilons)
-        if "classifier.weight" in state:
-            return model.classifier()
+        final_norm = f"{layout.norm}.weight" in conversion.source
         # transformers knows the statistics of colours only
-        colours = conversion.patches(f"{layout.patch}.weight", "frames, height, width").channels == 3
-        return model.pretraining(pooled=f"{layout.norm}.weight" not in state, unnormalize=colours)
+        known = {"unnormalize": False, "final_norm": final_norm}
+        return read_clips(conversion, layout, self.config, "a transformers VideoMAE", *epsilons, **known)
 
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of clips, or a classifier of pooled features or of the first token.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = open_writing(self.config.name, settings, state)
-        encoder = writing.part("encoder")
+    def _write(self, writing: Writing) -> dict[str, Any]:
+        writing.require_one_stream()
+        encoder, classifier = writing.part("encoder"), writing.classifier
         plain = {"free": ("norm_epsilon", "final_norm"), "qkv_bias": ("query_value", False)}
         same = {name: (getattr(encoder, name, None),) for name in ("norm_epsilon", "qkv_bias")}
-        if not writing.classifier:
-            same["final_norm_epsilon"] = (getattr(writing.part("decoder"), "final_norm_epsilon", None),)
-        write_clips(writing, LAYOUT, plain, same, square=False)
-        _require_computed(writing, "encoder")
+        epsilon = classifier.norm_epsilon if classifier else None
+        if classifier and getattr(encoder, "final_norm", True) != (epsilon is None):
+            raise writing.error(
+                "classifier.norm_epsilon and encoder.final_norm: the layout normalises after pooling or before it, once"
+            )
+        patches = writing.patches("frames", "height", "width", square=False)
+        decoder = same | CLIP_DECODER | {"free": ("final_norm_epsilon",)}
+        LAYOUT.write(writing, patches, plain, decoder, ("first",), epsilon or 0)
+        for part in writing.parts:
+            grid = writing.grid(writing.stream)
+            writing.require_table(part, "flat_sinusoid", flat_sinusoid_table(grid, writing.part(part).width, grid))
         config = common_config(writing) | {
             "model_type": "videomae",
             "num_frames": writing.modality.sample_shape[1],
@@ -102,7 +97,10 @@ class HuggingFaceVideoMAEFormat(Format):
             "qv_bias": encoder.qkv_bias == "query_value",
             "use_mean_pooling": not encoder.final_norm,
         }
-        return writing.finished(config | (_classifier(writing) if writing.classifier else _decoder(writing)))
+        if not classifier:
+            return config | _decoder_config(writing)
+        _require_small_epsilon(writing, "classifier", epsilon or 0)
+        return config | {"architectures": ["VideoMAEForVideoClassification"], **labels(classifier.classes)}
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:
@@ -112,21 +110,8 @@ def _layout(state: Mapping[str, Tensor]) -> Layout:
     return in_memory if f"{in_memory.blocks}.0.attention.attention.query.bias" in state else files
 
 
-def _classifier(writing: Writing) -> dict[str, Any]:
-    """Writes the head of a classifier, and returns its part of config.json."""
-    classifier, pooled = writing.settings, not writing.part("encoder").final_norm
-    writing.require("classifier", classifier, pool=("mean" if pooled else "first",))
-    if pooled != (classifier.norm_epsilon is not None):
-        raise writing.error(
-            "classifier.norm_epsilon and encoder.final_norm: the layout normalises after pooling or before it, once"
-        )
-    _require_small_epsilon(writing, "classifier", classifier.norm_epsilon or 0)
-    LAYOUT.write_classifier(writing, ("first",), classifier.norm_epsilon)
-    return {"architectures": ["VideoMAEForVideoClassification"], **labels(classifier.classes)}
-
-
-def _decoder(writing: Writing) -> dict[str, Any]:
-    """Checks decoder and loss, and returns their part of config.json."""
+def _decoder_config(writing: Writing) -> dict[str, Any]:
+    """Checks epsilon and loss, and returns the decoder's part of config.json."""
     decoder, spec = writing.part("decoder"), writing.modality.spec
     _require_small_epsilon(writing, "model.decoder", decoder.final_norm_epsilon or decoder.norm_epsilon)
     colours = spec.channels == 3
@@ -134,7 +119,6 @@ def _decoder(writing: Writing) -> dict[str, Any]:
         writing, False, normalize=("channel", "none") if colours else ("channel",), unnormalize=(colours,)
     )
     writing.require_statistics()
-    _require_computed(writing, "decoder")
     return {
         "architectures": ["VideoMAEForPreTraining"],
         **sizes(decoder, "decoder_"),
@@ -149,9 +133,3 @@ def _require_small_epsilon(writing: Writing, where: str, epsilon: float) -> None
             f"{where}.norm_epsilon is {epsilon}; the last LayerNorm of the layout has {LAST_NORM_EPSILON}, and at most "
             "that can pass for it"
         )
-
-
-def _require_computed(writing: Writing, part: Part) -> None:
-    """Checks that positions are those that transformers computes for the model's own grid."""
-    grid = writing.grid(writing.stream)
-    writing.require_table(part, "flat_sinusoid", flat_sinusoid_table(grid, writing.part(part).width, grid))

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Written
+from mmmask.interfaces import ForeignWeights
 from mmmask_zoo.conversion import Conversion
-from mmmask_zoo.huggingface import BLOCK, common_config, labels, open_writing, options_from, pixel_loss, sizes
-from mmmask_zoo.layout import Block, Layout
+from mmmask_zoo.huggingface import BLOCK, common_config, labels, options_from, pixel_loss, sizes
+from mmmask_zoo.layout import Block, Layout, LayoutFormat
 from mmmask_zoo.options import NormalizedTokens, NormEpsilon
-from mmmask_zoo.pictures import PictureModel, PictureOptions, write_pictures
+from mmmask_zoo.pictures import PictureOptions, read_pictures, write_pictures
+from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(
     patch="vit.embeddings.patch_embeddings.projection",
@@ -41,7 +42,7 @@ IN_MEMORY = replace(
     block=Block(
         norm1=BLOCK.norm1,
         projections=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-        query_value=None,
+        query_value=(),
         proj="attention.o_proj",
         norm2=BLOCK.norm2,
     ),
@@ -49,7 +50,7 @@ IN_MEMORY = replace(
 """Since release 5, which renames while it loads and saves."""
 
 
-class HuggingFaceViTMAEFormat(Format):
+class HuggingFaceViTMAEFormat(LayoutFormat):
     """ViTMAEForPreTraining, ViTMAEModel (`strict=False`) and ViTForImageClassification, read and written.
 
     Written are the names that all releases load, and a `config.json` beside them, for `from_pretrained`.
@@ -73,43 +74,31 @@ class HuggingFaceViTMAEFormat(Format):
         """Options that transformers' config.json gives."""
         return options_from(config, ("vit_mae", "vit"), cls.Config.model_fields, normalized="token")
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        layout = _layout(conversion.source)
+        return read_pictures(conversion, layout, self.config, "a transformers ViTMAE", self.config.norm_epsilon)
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        conversion, epsilon = Conversion(self.config.name, state), self.config.norm_epsilon
-        model = PictureModel(conversion, _layout(state), self.config, "a transformers ViTMAE", epsilon)
-        return model.classifier() if "classifier.weight" in state else model.pretraining()
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of pictures, or a classifier of the cls token.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = open_writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> dict[str, Any]:
+        writing.require_one_stream()
         encoder = writing.require_part("encoder", "vit", ("norm_epsilon",), prefix_tokens=(1,), qkv_bias=(True, False))
         # a config.json has one value for encoder and decoder
         same = {name: (getattr(encoder, name),) for name in ("norm_epsilon", "qkv_bias")}
-        is_classifier = write_pictures(writing, LAYOUT, **same)
+        write_pictures(writing, LAYOUT, **same)
         config = common_config(writing) | {"qkv_bias": encoder.qkv_bias}
-        if is_classifier:
+        if writing.classifier:
             config |= {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
-            return writing.finished(config | labels(writing.settings.classes))
+            return config | labels(writing.classifier.classes)
         loss = pixel_loss(writing, True, normalize=("token", "none"), unnormalize=(False,))
         masker = writing.settings.streams[writing.stream].masker
         if masker.name != "random":
             raise writing.error(f"streams.{writing.stream}.masker.name is {masker.name}; the layout masks at random")
-        config |= {
+        return config | {
             "architectures": ["ViTMAEForPreTraining"],
             "model_type": "vit_mae",
             **sizes(writing.part("decoder"), "decoder_"),
             "norm_pix_loss": loss.normalize == "token",
             "mask_ratio": masker.mask_ratio,
         }
-        return writing.finished(config)
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout:

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mmmask.interfaces import ForeignWeights
+from torch import Tensor
+
+from mmmask.interfaces import ForeignWeights, Format, Written
 from mmmask.interop import DECODERS, HEADS
 from mmmask_zoo.conversion import ATTENTION_HEADS, Conversion, Patches
-from mmmask_zoo.correspondence import Pair, PatchEmbedding, Same, Stacked, Vector, linear, read_all, write_all
+from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, stacked, vector, write_all
 from mmmask_zoo.writing import Writing
 
 NORM_EPSILON = 1e-6
-"""Epsilon of every LayerNorm in the files of the original systems, of that after the mean too."""
+"""Epsilon of every LayerNorm in the files of the original systems."""
 
 SHARED = f"{DECODERS}.shared"
 """Key of the decoder that streams have by default."""
+
+
+class LayoutFormat(Format):
+    """A format that is read and written by a table of pairs."""
+
+    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
+        """Converts a state dict: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
+
+        Raises:
+            InteropError: a key is missing or of another shape, or the number of heads is not known.
+        """
+        return self._read(Conversion(self.config.name, state))
+
+    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
+        """Converts a masked model or a classifier.
+
+        Raises:
+            InteropError: the layout cannot say what the model is.
+        """
+        writing = Writing(self.config.name, settings, state)
+        return writing.finished(self._write(writing))
+
+    @abstractmethod
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        """Reads the file that the conversion is of."""
+
+    @abstractmethod
+    def _write(self, writing: Writing) -> dict[str, Any] | None:
+        """Writes the model, and returns the config.json beside the file, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +64,7 @@ class Block:
 
     norm1: str = "norm1"
     projections: tuple[str, ...] = ("attn.qkv",)
-    query_value: tuple[str, str] | None = ("attn.q_bias", "attn.v_bias")
+    query_value: tuple[str, ...] = ("attn.q_bias", "attn.v_bias")
     log_scale: str = "attn.scale"
     proj: str = "attn.proj"
     norm2: str = "norm2"
@@ -44,17 +76,17 @@ class Block:
         """The tensors of blocks `foreign.0`, `foreign.1`, ... and of mmmask's `own.0`, `own.1`, ..."""
         modules = {self.norm1: "norm1", self.proj: "attn.proj", self.norm2: "norm2"}
         modules |= {self.fc1: "mlp.fc1", self.fc2: "mlp.fc2"}
+        vectors = dict(zip(self.query_value, ("attn.q_bias", "attn.v_bias"), strict=False))
+        vectors |= zip(self.scales, ("scale1.weight", "scale2.weight"), strict=False)
         for old, new in ((f"{foreign}.{block}", f"{own}.{block}") for block in range(depth)):
             if len(self.projections) == 1:
                 yield from linear(f"{old}.{self.projections[0]}", f"{new}.attn.qkv")
             else:
                 for part in ("weight",) if self.query_value else ("weight", "bias"):
-                    yield Stacked(tuple(f"{old}.{name}.{part}" for name in self.projections), f"{new}.attn.qkv.{part}")
-            for name, bias in zip(self.query_value or (), ("q_bias", "v_bias"), strict=False):
-                yield Same(f"{old}.{name}", f"{new}.attn.{bias}")
-            yield Vector(f"{old}.{self.log_scale}", f"{new}.attn.log_scale", shape=(-1, 1, 1))
-            for name, scale in zip(self.scales, ("scale1", "scale2"), strict=False):
-                yield Same(f"{old}.{name}", f"{new}.{scale}.weight")
+                    yield stacked(tuple(f"{old}.{name}.{part}" for name in self.projections), f"{new}.attn.qkv.{part}")
+            yield vector(f"{old}.{self.log_scale}", f"{new}.attn.log_scale", shape=(-1, 1, 1))
+            for name, own_name in vectors.items():
+                yield Pair((f"{old}.{name}",), f"{new}.{own_name}")
             for name, own_name in modules.items():
                 yield from linear(f"{old}.{name}", f"{new}.{own_name}")
 
@@ -66,15 +98,16 @@ class Block:
         """
         depth = conversion.depth(foreign)
 
-        def has(names: tuple[str, ...]) -> bool:
+        def has(*names: str) -> bool:
             return any(f"{foreign}.{block}.{name}" in conversion.source for block in range(depth) for name in names)
 
-        settings: dict[str, Any] = {"depth": depth, "qkv_bias": has((f"{self.projections[0]}.bias",))}
-        if self.query_value and has(self.query_value):
-            settings["qkv_bias"] = "query_value"
-        settings["cosine_attention"] = has((self.log_scale,))
-        settings["layer_scale"] = 0.1 if has(self.scales) else None  # the file's values take its place
-        if has((f"{self.fc1}.weight",)):
+        settings: dict[str, Any] = {
+            "depth": depth,
+            "qkv_bias": "query_value" if has(*self.query_value) else has(f"{self.projections[0]}.bias"),
+            "cosine_attention": has(self.log_scale),
+            "layer_scale": 0.1 if has(*self.scales) else None,  # the file's values take its place
+        }
+        if has(f"{self.fc1}.weight"):
             settings["mlp_ratio"] = conversion.shape(f"{foreign}.0.{self.fc1}.weight", "hidden, width")[0] / width
         return settings
 
@@ -110,20 +143,18 @@ class Layout:
         names = {field.name: getattr(self, field.name) for field in fields(self) if field.type == "str"}
         return replace(self, **{field: name.removeprefix(prefix) for field, name in names.items()})
 
-    # --- the table of pairs
-
     def encoder_pairs(self, patches: Patches, depth: int, final_norm: bool) -> Iterator[Pair]:
         """The encoder but for its positions."""
-        yield Vector(self.cls_token, "encoder.prefix_tokens", row=True)
-        yield PatchEmbedding(self.patch, f"encoder.embeddings.{patches.key}", patches.size)
+        yield vector(self.cls_token, "encoder.prefix_tokens", row=True)
+        yield from patch_embedding(self.patch, f"encoder.embeddings.{patches.key}", patches.size)
         yield from self.block.pairs(self.blocks, "encoder.blocks", depth)
         if final_norm:
             yield from linear(self.norm, "encoder.norm")
 
     def decoder_pairs(self, own: str, head: str, depth: int) -> Iterator[Pair]:
         """The decoder but for its positions, and the head."""
-        yield Vector(self.mask_token, f"{own}.mask_token", self.mask_token_shape)
-        yield Vector(self.decoder_cls_token, f"{own}.prefix_tokens", row=True)
+        yield vector(self.mask_token, f"{own}.mask_token", self.mask_token_shape)
+        yield vector(self.decoder_cls_token, f"{own}.prefix_tokens", row=True)
         yield from linear(self.embed, f"{own}.embed")
         yield from self.block.pairs(self.decoder_blocks, f"{own}.blocks", depth)
         yield from linear(self.decoder_norm, f"{own}.norm")
@@ -137,27 +168,63 @@ class Layout:
 
     # --- from a file
 
-    def read_encoder(
-        self, conversion: Conversion, patches: Patches, num_heads: int | None, **known: object
-    ) -> dict[str, Any]:
-        """Takes the encoder but for its positions, and returns its settings.
+    def read(
+        self,
+        conversion: Conversion,
+        patches: Patches,
+        system: str,
+        streams: Mapping[str, Mapping[str, Any]],
+        *,
+        num_heads: int | None,
+        encoder: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        is_classifier: bool,
+        pool: str = "mean",
+        norm_epsilon: float = NORM_EPSILON,
+    ) -> ForeignWeights:
+        """The model, but for tables of positions, which are taken apart.
 
         Args:
-            num_heads: attention heads, None for those published for its width.
-            known: settings that no key tells.
+            patches: of the encoder.
+            system: its name, for the description.
+            streams: settings of every stream.
+            num_heads: attention heads of the encoder, None for those published for its width.
+            encoder: its settings that no key tells.
+            decoder: its settings, as `read_decoder` returns them.
+            is_classifier: whether the file is fine-tuned.
+            pool: what a classifier pools where the final norm comes first, such as `prefix`; with `mean`, a LayerNorm
+                always follows the mean.
+            norm_epsilon: of the LayerNorm after the mean.
 
         Raises:
-            InteropError: the number of heads is not known, or as `Block.settings`.
+            InteropError: the number of heads is not known, or a tensor that tells a size is missing or damaged.
         """
+        pooled = is_classifier and (pool == "mean" or f"{self.pooled_norm}.weight" in conversion.source)
         settings = {
             "name": "vit",
             "width": patches.width,
             "num_heads": conversion.heads(num_heads, patches.width),
             **self.block.settings(conversion, self.blocks, patches.width),
-            **known,
+            "final_norm": True,
+            **encoder,
         }
-        read_all(self.encoder_pairs(patches, settings["depth"], settings.get("final_norm", True)), conversion)
-        return settings
+        if is_classifier:
+            settings["final_norm"] = not pooled
+        read_all(self.encoder_pairs(patches, settings["depth"], settings["final_norm"]), conversion)
+        if not is_classifier:
+            model = {"encoder": settings, "decoder": dict(decoder)}
+            return conversion.finished({"description": f"{system} checkpoint", "model": model, "streams": streams})
+        read_all(self.classifier_pairs(pooled), conversion)
+        return conversion.finished(
+            {
+                "description": f"{system} checkpoint, fine-tuned",
+                "encoder": settings,
+                "streams": {name: {"modality": stream["modality"]} for name, stream in streams.items()},
+                "pool": "mean" if pooled else pool,
+                "norm_epsilon": norm_epsilon if pooled else None,
+                "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
+            }
+        )
 
     def read_decoder(
         self,
@@ -168,7 +235,7 @@ class Layout:
         heads: Mapping[int, int] = ATTENTION_HEADS,
         **known: object,
     ) -> dict[str, Any]:
-        """Takes the decoder but for its positions, and the head, and returns the decoder's settings.
+        """The decoder but for its positions, and the head.
 
         Args:
             key: of the embedding, whose name the head has.
@@ -176,6 +243,9 @@ class Layout:
             published: the settings of the published decoder, where the file has none.
             heads: {width: attention heads} of published decoders.
             known: settings that no key tells.
+
+        Returns:
+            The decoder's settings.
 
         Raises:
             InteropError: the file has a part of it, and not what tells its sizes.
@@ -188,96 +258,56 @@ class Layout:
         num_heads = conversion.heads(num_heads, sizes["width"], heads)
         return {"name": "transformer", "num_heads": num_heads, **sizes, **known}
 
-    def is_pooled(self, conversion: Conversion) -> bool:
-        """Whether a fine-tuned file has a LayerNorm after the mean over tokens."""
-        return f"{self.pooled_norm}.weight" in conversion.source
-
-    def read_classifier(
-        self,
-        conversion: Conversion,
-        description: str,
-        encoder: Mapping[str, Any],
-        modalities: Mapping[str, Any],
-        pool: str,
-        norm_epsilon: float | None = NORM_EPSILON,
-    ) -> ForeignWeights:
-        """Takes the head, and returns the classifier.
-
-        Args:
-            encoder: the encoder's settings; one without a final norm has the LayerNorm after pooling.
-            modalities: {stream: settings of its modality}.
-            pool: what is pooled where the final norm comes first, such as `prefix`; otherwise it is the mean.
-            norm_epsilon: of the LayerNorm after pooling.
-
-        Raises:
-            InteropError: the head is missing or of another shape.
-        """
-        pooled = not encoder["final_norm"]
-        read_all(self.classifier_pairs(pooled), conversion)
-        return conversion.finished(
-            {
-                "description": description,
-                "encoder": dict(encoder),
-                "streams": {name: {"modality": modality} for name, modality in modalities.items()},
-                "pool": "mean" if pooled else pool,
-                "norm_epsilon": norm_epsilon if pooled else None,
-                "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
-            }
-        )
-
     # --- to a file
 
-    def write_encoder(self, writing: Writing, patches: Patches, **settings: Any) -> Any:  # noqa: ANN401 - settings
-        """Writes the encoder but for its positions, and returns its settings.
+    def write(
+        self,
+        writing: Writing,
+        patches: Patches,
+        encoder: Mapping[str, Any],
+        decoder: Mapping[str, Any] | None,
+        pools: tuple[str, ...] = (),
+        norm_epsilon: float = NORM_EPSILON,
+    ) -> None:
+        """Writes the model, but for tables of positions.
 
         Args:
-            settings: as `Writing.require_part`.
+            encoder: what its settings may be, as `Writing.require_part`.
+            decoder: the same; None where the layout has none.
+            pools: what a classifier may pool where the final norm comes first; none where a LayerNorm always follows
+                the mean.
+            norm_epsilon: of the LayerNorm after the mean.
 
         Raises:
-            InteropError: the layout cannot say what it is.
+            InteropError: the layout cannot say what the model is.
         """
-        if writing.classifier:
-            settings = {"final_norm": (True, False)} | settings
-        encoder = writing.require_part("encoder", "vit", **settings)
-        write_all(self.encoder_pairs(patches, encoder.depth, encoder.final_norm), writing)
-        return encoder
+        both = {"final_norm": (True, False)} if writing.classifier else {}
+        settings = writing.require_part("encoder", "vit", **both | dict(encoder))
+        write_all(self.encoder_pairs(patches, settings.depth, settings.final_norm), writing)
+        if (classifier := writing.classifier) is not None:
+            pooled = not pools or not settings.final_norm
+            epsilon, pools = ((norm_epsilon,), ("mean",)) if pooled else ((None,), pools)
+            writing.require("classifier", classifier, pool=pools, norm_epsilon=epsilon)
+            writing.require("encoder", settings, final_norm=(not pooled,))
+            write_all(self.classifier_pairs(pooled), writing)
+        elif decoder is not None:
+            self.write_decoder(writing, settings.prefix_tokens, **decoder)
 
-    def write_decoder(self, writing: Writing, **settings: Any) -> Any:  # noqa: ANN401 - settings
+    def write_decoder(self, writing: Writing, num_prefix: int, **allowed: Any) -> Any:  # noqa: ANN401 - settings
         """Writes the decoder but for its positions, and the head, and returns the decoder's settings.
 
         Args:
-            settings: as `Writing.require_part`.
+            num_prefix: prefix tokens of the encoder.
+            allowed: what its settings may be, as `Writing.require_part`.
 
         Raises:
             InteropError: the layout cannot say what it is.
         """
-        epsilon, prefix = getattr(writing.part("decoder"), "norm_epsilon", None), ("keep",)
-        if not getattr(writing.part("encoder"), "prefix_tokens", 0):
-            prefix = ("keep", "drop")
-        settings = {"final_norm_epsilon": (None, epsilon), "prefix": prefix} | settings
-        decoder = writing.require_part("decoder", "transformer", **settings)
+        epsilon = getattr(writing.part("decoder"), "norm_epsilon", None)
+        any_prefix = {} if num_prefix else {"prefix": ("keep", "drop")}
+        if "final_norm_epsilon" not in allowed.get("free", ()):
+            allowed["final_norm_epsilon"] = (None, epsilon)
+        allowed |= any_prefix
+        decoder = writing.require_part("decoder", "transformer", **allowed)
         write_all(self.decoder_pairs(writing.decoder_key, writing.head_key, decoder.depth), writing)
         return decoder
-
-    def write_classifier(
-        self, writing: Writing, pools: tuple[str, ...] = (), norm_epsilon: float = NORM_EPSILON
-    ) -> bool:
-        """Writes the head, and returns whether it is a classifier at all.
-
-        Args:
-            pools: what may be pooled where the final norm comes first; none where the LayerNorm always follows the
-                mean.
-            norm_epsilon: of the LayerNorm after pooling.
-
-        Raises:
-            InteropError: the layout cannot say how it pools.
-        """
-        classifier = writing.classifier
-        if classifier is None:
-            return False
-        pooled = not pools or not writing.part("encoder").final_norm
-        epsilon, pools = ((norm_epsilon,), ("mean",)) if pooled else ((None,), pools)
-        writing.require("classifier", classifier, pool=pools, norm_epsilon=epsilon)
-        writing.require("encoder", writing.part("encoder"), final_norm=(not pooled,))
-        write_all(self.classifier_pairs(pooled), writing)
-        return True

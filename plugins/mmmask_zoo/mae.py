@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Written
+from mmmask.interfaces import ForeignWeights
 from mmmask_zoo.conversion import Conversion
-from mmmask_zoo.layout import NORM_EPSILON, Layout
+from mmmask_zoo.layout import Layout, LayoutFormat
 from mmmask_zoo.options import NormalizedTokens
-from mmmask_zoo.pictures import PictureModel, PictureOptions, write_pictures
+from mmmask_zoo.pictures import PictureOptions, read_pictures, write_pictures
 from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout()
@@ -28,7 +27,7 @@ class MAEOptions(PictureOptions):
     normalize: NormalizedTokens = "token"
 
 
-class MAEFormat(Format):
+class MAEFormat(LayoutFormat):
     """MAE's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
 
     `num_frames` makes the paper's baseline for clips of it: an image model inflated to tubelets.
@@ -46,37 +45,21 @@ class MAEFormat(Format):
         needed = (LAYOUT.cls_token, LAYOUT.positions, patch, "blocks.0.attn.qkv.weight")
         return all(key in keys for key in needed) and keys[patch].dim() == 4
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        return read_pictures(conversion, LAYOUT, self.config, "an MAE", **clips(conversion, self.config))
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        model = inflatable(Conversion(self.config.name, state), LAYOUT, self.config, "an MAE")
-        return model.classifier() if "head.weight" in state else model.pretraining()
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of pictures, or a classifier of the cls token or of the mean over patches.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = Writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> None:
         writing.require_statistics()
         write_pictures(writing, LAYOUT)
-        return writing.finished()
 
 
-def inflatable(
-    conversion: Conversion, layout: Layout, options: MAEOptions, system: str, norm_epsilon: float = NORM_EPSILON
-) -> PictureModel:
-    """A file whose model may be inflated to clips.
+def clips(conversion: Conversion, options: MAEOptions) -> dict[str, int]:
+    """The clips to which a model is inflated, as `read_pictures` takes them; empty where it is not.
 
     Raises:
-        InteropError: a key is missing or of another shape, or tubelets do not fill the clips.
+        InteropError: tubelets do not fill them.
     """
     frames, tubelet = options.num_frames, options.tubelet
     if frames and frames % tubelet:
         raise conversion.error(f"num_frames {frames} is not a multiple of tubelet {tubelet}")
-    clips = {"tubelet": tubelet, "num_frames": frames} if frames else {}
-    return PictureModel(conversion, layout, options, system, norm_epsilon, **clips)
+    return {"tubelet": tubelet, "num_frames": frames} if frames else {}

@@ -8,21 +8,21 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Grid, Written
-from mmmask_zoo.conversion import Conversion, square
-from mmmask_zoo.correspondence import LearnedTable, Pair, Vector, read_all, write_all
-from mmmask_zoo.layout import SHARED, Block, Layout
+from mmmask.interfaces import ForeignWeights, Format, Grid
+from mmmask_zoo.conversion import Conversion, Patches, square
+from mmmask_zoo.correspondence import Pair, learned_table, read_all, take_table, vector, write_all
+from mmmask_zoo.layout import SHARED, Block, Layout, LayoutFormat
 from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NormalizedTokens, NumHeads
 from mmmask_zoo.writing import Part, Writing
 
-LAYOUT = Layout(block=Block(projections=("attn.q", "attn.k", "attn.v"), query_value=None), pooled_norm="norm")
+LAYOUT = Layout(block=Block(projections=("attn.q", "attn.k", "attn.v"), query_value=()), pooled_norm="norm")
 PUBLISHED_DECODER = {"width": 512, "depth": 4}
 STATISTICS = ((0.45,) * 3, (0.225,) * 3)
 """Mean and standard deviation of colours: its own, not ImageNet's."""
-TABLES: dict[Part, str] = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
+TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 
 
-class MAESTFormat(Format):
+class MAESTFormat(LayoutFormat):
     """MAE-ST's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
 
     `stills` makes OmniMAE's baseline for images: each is repeated over the frames of one tubelet.
@@ -45,147 +45,106 @@ class MAESTFormat(Format):
         patch = f"{LAYOUT.patch}.weight"
         return {patch, "blocks.0.attn.q.weight"} <= keys.keys() and keys[patch].dim() == 5
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        config, source = self.config, conversion.source
+        patches, prefix = (
+            conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width"),
+            LAYOUT.cls_token in source,
+        )
+        conversion.require_filled(config, patches.size)
+        depth, side, _ = patches.size
+        trained = _trained_grid(conversion, (config.num_frames or 16) // depth, int(prefix))
+        size, frames = config.size or trained[1] * side, config.num_frames or trained[0] * depth
+        grid = (frames // depth, size // side, size // side)
+        colours = {"mean": list(STATISTICS[0]), "std": list(STATISTICS[1])} if patches.channels == 3 else {}
+        modalities = {"videos": patches.modality("video", size, num_frames=frames, **colours)}
+        if config.stills:
+            modalities = {"images": patches.modality("image", size, **colours)} | modalities
+        is_classifier, decoder = f"{LAYOUT.classifier}.weight" in source, {}
+        if not is_classifier:
+            own = f"{SHARED}.positions.{patches.key}"
+            decoder = LAYOUT.read_decoder(
+                conversion,
+                patches.key,
+                config.decoder_num_heads,
+                PUBLISHED_DECODER,
+                prefix="drop",
+                prefix_tokens=1,
+                positions_at="decoder",
+                positions=_read_positions(conversion, "decoder", own, 1, trained, grid),
+            )
+        own = f"encoder.positions.{patches.key}"
+        positions = _read_positions(conversion, "encoder", own, int(prefix), trained, grid)
+        slices = _slices(conversion, patches)
+        stream = {
+            "masker": {"name": "random", "mask_ratio": config.mask_ratio, "round_down": "visible"},
+            "loss": {"name": "pixels", "normalize": config.normalize, "unnormalize": False, "slices": slices},
+        }
+        return LAYOUT.read(
+            conversion,
+            patches,
+            "an MAE-ST",
+            {name: stream | {"modality": modality} for name, modality in modalities.items()},
+            num_heads=config.num_heads,
+            encoder={"prefix_tokens": int(prefix), "positions": positions},
+            decoder=decoder,
+            is_classifier=is_classifier,
+        )
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        reading = _Reading(self.config, Conversion(self.config.name, state))
-        return reading.classifier() if "head.weight" in state else reading.pretraining()
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of clips, or a classifier of the mean over patches.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = Writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> None:
         writing.require_statistics(*STATISTICS)
         patches, biases = writing.patches("frames", "height", "width"), {"qkv_bias": (True, False)}
-        encoder = LAYOUT.write_encoder(writing, patches, prefix_tokens=(0, 1), **biases)
-        _write_positions(writing, "encoder", "encoder", encoder.prefix_tokens)
-        if not LAYOUT.write_classifier(writing):
-            kept = ("drop",) if encoder.prefix_tokens else ("keep", "drop")
-            LAYOUT.write_decoder(writing, prefix=kept, prefix_tokens=(1,), positions_at=("decoder",), **biases)
-            _write_positions(writing, "decoder", writing.decoder_key, 1)
-        return writing.finished()
+        decoder = {"prefix": ("drop",), "prefix_tokens": (1,), "positions_at": ("decoder",), **biases}
+        LAYOUT.write(writing, patches, {"prefix_tokens": (0, 1), **biases}, decoder)
+        for part in writing.parts:
+            settings, grid = writing.part(part), writing.grid(writing.stream)
+            if settings.positions.name == "learned_separable":
+                write_all(_separable(TABLES[part], writing.positions_key(part), grid, grid), writing)
+            else:
+                writing.written[TABLES[part]] = writing.position_table(part, settings.prefix_tokens)
 
 
-class _Reading:
-    """Sizes that a file tells, and the model part by part."""
+def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) -> Grid:
+    """(frames, height, width) of the grid that the encoder's tables are for; one table for all tells no frames."""
+    table = LAYOUT.positions
+    if f"{table}_spatial" in conversion.source:
+        cells = conversion.shape(f"{table}_spatial", "1, places, width")[1]
+        frames = conversion.shape(f"{table}_temporal", "1, frames, width")[1]
+    else:
+        tokens, frames = conversion.shape(table, "1, positions, width")[1] - num_prefix, assumed_frames
+        cells = tokens // frames
+        if cells * frames != tokens:
+            raise conversion.error(f"{table}: {tokens} positions are not {frames} frames: give num_frames")
+    side = square(cells)
+    if side is None:
+        raise conversion.error(f"the positions of a frame, {cells}, are no square: give num_frames")
+    return frames, side, side
 
-    def __init__(self, config: MAESTFormat.Config, conversion: Conversion) -> None:
-        self.config, self.conversion = config, conversion
-        self.patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
-        depth, side, _ = self.patches.size
-        conversion.require_multiple("num_frames", config.num_frames, depth, "frames")
-        conversion.require_multiple("size", config.size, side, "pixels")
-        self.prefix_tokens = 1 if LAYOUT.cls_token in conversion.source else 0
-        self.trained = self._trained_grid()
-        size, frames = config.size or self.trained[1] * side, config.num_frames or self.trained[0] * depth
-        self.grid = (frames // depth, size // side, size // side)
-        pixels = {"size": size, "patch_size": list(self.patches.size), "channels": self.patches.channels}
-        if self.patches.channels == 3:
-            pixels |= {"mean": list(STATISTICS[0]), "std": list(STATISTICS[1])}
-        self.modalities = {"videos": {"name": "video", "num_frames": frames, **pixels}}
-        if config.stills:
-            self.modalities = {"images": {"name": "image", **pixels}} | self.modalities
 
-    def pretraining(self) -> ForeignWeights:
-        """A masked model; of a file without the decoder, with the published recipe's sizes."""
-        config, conversion = self.config, self.conversion
-        decoder = LAYOUT.read_decoder(
-            conversion,
-            self.patches.key,
-            config.decoder_num_heads,
-            PUBLISHED_DECODER,
-            prefix="drop",
-            prefix_tokens=1,
-            positions_at="decoder",
-            positions=self._positions("decoder", SHARED),
-        )
-        loss = {"name": "pixels", "normalize": config.normalize, "unnormalize": False, "slices": self._slices()}
-        masker = {"name": "random", "mask_ratio": config.mask_ratio, "round_down": "visible"}
-        return conversion.finished(
-            {
-                "description": "an MAE-ST checkpoint",
-                "model": {"encoder": self._encoder(final_norm=True), "decoder": decoder},
-                "streams": {
-                    name: {"modality": modality, "masker": masker, "loss": loss}
-                    for name, modality in self.modalities.items()
-                },
-            }
-        )
-
-    def classifier(self) -> ForeignWeights:
-        """A classifier of the mean over patches, normalised after it."""
-        encoder = self._encoder(final_norm=False)
-        return LAYOUT.read_classifier(
-            self.conversion, "an MAE-ST checkpoint, fine-tuned", encoder, self.modalities, "mean"
-        )
-
-    def _encoder(self, final_norm: bool) -> dict[str, Any]:
-        return LAYOUT.read_encoder(
-            self.conversion,
-            self.patches,
-            self.config.num_heads,
-            prefix_tokens=self.prefix_tokens,
-            final_norm=final_norm,
-            positions=self._positions("encoder", "encoder"),
-        )
-
-    def _trained_grid(self) -> Grid:
-        """(frames, height, width) of the grid that the tables of positions are for."""
-        conversion, table = self.conversion, LAYOUT.positions
-        if f"{table}_spatial" in conversion.source:
-            cells = conversion.shape(f"{table}_spatial", "1, places, width")[1]
-            frames = conversion.shape(f"{table}_temporal", "1, frames, width")[1]
-        else:  # one table for all: of the published size, or of the size that is asked for
-            tokens = conversion.shape(table, "1, positions, width")[1] - self.prefix_tokens
-            frames = (self.config.num_frames or 16) // self.patches.size[0]
-            cells = tokens // frames
-            if cells * frames != tokens:
-                raise conversion.error(f"{table}: {tokens} positions are not {frames} frames: give num_frames")
-        side = square(cells)
-        if side is None:
-            raise conversion.error(f"the positions of a frame, {cells}, are no square: give num_frames")
-        return frames, side, side
-
-    def _positions(self, part: Part, owner: str) -> dict[str, Any]:
-        """Takes tables of places and frames, or one for both, resized where the grid differs."""
-        conversion, table, own = self.conversion, TABLES[part], f"{owner}.positions.{self.patches.key}"
-        if f"{table}_spatial" in conversion.source or table not in conversion.source:
-            read_all(_separable(table, own, self.trained, self.grid), conversion)
-            return {"name": "learned_separable"}
-        rows = conversion.tensor(table, "1, positions, width")[0]
-        prefix = self.prefix_tokens if part == "encoder" else 1
-        LearnedTable(table, f"{own}.table", self.trained, self.grid).take(conversion, rows[prefix:])
-        if prefix:
-            conversion.convert(table, f"{own}.prefix_table", rows[:prefix], conversion.converted[table])
-        return {"name": "learned"}
-
-    def _slices(self) -> int | None:
-        """Frames that a token predicts, told from the head; None for all of its own."""
-        (depth, height, width), key = self.patches.size, f"{LAYOUT.head}.weight"
-        if key not in self.conversion.source:
-            return 1
-        numbers = self.conversion.shape(key, "numbers of a token, decoder width")[0]
-        slices = numbers // (height * width * self.patches.channels)
-        return None if slices == depth else slices
+def _read_positions(
+    conversion: Conversion, part: Part, own: str, num_prefix: int, trained: Grid, grid: Grid
+) -> dict[str, Any]:
+    """Takes tables of places and frames, or one for both, resized where the grid differs."""
+    table, source = TABLES[part], conversion.source
+    if f"{table}_spatial" in source or table not in source:
+        read_all(_separable(table, own, trained, grid), conversion)
+        return {"name": "learned_separable"}
+    take_table(conversion, table, own, num_prefix, trained, grid)
+    return {"name": "learned"}
 
 
 def _separable(table: str, own: str, trained: Grid, grid: Grid) -> Iterator[Pair]:
     """Tables of places and of frames, and a row for the cls token."""
-    yield LearnedTable(f"{table}_spatial", f"{own}.space", trained[1:], grid[1:])
-    yield LearnedTable(f"{table}_temporal", f"{own}.time", trained[:1], grid[:1])
-    yield Vector(f"{table}_class", f"{own}.prefix_table", row=True)
+    yield learned_table(f"{table}_spatial", f"{own}.space", trained[1:], grid[1:])
+    yield learned_table(f"{table}_temporal", f"{own}.time", trained[:1], grid[:1])
+    yield vector(f"{table}_class", f"{own}.prefix_table", row=True)
 
 
-def _write_positions(writing: Writing, part: Part, owner: str, num_prefix: int) -> None:
-    """Writes separable positions as they are, and any other as one table."""
-    if writing.part(part).positions.name == "learned_separable":
-        grid = writing.grid(writing.stream)
-        write_all(_separable(TABLES[part], f"{owner}.positions.{writing.modality.embedding}", grid, grid), writing)
-    else:
-        writing.written[TABLES[part]] = writing.position_table(part, num_prefix)
+def _slices(conversion: Conversion, patches: Patches) -> int | None:
+    """Frames that a token predicts, told from the head; None for all of its own."""
+    (depth, height, width), key = patches.size, f"{LAYOUT.head}.weight"
+    if key not in conversion.source:
+        return 1
+    numbers = conversion.shape(key, "numbers of a token, decoder width")[0]
+    slices = numbers // (height * width * patches.channels)
+    return None if slices == depth else slices

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Grid, Written
+from mmmask.interfaces import ForeignWeights, Format, Grid
 from mmmask.interop import flat_sinusoid_table
-from mmmask_zoo.conversion import Conversion, times
-from mmmask_zoo.layout import Layout
+from mmmask_zoo.conversion import Conversion, Patches, times
+from mmmask_zoo.layout import Layout, LayoutFormat
 from mmmask_zoo.options import DecoderNumHeads, NumFrames, NumHeads, Size
-from mmmask_zoo.writing import Part, Writing
+from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(
     patch="trunk.patch_embed.proj.1",  # index 0 is the parameter-free repetition of a still
@@ -32,7 +32,7 @@ LAYOUT = Layout(
     pooled_norm="trunk.norm",
 )
 """Of the hub's files."""
-TABLES: dict[Part, str] = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
+TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 PREDICTORS = ("head", "heads.0.projector")  # of pretraining: as published on the hub, as the trainer writes it
 CLASSIFIERS = ("head", "heads.0", "heads.0.0")  # fine-tuned: hub; trainer, ImageNet; trainer, Something-Something
 PUBLISHED_CLIP = (16, 224)
@@ -41,7 +41,7 @@ PUBLISHED_DECODERS = {768: (384, 4), 1024: (512, 4), 1280: (512, 8)}
 """Width of a published encoder -> width and depth of its decoder."""
 
 
-class OmniMAEFormat(Format):
+class OmniMAEFormat(LayoutFormat):
     """OmniMAE's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
 
     Both the hub's files and those of the released trainer are read, which names heads differently and gives the
@@ -81,101 +81,60 @@ class OmniMAEFormat(Format):
         """Whether it has a trunk that repeats stills, and plain attention."""
         return f"{LAYOUT.patch}.weight" in keys and "trunk.blocks.0.attn.qkv.weight" in keys
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        config, source = self.config, conversion.source
+        patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
+        conversion.require_filled(config, patches.size)
+        positions = _Trained(conversion, config, patches).positions()
+        head = None if _pretrained(source) else _first(CLASSIFIERS, source)
+        layout = replace(LAYOUT, head=_first(PREDICTORS, source) or LAYOUT.head, classifier=head or LAYOUT.classifier)
+        decoder = {}
+        if head is None:
+            width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
+            published = {"width": width, "depth": depth, "qkv_bias": False}
+            where = {"positions_at": "latent", "positions": positions}
+            decoder = layout.read_decoder(conversion, patches.key, config.decoder_num_heads, published, **where)
+        images = patches.modality("image", config.size)
+        videos = patches.modality("video", config.size, num_frames=config.num_frames)
+        streams = {"images": (images, config.image_mask_ratio), "videos": (videos, config.video_mask_ratio)}
+        return layout.read(
+            conversion,
+            patches,
+            "an OmniMAE",
+            {
+                name: {
+                    "modality": modality,
+                    "masker": {"name": "random", "mask_ratio": mask_ratio},
+                    "loss": {"name": "pixels", "normalize": "channel"},
+                }
+                for name, (modality, mask_ratio) in streams.items()
+            },
+            num_heads=config.num_heads,
+            encoder={"positions": positions},
+            decoder=decoder,
+            is_classifier=head is not None,
+        )
 
-        Raises:
-            InteropError: a key is missing or of another shape, the number of heads is not known, or the position
-                tables are not the published sinusoid, or of a size that cannot be told.
-        """
-        reading = _Reading(self.config, Conversion(self.config.name, state))
-        head = None if _pretrained(state) else _first(CLASSIFIERS, state)
-        return reading.classifier(head) if head else reading.pretraining()
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of clips and images, or a classifier of the mean, to the hub's layout.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = Writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> None:
         writing.require_statistics()
-        encoder = LAYOUT.write_encoder(writing, writing.patches("frames", "height", "width"))
-        parts: list[Part] = ["encoder"]
-        if not LAYOUT.write_classifier(writing):
-            decoder = LAYOUT.write_decoder(writing, qkv_bias=(False, True))
-            if decoder.positions != encoder.positions:
-                raise writing.error("model.decoder.positions: the layout has those of the encoder")
-            parts.append("decoder")
-        for part in parts:
+        LAYOUT.write(writing, writing.patches("frames", "height", "width"), {}, {"qkv_bias": (False, True)})
+        encoder = writing.part("encoder")
+        for part in writing.parts:
             positions = writing.require_positions(part, "flat_sinusoid")
+            if positions != encoder.positions:
+                raise writing.error("model.decoder.positions: the layout has those of the encoder")
             grid = positions.trained_grid or writing.grid(writing.stream)
             table = flat_sinusoid_table(grid, encoder.width, grid).to(writing.dtype)
             writing.written[TABLES[part]] = table.unsqueeze(0)
-        return writing.finished()
 
 
-class _Reading:
-    """Sizes that a file tells, and the model part by part."""
+class _Trained:
+    """The grid that a file's tables of positions are for."""
 
-    def __init__(self, config: OmniMAEFormat.Config, conversion: Conversion) -> None:
-        self.config, self.conversion = config, conversion
-        self.patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
-        self.patch = self.patches.size
-        self.unit = math.lcm(*self.patch[1:])  # pixels that a size is a multiple of
-        for option in ("size", "trained_size"):
-            conversion.require_multiple(option, getattr(config, option), self.unit, "pixels")
-        for option in ("num_frames", "trained_frames"):
-            conversion.require_multiple(option, getattr(config, option), self.patch[0], "frames")
-        pixels = {"size": config.size, "patch_size": list(self.patch), "channels": self.patches.channels}
-        self.modalities = {
-            "images": {"name": "image", **pixels},
-            "videos": {"name": "video", "num_frames": config.num_frames, **pixels},
-        }
-        self.positions = self._positions()
+    def __init__(self, conversion: Conversion, config: OmniMAEFormat.Config, patches: Patches) -> None:
+        self.conversion, self.config, self.width, self.patch = conversion, config, patches.width, patches.size
 
-    def pretraining(self) -> ForeignWeights:
-        """A masked model; of a file without the decoder, with the published one's sizes."""
-        conversion = self.conversion
-        width, depth = PUBLISHED_DECODERS.get(self.patches.width, PUBLISHED_DECODERS[768])
-        decoder = replace(LAYOUT, head=_first(PREDICTORS, conversion.source) or LAYOUT.head).read_decoder(
-            conversion,
-            self.patches.key,
-            self.config.decoder_num_heads,
-            {"width": width, "depth": depth, "qkv_bias": False},
-            positions_at="latent",
-            positions=self.positions,
-        )
-        ratios = {"images": self.config.image_mask_ratio, "videos": self.config.video_mask_ratio}
-        return conversion.finished(
-            {
-                "description": "an OmniMAE checkpoint",
-                "model": {"encoder": self._encoder(final_norm=True), "decoder": decoder},
-                "streams": {
-                    name: {
-                        "modality": modality,
-                        "masker": {"name": "random", "mask_ratio": ratios[name]},
-                        "loss": {"name": "pixels", "normalize": "channel"},
-                    }
-                    for name, modality in self.modalities.items()
-                },
-            }
-        )
-
-    def classifier(self, head: str) -> ForeignWeights:
-        """A classifier of the mean over tokens, normalised after it: the trunk's norm is not the encoder's."""
-        layout, encoder = replace(LAYOUT, classifier=head), self._encoder(final_norm=False)
-        return layout.read_classifier(
-            self.conversion, "an OmniMAE checkpoint, fine-tuned", encoder, self.modalities, "mean"
-        )
-
-    def _encoder(self, final_norm: bool) -> dict[str, Any]:
-        heads = self.config.num_heads
-        return LAYOUT.read_encoder(
-            self.conversion, self.patches, heads, final_norm=final_norm, positions=self.positions
-        )
-
-    def _positions(self) -> dict[str, Any]:
+    def positions(self) -> dict[str, Any]:
         """Settings of the published sinusoid, of the encoder's width in the decoder too; resized where sizes differ."""
         conversion = self.conversion
         tables = [name for name in TABLES.values() if name in conversion.source]
@@ -183,10 +142,10 @@ class _Reading:
         wanted = self._grid(self.config.num_frames, self.config.size)
         trained = self._trained_grid(tables[0], rows[0]) if tables else self._assumed_grid()
         for name in tables:
-            shape, expected = conversion.shape(name, "1, positions, width"), (1, math.prod(trained), self.patches.width)
+            shape, expected = conversion.shape(name, "1, positions, width"), (1, math.prod(trained), self.width)
             if shape != expected:
                 raise conversion.error(f"{name}: shape {shape}, expected {expected}")
-            if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.patches.width, trained)):
+            if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained)):
                 raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
             if trained != wanted:
                 conversion.ignore(name, f"computed; resized from {times(trained)} to {times(wanted)} tokens")
@@ -195,7 +154,8 @@ class _Reading:
     def _trained_grid(self, table: str, rows: int) -> Grid:
         """Grid of the clip that a table of so many rows was made for, as `OmniMAEFormat` describes."""
         config, assumed = self.config, self._assumed_grid()
-        sizes = range(self.unit, (math.isqrt(rows) + 1) * self.unit, self.unit)
+        unit = math.lcm(*self.patch[1:])
+        sizes = range(unit, (math.isqrt(rows) + 1) * unit, unit)
         planes = [self._grid(0, size)[1:] for size in sizes]
         clips = [(rows // math.prod(plane), *plane) for plane in planes if rows % math.prod(plane) == 0]
         if config.trained_frames or config.trained_size:

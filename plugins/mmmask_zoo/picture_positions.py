@@ -9,7 +9,7 @@ import torch
 
 from mmmask.interop import sincos_2d_table
 from mmmask_zoo.conversion import Conversion, square
-from mmmask_zoo.correspondence import LearnedTable
+from mmmask_zoo.correspondence import take_table
 
 AXES = "1, positions, width"
 
@@ -52,7 +52,6 @@ class PicturePositions:
         if side is None:
             what = f"{rows} positions{' and a cls token' if cls_token else ''}"
             raise conversion.error(f"{table}: {what}, which are no square")
-        conversion.require_multiple("size", size, height, "pixels")
         self.size = size or side * height
         cells = self.size // height
         self.trained = (side, side)
@@ -91,16 +90,12 @@ class PicturePositions:
         Raises:
             InteropError: it has not as many rows as the encoder's, or adds to a decoder's cls token.
         """
-        conversion = self._conversion
-        if table not in conversion.source or self.is_sinusoid(table):
+        if table not in self._conversion.source or self.is_sinusoid(table):
             return self.sinusoid
-        rows, trained = conversion.tensor(table, AXES)[0], self.trained
-        plane = rows[1:]
-        if len(self.grid) > len(trained):
-            plane, trained = plane.repeat(self.grid[0], 1), (self.grid[0], *trained)
-        LearnedTable(table, f"{own}.table", trained, self.grid).take(conversion, plane)
-        if num_prefix:
-            conversion.convert(table, f"{own}.prefix_table", rows[:1], conversion.converted[table])
-        elif rows[0].any():
+        conversion, is_clip = self._conversion, len(self.grid) > len(self.trained)
+        if not num_prefix and conversion.tensor(table, AXES)[0, 0].any():
             raise conversion.error(f"{table} adds to the cls token, which here is as the encoder left it")
+        take_table(conversion, table, own, 1, (1, *self.trained) if is_clip else self.trained, self.grid)
+        if not num_prefix:
+            del conversion.state[f"{own}.prefix_table"], conversion.origin[f"{own}.prefix_table"]
         return {"name": "learned"}

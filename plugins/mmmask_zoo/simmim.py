@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,21 +11,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Grid, Written
-from mmmask.interop import HEADS, across_border, relative_index
+from mmmask.interfaces import ForeignWeights, Format, Grid
+from mmmask.interop import HEADS, across_border, relative_index, resize_relative_table
 from mmmask_zoo.conversion import Conversion, Patches, embedding_key, square
 from mmmask_zoo.correspondence import (
     Computed,
     Pair,
-    PatchEmbedding,
-    RelativeTable,
-    Same,
-    Vector,
+    Table,
     linear,
+    patch_embedding,
     read_all,
+    vector,
     write_all,
 )
-from mmmask_zoo.layout import Block, Layout
+from mmmask_zoo.layout import Block, Layout, LayoutFormat
 from mmmask_zoo.options import FilesSize, NumHeads
 from mmmask_zoo.writing import Writing
 
@@ -50,7 +47,7 @@ STAGES, FIRST_BLOCK = "encoder.layers", "encoder.layers.0.blocks.0.norm1.weight"
 """Of a Swin."""
 
 
-class SimMIMFormat(Format):
+class SimMIMFormat(LayoutFormat):
     """SimMIM's checkpoints: ViT and Swin, pretrained; ViT fine-tuned as well."""
 
     class Config(Format.Config):
@@ -72,65 +69,35 @@ class SimMIMFormat(Format):
         layouts = (LAYOUT, FINE_TUNED)
         return any(f"{layout.blocks}.0.gamma_1" in keys and bool(_tables(keys, layout)) for layout in layouts)
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        return (_read_swin if FIRST_BLOCK in conversion.source else _read_vit)(self.config, conversion)
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        conversion = Conversion(self.config.name, state)
-        if FIRST_BLOCK in state:
-            return _read_swin(self.config, conversion)
-        return _read_vit(self.config, conversion)
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model with a ViT or a Swin, or a ViT's classifier of the cls token or of the mean.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        writing = Writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> None:
         writing.require_statistics()
-        patches = writing.patches("height", "width")
-        if writing.part("encoder").name == "swin" and not writing.classifier:
-            _write_swin(writing, patches)
-        else:
-            _write_vit(writing, patches)
+        patches, is_swin = writing.patches("height", "width"), writing.part("encoder").name == "swin"
+        (_write_swin if is_swin and not writing.classifier else _write_vit)(writing, patches)
         if not writing.classifier:
             writing.require_part("decoder", "in_place", depth=(0,))
-            PixelShuffle(LAYOUT.head, writing.head_key, patches).write(writing)
-        return writing.finished()
+            write_all(_head(writing.head_key, patches), writing)
 
 
-@dataclass(frozen=True)
-class PixelShuffle(Pair):
+def _head(own: str, patches: Patches) -> Iterator[Pair]:
     """A 1 x 1 convolution with outputs (channel, height, width) of a token; in mmmask linear, channel fastest."""
+    channels, (height, width) = patches.channels, patches.size
 
-    foreign: str
-    own: str
-    patches: Patches
+    def to_own(tensor: Tensor) -> Tensor:
+        if tensor.shape[0] != channels * height * width:
+            raise ValueError(f"{tensor.shape[0]} outputs, a token has {channels} x {height} x {width}")
+        tensor = tensor.flatten(1) if tensor.dim() > 1 else tensor
+        return tensor.unflatten(0, (channels, height, width)).movedim(0, 2).flatten(0, 2)
 
-    def read(self, conversion: Conversion) -> None:
-        """Puts the channels last, and drops the kernel's axes."""
-        channels, (height, width) = self.patches.channels, self.patches.size
-        for part, axes in (("weight", "outputs, width, 1, 1"), ("bias", "outputs")):
-            if (key := f"{self.foreign}.{part}") in conversion.source:
-                tensor = conversion.tensor(key, axes).flatten(1) if part == "weight" else conversion.tensor(key, axes)
-                if tensor.shape[0] != channels * height * width:
-                    raise conversion.error(
-                        f"{key}: {tensor.shape[0]} outputs, a token has {channels} x {height} x {width}"
-                    )
-                tensor = tensor.unflatten(0, (channels, height, width)).movedim(0, 2).flatten(0, 2)
-                how = "convolution and pixel shuffle as a linear layer, channel fastest"
-                conversion.convert(key, f"{self.own}.{part}", tensor, how)
+    def to_foreign(tensor: Tensor) -> list[Tensor]:
+        tensor = tensor.unflatten(0, (height, width, channels)).movedim(2, 0).flatten(0, 2)
+        return [tensor if tensor.dim() == 1 else tensor[..., None, None]]
 
-    def write(self, writing: Writing) -> None:
-        """Puts the channels first, and adds the kernel's axes."""
-        for part in ("weight", "bias"):
-            if (tensor := writing.pop(f"{self.own}.{part}")) is not None:
-                tensor = tensor.unflatten(0, (*self.patches.size, -1)).movedim(2, 0).flatten(0, 2)
-                tensor = tensor[..., None, None] if part == "weight" else tensor
-                writing.written[f"{self.foreign}.{part}"] = tensor
+    how = "convolution and pixel shuffle as a linear layer, channel fastest"
+    for part, axes in (("weight", "outputs, width, 1, 1"), ("bias", "outputs")):
+        yield Pair((f"{LAYOUT.head}.{part}",), f"{own}.{part}", how, to_own, to_foreign, axes)
 
 
 # --- the plain ViT
@@ -145,11 +112,14 @@ def _tables(keys: Mapping[str, Tensor], layout: Layout) -> list[str]:
     return [found[number] for number in sorted(found)]
 
 
-def _position_pairs(tables: list[str], own: str, trained: Grid, grid: Grid) -> Iterator[Pair]:
-    """Tables of relative positions and their indices."""
+def _position_pairs(tables: list[str], own: str, trained: Grid, grid: Grid) -> Table:
+    """Tables of relative positions, resized where the grid differs, and their indices."""
     per_block = not tables[0].endswith(f"rel_pos_bias.{TABLE}")
+    how = "" if trained == grid else f"resized from {trained} to {grid} tokens"
     for number, table in enumerate(tables):
-        yield RelativeTable(table, f"{own}.{number}.table" if per_block else f"{own}.table", trained, grid)
+        key = f"{own}.{number}.table" if per_block else f"{own}.table"
+        resize = partial(resize_relative_table, trained=trained, grid=grid, extra=3)
+        yield Pair((table,), key, how, resize, axes="offsets, heads")
         yield Computed(table.replace(TABLE, INDEX), partial(relative_index, grid, grid, num_prefix=1), COMPUTED)
 
 
@@ -164,64 +134,66 @@ def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWei
     if offsets is None or offsets % 2 == 0:
         raise conversion.error(f"{tables[0]}: its rows are not those of a square and a cls token")
     side, (height, width) = (offsets + 1) // 2, patches.size
-    conversion.require_multiple("size", config.size, math.lcm(height, width), "pixels")
+    conversion.require_filled(config, patches.size)
     size = config.size or side * height
     own, grid = f"encoder.positions.{patches.key}", (size // height, size // width)
     read_all(_position_pairs(tables, own, (side, side), grid), conversion)
-    encoder = layout.read_encoder(
+    encoder = {
+        "prefix_tokens": 1,
+        "positions": {"name": "relative_bias"},
+        "bias_per_block": tables[0] != layout.positions,
+        "hidden_tokens": "drop" if is_classifier else "replace",
+    }
+    if not is_classifier:
+        read_all(
+            [vector(layout.mask_token, "encoder.mask_token"), *_head(f"{HEADS}.{patches.key}", patches)], conversion
+        )
+    return layout.read(
         conversion,
         patches,
-        config.num_heads,
-        prefix_tokens=1,
-        positions={"name": "relative_bias"},
-        bias_per_block=tables[0] != layout.positions,
-        hidden_tokens="drop" if is_classifier else "replace",
-        final_norm=not (is_classifier and layout.is_pooled(conversion)),
+        "a SimMIM",
+        _streams(config, patches, size),
+        num_heads=config.num_heads,
+        encoder=encoder,
+        decoder={"name": "in_place"},
+        is_classifier=is_classifier,
+        pool="prefix",
     )
-    modality = {"name": "image", "size": size, "patch_size": list(patches.size), "channels": patches.channels}
-    if is_classifier:
-        description = "a SimMIM checkpoint, fine-tuned"
-        return layout.read_classifier(conversion, description, encoder, {"images": modality}, "prefix")
-    Vector(layout.mask_token, "encoder.mask_token").read(conversion)
-    return _pretraining(config, conversion, patches, encoder, modality)
 
 
 def _write_vit(writing: Writing, patches: Patches) -> None:
     layout = FINE_TUNED if writing.classifier else LAYOUT
-    encoder = layout.write_encoder(
-        writing,
-        patches,
-        free=("layer_scale", "bias_per_block"),
-        prefix_tokens=(1,),
-        qkv_bias=("query_value",),
-        hidden_tokens=("drop" if writing.classifier else "replace",),
-    )
+    allowed: dict[str, Any] = {
+        "free": ("layer_scale", "bias_per_block"),
+        "prefix_tokens": (1,),
+        "qkv_bias": ("query_value",),
+        "hidden_tokens": ("drop" if writing.classifier else "replace",),
+    }
+    layout.write(writing, patches, allowed, None, pools=("prefix",))
+    encoder = writing.part("encoder")
     writing.require_positions("encoder", "relative_bias")
     tables = [layout.positions]
     if encoder.bias_per_block:
         tables = [f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(encoder.depth)]
     grid = writing.grid(writing.stream)
     write_all(_position_pairs(tables, f"encoder.positions.{patches.key}", grid, grid), writing)
-    Vector(layout.mask_token, "encoder.mask_token").write(writing)
-    layout.write_classifier(writing, ("prefix",))
+    vector(layout.mask_token, "encoder.mask_token").write(writing)
 
 
 # --- Swin
 
 
-def _swin_pairs(
-    patches: Patches, embed_patch: int, depths: list[int], windows: list[int], planes: list[Grid]
-) -> Iterator[Pair]:
+def _swin_pairs(patches: Patches, embed_patch: int, depths: list[int], windows: list[int], planes: list[Grid]) -> Table:
     """The encoder; of every stage there are the number of blocks, the side of windows, and the plane in patches."""
-    yield PatchEmbedding(LAYOUT.patch, f"encoder.embeddings.{patches.key}", (embed_patch, embed_patch))
+    yield from patch_embedding(LAYOUT.patch, f"encoder.embeddings.{patches.key}", (embed_patch, embed_patch))
     yield from linear("encoder.patch_embed.norm", "encoder.patch_norm")
-    yield Vector(LAYOUT.mask_token, "encoder.mask_token")
+    yield vector(LAYOUT.mask_token, "encoder.mask_token")
     for stage, (depth, window, (height, width)) in enumerate(zip(depths, windows, planes, strict=True)):
         old, new = f"{STAGES}.{stage}", f"encoder.stages.{stage}"
         yield from Block().pairs(f"{old}.blocks", f"{new}.blocks", depth)
         for block in range(depth):
             attention = f"{old}.blocks.{block}.attn"
-            yield Same(f"{attention}.{TABLE}", f"{new}.blocks.{block}.attn.relative_table")
+            yield Pair((f"{attention}.{TABLE}",), f"{new}.blocks.{block}.attn.relative_table")
             index = partial(relative_index, (window, window), (window, window), num_prefix=0)
             yield Computed(f"{attention}.{INDEX}", index, COMPUTED)
             if block % 2 and min(height, width) > window:
@@ -248,7 +220,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
     cells = 2 ** (stages - 1)
     side, width = embed_patch * cells, embedded.width * cells
     patches = Patches(width, embedded.channels, (side, side), embedding_key((side, side), embedded.channels))
-    conversion.require_multiple("size", config.size, side, "pixels")
+    conversion.require_filled(config, patches.size)
     size = _swin_size(conversion, windows[0], embed_patch)
     planes = [(size // embed_patch // 2**stage,) * 2 for stage in range(stages)]
     read_all(_swin_pairs(patches, embed_patch, depths, windows, planes), conversion)
@@ -262,9 +234,10 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
         "embed_patch": embed_patch,
         "mlp_ratio": first.get("mlp_ratio", 4.0),
     }
-    size = config.size or size
-    modality = {"name": "image", "size": size, "patch_size": [side, side], "channels": embedded.channels}
-    return _pretraining(config, conversion, patches, encoder, modality)
+    read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
+    model = {"encoder": encoder, "decoder": {"name": "in_place"}}
+    streams = _streams(config, patches, config.size or size)
+    return conversion.finished({"description": "a SimMIM checkpoint", "model": model, "streams": streams})
 
 
 def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
@@ -287,26 +260,12 @@ def _write_swin(writing: Writing, patches: Patches) -> None:
     write_all(pairs, writing)
 
 
-def _pretraining(
-    config: SimMIMFormat.Config,
-    conversion: Conversion,
-    patches: Patches,
-    encoder: dict[str, Any],
-    modality: dict[str, Any],
-) -> ForeignWeights:
-    """A masked model: mask tokens within the encoder, the head alone behind it."""
-    PixelShuffle(LAYOUT.head, f"{HEADS}.{patches.key}", patches).read(conversion)
+def _streams(config: SimMIMFormat.Config, patches: Patches, size: int) -> dict[str, Any]:
     unit = [max(1, config.unit // side) for side in patches.size]
-    return conversion.finished(
-        {
-            "description": "a SimMIM checkpoint",
-            "model": {"encoder": encoder, "decoder": {"name": "in_place"}},
-            "streams": {
-                "images": {
-                    "modality": modality,
-                    "masker": {"name": "unit", "unit": unit, "mask_ratio": config.mask_ratio},
-                    "loss": {"name": "pixels", "error": "absolute", "normalize": "none", "unnormalize": False},
-                }
-            },
+    return {
+        "images": {
+            "modality": patches.modality("image", size),
+            "masker": {"name": "unit", "unit": unit, "mask_ratio": config.mask_ratio},
+            "loss": {"name": "pixels", "error": "absolute", "normalize": "none", "unnormalize": False},
         }
-    )
+    }

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Written
+from mmmask.interfaces import ForeignWeights
 from mmmask.interop import DECODERS, HEADS
 from mmmask_zoo.conversion import Conversion, Patches
 from mmmask_zoo.correspondence import write_all
-from mmmask_zoo.layout import Block
+from mmmask_zoo.layout import Block, LayoutFormat
 from mmmask_zoo.mae import LAYOUT as MAE
-from mmmask_zoo.mae import MAEOptions, inflatable
+from mmmask_zoo.mae import MAEOptions, clips
 from mmmask_zoo.options import NormEpsilon
+from mmmask_zoo.pictures import read_pictures
 from mmmask_zoo.writing import Writing
 
 LAYOUT = replace(MAE, block=Block(scales=("ls1.gamma", "ls2.gamma")))
 
 
-class TimmFormat(Format):
+class TimmFormat(LayoutFormat):
     """The encoder, or a classifier, for `timm.models.VisionTransformer(...).load_state_dict`.
 
     timm's arguments, where mmmask's settings are E, the encoder's, and M, the modality's: img_size=M.size,
@@ -48,38 +48,26 @@ class TimmFormat(Format):
         """Never: the format mae recognises the same names."""
         return False
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict, as the format mae does, and with factors per channel.
-
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        conversion = Conversion(self.config.name, state)
-        if LAYOUT.cls_token not in state:
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        if LAYOUT.cls_token not in conversion.source:
             raise conversion.error(f"{LAYOUT.cls_token} is missing; an encoder without it is not read")
-        model = inflatable(conversion, LAYOUT, self.config, "a timm", self.config.norm_epsilon)
-        return model.classifier() if "head.weight" in state else model.pretraining(f"{LAYOUT.norm}.weight" in state)
+        known = {**clips(conversion, self.config), "final_norm": f"{LAYOUT.norm}.weight" in conversion.source}
+        return read_pictures(conversion, LAYOUT, self.config, "a timm", self.config.norm_epsilon, **known)
 
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts the encoder, and the head of a classifier.
-
-        Raises:
-            InteropError: timm's VisionTransformer cannot say what the encoder is.
-        """
-        writing = Writing(self.config.name, settings, state)
+    def _write(self, writing: Writing) -> None:
         writing.stream = self._pictures(writing)
         free = ("layer_scale", "norm_epsilon", "qkv_bias", "hidden_tokens", "final_norm")
         spec, width = writing.modality.spec, writing.part("encoder").width
         patches = Patches(width, spec.channels, spec.patch_size, writing.modality.embedding)
-        encoder = LAYOUT.write_encoder(writing, patches, free=free, prefix_tokens=(0, 1))
+        encoder = writing.require_part("encoder", "vit", free, prefix_tokens=(0, 1))
+        write_all(LAYOUT.encoder_pairs(patches, encoder.depth, encoder.final_norm), writing)
         writing.written[LAYOUT.positions] = writing.position_table("encoder", encoder.prefix_tokens)
         if (classifier := writing.classifier) is not None:
-            pooled = classifier.norm_epsilon is not None
+            epsilon = classifier.norm_epsilon
             writing.require("classifier", classifier, pool=("mean", "prefix"))
-            if pooled:
-                epsilon = (classifier.norm_epsilon,)
-                writing.require("encoder", encoder, final_norm=(False,), norm_epsilon=epsilon)
-            write_all(LAYOUT.classifier_pairs(pooled), writing)
+            if epsilon is not None:
+                writing.require("encoder", encoder, final_norm=(False,), norm_epsilon=(epsilon,))
+            write_all(LAYOUT.classifier_pairs(pooled=epsilon is not None), writing)
         for block in range(encoder.depth):
             query, value = (writing.written.pop(f"blocks.{block}.attn.{part}_bias", None) for part in "qv")
             if query is not None and value is not None:
@@ -90,7 +78,6 @@ class TimmFormat(Format):
         writing.leave_out("encoder.mask_token", "timm's VisionTransformer masks nothing")
         for prefix in ("embeddings", "positions"):
             writing.leave_out(f"encoder.{prefix}.", "the layout has one patch embedding, for pictures")
-        return writing.finished()
 
     @staticmethod
     def _pictures(writing: Writing) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Written
-from mmmask_zoo.clips import ClipModel, ClipOptions, write_clips
+from mmmask.interfaces import ForeignWeights
+from mmmask_zoo.clips import CLIP_DECODER, ClipOptions, read_clips
 from mmmask_zoo.conversion import Conversion
-from mmmask_zoo.layout import Layout
+from mmmask_zoo.layout import Layout, LayoutFormat
 from mmmask_zoo.options import TrainedFrames, TrainedSize
 from mmmask_zoo.writing import Writing
 
@@ -37,7 +36,7 @@ class VideoMAEOptions(ClipOptions):
     trained_frames: TrainedFrames = None
 
 
-class VideoMAEFormat(Format):
+class VideoMAEFormat(LayoutFormat):
     """VideoMAE's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
 
     Positions are computed and not in the files.
@@ -53,24 +52,14 @@ class VideoMAEFormat(Format):
         """Whether it cuts tubelets and has query and value biases apart; files that only V2 writes are left to it."""
         return _is_videomae(keys) and not _is_second(keys)
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        return _read(conversion, self.config)
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        return _read(self.config, state)
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of clips, or a classifier of pooled features or of the first token.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        return _write(self.config.name, settings, state, cosine_attention=(False,))
+    def _write(self, writing: Writing) -> None:
+        _write(writing, cosine_attention=(False,))
 
 
-class VideoMAEV2Format(Format):
+class VideoMAEV2Format(LayoutFormat):
     """VideoMAE V2's checkpoints: as VideoMAE's, read with dual masking.
 
     All but the giant's and those with cosine attention look like VideoMAE's: name the format.
@@ -88,43 +77,29 @@ class VideoMAEV2Format(Format):
         """Whether only V2 writes such a file: with cosine attention, or of the giant's width."""
         return _is_videomae(keys) and _is_second(keys)
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict; running cells are left out of what the decoder predicts (section 3.2).
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        # running cells are left out of what the decoder predicts (section 3.2)
+        ratio = self.config.decoder_mask_ratio
+        return _read(conversion, self.config, predict={"name": "running_cell", "mask_ratio": ratio})
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        return _read(self.config, state, predict={"name": "running_cell", "mask_ratio": self.config.decoder_mask_ratio})
-
-    def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model of clips, or a classifier of pooled features or of the first token.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
-        return _write(self.config.name, settings, state, cosine_attention=(False, True))
+    def _write(self, writing: Writing) -> None:
+        _write(writing, cosine_attention=(False, True))
 
 
-def _read(options: VideoMAEOptions, state: Mapping[str, Tensor], **masks: object) -> ForeignWeights:
-    layout = LAYOUT if f"{LAYOUT.patch}.weight" in state else ENCODER_ALONE
-    is_classifier = "head.weight" in state
-    layout = ENCODER_ALONE if is_classifier else layout
-    model = ClipModel(Conversion(options.name, state), layout, options, "a VideoMAE")
-    return model.classifier() if is_classifier else model.pretraining(**masks)
+def _read(conversion: Conversion, options: VideoMAEOptions, **masks: object) -> ForeignWeights:
+    source = conversion.source
+    alone = f"{ENCODER_ALONE.classifier}.weight" in source or f"{LAYOUT.patch}.weight" not in source
+    return read_clips(conversion, ENCODER_ALONE if alone else LAYOUT, options, "a VideoMAE", **masks)
 
 
-def _write(
-    name: str, settings: Mapping[str, Any], state: Mapping[str, Tensor], **allowed: tuple[object, ...]
-) -> Written:
-    writing = Writing(name, settings, state)
+def _write(writing: Writing, **allowed: tuple[object, ...]) -> None:
     writing.require_statistics()
     allowed["qkv_bias"] = ("query_value", False)
     layout = ENCODER_ALONE if writing.classifier else LAYOUT
-    write_clips(writing, layout, allowed, allowed)
-    layout.write_classifier(writing, ("first",))
-    for part in ("encoder",) if writing.classifier else ("encoder", "decoder"):
+    patches = writing.patches("frames", "height", "width")
+    layout.write(writing, patches, allowed, allowed | CLIP_DECODER, pools=("first",))
+    for part in writing.parts:
         writing.require_positions(part, "flat_sinusoid")
-    return writing.finished()
 
 
 def _is_videomae(keys: Mapping[str, Tensor]) -> bool:

@@ -82,8 +82,13 @@ class Writing:
         """
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
         if len(shared) > 1:
-            raise self.error(f"streams: {', '.join(self.modalities)}; the layout is that of a model of one stream")
+            self.require_one_stream()
         return max(self.modalities, key=lambda name: math.prod(self.grid(name)))
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts that have positions."""
+        return ["encoder"] if self.classifier else ["encoder", "decoder"]
 
     @property
     def modality(self) -> Modality:
@@ -99,6 +104,11 @@ class Writing:
     def head_key(self) -> str:
         """Key of the stream's head."""
         return f"{HEADS}.{self._decoder_and_head(self.stream)[1]}"
+
+    def positions_key(self, part: Part) -> str:
+        """Key of the stream's positions."""
+        owner = "encoder" if part == "encoder" else self.decoder_key
+        return f"{owner}.positions.{self.modality.embedding}"
 
     def grid(self, stream: str) -> tuple[int, ...]:
         """Grid of a stream's samples."""
@@ -136,6 +146,15 @@ class Writing:
         return Patches(self.part("encoder").width, modality.spec.channels, patch, modality.embedding)
 
     # --- settings that the layout cannot say
+
+    def require_one_stream(self) -> None:
+        """Checks that there are not several streams.
+
+        Raises:
+            InteropError: there are.
+        """
+        if len(self.modalities) > 1:
+            raise self.error(f"streams: {', '.join(self.modalities)}; the layout is that of a model of one stream")
 
     def require(self, where: str, settings: StrictModel, **allowed: tuple[object, ...]) -> None:
         """Checks settings that the layout takes for granted, or can say in a few ways only.
@@ -230,8 +249,7 @@ class Writing:
                 f"{self.path(part)}.positions is {settings.positions.name}, which adds to attention; the layout has a "
                 "table that is added to the tokens"
             )
-        prefix = f"{'encoder' if part == 'encoder' else self.decoder_key}.positions.{embedding}."
-        own = {name: self.pop(prefix + name) for name in positions.state_dict()}
+        own = {name: self.pop(f"{self.positions_key(part)}.{name}") for name in positions.state_dict()}
         positions.load_state_dict({name: tensor for name, tensor in own.items() if tensor is not None})
         positions.to(self.dtype)
         with torch.no_grad():

@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-import mmmask
 from mmmask.components import components
 from mmmask.interfaces.component import validate_strictly
-from mmmask.interop import read, save
+from mmmask.interop import read
 from mmmask.model.build import settings_of
-from mmmask_registry import MmmaskError
 
 SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae")
 
