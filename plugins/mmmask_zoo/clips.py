@@ -63,23 +63,7 @@ def read_clips(
     if size or frames:
         clip = (frames or options.num_frames, size or options.size, size or options.size)
         positions["trained_grid"] = [extent // side for extent, side in zip(clip, patches.size, strict=True)]
-    is_classifier, decoder = f"{layout.classifier}.weight" in conversion.source, {}
-    if not is_classifier:
-        width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
-        like_encoder = layout.block.settings(conversion, layout.blocks, patches.width)
-        alike = {name: like_encoder[name] for name in ("qkv_bias", "cosine_attention")}
-        decoder = layout.read_decoder(
-            conversion,
-            patches.key,
-            options.decoder_num_heads,
-            {"width": width, "depth": depth, **alike},
-            DECODER_HEADS,
-            norm_epsilon=norm_epsilon,
-            final_norm_epsilon=last_norm_epsilon,
-            embed_bias=False,
-            positions_at="decoder",
-            positions=positions,
-        )
+    width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
     stream = {
         "modality": patches.modality("video", options.size, num_frames=options.num_frames),
         "masker": {"name": "tube", "mask_ratio": options.mask_ratio},
@@ -96,10 +80,12 @@ def read_clips(
         patches,
         system,
         {"videos": stream},
-        num_heads=options.num_heads,
-        encoder={"norm_epsilon": norm_epsilon, "final_norm": final_norm, "positions": positions},
-        decoder=decoder,
-        is_classifier=is_classifier,
+        options,
+        encoder={"final_norm": final_norm, "positions": positions},
+        decoder={"embed_bias": False, "positions_at": "decoder", "positions": positions},
+        published={"width": width, "depth": depth},
+        decoder_heads=DECODER_HEADS,
         pool="first",
-        norm_epsilon=last_norm_epsilon,
+        norm_epsilon=norm_epsilon,
+        last_norm_epsilon=last_norm_epsilon,
     )

@@ -174,13 +174,16 @@ class Layout:
         patches: Patches,
         system: str,
         streams: Mapping[str, Mapping[str, Any]],
+        options: Any,  # noqa: ANN401 - of a format, num_heads and decoder_num_heads among them
         *,
-        num_heads: int | None,
         encoder: Mapping[str, Any],
-        decoder: Mapping[str, Any],
-        is_classifier: bool,
+        decoder: Mapping[str, Any] | None,
+        published: Mapping[str, Any] | None = None,
+        decoder_heads: Mapping[int, int] = ATTENTION_HEADS,
+        is_classifier: bool | None = None,
         pool: str = "mean",
         norm_epsilon: float = NORM_EPSILON,
+        last_norm_epsilon: float | None = None,
     ) -> ForeignWeights:
         """The model, but for tables of positions, which are taken apart.
 
@@ -188,50 +191,60 @@ class Layout:
             patches: of the encoder.
             system: its name, for the description.
             streams: settings of every stream.
-            num_heads: attention heads of the encoder, None for those published for its width.
             encoder: its settings that no key tells.
-            decoder: its settings, as `read_decoder` returns them.
-            is_classifier: whether the file is fine-tuned.
+            decoder: the same; None where the latents are the answer.
+            published: settings of the published decoder, where the file has none.
+            decoder_heads: {width: attention heads} of published decoders.
+            is_classifier: whether the file is fine-tuned; None where the head's key tells.
             pool: what a classifier pools where the final norm comes first, such as `prefix`; with `mean`, a LayerNorm
                 always follows the mean.
-            norm_epsilon: of the LayerNorm after the mean.
+            norm_epsilon: of every LayerNorm.
+            last_norm_epsilon: of the decoder's last LayerNorm and that after pooling, where it is another.
 
         Raises:
             InteropError: the number of heads is not known, or a tensor that tells a size is missing or damaged.
         """
+        if is_classifier is None:
+            is_classifier = f"{self.classifier}.weight" in conversion.source
         pooled = is_classifier and (pool == "mean" or f"{self.pooled_norm}.weight" in conversion.source)
         settings = {
             "name": "vit",
             "width": patches.width,
-            "num_heads": conversion.heads(num_heads, patches.width),
+            "num_heads": conversion.heads(options.num_heads, patches.width),
+            "norm_epsilon": norm_epsilon,
             **self.block.settings(conversion, self.blocks, patches.width),
-            "final_norm": True,
             **encoder,
         }
         if is_classifier:
             settings["final_norm"] = not pooled
-        read_all(self.encoder_pairs(patches, settings["depth"], settings["final_norm"]), conversion)
-        if not is_classifier:
-            model = {"encoder": settings, "decoder": dict(decoder)}
-            return conversion.finished({"description": f"{system} checkpoint", "model": model, "streams": streams})
-        read_all(self.classifier_pairs(pooled), conversion)
-        return conversion.finished(
-            {
-                "description": f"{system} checkpoint, fine-tuned",
-                "encoder": settings,
-                "streams": {name: {"modality": stream["modality"]} for name, stream in streams.items()},
-                "pool": "mean" if pooled else pool,
-                "norm_epsilon": norm_epsilon if pooled else None,
-                "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
-            }
-        )
+        read_all(self.encoder_pairs(patches, settings["depth"], settings.get("final_norm", True)), conversion)
+        if is_classifier:
+            read_all(self.classifier_pairs(pooled), conversion)
+            return conversion.finished(
+                {
+                    "description": f"{system} checkpoint, fine-tuned",
+                    "encoder": settings,
+                    "streams": {name: {"modality": stream["modality"]} for name, stream in streams.items()},
+                    "pool": "mean" if pooled else pool,
+                    "norm_epsilon": (last_norm_epsilon or norm_epsilon) if pooled else None,
+                    "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
+                }
+            )
+        answer: dict[str, Any] = {"name": "in_place"}
+        if decoder is not None:
+            alike = {name: settings[name] for name in ("norm_epsilon", "qkv_bias", "cosine_attention")}
+            known = {"final_norm_epsilon": last_norm_epsilon, **decoder}
+            absent, heads = {**alike, **(published or {})}, options.decoder_num_heads
+            answer = self.read_decoder(conversion, patches.key, heads, absent, decoder_heads, **known)
+        model = {"encoder": settings, "decoder": answer}
+        return conversion.finished({"description": f"{system} checkpoint", "model": model, "streams": streams})
 
     def read_decoder(
         self,
         conversion: Conversion,
         key: str,
         num_heads: int | None,
-        published: Mapping[str, Any],
+        absent: Mapping[str, Any],
         heads: Mapping[int, int] = ATTENTION_HEADS,
         **known: object,
     ) -> dict[str, Any]:
@@ -240,7 +253,7 @@ class Layout:
         Args:
             key: of the embedding, whose name the head has.
             num_heads: attention heads, None for those published for its width.
-            published: the settings of the published decoder, where the file has none.
+            absent: settings of the decoder that a file without it stands for.
             heads: {width: attention heads} of published decoders.
             known: settings that no key tells.
 
@@ -250,13 +263,12 @@ class Layout:
         Raises:
             InteropError: the file has a part of it, and not what tells its sizes.
         """
-        sizes = dict(published)
+        settings = {"name": "transformer", **absent, **known}
         if conversion.has(f"{self.embed}.", f"{self.decoder_blocks}."):
-            width = conversion.shape(f"{self.embed}.weight", "decoder width, width")[0]
-            sizes = {"width": width, **self.block.settings(conversion, self.decoder_blocks, width)}
-        read_all(self.decoder_pairs(SHARED, f"{HEADS}.{key}", sizes["depth"]), conversion)
-        num_heads = conversion.heads(num_heads, sizes["width"], heads)
-        return {"name": "transformer", "num_heads": num_heads, **sizes, **known}
+            settings["width"] = conversion.shape(f"{self.embed}.weight", "decoder width, width")[0]
+            settings |= self.block.settings(conversion, self.decoder_blocks, settings["width"])
+        read_all(self.decoder_pairs(SHARED, f"{HEADS}.{key}", settings["depth"]), conversion)
+        return settings | {"num_heads": conversion.heads(num_heads, settings["width"], heads)}
 
     # --- to a file
 

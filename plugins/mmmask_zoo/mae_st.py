@@ -13,7 +13,7 @@ from mmmask_zoo.conversion import Conversion, Patches, square
 from mmmask_zoo.correspondence import Pair, learned_table, read_all, take_table, vector, write_all
 from mmmask_zoo.layout import SHARED, Block, Layout, LayoutFormat
 from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NormalizedTokens, NumHeads
-from mmmask_zoo.writing import Part, Writing
+from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(block=Block(projections=("attn.q", "attn.k", "attn.v"), query_value=()), pooled_norm="norm")
 PUBLISHED_DECODER = {"width": 512, "depth": 4}
@@ -46,35 +46,21 @@ class MAESTFormat(LayoutFormat):
         return {patch, "blocks.0.attn.q.weight"} <= keys.keys() and keys[patch].dim() == 5
 
     def _read(self, conversion: Conversion) -> ForeignWeights:
-        config, source = self.config, conversion.source
-        patches, prefix = (
-            conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width"),
-            LAYOUT.cls_token in source,
-        )
+        config, prefix = self.config, int(LAYOUT.cls_token in conversion.source)
+        patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
         conversion.require_filled(config, patches.size)
         depth, side, _ = patches.size
-        trained = _trained_grid(conversion, (config.num_frames or 16) // depth, int(prefix))
+        trained = _trained_grid(conversion, (config.num_frames or 16) // depth, prefix)
         size, frames = config.size or trained[1] * side, config.num_frames or trained[0] * depth
         grid = (frames // depth, size // side, size // side)
         colours = {"mean": list(STATISTICS[0]), "std": list(STATISTICS[1])} if patches.channels == 3 else {}
         modalities = {"videos": patches.modality("video", size, num_frames=frames, **colours)}
         if config.stills:
             modalities = {"images": patches.modality("image", size, **colours)} | modalities
-        is_classifier, decoder = f"{LAYOUT.classifier}.weight" in source, {}
-        if not is_classifier:
-            own = f"{SHARED}.positions.{patches.key}"
-            decoder = LAYOUT.read_decoder(
-                conversion,
-                patches.key,
-                config.decoder_num_heads,
-                PUBLISHED_DECODER,
-                prefix="drop",
-                prefix_tokens=1,
-                positions_at="decoder",
-                positions=_read_positions(conversion, "decoder", own, 1, trained, grid),
-            )
-        own = f"encoder.positions.{patches.key}"
-        positions = _read_positions(conversion, "encoder", own, int(prefix), trained, grid)
+        positions = {
+            part: _read_positions(conversion, part, f"{owner}.positions.{patches.key}", num_prefix, trained, grid)
+            for part, owner, num_prefix in (("encoder", "encoder", prefix), ("decoder", SHARED, 1))
+        }
         slices = _slices(conversion, patches)
         stream = {
             "masker": {"name": "random", "mask_ratio": config.mask_ratio, "round_down": "visible"},
@@ -85,10 +71,15 @@ class MAESTFormat(LayoutFormat):
             patches,
             "an MAE-ST",
             {name: stream | {"modality": modality} for name, modality in modalities.items()},
-            num_heads=config.num_heads,
-            encoder={"prefix_tokens": int(prefix), "positions": positions},
-            decoder=decoder,
-            is_classifier=is_classifier,
+            config,
+            encoder={"prefix_tokens": prefix, "positions": positions["encoder"]},
+            decoder={
+                "prefix": "drop",
+                "prefix_tokens": 1,
+                "positions_at": "decoder",
+                "positions": positions["decoder"],
+            },
+            published=PUBLISHED_DECODER,
         )
 
     def _write(self, writing: Writing) -> None:
@@ -122,7 +113,7 @@ def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) 
 
 
 def _read_positions(
-    conversion: Conversion, part: Part, own: str, num_prefix: int, trained: Grid, grid: Grid
+    conversion: Conversion, part: str, own: str, num_prefix: int, trained: Grid, grid: Grid
 ) -> dict[str, Any]:
     """Takes tables of places and frames, or one for both, resized where the grid differs."""
     table, source = TABLES[part], conversion.source

@@ -88,12 +88,7 @@ class OmniMAEFormat(LayoutFormat):
         positions = _Trained(conversion, config, patches).positions()
         head = None if _pretrained(source) else _first(CLASSIFIERS, source)
         layout = replace(LAYOUT, head=_first(PREDICTORS, source) or LAYOUT.head, classifier=head or LAYOUT.classifier)
-        decoder = {}
-        if head is None:
-            width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
-            published = {"width": width, "depth": depth, "qkv_bias": False}
-            where = {"positions_at": "latent", "positions": positions}
-            decoder = layout.read_decoder(conversion, patches.key, config.decoder_num_heads, published, **where)
+        width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
         images = patches.modality("image", config.size)
         videos = patches.modality("video", config.size, num_frames=config.num_frames)
         streams = {"images": (images, config.image_mask_ratio), "videos": (videos, config.video_mask_ratio)}
@@ -109,18 +104,20 @@ class OmniMAEFormat(LayoutFormat):
                 }
                 for name, (modality, mask_ratio) in streams.items()
             },
-            num_heads=config.num_heads,
+            config,
             encoder={"positions": positions},
-            decoder=decoder,
+            decoder={"positions_at": "latent", "positions": positions},
+            published={"width": width, "depth": depth, "qkv_bias": False},
             is_classifier=head is not None,
         )
 
     def _write(self, writing: Writing) -> None:
         writing.require_statistics()
-        LAYOUT.write(writing, writing.patches("frames", "height", "width"), {}, {"qkv_bias": (False, True)})
+        computed = {"positions": ("flat_sinusoid",)}
+        LAYOUT.write(writing, writing.patches("frames", "height", "width"), computed, {"qkv_bias": (False, True)})
         encoder = writing.part("encoder")
         for part in writing.parts:
-            positions = writing.require_positions(part, "flat_sinusoid")
+            positions = writing.part(part).positions
             if positions != encoder.positions:
                 raise writing.error("model.decoder.positions: the layout has those of the encoder")
             grid = positions.trained_grid or writing.grid(writing.stream)

@@ -71,27 +71,22 @@ def read_pictures(
     modalities = {"images": tokens.modality("image", positions.size)}
     if tubelet:
         modalities["videos"] = tokens.modality("video", positions.size, num_frames=num_frames)
-    is_classifier, decoder = f"{layout.classifier}.weight" in conversion.source, {}
-    if not is_classifier:
-        decoder = layout.read_decoder(
-            conversion,
-            tokens.key,
-            options.decoder_num_heads,
-            PUBLISHED_DECODER,
-            norm_epsilon=norm_epsilon,
-            positions_at="decoder",
-            positions=positions.read(layout.decoder_positions, f"{SHARED}.positions.{tokens.key}", num_prefix=0),
+    tables = {
+        part: positions.read(table, f"{owner}.positions.{tokens.key}", num_prefix)
+        for part, table, owner, num_prefix in (
+            ("encoder", layout.positions, "encoder", 1),
+            ("decoder", layout.decoder_positions, SHARED, 0),
         )
-    table = positions.read(layout.positions, f"encoder.positions.{tokens.key}", num_prefix=1)
+    }
     weights = layout.read(
         conversion,
         patches,
         system,
         {name: picture_stream(options) | {"modality": modality} for name, modality in modalities.items()},
-        num_heads=options.num_heads,
-        encoder={"prefix_tokens": 1, "norm_epsilon": norm_epsilon, "positions": table, **encoder},
-        decoder=decoder,
-        is_classifier=is_classifier,
+        options,
+        encoder={"prefix_tokens": 1, "positions": tables["encoder"], **encoder},
+        decoder={"positions_at": "decoder", "positions": tables["decoder"]},
+        published=PUBLISHED_DECODER,
         pool="prefix",
         norm_epsilon=norm_epsilon,
     )

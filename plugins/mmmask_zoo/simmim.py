@@ -153,9 +153,9 @@ def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWei
         patches,
         "a SimMIM",
         _streams(config, patches, size),
-        num_heads=config.num_heads,
+        config,
         encoder=encoder,
-        decoder={"name": "in_place"},
+        decoder=None,
         is_classifier=is_classifier,
         pool="prefix",
     )
@@ -167,11 +167,11 @@ def _write_vit(writing: Writing, patches: Patches) -> None:
         "free": ("layer_scale", "bias_per_block"),
         "prefix_tokens": (1,),
         "qkv_bias": ("query_value",),
+        "positions": ("relative_bias",),
         "hidden_tokens": ("drop" if writing.classifier else "replace",),
     }
     layout.write(writing, patches, allowed, None, pools=("prefix",))
     encoder = writing.part("encoder")
-    writing.require_positions("encoder", "relative_bias")
     tables = [layout.positions]
     if encoder.bias_per_block:
         tables = [f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(encoder.depth)]

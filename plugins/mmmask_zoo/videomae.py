@@ -94,12 +94,10 @@ def _read(conversion: Conversion, options: VideoMAEOptions, **masks: object) -> 
 
 def _write(writing: Writing, **allowed: tuple[object, ...]) -> None:
     writing.require_statistics()
-    allowed["qkv_bias"] = ("query_value", False)
+    allowed |= {"qkv_bias": ("query_value", False), "positions": ("flat_sinusoid",)}
     layout = ENCODER_ALONE if writing.classifier else LAYOUT
     patches = writing.patches("frames", "height", "width")
     layout.write(writing, patches, allowed, allowed | CLIP_DECODER, pools=("first",))
-    for part in writing.parts:
-        writing.require_positions(part, "flat_sinusoid")
 
 
 def _is_videomae(keys: Mapping[str, Tensor]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Embedding, Modality, StrictModel, Written, build
+from mmmask.interfaces import Component, Embedding, Modality, StrictModel, Written, build
 from mmmask.interop import DECODERS, HEADS, ClassifierSettings, InteropError, model_settings
 from mmmask_pixels.statistics import IMAGENET_MEAN, IMAGENET_STD
 from mmmask_zoo.conversion import Patches
@@ -161,13 +161,15 @@ class Writing:
 
         Args:
             where: they stand, such as `model.encoder`.
-            allowed: {setting: the values that it may have}.
+            allowed: {setting: the values that it may have}; of a component, names.
 
         Raises:
             InteropError: one has another value.
         """
         for name, values in allowed.items():
-            if (found := getattr(settings, name)) not in values:
+            found = getattr(settings, name)
+            found = found.name if isinstance(found, Component.Config) else found
+            if found not in values:
                 possible = " or ".join(map(json.dumps, values))
                 raise self.error(f"{where}.{name} is {json.dumps(found)}; the layout can only say {possible}")
 
@@ -191,19 +193,6 @@ class Writing:
         self.require(self.path(part), settings, **allowed)
         return settings
 
-    def require_positions(self, part: Part, *names: str) -> Any:  # noqa: ANN401 - settings of positions
-        """Settings of positions, where the layout has such positions.
-
-        Raises:
-            InteropError: they are of another kind than those named.
-        """
-        positions = self.part(part).positions
-        if positions.name not in names:
-            raise self.error(
-                f"{self.path(part)}.positions is {positions.name}; the layout can only say {' or '.join(names)}"
-            )
-        return positions
-
     def require_statistics(
         self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
     ) -> None:
@@ -215,7 +204,7 @@ class Writing:
         spec = self.modality.spec
         if spec.channels == 3 and (spec.mean, spec.std) != (mean, std):
             raise self.error(
-                f"streams.{self.stream}.modality: mean and std must be {list(mean)} and {list(std)}, as the system has them"
+                f"streams.{self.stream}.modality: mean and std must be {list(mean)} and {list(std)}, the system's"
             )
 
     # --- weights
