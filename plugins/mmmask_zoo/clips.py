@@ -38,7 +38,7 @@ def read_clips(
     last_norm_epsilon: float = NORM_EPSILON,
     unnormalize: bool = True,
     final_norm: bool = True,
-    **masks: object,
+    **masks: Any,  # noqa: ANN401 - settings
 ) -> ForeignWeights:
     """A masked model; or a classifier of the mean over tokens, normalised, or of the first token after the final norm.
 

@@ -12,7 +12,6 @@ from mmmask.interop import sincos_2d_table
 from mmmask_zoo.conversion import Conversion, Patches, embedding_key
 from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, write_all
 from mmmask_zoo.layout import Layout, LayoutFormat
-from mmmask_zoo.options import NormalizedTokens
 from mmmask_zoo.picture_positions import PicturePositions
 from mmmask_zoo.pictures import PUBLISHED_DECODER, PictureOptions, picture_stream
 from mmmask_zoo.writing import Writing
@@ -30,7 +29,7 @@ class ConvMAEFormat(LayoutFormat):
     """ConvMAE's pretrained checkpoints: with the decoder, or the encoder alone (`strict=False`)."""
 
     class Config(PictureOptions):
-        normalize: NormalizedTokens = "token"
+        pass
 
     config: Config
 
@@ -46,7 +45,7 @@ class ConvMAEFormat(LayoutFormat):
                 f"{found[0]} is of a fine-tuned file, and how those pool their features is not known: load the "
                 "pretrained file"
             )
-        return _pretraining(self.config, conversion)
+        return _read(self.config, conversion)
 
     def _write(self, writing: Writing) -> None:
         if writing.classifier:
@@ -90,7 +89,7 @@ def _encoder_pairs(key: str, sides: list[int], depths: list[int], depth: int) ->
     yield from linear(LAYOUT.norm, "encoder.norm")
 
 
-def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> ForeignWeights:
+def _read(config: ConvMAEFormat.Config, conversion: Conversion) -> ForeignWeights:
     """A masked model; of a file without the decoder, with the published one's sizes."""
     embedded = [conversion.patches(f"patch_embed{stage}.proj.weight", "height, width") for stage in (*STAGES, 3)]
     for stage, (height, width) in enumerate((patches.size for patches in embedded), start=1):

@@ -70,11 +70,11 @@ class Computed:
     """A buffer of the file that mmmask computes when it is needed.
 
     Attributes:
-        compute: the tensor to write.
+        compute: the tensor to write, None for none.
     """
 
     foreign: str
-    compute: Callable[[], Tensor]
+    compute: Callable[[], Tensor | None]
     why: str
 
     def read(self, conversion: Conversion) -> None:
@@ -83,7 +83,8 @@ class Computed:
 
     def write(self, writing: Writing) -> None:
         """Computes it."""
-        writing.written[self.foreign] = self.compute()
+        if (tensor := self.compute()) is not None:
+            writing.written[self.foreign] = tensor
 
 
 Table = Iterable[Pair | Computed]
@@ -154,8 +155,19 @@ def learned_table(foreign: str, own: str, trained: Grid, grid: Grid) -> Pair:
     )
 
 
-def take_table(conversion: Conversion, foreign: str, own: str, num_prefix: int, trained: Grid, grid: Grid) -> None:
+def take_table(
+    conversion: Conversion,
+    foreign: str,
+    own: str,
+    num_prefix: int,
+    trained: Grid,
+    grid: Grid,
+    takes_prefix: bool = True,
+) -> None:
     """Takes a learned table that begins with rows of prefix tokens, as `own.prefix_table` and `own.table`.
+
+    Args:
+        takes_prefix: whether mmmask has positions of the prefix tokens.
 
     Raises:
         InteropError: it has not as many rows as the grid that it was trained for.
@@ -165,7 +177,7 @@ def take_table(conversion: Conversion, foreign: str, own: str, num_prefix: int, 
         conversion.convert(foreign, f"{own}.table", resize_table(rows[num_prefix:], trained, grid), how)
     except ValueError as error:
         raise conversion.error(f"{foreign}: {error}") from error
-    if num_prefix:
+    if num_prefix and takes_prefix:
         conversion.convert(foreign, f"{own}.prefix_table", rows[:num_prefix], how)
 
 

@@ -77,7 +77,7 @@ class Block:
         modules = {self.norm1: "norm1", self.proj: "attn.proj", self.norm2: "norm2"}
         modules |= {self.fc1: "mlp.fc1", self.fc2: "mlp.fc2"}
         vectors = dict(zip(self.query_value, ("attn.q_bias", "attn.v_bias"), strict=False))
-        vectors |= zip(self.scales, ("scale1.weight", "scale2.weight"), strict=False)
+        vectors |= dict(zip(self.scales, ("scale1.weight", "scale2.weight"), strict=False))
         for old, new in ((f"{foreign}.{block}", f"{own}.{block}") for block in range(depth)):
             if len(self.projections) == 1:
                 yield from linear(f"{old}.{self.projections[0]}", f"{new}.attn.qkv")
@@ -293,8 +293,8 @@ class Layout:
         Raises:
             InteropError: the layout cannot say what the model is.
         """
-        both = {"final_norm": (True, False)} if writing.classifier else {}
-        settings = writing.require_part("encoder", "vit", **both | dict(encoder))
+        allowed: dict[str, Any] = {"final_norm": (True, False)} if writing.classifier else {}
+        settings = writing.require_part("encoder", "vit", **allowed | dict(encoder))
         write_all(self.encoder_pairs(patches, settings.depth, settings.final_norm), writing)
         if (classifier := writing.classifier) is not None:
             pooled = not pools or not settings.final_norm

@@ -10,7 +10,6 @@ from torch import Tensor
 from mmmask.interfaces import ForeignWeights
 from mmmask_zoo.conversion import Conversion
 from mmmask_zoo.layout import Layout, LayoutFormat
-from mmmask_zoo.options import NormalizedTokens
 from mmmask_zoo.pictures import PictureOptions, read_pictures, write_pictures
 from mmmask_zoo.writing import Writing
 
@@ -24,7 +23,6 @@ class MAEOptions(PictureOptions):
         default=None, gt=0, description="inflates the model to clips of so many frames, and stills beside them"
     )
     tubelet: int = Field(default=2, gt=0, description="frames of a token, where it is inflated")
-    normalize: NormalizedTokens = "token"
 
 
 class MAEFormat(LayoutFormat):

@@ -95,7 +95,6 @@ class PicturePositions:
         conversion, is_clip = self._conversion, len(self.grid) > len(self.trained)
         if not num_prefix and conversion.tensor(table, AXES)[0, 0].any():
             raise conversion.error(f"{table} adds to the cls token, which here is as the encoder left it")
-        take_table(conversion, table, own, 1, (1, *self.trained) if is_clip else self.trained, self.grid)
-        if not num_prefix:
-            del conversion.state[f"{own}.prefix_table"], conversion.origin[f"{own}.prefix_table"]
+        trained = (1, *self.trained) if is_clip else self.trained
+        take_table(conversion, table, own, 1, trained, self.grid, takes_prefix=num_prefix > 0)
         return {"name": "learned"}

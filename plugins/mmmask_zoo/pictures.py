@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interop import HEADS
-from mmmask_zoo.conversion import Conversion, Patches, embedding_key
+from mmmask_zoo.conversion import Conversion, embedding_key
 from mmmask_zoo.layout import NORM_EPSILON, SHARED, Layout
-from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NumHeads
+from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NormalizedTokens, NumHeads
 from mmmask_zoo.picture_positions import PicturePositions
 from mmmask_zoo.writing import Writing
 
@@ -17,13 +18,13 @@ PUBLISHED_DECODER = {"width": 512, "depth": 8}
 
 
 class PictureOptions(Format.Config):
-    """Options of formats of pictures; `normalize` has another default in each."""
+    """Options of formats of pictures."""
 
     size: FilesSize = None
     num_heads: NumHeads = None
     decoder_num_heads: DecoderNumHeads = 16
     mask_ratio: MaskRatio = 0.75
-    normalize: str
+    normalize: NormalizedTokens = "token"
 
 
 def picture_stream(options: PictureOptions) -> dict[str, Any]:
@@ -66,26 +67,20 @@ def read_pictures(
     tokens = patches
     if tubelet:
         size = (tubelet, *patches.size)
-        tokens = Patches(patches.width, patches.channels, size, embedding_key(size, patches.channels))
-        patches = Patches(patches.width, patches.channels, patches.size, tokens.key)
+        tokens = replace(patches, size=size, key=embedding_key(size, patches.channels))
     modalities = {"images": tokens.modality("image", positions.size)}
     if tubelet:
         modalities["videos"] = tokens.modality("video", positions.size, num_frames=num_frames)
-    tables = {
-        part: positions.read(table, f"{owner}.positions.{tokens.key}", num_prefix)
-        for part, table, owner, num_prefix in (
-            ("encoder", layout.positions, "encoder", 1),
-            ("decoder", layout.decoder_positions, SHARED, 0),
-        )
-    }
+    at_encoder = positions.read(layout.positions, f"encoder.positions.{tokens.key}", num_prefix=1)
+    at_decoder = positions.read(layout.decoder_positions, f"{SHARED}.positions.{tokens.key}", num_prefix=0)
     weights = layout.read(
         conversion,
-        patches,
+        replace(patches, key=tokens.key),
         system,
         {name: picture_stream(options) | {"modality": modality} for name, modality in modalities.items()},
         options,
-        encoder={"prefix_tokens": 1, "positions": tables["encoder"], **encoder},
-        decoder={"positions_at": "decoder", "positions": tables["decoder"]},
+        encoder={"prefix_tokens": 1, "positions": at_encoder, **encoder},
+        decoder={"positions_at": "decoder", "positions": at_decoder},
         published=PUBLISHED_DECODER,
         pool="prefix",
         norm_epsilon=norm_epsilon,

@@ -138,23 +138,21 @@ def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWei
     size = config.size or side * height
     own, grid = f"encoder.positions.{patches.key}", (size // height, size // width)
     read_all(_position_pairs(tables, own, (side, side), grid), conversion)
-    encoder = {
-        "prefix_tokens": 1,
-        "positions": {"name": "relative_bias"},
-        "bias_per_block": tables[0] != layout.positions,
-        "hidden_tokens": "drop" if is_classifier else "replace",
-    }
     if not is_classifier:
-        read_all(
-            [vector(layout.mask_token, "encoder.mask_token"), *_head(f"{HEADS}.{patches.key}", patches)], conversion
-        )
+        vector(layout.mask_token, "encoder.mask_token").read(conversion)
+        read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
     return layout.read(
         conversion,
         patches,
         "a SimMIM",
         _streams(config, patches, size),
         config,
-        encoder=encoder,
+        encoder={
+            "prefix_tokens": 1,
+            "positions": {"name": "relative_bias"},
+            "bias_per_block": tables[0] != layout.positions,
+            "hidden_tokens": "drop" if is_classifier else "replace",
+        },
         decoder=None,
         is_classifier=is_classifier,
         pool="prefix",
@@ -196,7 +194,7 @@ def _swin_pairs(patches: Patches, embed_patch: int, depths: list[int], windows: 
             yield Pair((f"{attention}.{TABLE}",), f"{new}.blocks.{block}.attn.relative_table")
             index = partial(relative_index, (window, window), (window, window), num_prefix=0)
             yield Computed(f"{attention}.{INDEX}", index, COMPUTED)
-            if block % 2 and min(height, width) > window:
+            if block % 2:
                 mask = partial(_shifted, height, width, window)
                 yield Computed(f"{attention}_mask", mask, "which windows are shifted is computed")
         yield from linear(f"{old}.downsample.norm", f"{new}.merge.norm")
@@ -204,8 +202,13 @@ def _swin_pairs(patches: Patches, embed_patch: int, depths: list[int], windows: 
     yield from linear(LAYOUT.norm, "encoder.norm")
 
 
-def _shifted(height: int, width: int, window: int) -> Tensor:
-    """(windows, cells, cells) added to attention within shifted windows: -100 across the plane's border, else 0."""
+def _shifted(height: int, width: int, window: int) -> Tensor | None:
+    """(windows, cells, cells) added to attention within shifted windows: -100 across the plane's border, else 0.
+
+    None for a plane that is no larger than a window, which is not shifted.
+    """
+    if min(height, width) <= window:
+        return None
     across = across_border(height, width, window, window // 2, torch.device("cpu"))
     return torch.zeros(across.shape).masked_fill(across, -100.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -86,7 +87,7 @@ class VideoMAEV2Format(LayoutFormat):
         _write(writing, cosine_attention=(False, True))
 
 
-def _read(conversion: Conversion, options: VideoMAEOptions, **masks: object) -> ForeignWeights:
+def _read(conversion: Conversion, options: VideoMAEOptions, **masks: Any) -> ForeignWeights:  # noqa: ANN401 - settings
     source = conversion.source
     alone = f"{ENCODER_ALONE.classifier}.weight" in source or f"{LAYOUT.patch}.weight" not in source
     return read_clips(conversion, ENCODER_ALONE if alone else LAYOUT, options, "a VideoMAE", **masks)

@@ -141,6 +141,23 @@ def test_a_layout_with_a_config_and_no_place_for_the_decoder(cli, model, checkpo
     assert all(key.startswith("theirs.encoder.") for key in load_file(tmp_path / "theirs.safetensors"))
 
 
+def test_a_published_layout_is_written_whole(cli, tmp_path):
+    small = [
+        "model.encoder.size=tiny",
+        "model.encoder.depth=1",
+        "model.decoder.depth=1",
+        "streams.images.modality.size=32",
+    ]
+    model = mmmask.build_model(mmmask.load_experiment("mae/vit_base", small))
+    mmmask.interop.save(model, tmp_path / "own.safetensors")
+    done = cli("convert", tmp_path / "own.safetensors", "--to", "mae", "-o", tmp_path / "mae.safetensors")
+    assert (done.code, done.err) == (0, "")
+    assert "left out" not in done.out
+    again = mmmask.interop.read(tmp_path / "mae.safetensors")
+    assert again.report.format == "mae"
+    assert all(torch.equal(tensor, again.model.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
 def test_verbose_names_every_key(cli, model, checkpoint, theirs, tmp_path):
     done = cli("convert", "--verbose", checkpoint, "--to", theirs, "-o", tmp_path / "theirs.safetensors")
     assert "  unused  mmmask.settings: what the model was built from\n" in done.out

@@ -280,6 +280,26 @@ def test_a_table_that_moves_the_decoders_cls_token_is_refused():
         read(state, **HEADS)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "options"),
+    [
+        ("ViTMAEForPreTraining", VITMAE, HEADS),
+        ("VideoMAEForPreTraining", VIDEOMAE, HEADS | CLIP),
+        ("VideoMAEForPreTraining", VIDEOMAE | {"qv_bias": False, "use_mean_pooling": True}, HEADS | CLIP),
+    ],
+)
+def test_pretrained_files_are_written_as_they_were(tmp_path, name, settings, options):
+    theirs = of_transformers(name, **settings)
+    state = saved_state(theirs, tmp_path / "theirs")
+    loaded = read(tmp_path / "theirs" / "model.safetensors", **options)
+    written = save(loaded.model, tmp_path / "ours" / "model.safetensors", loaded.report.format)
+    assert written.left_out == {}
+    assert sorted(tuple(tensor.shape) for tensor in written.state.values()) == sorted(
+        tuple(tensor.shape) for tensor in state.values()
+    )
+    assert_equal_states(from_files(type(theirs), tmp_path / "ours"), theirs)
+
+
 @pytest.mark.parametrize("use_mean_pooling", [True, False])
 def test_videomae_classifiers(tmp_path, use_mean_pooling):
     settings = TINY | {"num_frames": 4, "num_labels": 5, "use_mean_pooling": use_mean_pooling}
