@@ -31,7 +31,7 @@ DECODERS, HEADS = "decoders", "heads"
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every key.
+    """Account of every key.
 
     Attributes:
         format: the name of the format.

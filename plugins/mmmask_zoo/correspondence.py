@@ -182,7 +182,7 @@ def take_table(
 
 
 def how_resized(trained: Grid, grid: Grid) -> str:
-    """What becomes of a table, in words."""
+    """Description of how a table is converted, for the report."""
     return "flattened" if tuple(trained) == tuple(grid) else f"resized from {times(trained)} to {times(grid)} tokens"
 
 

@@ -28,12 +28,12 @@ LAYOUT = Layout(
     head="decoder.head",
     classifier="classifier",
 )
-"""In files, whichever release wrote them, and in memory before release 5: all releases load it."""
+"""Names in files, whichever release wrote them, and in memory before release 5; all releases load them."""
 
 IN_MEMORY = replace(
     LAYOUT, block=replace(BLOCK, query_value=("attention.attention.query.bias", "attention.attention.value.bias"))
 )
-"""Since release 5, which renames while it loads and saves."""
+"""Names in memory since release 5, which renames while it loads and saves."""
 
 LAST_NORM_EPSILON = 1e-5
 """Epsilon of fc_norm and of the decoder's last LayerNorm, whatever layer_norm_eps is."""

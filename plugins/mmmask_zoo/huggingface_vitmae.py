@@ -31,10 +31,10 @@ LAYOUT = Layout(
     head="decoder.decoder_pred",
     classifier="classifier",
 )
-"""In files: all releases load it."""
+"""Names in files, which all releases load."""
 
 RENAMED = replace(LAYOUT, decoder_blocks="decoder.decoder_encoder.layer")
-"""In files that release 5 saved, which renames one time too often."""
+"""Names in files that release 5 saved, which renames one time too often."""
 
 IN_MEMORY = replace(
     LAYOUT,
@@ -47,7 +47,7 @@ IN_MEMORY = replace(
         norm2=BLOCK.norm2,
     ),
 )
-"""Since release 5, which renames while it loads and saves."""
+"""Names in memory since release 5, which renames while it loads and saves."""
 
 
 class HuggingFaceViTMAEFormat(LayoutFormat):

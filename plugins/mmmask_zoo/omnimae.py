@@ -31,7 +31,7 @@ LAYOUT = Layout(
     head="head",
     pooled_norm="trunk.norm",
 )
-"""Of the hub's files."""
+"""Names in the hub's files."""
 TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 PREDICTORS = ("head", "heads.0.projector")  # of pretraining: as published on the hub, as the trainer writes it
 CLASSIFIERS = ("head", "heads.0", "heads.0.0")  # fine-tuned: hub; trainer, ImageNet; trainer, Something-Something

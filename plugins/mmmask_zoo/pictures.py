@@ -14,7 +14,7 @@ from mmmask_zoo.picture_positions import PicturePositions
 from mmmask_zoo.writing import Writing
 
 PUBLISHED_DECODER = {"width": 512, "depth": 8}
-"""Of every published encoder."""
+"""Sizes of the decoder that was published with every encoder."""
 
 
 class PictureOptions(Format.Config):

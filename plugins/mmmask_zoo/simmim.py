@@ -38,13 +38,13 @@ LAYOUT = Layout(
     mask_token="encoder.mask_token",
     head="decoder.0",
 )
-"""Of a pretrained ViT; a Swin has the same names outside of its blocks."""
+"""Names in pretrained files of a ViT; those of a Swin differ in the blocks only."""
 
 FINE_TUNED = LAYOUT.without("encoder.")
 TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 COMPUTED = "which row of the table a pair of tokens has is computed"
 STAGES, FIRST_BLOCK = "encoder.layers", "encoder.layers.0.blocks.0.norm1.weight"
-"""Of a Swin."""
+"""Keys of a Swin's stages, and of one tensor that every Swin has."""
 
 
 class SimMIMFormat(LayoutFormat):

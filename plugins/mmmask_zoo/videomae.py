@@ -25,7 +25,7 @@ LAYOUT = Layout(
     head="decoder.head",
 )
 ENCODER_ALONE = LAYOUT.without("encoder.")
-"""Of fine-tuned files, and of some of the encoder alone."""
+"""Names in fine-tuned files, and in some of the encoder alone."""
 GIANT = 1408
 """Width of the encoder that only V2 has."""
 

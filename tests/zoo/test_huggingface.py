@@ -141,7 +141,7 @@ def saved_state(model, folder):
 
 
 def from_files(model_class, folder):
-    """Of transformers, from what lies in a folder, with no key missing, left over or of another shape."""
+    """A model of transformers from a folder, with no key missing, left over or of another shape."""
     model, report = model_class.from_pretrained(folder, output_loading_info=True)
     assert [list(keys) for name, keys in report.items() if name != "error_msgs"] == [[]] * (len(report) - 1)
     assert not report["error_msgs"]
@@ -330,7 +330,7 @@ def test_vit_classifiers(tmp_path):
 
 
 def vitmae_experiment():
-    """Of the shape of MAE's."""
+    """Settings like those of MAE."""
     return {
         "model": {
             "encoder": {
@@ -353,7 +353,7 @@ def vitmae_experiment():
 
 
 def videomae_experiment():
-    """Of the shape of VideoMAE's."""
+    """Settings like those of VideoMAE."""
     return {
         "model": {
             "encoder": {

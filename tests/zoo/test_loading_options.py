@@ -342,7 +342,7 @@ class TestOwnFiles:
             load(state)
 
     def test_settings_can_only_choose_among_names(self, weights):
-        """What a file says is validated as any experiment is; it names components and never code."""
+        """Settings of a file are validated as any experiment's; they name components and never code."""
         text = json.dumps({"model": {"encoder": {"name": "os:system"}}, "streams": {}})
         state = {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8), "weight": torch.zeros(3)}
         with pytest.raises(mmmask.MmmaskError, match="no encoder is named 'os:system'"):

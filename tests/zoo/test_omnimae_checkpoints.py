@@ -20,7 +20,7 @@ KEY = "pixels_2x8x8x3"
 
 
 def encoder_alone(state):
-    """What is left of a pretraining checkpoint without the decoder and what belongs to it."""
+    """A pretraining checkpoint without the decoder and the keys that belong to it."""
     return {
         key: tensor for key, tensor in state.items() if not key.startswith(("trunk.decoder.", "trunk.mask", "head"))
     }

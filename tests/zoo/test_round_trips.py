@@ -24,7 +24,7 @@ def cases(official):
 
 
 def write(model, format):
-    """What a format writes of a model, without a file."""
+    """A model in a format, without a file."""
     format_class = components().get("format", format)
     config = validate_strictly(format_class.Config, {"name": format})
     return format_class(config).write(settings_of(model), model.state_dict())
