@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmmask.components import components
-from mmmask.experiment import experiment_from_data
+from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import read_state
@@ -25,10 +25,13 @@ from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, did_you_mean
 
+DECODERS, HEADS = "objectives.masked.decoders", "objectives.masked.heads"
+"""Keys of decoders and heads of the objective `masked`; its other weights are those of losses and maskers."""
+
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every key.
+    """Account of every key.
 
     Attributes:
         format: the name of the format.
@@ -126,14 +129,28 @@ def read(
     return Loaded(model, report)
 
 
-def _build(settings: dict[str, Any], where: str) -> Model | Classifier:
-    if "classes" not in settings:
-        return build_model(experiment_from_data(settings, where))
+def model_settings(data: Mapping[str, Any], where: str) -> Experiment | ClassifierSettings:
+    """Validates the plain data of a model: an experiment's, or a classifier's where it has `classes`.
+
+    Args:
+        data: as `mmmask.interfaces.ForeignWeights.settings`.
+        where: it comes from, for messages.
+
+    Raises:
+        MmmaskError: all problems at once.
+    """
+    if "classes" not in data:
+        return experiment_from_data(dict(data), where)
     try:
-        return build_classifier(validate_strictly(ClassifierSettings, settings))
+        return validate_strictly(ClassifierSettings, dict(data))
     except ValidationError as error:
         lines = [f"{where}: {'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
         raise InteropError("\n".join(lines)) from None
+
+
+def _build(data: Mapping[str, Any], where: str) -> Model | Classifier:
+    settings = model_settings(data, where)
+    return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
 
 
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:

@@ -167,4 +167,4 @@ def _samples(source: Source) -> list[tuple[str, str | None, tuple[str, object]]]
 def _samples_of(
     component: type[Source], extensions: tuple[str, ...], settings: dict[str, Any]
 ) -> list[tuple[str, str | None, tuple[str, object]]]:
-    return _samples(SourceSubject(component, extensions=extensions, **settings).raw())
+    return _samples(SourceSubject(component, extensions=extensions, **settings).source())

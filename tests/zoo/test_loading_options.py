@@ -323,10 +323,6 @@ class TestOwnFiles:
         with pytest.raises(InteropError, match="let its name end in .safetensors"):
             save(load(weights("mae"), **SIZES), tmp_path / "model.pt")
 
-    def test_a_format_for_reading_only_says_so(self, tmp_path, weights):
-        with pytest.raises(mmmask.MmmaskError, match="format mae_st: for reading only"):
-            save(load(weights("mae"), **SIZES), tmp_path / "model.safetensors", "mae_st")
-
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -342,7 +338,7 @@ class TestOwnFiles:
             load(state)
 
     def test_settings_can_only_choose_among_names(self, weights):
-        """What a file says is validated as any experiment is; it names components and never code."""
+        """Settings of a file are validated as any experiment's; they name components and never code."""
         text = json.dumps({"model": {"encoder": {"name": "os:system"}}, "streams": {}})
         state = {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8), "weight": torch.zeros(3)}
         with pytest.raises(mmmask.MmmaskError, match="no encoder is named 'os:system'"):
