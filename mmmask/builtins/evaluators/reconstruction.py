@@ -44,7 +44,8 @@ class ReconstructionEvaluator(Evaluator):
         self._add_loss("loss", plan, predictions)
         if len(batch) > 1:
             shuffled = self.model.tokenize(stream, batch.content.roll(-1, 0))
-            swapped = replace(plan, inputs={stream: replace(plan.inputs[stream], tokens=shuffled)}, tokens=plan.tokens)
+            seen = plan.inputs[stream]
+            swapped = replace(plan, inputs={stream: replace(seen, parts=(replace(seen.part, tokens=shuffled),))})
             latents = self.model.latents({"": swapped})
             self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
         guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
