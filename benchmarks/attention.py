@@ -23,8 +23,8 @@ from mmmask.model.attention import attention
 CASES = {
     (8, 1568, 16, 24): "OmniMAE ViT-B, decoder, clips",
     (32, 196, 16, 24): "OmniMAE ViT-B, decoder, images",
-    (32, 20, 12, 64): "OmniMAE ViT-B, encoder, images 90 % hidden",
-    (8, 79, 12, 64): "OmniMAE ViT-B, encoder, clips 95 % hidden",
+    (32, 20, 12, 64): "OmniMAE ViT-B, encoder, images 90 % masked",
+    (8, 79, 12, 64): "OmniMAE ViT-B, encoder, clips 95 % masked",
     (32, 197, 16, 32): "MAE, decoder",
     (4, 1568, 6, 64): "VideoMAE ViT-B, decoder",
     (4, 1568, 12, 64): "ViT-B on whole clips",

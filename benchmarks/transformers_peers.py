@@ -19,10 +19,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import Tensor, nn
 
-from mmmask.bench import StepBench, timed
 from mmmask.experiment import Experiment, experiment_from_data
-from mmmask.training.distribution import find_device
-from mmmask.training.precision import autocast
+from mmmask.model.precision import autocast
+from mmmask.profiling.bench import StepBench, timed
+from mmmask.training.parallelism import find_device
 
 
 def experiment(modality: dict, masker: dict, decoder: dict, prefix_tokens: int) -> Experiment:
@@ -39,7 +39,7 @@ def experiment(modality: dict, masker: dict, decoder: dict, prefix_tokens: int) 
 
 
 def vit_mae(batch: int) -> tuple[Experiment, nn.Module, Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]]:
-    """MAE: 75 % hidden, decoder 512 x 8 x 16."""
+    """MAE: 75 % masked, decoder 512 x 8 x 16."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     ours = experiment(
@@ -53,7 +53,7 @@ def vit_mae(batch: int) -> tuple[Experiment, nn.Module, Callable[[nn.Module, Ten
 
 
 def video_mae(batch: int) -> tuple[Experiment, nn.Module, Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]]:
-    """VideoMAE: tubes of 90 % hidden, decoder 384 x 4 x 6."""
+    """VideoMAE: tubes of 90 % masked, decoder 384 x 4 x 6."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     ours = experiment(
@@ -66,10 +66,10 @@ def video_mae(batch: int) -> tuple[Experiment, nn.Module, Callable[[nn.Module, T
         VideoMAEConfig(decoder_hidden_size=384, decoder_num_hidden_layers=4, decoder_num_attention_heads=6,
                        decoder_intermediate_size=1536, norm_pix_loss=True)
     )  # fmt: skip
-    hidden = torch.zeros(batch, 196, dtype=torch.bool)
-    for row in hidden:
+    masked = torch.zeros(batch, 196, dtype=torch.bool)
+    for row in masked:
         row[torch.randperm(196)[:176]] = True
-    mask = hidden.repeat(1, 8)
+    mask = masked.repeat(1, 8)
     return ours, theirs, lambda model, pixels: model(pixels, bool_masked_pos=mask.to(pixels.device)).loss, (
         batch, 16, 3, 224, 224,
     )  # fmt: skip

@@ -34,6 +34,12 @@ INTERFACES = {
     "encoder": "mmmask.interfaces.encoder:Encoder",
     "decoder": "mmmask.interfaces.decoder:Decoder",
     "loss": "mmmask.interfaces.loss:Loss",
+    "objective": "mmmask.interfaces.objective:Objective",
+    "pool": "mmmask.interfaces.pool:Pool",
+    "optimizer": "mmmask.interfaces.optimizer:Optimizer",
+    "augmentation": "mmmask.interfaces.augmentation:Augmentation",
+    "evaluator": "mmmask.interfaces.evaluator:Evaluator",
+    "callback": "mmmask.interfaces.callback:Callback",
     "format": "mmmask.interfaces.format:Format",
 }
 
@@ -65,6 +71,7 @@ class Components:
         self.manager = _PluginManager("mmmask")
         self.manager.add_hookspecs(hooks)
         self.broken: list[BrokenPlugin] = []
+        self.plugin_files: list[str] = []  # another process needs them too
         from mmmask import builtins
 
         self.manager.register(builtins, "mmmask:builtins")
@@ -113,6 +120,7 @@ class Components:
             known = isinstance(error, MmmaskError | ValueError | pluggy.PluginValidationError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             raise MmmaskError(f"--plugin {path}: {reason}") from error
+        self.plugin_files.append(path)
         return module
 
     def _collect(self, plugin_name: str, supplier: str) -> None:

@@ -12,10 +12,34 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 if TYPE_CHECKING:
-    from mmmask.training.loop import RunState
+    from torch import nn
 
 hookspec = pluggy.HookspecMarker("mmmask")
 hookimpl = pluggy.HookimplMarker("mmmask")
+
+
+class RunState(Protocol):
+    """A run, as hooks see it.
+
+    Attributes:
+        experiment: what is trained (`mmmask.Experiment`).
+        output: the run's folder.
+        model: the model, without any wrapper.
+        total_steps: number of optimiser steps of the run.
+        step: optimiser steps done.
+        is_main: whether this process writes the folder.
+        evaluations: {stream: [figures at the start, ..., the newest]}.
+        pictures: {stream: path of its newest reconstruction picture}.
+    """
+
+    experiment: Any
+    output: Path
+    model: nn.Module
+    total_steps: int
+    step: int
+    is_main: bool
+    evaluations: dict[str, list[dict[str, Any]]]
+    pictures: dict[str, Path]
 
 
 class Register(Protocol):
@@ -80,8 +104,23 @@ def run_started(run: RunState) -> None:
 
 
 @hookspec
+def optimizer_stepped(run: RunState) -> None:
+    """An optimiser step is done, `run.step` in all. Called after every step, on every process."""
+
+
+@hookspec
 def step_ended(run: RunState, metrics: dict[str, Any]) -> None:
     """A logged step is done; `metrics` is the line of `metrics.jsonl`. Called on the main process only."""
+
+
+@hookspec
+def evaluated(run: RunState, stream: str, figures: dict[str, Any]) -> None:
+    """A stream was evaluated; `figures` are a line of `evaluations.jsonl`. Called on the main process only."""
+
+
+@hookspec
+def picture_drawn(run: RunState, stream: str, path: Path) -> None:
+    """A picture of a stream's samples was written. Called on the main process only."""
 
 
 @hookspec

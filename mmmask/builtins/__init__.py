@@ -8,7 +8,7 @@ def register_components(register: Register) -> None:
     """Names the built-in components."""
     here = "mmmask.builtins"
     register("masker", "random", f"{here}.maskers:RandomMasker", "tokens at random, an exact number in every sample")
-    register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells hidden at every step of the first axis")
+    register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells masked at every step of the first axis")
     register("masker", "causal", f"{here}.maskers:CausalMasker", "the last tokens in raster order")
     register("masker", "frame", f"{here}.maskers:FrameMasker", "whole steps of the first axis, at random")
     register("masker", "unit", f"{here}.maskers:UnitMasker", "units of several tokens, at random, as in SimMIM")
@@ -28,7 +28,7 @@ def register_components(register: Register) -> None:
     register("encoder", "conv_vit", conv_vit, "masked convolutions in stages, then a ViT over the visible tokens")
     register("decoder", "transformer", f"{here}.transformer_decoder:TransformerDecoder", "a few blocks over all tokens")
     register(
-        "decoder", "in_place", f"{here}.in_place_decoder:InPlaceDecoder", "answers from hidden tokens' own latents"
+        "decoder", "in_place", f"{here}.in_place_decoder:InPlaceDecoder", "answers from masked tokens' own latents"
     )
     register("loss", "pixels", f"{here}.pixels:PixelLoss", "error of the values a token holds, normalised or not")
     register("loss", "cross_entropy", f"{here}.cross_entropy:CrossEntropyLoss", "which id a token is, in nats")
@@ -36,3 +36,8 @@ def register_components(register: Register) -> None:
     register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
     register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")
     register("source", "glob", f"{here}.sources:GlobSource", "every file that matches a pattern")
+    register("objective", "masked", f"{here}.objectives.masked:MaskedObjective", "predict masked tokens")
+    register("optimizer", "adamw", f"{here}.optimizers:AdamW", "Adam with decoupled weight decay")
+    reconstruction = f"{here}.evaluators.reconstruction:ReconstructionEvaluator"
+    register("evaluator", "reconstruction", reconstruction, "held-out loss and PSNR, against the simplest guess")
+    register("callback", "tensorboard", f"{here}.callbacks.tensorboard:TensorBoard", "TensorBoard events")

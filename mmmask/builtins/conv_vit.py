@@ -17,9 +17,9 @@ from mmmask.interfaces import (
     Component,
     Embedding,
     Encoder,
+    EncoderInput,
     Grid,
     GridError,
-    Group,
     Latents,
     Positions,
     PositionsChoice,
@@ -32,7 +32,7 @@ Count = Annotated[int, Field(gt=0)]
 Depth = Annotated[int, Field(ge=0)]
 
 # Between the convolutions there are only the cells of visible tokens: (B, V, rows, columns, width), rows and columns
-# being those of a token at that stage. Hidden ones need not be computed. A visible one never depends on them, for all
+# being those of a token at that stage. Masked ones need not be computed. A visible one never depends on them, for all
 # else is pointwise, or a convolution whose kernel is its stride and lies within a token; so only the depth-wise
 # convolution needs the plane, with zeros in their place.
 
@@ -164,8 +164,8 @@ class ConvViTEncoder(Encoder):
     """Stages of masked convolutions, a plain ViT over visible tokens, and what the stages saw added to it (ConvMAE).
 
     A token of the modality is a row of the ViT; the stages before see it in finer cells, by default 4 x 4 of 4 x 4
-    pixels and then 2 x 2. Their convolutions see zeros where tokens are hidden, and nothing is computed there, so that
-    no hidden pixel reaches a visible token (ConvMAE, "Block-wise Masking with Masked Convolutions"). Before the final
+    pixels and then 2 x 2. Their convolutions see zeros where tokens are masked, and nothing is computed there, so that
+    no masked pixel reaches a visible token (ConvMAE, "Block-wise Masking with Masked Convolutions"). Before the final
     norm a projection of each stage's cells is added to the latents, the multi-scale fusion.
 
     The first projection is `embeddings.<key>`; all else is shared, by streams whose tokens are of one size.
@@ -206,7 +206,7 @@ class ConvViTEncoder(Encoder):
         """Width of the latents."""
         return self.config.width
 
-    def forward(self, groups: Sequence[Group]) -> list[Latents]:
+    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
         """Latents (batch, visible, width) of every group.
 
         Raises:
@@ -214,17 +214,17 @@ class ConvViTEncoder(Encoder):
         """
         return self._latents(groups, [self._stages(group) for group in groups])
 
-    def feature_maps(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+    def feature_maps(self, groups: Sequence[EncoderInput]) -> list[list[Tensor]]:
         """What the stages make of every group, (batch, channels, rows, columns) each, finest first.
 
         The last ones are the latents, after the final norm, laid out on the grid.
 
         Raises:
-            MmmaskError: something is hidden.
+            MmmaskError: something is masked.
             GridError: tokens of another size than the encoder was built for.
         """
         if any(visible_rows(group) is not None for group in groups):
-            raise MmmaskError("feature maps need all tokens: hide nothing")
+            raise MmmaskError("feature maps need all tokens: mask nothing")
         seen, maps = [self._stages(group) for group in groups], []
         for group, stages, latents in zip(groups, seen, self._latents(groups, seen), strict=True):
             grid = group.tokens.grid
@@ -239,7 +239,7 @@ class ConvViTEncoder(Encoder):
             stage.compile(*args, **{"dynamic": False, **kwargs})
         self.blocks.compile(*args, **kwargs)
 
-    def _stages(self, group: Group) -> list[tuple[Tensor, Tensor]]:
+    def _stages(self, group: EncoderInput) -> list[tuple[Tensor, Tensor]]:
         """What every stage returns for the visible tokens of a group."""
         settings, grid, spec = self.config, group.tokens.grid, group.tokens.spec
         if spec.patch_size != self.patch_size:
@@ -257,7 +257,7 @@ class ConvViTEncoder(Encoder):
             seen.append((cells, share))
         return seen
 
-    def _latents(self, groups: Sequence[Group], seen: Sequence[list[tuple[Tensor, Tensor]]]) -> list[Latents]:
+    def _latents(self, groups: Sequence[EncoderInput], seen: Sequence[list[tuple[Tensor, Tensor]]]) -> list[Latents]:
         """The transformer over what the last stage saw, with every stage's share added to it, normalised."""
         rows = [self._rows(group, stages[-1][0]) for group, stages in zip(groups, seen, strict=True)]
         biases = [self._positions(group).bias(group.tokens.grid, visible_rows(group)) for group in groups]
@@ -268,13 +268,13 @@ class ConvViTEncoder(Encoder):
             latents.append(Latents(self.norm(part), visible_rows(group)))
         return latents
 
-    def _rows(self, group: Group, cells: Tensor) -> Tensor:
+    def _rows(self, group: EncoderInput, cells: Tensor) -> Tensor:
         """The last stage's cells as rows of the transformer, with positions: (batch, visible, width)."""
         rows, visible = self.project(self.embed(cells.flatten(2))), visible_rows(group)
         added = self._positions(group)(group.tokens.grid)
         return rows if added is None else rows + pick(added, visible)
 
-    def _positions(self, group: Group) -> Positions:
+    def _positions(self, group: EncoderInput) -> Positions:
         return cast(Positions, self.positions[group.key])
 
 
@@ -340,7 +340,7 @@ def _common_patch_size(settings: ConvViTSettings, embeddings: Mapping[str, Embed
 def _check_tokens(settings: ConvViTSettings, key: str, spec: TokenSpec) -> None:
     """Raises a GridError unless such tokens can be cut into the patches of all stages."""
     side, where = math.prod(settings.stage_patches), f"embeddings.{key}"
-    if spec.vocabulary is not None:
+    if spec.vocab_size is not None:
         raise GridError(f"{where}: conv_vit embeds values, not ids: choose another encoder")
     if len(spec.patch_size) != 2:
         raise GridError(

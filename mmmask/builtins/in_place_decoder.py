@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmmask.builtins.transformer import TransformerSettings
-from mmmask.interfaces import Component, Decoder, Embedding, Positions, Query, gather_rows
+from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, Positions, gather_rows
 from mmmask.model.blocks import initialize
 from mmmask_registry import MmmaskError
 
@@ -18,7 +18,7 @@ class InPlaceDecoder(Decoder):
     """Features are the latents of the predicted tokens, after as many blocks over all latents as wanted.
 
     Without blocks this is SimMIM's: its head alone answers (section 3.4). With blocks it is the decoder of MAE's
-    ablation "encoder with mask token" (table 1c). Either way the encoder keeps the hidden tokens, in place.
+    ablation "encoder with mask token" (table 1c). Either way the encoder keeps the masked tokens, in place.
     """
 
     class Config(TransformerSettings):
@@ -47,16 +47,16 @@ class InPlaceDecoder(Decoder):
         """Width of the features."""
         return self._width
 
-    def forward(self, queries: Sequence[Query]) -> list[Tensor]:
+    def forward(self, queries: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every query.
 
         Raises:
-            MmmaskError: the encoder left hidden tokens out.
+            MmmaskError: the encoder left masked tokens out.
         """
-        if any(query.latents.rows is not None for query in queries):
+        if any(query.latents.index is not None for query in queries):
             raise MmmaskError(
-                "model.decoder: 'in_place' answers from the latents of hidden tokens, and this encoder leaves them "
-                "out: set model.encoder.hidden_tokens=replace, or choose the decoder 'transformer'"
+                "model.decoder: 'in_place' answers from the latents of masked tokens, and this encoder leaves them "
+                "out: set model.encoder.masked_tokens=replace, or choose the decoder 'transformer'"
             )
         features = [query.latents.values for query in queries]
         if self.config.depth:
@@ -72,9 +72,9 @@ class InPlaceDecoder(Decoder):
         if self.config.depth:
             self.blocks.compile(*args, **kwargs)
 
-    def _add_positions(self, rows: Tensor, query: Query) -> Tensor:
+    def _add_positions(self, rows: Tensor, query: DecoderInput) -> Tensor:
         positions = self._positions(query)(query.grid)
         return rows if positions is None else rows + positions
 
-    def _positions(self, query: Query) -> Positions:
+    def _positions(self, query: DecoderInput) -> Positions:
         return cast(Positions, self.positions[query.key])

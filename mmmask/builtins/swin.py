@@ -17,7 +17,7 @@ from mmmask.builtins.windows import (
     split_windows,
     window_sides,
 )
-from mmmask.interfaces import Component, Embedding, Encoder, Grid, GridError, Group, Latents, TokenSpec, patchify
+from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, TokenSpec, patchify
 from mmmask.model.blocks import MLP
 
 Count = Annotated[int, Field(gt=0)]
@@ -173,10 +173,10 @@ class SwinStage(nn.Module):
 
 
 class SwinEncoder(Encoder):
-    """Swin Transformer over all tokens, the hidden ones replaced by a mask token (Swin; SimMIM section 3.2).
+    """Swin Transformer over all tokens, the masked ones replaced by a mask token (Swin; SimMIM section 3.2).
 
     A token of the modality is one row of the last stage: `embed_patch` * 2^(stages - 1) along each side, 32 pixels with
-    four stages. Patches are embedded finer than that, and the mask token takes the place of all patches of a hidden
+    four stages. Patches are embedded finer than that, and the mask token takes the place of all patches of a masked
     token before the first block. There are no positions but the biases within windows.
     """
 
@@ -207,15 +207,15 @@ class SwinEncoder(Encoder):
         """Width of the latents."""
         return self.config.width
 
-    def forward(self, groups: Sequence[Group]) -> list[Latents]:
-        """Latents (batch, tokens, width) of every group, of hidden tokens too.
+    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
+        """Latents (batch, tokens, width) of every group, of masked tokens too.
 
         Raises:
             GridError: a grid that needs other windows than the encoder was built with.
         """
         return [Latents(self._planes(group)[-1].flatten(1, 2)) for group in groups]
 
-    def feature_maps(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+    def feature_maps(self, groups: Sequence[EncoderInput]) -> list[list[Tensor]]:
         """What the stages make of every group, (batch, dim, height, width) each, finest first.
 
         The last ones are the latents, after the final norm, laid out on the grid.
@@ -230,7 +230,7 @@ class SwinEncoder(Encoder):
         for stage in self.stages:
             stage.compile(*args, **kwargs)
 
-    def _planes(self, group: Group) -> list[Tensor]:
+    def _planes(self, group: EncoderInput) -> list[Tensor]:
         """Every stage's output (batch, height, width, dim), the last one normalised."""
         grid = group.tokens.grid
         if (windows := self.config.windows(grid)) != self.windows:
@@ -242,22 +242,22 @@ class SwinEncoder(Encoder):
         planes[-1] = self.norm(planes[-1])
         return planes
 
-    def _embed(self, group: Group) -> Tensor:
+    def _embed(self, group: EncoderInput) -> Tensor:
         """Patches, or the mask token in their place: (batch, height, width, dim) of the first stage."""
         settings, grid = self.config, group.tokens.grid
         patches = patchify(group.tokens.dense(), (settings.embed_patch, settings.embed_patch))
         plane = self.patch_norm(self.embeddings[group.key](patches.to(self.norm.weight.dtype)))
         plane = plane.unflatten(1, settings.planes(grid)[0])
-        hidden = group.mask.hidden.unflatten(1, grid)
-        hidden = hidden.repeat_interleave(settings.cells, 1).repeat_interleave(settings.cells, 2)
-        return torch.where(hidden.unsqueeze(-1), self.mask_token, plane)
+        masked = group.mask.masked.unflatten(1, grid)
+        masked = masked.repeat_interleave(settings.cells, 1).repeat_interleave(settings.cells, 2)
+        return torch.where(masked.unsqueeze(-1), self.mask_token, plane)
 
 
 def _check_tokens(settings: SwinSettings, key: str, spec: TokenSpec) -> None:
     """Raises a GridError unless such tokens can be cut into patches that merge to one again."""
     stages, side = len(settings.depths), settings.embed_patch * settings.cells
     where = f"embeddings.{key}"
-    if spec.vocabulary is not None:
+    if spec.vocab_size is not None:
         raise GridError(f"{where}: swin embeds values, not ids: choose another encoder")
     if len(spec.patch_size) != 2:
         raise GridError(f"{where}: swin takes grids of two axes, not {len(spec.patch_size)}: choose another encoder")

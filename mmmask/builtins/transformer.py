@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmmask.interfaces import Component, Embedding, Group, Positions, PositionsChoice, build
+from mmmask.interfaces import Component, Embedding, EncoderInput, Positions, PositionsChoice, build
 from mmmask.model.blocks import Blocks, BlockSettings
 
 
@@ -75,10 +75,10 @@ class TransformerSettings(Component.Config):
         return Blocks(self.depth, block, self.activation_checkpointing)
 
 
-def visible_rows(group: Group) -> Tensor | None:
-    """(batch, visible) token indices of a group, or None where nothing is hidden: no gather, then."""
+def visible_rows(group: EncoderInput) -> Tensor | None:
+    """(batch, visible) token indices of a group, or None where nothing is masked: no gather, then."""
     visible = group.mask.visible
-    return None if visible.shape[1] == group.mask.hidden.shape[1] else visible
+    return None if visible.shape[1] == group.mask.masked.shape[1] else visible
 
 
 def pick(table: Tensor, index: Tensor | None) -> Tensor:

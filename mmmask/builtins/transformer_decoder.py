@@ -1,4 +1,4 @@
-"""A small transformer that answers for hidden tokens: the decoder of MAE, VideoMAE and OmniMAE."""
+"""A small transformer that answers for masked tokens: the decoder of MAE, VideoMAE and OmniMAE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmmask.builtins.transformer import TransformerSettings, pick
-from mmmask.interfaces import Component, Decoder, Embedding, Positions, Query
+from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, Positions
 from mmmask.model.blocks import initialize
 from mmmask_registry import MmmaskError
 
@@ -69,7 +69,7 @@ class TransformerDecoder(Decoder):
         """Width of the features."""
         return self.config.width
 
-    def forward(self, queries: Sequence[Query]) -> list[Tensor]:
+    def forward(self, queries: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every query."""
         sequences = self.blocks([self._sequence(query) for query in queries], [self._bias(query) for query in queries])
         return [
@@ -81,7 +81,7 @@ class TransformerDecoder(Decoder):
         """Compiles the blocks."""
         self.blocks.compile(*args, **kwargs)
 
-    def _sequence(self, query: Query) -> Tensor:
+    def _sequence(self, query: DecoderInput) -> Tensor:
         """Own prefix + the encoder's + latents + queries, at the decoder's width: (batch, rows, width)."""
         latents = query.latents
         seen = self.embed(latents.values)
@@ -90,7 +90,7 @@ class TransformerDecoder(Decoder):
         if positions is None:
             asked = mask_token.expand(*query.mask.predicted.shape, -1)
         else:
-            seen = seen + pick(positions, latents.rows)
+            seen = seen + pick(positions, latents.index)
             asked = pick(positions + mask_token, query.mask.predicted)
         parts = [seen, asked.to(seen.dtype)]
         if latents.prefix is not None and self.config.prefix == "keep":
@@ -102,10 +102,10 @@ class TransformerDecoder(Decoder):
             parts.insert(0, own.to(seen.dtype).unsqueeze(0))
         return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
 
-    def _bias(self, query: Query) -> Tensor | None:
+    def _bias(self, query: DecoderInput) -> Tensor | None:
         """What positions add to attention, for the rows of the sequence."""
         latents, predicted = query.latents, query.mask.predicted
-        seen = latents.rows
+        seen = latents.index
         if seen is None:
             seen = torch.arange(latents.values.shape[1], device=predicted.device).expand(predicted.shape[0], -1)
         bias = cast(Positions, self.positions[query.key]).bias(query.grid, torch.cat([seen, predicted], dim=1))
@@ -116,7 +116,7 @@ class TransformerDecoder(Decoder):
             )
         return bias
 
-    def _projected(self, query: Query) -> tuple[Tensor | None, Tensor]:
+    def _projected(self, query: DecoderInput) -> tuple[Tensor | None, Tensor]:
         """Positions (tokens, width) without the projection's bias, and the mask token (width,) with it."""
         positions = self.positions[query.key](query.grid)
         if self.config.positions_at == "decoder":

@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torch import Tensor, nn
 
 from mmmask.builtins.transformer import TransformerSettings, pick, visible_rows
-from mmmask.interfaces import Component, Embedding, Encoder, Group, Latents, Positions
+from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Positions
 from mmmask.model.blocks import Bias, initialize
 
 # width, depth, heads: tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2
@@ -38,7 +38,7 @@ class ViTEncoder(Encoder):
 
     Only visible tokens are embedded. Rows of all groups go through the linear layers as one matrix.
 
-    With `hidden_tokens: replace` all tokens stay, and a learned token stands in for the hidden ones (SimMIM section
+    With `masked_tokens: replace` all tokens stay, and a learned token stands in for the masked ones (SimMIM section
     3.2; MAE's ablation "encoder with mask token", table 1c).
     """
 
@@ -47,8 +47,8 @@ class ViTEncoder(Encoder):
             default=None, description="sets width, depth, num_heads and mlp_ratio; each can still be given"
         )
         prefix_tokens: int = Field(default=0, ge=0, description="learned tokens before each sample (cls, registers)")
-        hidden_tokens: Literal["drop", "replace"] = Field(
-            default="drop", description="leave hidden tokens out (MAE), or let a learned token stand in (SimMIM)"
+        masked_tokens: Literal["drop", "replace"] = Field(
+            default="drop", description="leave masked tokens out (MAE), or let a learned token stand in (SimMIM)"
         )
         bias_per_block: bool = Field(
             default=False, description="every block has positions of its own, and adds their bias to its attention"
@@ -82,7 +82,7 @@ class ViTEncoder(Encoder):
         self.positions = nn.ModuleDict({key: self._build_positions(part) for key, part in embeddings.items()})
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, width).normal_(std=0.02))
-        if settings.hidden_tokens == "replace":
+        if settings.masked_tokens == "replace":
             self.mask_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
 
     @property
@@ -90,7 +90,7 @@ class ViTEncoder(Encoder):
         """Width of the latents."""
         return self.config.width
 
-    def forward(self, groups: Sequence[Group]) -> list[Latents]:
+    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
         """Latents (batch, visible, width) of every group."""
         rows = self.blocks([self._embed(group) for group in groups], [self._bias(group) for group in groups])
         prefix, latents = self.config.prefix_tokens, []
@@ -103,15 +103,15 @@ class ViTEncoder(Encoder):
         """Compiles the blocks; embedding and positions have little to gain and shapes of their own."""
         self.blocks.compile(*args, **kwargs)
 
-    def _embed(self, group: Group) -> Tensor:
+    def _embed(self, group: EncoderInput) -> Tensor:
         """Prefix and tokens of one group, with positions: (batch, prefix + rows, width)."""
         rows, embedding = self._rows(group), self.embeddings[group.key]
         values = group.tokens.values(rows)
         if values.is_floating_point():
             values = values.to(next(embedding.parameters()).dtype)
         embedded = embedding(values)
-        if self.config.hidden_tokens == "replace":
-            embedded = torch.where(group.mask.hidden.unsqueeze(-1), self.mask_token.to(embedded.dtype), embedded)
+        if self.config.masked_tokens == "replace":
+            embedded = torch.where(group.mask.masked.unsqueeze(-1), self.mask_token.to(embedded.dtype), embedded)
         positions = self._positions(group)
         added = positions(group.tokens.grid)
         if added is not None:
@@ -135,12 +135,12 @@ class ViTEncoder(Encoder):
             )
         return nn.ModuleList(own)
 
-    def _positions(self, group: Group) -> Positions:
+    def _positions(self, group: EncoderInput) -> Positions:
         """What is added to the tokens of a group; where every block has positions, the first block's."""
         positions = self.positions[group.key]
         return cast(Positions, positions[0] if isinstance(positions, nn.ModuleList) else positions)
 
-    def _bias(self, group: Group) -> Bias:
+    def _bias(self, group: EncoderInput) -> Bias:
         grid, rows = group.tokens.grid, self._rows(group)
         if not self.config.bias_per_block:
             return self._positions(group).bias(grid, rows)
@@ -148,6 +148,6 @@ class ViTEncoder(Encoder):
         biases = [positions.bias(grid, rows) for positions in own]
         return [bias for bias in biases if bias is not None] or None
 
-    def _rows(self, group: Group) -> Tensor | None:
+    def _rows(self, group: EncoderInput) -> Tensor | None:
         """The indices of the tokens that are embedded, or None where all are: no gather, then."""
-        return None if self.config.hidden_tokens == "replace" else visible_rows(group)
+        return None if self.config.masked_tokens == "replace" else visible_rows(group)

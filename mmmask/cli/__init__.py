@@ -19,7 +19,7 @@ COMMANDS = {
     "show": "an experiment with every default filled in",
     "check": "build an experiment and read a batch of every stream, without training",
     "reconstruct": "draw original, masked and reconstruction of files with a trained run",
-    "extract": "write features of files, with nothing hidden",
+    "extract": "write features of files, with nothing masked",
     "convert": "read a checkpoint in one layout, write it in another",
     "bench": "measure a training step against the machine's matmul peak",
     "new": "write the package of a new plugin: code that works, its tests, an experiment that trains",

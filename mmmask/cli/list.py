@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
-from mmmask.compose import shipped_experiments
-from mmmask.published import published
+from mmmask.experiment.compose import shipped_experiments
+from mmmask.interop.published import published
 from mmmask_registry import UnknownName
 
 

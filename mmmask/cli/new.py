@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 
-from mmmask.new_plugin import kinds, write_plugin
+from mmmask.scaffold.new_plugin import kinds, write_plugin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

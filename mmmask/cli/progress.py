@@ -20,7 +20,7 @@ from rich.progress import (
 from mmmask.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from mmmask.training.loop import RunState
+    from mmmask.hooks import RunState
     from mmmask.training.run import Run
 
 
@@ -97,7 +97,7 @@ def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
         parts.append(f"{last['loss_baseline']:.4f} by the simplest guess")
     if last["psnr"] is not None:
         gain = last["psnr"] - last["psnr_baseline"]
-        parts.append(f"PSNR on hidden tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
+        parts.append(f"PSNR on masked tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
     return "; ".join(parts)
 
 

@@ -1,23 +1,31 @@
 """What a plugin may supply, one abstract class a file, and the data that flows between components."""
 
 from mmmask.components import INTERFACE_VERSION as VERSION
+from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize
+from mmmask.interfaces.callback import Callback
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
+from mmmask.interfaces.evaluator import Evaluator
+from mmmask.interfaces.files import BadSample, SourceFile, open_file, path_manager
 from mmmask.interfaces.format import ForeignWeights, Format, Written
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
 from mmmask.interfaces.modality import Modality, Preparation
+from mmmask.interfaces.objective import LossTerm, Objective, ObjectiveContext, Plan, StepContext
+from mmmask.interfaces.optimizer import Optimizer
+from mmmask.interfaces.pool import Pool
 from mmmask.interfaces.positions import Positions, PositionsChoice
-from mmmask.interfaces.source import BadSample, Source, SourceError, SourceFile
+from mmmask.interfaces.sample import PLAIN, Batch, Sample, View
+from mmmask.interfaces.source import Source, SourceError
 from mmmask.interfaces.tokens import (
+    DecoderInput,
     Embedding,
+    EncoderInput,
     Grid,
     GridError,
-    Group,
     Latents,
     Mask,
-    Query,
     Tokens,
     TokenSpec,
     gather_rows,
@@ -26,37 +34,55 @@ from mmmask.interfaces.tokens import (
 )
 
 __all__ = [
-    "VERSION",
+    "Augmentation",
+    "AugmentationChoice",
     "BadSample",
+    "Batch",
+    "Callback",
     "ChosenByName",
     "Component",
     "Decoder",
+    "DecoderInput",
     "Embedding",
     "Encoder",
+    "EncoderInput",
+    "Evaluator",
     "ForeignWeights",
     "Format",
     "Grid",
     "GridError",
-    "Group",
     "Latents",
     "Loss",
+    "LossTerm",
     "Mask",
     "MaskContext",
     "Masker",
     "Modality",
+    "Objective",
+    "ObjectiveContext",
+    "Optimizer",
+    "PLAIN",
+    "Plan",
+    "Pool",
     "Positions",
     "PositionsChoice",
     "Preparation",
-    "Query",
+    "Resize",
+    "Sample",
     "Source",
     "SourceError",
     "SourceFile",
+    "StepContext",
     "StrictModel",
     "TokenSpec",
     "Tokens",
+    "VERSION",
+    "View",
     "Written",
     "build",
     "gather_rows",
+    "open_file",
     "patchify",
+    "path_manager",
     "unpatchify",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmmask.interfaces.component import Component
-from mmmask.interfaces.tokens import Embedding, Query
+from mmmask.interfaces.tokens import DecoderInput, Embedding
 
 
 class Decoder(Component, nn.Module):
@@ -31,5 +31,5 @@ class Decoder(Component, nn.Module):
         """Width of the features."""
 
     @abstractmethod
-    def forward(self, queries: Sequence[Query]) -> list[Tensor]:
+    def forward(self, queries: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every query, in order."""

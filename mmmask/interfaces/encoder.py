@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmmask.interfaces.component import Component
-from mmmask.interfaces.tokens import Embedding, Group, Latents
+from mmmask.interfaces.tokens import Embedding, EncoderInput, Latents
 from mmmask_registry import MmmaskError
 
 
@@ -34,20 +34,20 @@ class Encoder(Component, nn.Module):
         """Width of the latents."""
 
     @abstractmethod
-    def forward(self, groups: Sequence[Group]) -> list[Latents]:
+    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
         """Latents of every group, in order."""
 
-    def feature_maps(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+    def feature_maps(self, groups: Sequence[EncoderInput]) -> list[list[Tensor]]:
         """Features of every group laid out on grids, finest first: (batch, channels, *grid of that stage) each.
 
         By default the latents alone; an encoder of several stages gives one map for each.
 
         Raises:
-            MmmaskError: something is hidden, and tokens are missing from the grid.
+            MmmaskError: something is masked, and tokens are missing from the grid.
         """
         maps = []
         for group, latents in zip(groups, self(groups), strict=True):
-            if latents.values.shape[1] < group.mask.hidden.shape[1]:
-                raise MmmaskError("feature maps need all tokens: hide nothing")
+            if latents.values.shape[1] < group.mask.masked.shape[1]:
+                raise MmmaskError("feature maps need all tokens: mask nothing")
             maps.append([latents.values.transpose(1, 2).unflatten(2, group.tokens.grid)])
         return maps

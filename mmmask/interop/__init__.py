@@ -4,14 +4,34 @@ What is here besides loading and saving is what a format needs of the model: key
 that mmmask computes and a file may hold.
 """
 
-from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
-from mmmask.builtins.positions.relative import relative_index
-from mmmask.builtins.windows import across_border
-from mmmask.errors import InteropError
-from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
-from mmmask.interop.saving import save
-from mmmask.model.classifier import ClassifierSettings
+from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mmmask.interop.errors import InteropError
+
+if TYPE_CHECKING:
+    from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
+    from mmmask.builtins.positions.relative import relative_index
+    from mmmask.builtins.windows import across_border
+    from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
+    from mmmask.interop.saving import save
+    from mmmask.model.classifier import ClassifierSettings
+
+# Imported on first use: names of published checkpoints are listed without torch.
+_LAZY = {
+    **dict.fromkeys(
+        ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"), "mmmask.interop.loading"
+    ),
+    **dict.fromkeys(
+        ("flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"), "mmmask.builtins.positions"
+    ),
+    "ClassifierSettings": "mmmask.model.classifier",
+    "across_border": "mmmask.builtins.windows",
+    "relative_index": "mmmask.builtins.positions.relative",
+    "save": "mmmask.interop.saving",
+}
 __all__ = [
     "DECODERS",
     "HEADS",
@@ -30,3 +50,9 @@ __all__ = [
     "save",
     "sincos_2d_table",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mmmask.interop' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

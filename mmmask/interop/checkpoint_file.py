@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.data.files import local_path
-from mmmask.errors import InteropError
-from mmmask.published import published
+from mmmask.interfaces.files import local_path
+from mmmask.interop.errors import InteropError
+from mmmask.interop.published import published
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")

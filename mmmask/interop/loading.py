@@ -14,19 +14,19 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmmask.components import components
-from mmmask.errors import InteropError
 from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import read_state
+from mmmask.interop.errors import InteropError
+from mmmask.interop.published import address_of, published
 from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
-from mmmask.model.masked_model import MaskedModel
-from mmmask.published import address_of, published
+from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, did_you_mean
 
-DECODERS, HEADS = "decoders", "heads"
-"""Keys of a masked model's decoders and heads; all of its other weights are the encoder's or the losses'."""
+DECODERS, HEADS = "objectives.masked.decoders", "objectives.masked.heads"
+"""Keys of a masked model's decoders and heads."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Report:
 class Loaded:
     """A model and the report on how it was loaded; `model` is a Classifier where the file is fine-tuned."""
 
-    model: MaskedModel | Classifier
+    model: Model | Classifier
     report: Report
 
 
 def load(
     source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
-) -> Any:  # noqa: ANN401 - MaskedModel or Classifier, which only the file tells
+) -> Any:  # noqa: ANN401 - Model or Classifier, which only the file tells
     """Loads a published checkpoint.
 
     Args:
@@ -81,7 +81,7 @@ def load(
         options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads.
 
     Returns:
-        A `MaskedModel` with streams `images` and `videos` as the system has them; of a fine-tuned file a
+        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a
         `Classifier`.
 
     Raises:
@@ -148,7 +148,7 @@ def model_settings(data: Mapping[str, Any], where: str) -> Experiment | Classifi
         raise InteropError("\n".join(lines)) from None
 
 
-def _build(data: Mapping[str, Any], where: str) -> MaskedModel | Classifier:
+def _build(data: Mapping[str, Any], where: str) -> Model | Classifier:
     settings = model_settings(data, where)
     return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
 
@@ -168,7 +168,7 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
     used = {key for origin in foreign.origin.values() for key in origin}
     problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
     missing = [key for key in expected if key not in foreign.state and key not in foreign.keeps]
-    decoder = [key for key in expected if key.startswith((f"{DECODERS}.", f"{HEADS}."))]
+    decoder = [key for key in expected if key.startswith("objectives.")]
     if decoder and set(decoder) <= set(missing):
         problems.append(
             f"the decoder is not in the file, {len(decoder)} keys of it: strict=False loads the encoder alone"

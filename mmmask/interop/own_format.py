@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.errors import InteropError
 from mmmask.interfaces import ForeignWeights, Format, Written
+from mmmask.interop.errors import InteropError
 
 SETTINGS = "mmmask.settings"
 """Key of the settings: JSON, as a tensor of bytes, so that any file of weights can carry it."""

@@ -26,7 +26,7 @@ Bias = Tensor | list[Tensor] | None
 """Added to attention logits: of all blocks, or one for each of them."""
 
 PACKED_ROWS = 1024
-"""Groups with more rows than this together go through the blocks one after the other."""
+"""EncoderInputs with more rows than this together go through the blocks one after the other."""
 
 
 LARGEST_LOG_SCALE = 4.6052
@@ -106,10 +106,10 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(rows, width) -> (rows, width)."""

@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{stream: logits (batch, classes)}; samples as in pretraining, nothing is hidden.
+        """{stream: logits (batch, classes)}; samples as in pretraining, nothing is masked.
 
         Raises:
             MmmaskError: the batch is empty, or some samples do not fit.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Grid, Mask, MaskContext, Masker
+from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
 from mmmask_registry import MmmaskError
 
 
@@ -15,45 +15,51 @@ class MaskError(MmmaskError, ValueError):
     """A mask, or a masker's count, that does not fit the tokens."""
 
 
-def draw_mask(masker: Masker, predict: Masker | None, context: MaskContext) -> Mask:
-    """Hides exactly `masker.num_hidden` tokens of every sample, the highest scores first.
+def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContext) -> Mask:
+    """Masks exactly `masker.num_masked` tokens of every sample, the highest scores first.
 
     The sort is stable: ties fall in token order, so what a grouped masker scores alike stays together.
 
     Args:
-        predict: chooses tokens NOT to be predicted (dual masking, VideoMAE V2 section 3.2); None predicts all hidden
-            tokens. Predicted tokens that are visible have `counted` 0.
+        decoder_masker: chooses tokens NOT to be predicted (dual masking, VideoMAE V2 section 3.2); None predicts all
+            masked tokens. Predicted tokens that are visible have `counted` 0.
 
     Raises:
-        MaskError: a masker hides all tokens, a negative number, or scores another number of tokens.
+        MaskError: a masker chooses all tokens, a negative number, or scores another number of tokens.
     """
-    visible, hidden_index, hidden = _hide(masker, context)
-    if predict is None:
-        return Mask(visible, hidden_index, torch.ones_like(hidden_index, dtype=torch.float32), hidden)
-    predicted, _, _ = _hide(predict, context)
-    return Mask(visible, predicted, hidden.gather(1, predicted).float(), hidden)
+    visible, masked_index, masked, scores = _choose(masker, context)
+    kept = scores if scores.requires_grad else None
+    valid = _valid(context)
+    if decoder_masker is None:
+        counted = torch.ones_like(masked_index, dtype=torch.float32)
+        return Mask(
+            visible, masked_index, counted if valid is None else valid.gather(1, masked_index).float(), masked, kept
+        )
+    predicted, *_ = _choose(decoder_masker, context)
+    counted = masked if valid is None else masked & valid
+    return Mask(visible, predicted, counted.gather(1, predicted).float(), masked, kept)
 
 
-def mask_from_bool(hidden: Tensor) -> Mask:
-    """The mask a caller gives as bool (batch, tokens), True = hidden.
+def mask_from_bool(masked: Tensor) -> Mask:
+    """The mask a caller gives as bool (batch, tokens), True = masked.
 
     Raises:
-        MaskError: rows hide different numbers of tokens, or some row hides all of them.
+        MaskError: rows mask different numbers of tokens, or some row masks all of them.
     """
-    if hidden.dtype != torch.bool or hidden.dim() != 2:
-        raise MaskError(f"a mask must be bool (batch, tokens), not {hidden.dtype} {tuple(hidden.shape)}")
-    counts = hidden.sum(dim=1)
-    if hidden.shape[0] and bool((counts != counts[0]).any()):
-        raise MaskError(f"every row of a mask must hide the same number of tokens, not {sorted(set(counts.tolist()))}")
-    count = int(counts[0]) if hidden.shape[0] else 0
-    if count == hidden.shape[1]:
-        raise MaskError("a mask hides every token: at least one must stay visible")
-    order = hidden.to(torch.uint8).argsort(dim=1, stable=True)
-    visible, hidden_index = order[:, : hidden.shape[1] - count], order[:, hidden.shape[1] - count :]
-    return Mask(visible, hidden_index, torch.ones_like(hidden_index, dtype=torch.float32), hidden)
+    if masked.dtype != torch.bool or masked.dim() != 2:
+        raise MaskError(f"a mask must be bool (batch, tokens), not {masked.dtype} {tuple(masked.shape)}")
+    counts = masked.sum(dim=1)
+    if masked.shape[0] and bool((counts != counts[0]).any()):
+        raise MaskError(f"every row of a mask must mask the same number of tokens, not {sorted(set(counts.tolist()))}")
+    count = int(counts[0]) if masked.shape[0] else 0
+    if count == masked.shape[1]:
+        raise MaskError("a mask covers every token: at least one must stay visible")
+    order = masked.to(torch.uint8).argsort(dim=1, stable=True)
+    visible, masked_index = order[:, : masked.shape[1] - count], order[:, masked.shape[1] - count :]
+    return Mask(visible, masked_index, torch.ones_like(masked_index, dtype=torch.float32), masked)
 
 
-def nothing_hidden(batch: int, grid: Grid, device: torch.device) -> Mask:
+def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
     """The mask of feature extraction: all tokens visible, none predicted."""
     tokens = math.prod(grid)
     visible = torch.arange(tokens, device=device).expand(batch, -1)
@@ -61,17 +67,58 @@ def nothing_hidden(batch: int, grid: Grid, device: torch.device) -> Mask:
     return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
 
 
-def _hide(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of tokens left and hidden, both ascending, and the bool mask."""
+def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Indices of tokens left and masked, both ascending, the bool mask, and the scores."""
     tokens = math.prod(context.grid)
-    count = masker.num_hidden(context.grid, context.step)
+    count = masker.num_masked(context.grid, context.step)
     name = masker.config.name or type(masker).__name__
     if not 0 <= count < tokens:
-        raise MaskError(f"masker {name!r} hides {count} of the {tokens} tokens of grid {context.grid}: lower its ratio")
+        raise MaskError(f"masker {name!r} masks {count} of the {tokens} tokens of grid {context.grid}: lower its ratio")
     scores = masker.scores(context)
     if scores.shape != (context.batch, tokens):
         raise MaskError(f"masker {name!r} scored {tuple(scores.shape)}, expected {(context.batch, tokens)}")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    hidden = torch.zeros(context.batch, tokens, dtype=torch.bool, device=scores.device)
-    hidden.scatter_(1, order[:, :count], True)
-    return order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values, hidden
+    ranked, valid = scores.detach(), _valid(context)
+    if valid is not None:
+        if bool((valid.sum(dim=1) < tokens - count).any()):
+            raise MaskError(
+                f"masker {name!r} leaves {tokens - count} tokens visible, and a sample has fewer valid ones"
+            )
+        ranked = torch.where(valid, ranked, ranked.max() + 1)  # masked first
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    masked = torch.zeros(context.batch, tokens, dtype=torch.bool, device=scores.device)
+    masked.scatter_(1, order[:, :count], True)
+    return order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values, masked, scores
+
+
+def _valid(context: MaskContext) -> Tensor | None:
+    return None if context.tokens is None else context.tokens.valid
+
+
+def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
+    """The caller's mask, checked, on the samples' device."""
+    where, shape = f"masks.{stream}", tuple(tokens.content.shape[:2])
+    if not isinstance(mask, Tensor | Mask):
+        raise MaskError(f"{where}: expected a bool tensor or a Mask, not {type(mask).__name__}")
+    try:
+        mask = mask if isinstance(mask, Mask) else mask_from_bool(mask)
+    except MaskError as error:
+        raise MaskError(f"{where}: {error}") from error
+    if tuple(mask.masked.shape) != shape:
+        raise MaskError(f"{where}: {tuple(mask.masked.shape)} does not fit {shape} (batch, tokens)")
+    for name, index in (("visible", mask.visible), ("predicted", mask.predicted)):
+        _check_index(f"{where}.{name}", index, *shape)
+    if mask.counted.shape != mask.predicted.shape:
+        counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
+        raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")
+    device = tokens.content.device
+    parts = (mask.visible, mask.predicted, mask.counted, mask.masked, mask.scores)
+    return Mask(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+
+def _check_index(where: str, index: Tensor, batch: int, tokens: int) -> None:
+    if index.dtype != torch.int64 or index.dim() != 2 or index.shape[0] != batch:
+        raise MaskError(f"{where}: expected integers ({batch}, n), not {index.dtype} {tuple(index.shape)}")
+    if outside := index[(index < 0) | (index >= tokens)].tolist():
+        raise MaskError(f"{where}: holds {outside[0]}, tokens are 0 to {tokens - 1}")
+    if bool((index.diff(dim=1) <= 0).any()):
+        raise MaskError(f"{where}: every row must ascend, without repetition")

@@ -150,7 +150,7 @@ def check_decoder(
         component: a registered name, or the class itself.
         modality: an experiment's block `modality`; by default synthetic samples of several grids, of which the
             decoder must take one.
-        encoder: an experiment's block `encoder`; by default small ViTs, one that leaves hidden tokens out and one that
+        encoder: an experiment's block `encoder`; by default small ViTs, one that leaves masked tokens out and one that
             keeps them, of which the decoder must take one.
         settings: of the decoder; a small width and depth make this quick.
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from mmmask.compose import dump_yaml, parse_yaml
+from mmmask.experiment.compose import dump_yaml, parse_yaml
 from mmmask.interfaces.component import validate_strictly
 from mmmask.testing.check import Promises, Subject, expect
 

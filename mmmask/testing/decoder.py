@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Component, Decoder, Encoder, Latents, Mask, Query, build
+from mmmask.interfaces import Component, Decoder, DecoderInput, Encoder, Latents, Mask, build
 from mmmask.testing.check import NotApplicable, Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import promise_of_every_component
@@ -28,8 +28,8 @@ from mmmask.testing.randomness import expect_no_global_randomness
 from mmmask.testing.synthetic import Scene, scene_of, synthetic_scenes
 from mmmask_registry import MmmaskError
 
-ENCODERS = (SMALL_ENCODER | {"prefix_tokens": 2}, SMALL_ENCODER | {"hidden_tokens": "replace"})
-"""One that leaves hidden tokens out and has prefix tokens, one that keeps them all."""
+ENCODERS = (SMALL_ENCODER | {"prefix_tokens": 2}, SMALL_ENCODER | {"masked_tokens": "replace"})
+"""One that leaves masked tokens out and has prefix tokens, one that keeps them all."""
 
 
 class DecoderCase:
@@ -41,14 +41,16 @@ class DecoderCase:
     def __str__(self) -> str:
         return str(self.scene)
 
-    def query(self, count: int = BATCH, ratio: float = 0.5, seed: int = 0, dtype: torch.dtype | None = None) -> Query:
+    def query(
+        self, count: int = BATCH, ratio: float = 0.5, seed: int = 0, dtype: torch.dtype | None = None
+    ) -> DecoderInput:
         """What the model would ask of the decoder."""
         mask = self.scene.mask(count, ratio, seed)
         with torch.no_grad():
             (latents,) = self.encoder([group(self.scene, self.scene.tokens(count, seed, dtype), mask)])
-        return Query(self.scene.key, latents, mask, self.scene.grid)
+        return DecoderInput(self.scene.key, latents, mask, self.scene.grid)
 
-    def features(self, query: Query) -> Tensor:
+    def features(self, query: DecoderInput) -> Tensor:
         """The answer to one query."""
         with torch.no_grad():
             (features,) = self.decoder([query])
@@ -62,7 +64,7 @@ class DecoderSubject(Subject):
         component: as for every subject.
         modality: an experiment's block `modality`, whose samples it is examined with; by default synthetic samples of
             several grids, of which it must take one.
-        encoder: an experiment's block `encoder`, in front of it; by default small ViTs, one that leaves hidden tokens
+        encoder: an experiment's block `encoder`, in front of it; by default small ViTs, one that leaves masked tokens
             out and one that keeps them, of which it must take one.
         settings: of the decoder.
     """
@@ -233,13 +235,13 @@ def compiles_once(subject: DecoderSubject) -> None:
     expect_one_graph(case.decoder, lambda number: [part.detach() for part in case.decoder([queries[number]])], case)
 
 
-def _rows(query: Query, rows: slice) -> Query:
+def _rows(query: DecoderInput, rows: slice) -> DecoderInput:
     """Some samples of a batch."""
     latents, mask = query.latents, query.mask
     part = Latents(
         latents.values[rows],
-        None if latents.rows is None else latents.rows[rows],
+        None if latents.index is None else latents.index[rows],
         None if latents.prefix is None else latents.prefix[rows],
     )
-    own = Mask(mask.visible[rows], mask.predicted[rows], mask.counted[rows], mask.hidden[rows])
-    return Query(query.key, part, own, query.grid)
+    own = Mask(mask.visible[rows], mask.predicted[rows], mask.counted[rows], mask.masked[rows])
+    return DecoderInput(query.key, part, own, query.grid)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Encoder, Group, Latents, Mask, Tokens
-from mmmask.model.masks import nothing_hidden
+from mmmask.interfaces import Encoder, EncoderInput, Latents, Mask, Tokens
+from mmmask.model.masks import nothing_masked
 from mmmask.testing.check import NotApplicable, Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import promise_of_every_component
@@ -33,8 +34,8 @@ FEW, MANY = 0.75, 0.25
 """Ratios at which few and many tokens are visible."""
 KEPT_AT_MOST = 0.6
 """Share of the memory of three times as many visible tokens; a third would be perfect."""
-HIDDEN_AT_MOST = 0.2
-"""Share of the memory of a visible token that a hidden one may keep."""
+MASKED_AT_MOST = 0.2
+"""Share of the memory of a visible token that a masked one may keep."""
 
 
 class EncoderSubject(Subject):
@@ -102,29 +103,29 @@ def gives_every_group_its_latents(subject: EncoderSubject) -> None:
             expect(len(found) == 1, f"{scene}: one Latents for one group", len(found))
             (latents,) = found
             expect(isinstance(latents, Latents), f"{scene}: Latents", type(latents).__name__)
-            rows = math.prod(scene.grid) if latents.rows is None else latents.rows.shape[1]
+            rows = math.prod(scene.grid) if latents.index is None else latents.index.shape[1]
             expect_shape(latents.values, (count, rows, encoder.width), f"{scene}: latents of {count} samples")
             expect_finite(latents.values, f"{scene}: latents")
-            if latents.rows is not None:
-                expect_shape(latents.rows, (count, rows), f"{scene}: the tokens of the rows")
-                expect(bool((latents.rows.diff(dim=1) > 0).all()), f"{scene}: rows in token order", latents.rows)
-                seen = torch.zeros_like(mask.hidden).scatter_(1, latents.rows, True)
-                expect(bool((seen | mask.hidden).all()), f"{scene}: a row for every visible token", "some lack theirs")
+            if latents.index is not None:
+                expect_shape(latents.index, (count, rows), f"{scene}: the tokens of the rows")
+                expect(bool((latents.index.diff(dim=1) > 0).all()), f"{scene}: rows in token order", latents.index)
+                seen = torch.zeros_like(mask.masked).scatter_(1, latents.index, True)
+                expect(bool((seen | mask.masked).all()), f"{scene}: a row for every visible token", "some lack theirs")
             if latents.prefix is not None:
                 expect_shape(latents.prefix, (count, latents.prefix.shape[1], encoder.width), f"{scene}: its prefix")
 
 
 @promises
-def gives_every_token_where_nothing_is_hidden(subject: EncoderSubject) -> None:
-    """With nothing hidden all tokens have their latents, and feature maps lay them out on the grid."""
+def gives_every_token_where_nothing_is_masked(subject: EncoderSubject) -> None:
+    """With nothing masked all tokens have their latents, and feature maps lay them out on the grid."""
     for scene in subject.scenes():
         encoder, tokens = subject.encoder(scene).eval(), math.prod(scene.grid)
-        groups = [group(scene, scene.tokens(2), nothing_hidden(2, scene.grid, torch.device("cpu")))]
+        groups = [group(scene, scene.tokens(2), nothing_masked(2, scene.grid, torch.device("cpu")))]
         with torch.no_grad():
             (latents,), maps = encoder(groups), encoder.feature_maps(groups)
         expect_shape(latents.values, (2, tokens, encoder.width), f"{scene}: latents")
-        if latents.rows is not None:
-            expect_equal(latents.rows, torch.arange(tokens).expand(2, -1), f"{scene}: the tokens of the rows")
+        if latents.index is not None:
+            expect_equal(latents.index, torch.arange(tokens).expand(2, -1), f"{scene}: the tokens of the rows")
         expect(len(maps) == 1 and len(maps[0]) > 0, f"{scene}: the maps of one group, one at least", len(maps))
         for number, found in enumerate(maps[0]):
             fits = found.shape[0] == 2 and found.dim() == 2 + len(scene.grid)
@@ -133,18 +134,18 @@ def gives_every_token_where_nothing_is_hidden(subject: EncoderSubject) -> None:
 
 
 @promises
-def does_not_see_what_is_hidden(subject: EncoderSubject) -> None:
-    """Nothing of what is hidden reaches the latents."""
+def does_not_see_what_is_masked(subject: EncoderSubject) -> None:
+    """Nothing of what is masked reaches the latents."""
     for scene in subject.scenes():
         encoder = subject.encoder(scene)
         for dtype in (None, torch.float32):
             tokens, mask = scene.tokens(BATCH, dtype=dtype), scene.mask(BATCH)
             found, again = (
                 _latents(encoder, group(scene, content, mask))
-                for content in (tokens, scene.with_other_hidden_content(tokens, mask))
+                for content in (tokens, scene.with_other_masked_content(tokens, mask))
             )
             for before, after in zip(found, again, strict=True):
-                expect_close(after, before, f"{scene}: latents where hidden tokens are others", 1e-6)
+                expect_close(after, before, f"{scene}: latents where masked tokens are others", 1e-6)
 
 
 @promises
@@ -174,7 +175,7 @@ def keeps_samples_apart(subject: EncoderSubject) -> None:
 
 @promises
 def keeps_groups_apart(subject: EncoderSubject) -> None:
-    """Groups do not see each other: one alone has the latents that it has beside another."""
+    """EncoderInputs do not see each other: one alone has the latents that it has beside another."""
     for scene in subject.scenes():
         encoder = subject.encoder(scene)
         groups = [
@@ -199,7 +200,7 @@ def leaves_its_input_alone(subject: EncoderSubject) -> None:
             _latents(encoder, group(scene, tokens, mask))
             wanted = scene.tokens(BATCH, dtype=dtype).content
             expect_equal(tokens.content, wanted, f"{scene}: the content after it was encoded")
-            expect_equal(mask.hidden, scene.mask(BATCH).hidden, f"{scene}: the mask after it was used")
+            expect_equal(mask.masked, scene.mask(BATCH).masked, f"{scene}: the mask after it was used")
 
 
 @promises
@@ -256,8 +257,8 @@ def compiles_once(subject: EncoderSubject) -> None:
 
 
 @promises.optional
-def keeps_little_of_hidden_tokens(subject: EncoderSubject) -> None:
-    """Where it leaves hidden tokens out, memory grows with the visible tokens, not with all of them."""
+def keeps_little_of_masked_tokens(subject: EncoderSubject) -> None:
+    """Where it leaves masked tokens out, memory grows with the visible tokens, not with all of them."""
     looked_at = 0
     for small in subject.scenes():
         if (tokens := math.prod(small.grid)) < 12 or _keeps_all(subject, small):
@@ -274,13 +275,13 @@ def keeps_little_of_hidden_tokens(subject: EncoderSubject) -> None:
         large = _larger(small)
         if large is None:
             continue
-        hidden = _memory(subject, large, tokens // 4) - few
-        per_hidden = hidden / (math.prod(large.grid) - tokens)
+        masked = _memory(subject, large, tokens // 4) - few
+        per_masked = masked / (math.prod(large.grid) - tokens)
         per_visible = (many - few) / (2 * (tokens // 4))
         expect(
-            per_hidden <= HIDDEN_AT_MOST * per_visible,
-            f"{small}: a hidden token keeps at most {HIDDEN_AT_MOST:.0%} of what a visible one does",
-            f"{per_hidden / per_visible:.0%}: {per_hidden:.0f} bytes, not {per_visible:.0f}",
+            per_masked <= MASKED_AT_MOST * per_visible,
+            f"{small}: a masked token keeps at most {MASKED_AT_MOST:.0%} of what a visible one does",
+            f"{per_masked / per_visible:.0%}: {per_masked:.0f} bytes, not {per_visible:.0f}",
         )
     if not looked_at:
         raise NotApplicable("it keeps all tokens")
@@ -305,10 +306,10 @@ def _larger(scene: Scene) -> Scene | None:
     if not isinstance(scene.modality, SyntheticModality):
         return None
     spec = scene.modality.spec
-    return synthetic(tuple(2 * size for size in scene.grid), spec.patch_size, spec.vocabulary, spec.channels)
+    return synthetic(tuple(2 * size for size in scene.grid), spec.patch_size, spec.vocab_size, spec.channels)
 
 
-def _latents(encoder: Encoder, own: Group) -> list[Tensor]:
+def _latents(encoder: Encoder, own: EncoderInput) -> list[Tensor]:
     with torch.no_grad():
         (latents,) = encoder([own])
     return _parts(latents)
@@ -320,5 +321,5 @@ def _parts(latents: Latents) -> list[Tensor]:
 
 def _rows(tokens: Tokens, mask: Mask, rows: slice) -> tuple[Tokens, Mask]:
     """Some samples of a batch."""
-    part = Mask(mask.visible[rows], mask.predicted[rows], mask.counted[rows], mask.hidden[rows])
-    return Tokens(tokens.content[rows], tokens.grid, tokens.spec), part
+    part = Mask(mask.visible[rows], mask.predicted[rows], mask.counted[rows], mask.masked[rows])
+    return replace(tokens, content=tokens.content[rows]), part

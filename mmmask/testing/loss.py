@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmmask.interfaces import Loss, Mask, Tokens
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 from mmmask.testing.check import NotApplicable, Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import promise_of_every_component
@@ -38,7 +39,7 @@ class LossCase:
 
     @property
     def mask(self) -> Mask:
-        """Half of the tokens are hidden and predicted."""
+        """Half of the tokens are masked and predicted."""
         return self.scene.mask(BATCH)
 
     def tokens(self, seed: int = 0) -> Tokens:
@@ -46,7 +47,7 @@ class LossCase:
         return self.scene.tokens(BATCH, seed, self.dtype)
 
     def target(self) -> Tensor:
-        """Of the hidden tokens."""
+        """Of the masked tokens."""
         return self.loss.target(self.tokens(), self.mask.predicted)
 
     def prediction(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,7 +57,7 @@ class LossCase:
 
     def perfect(self) -> Tensor | None:
         """The prediction that says exactly what the target says, None where this cannot be told."""
-        target, vocabulary = self.target(), self.scene.modality.spec.vocabulary
+        target, vocabulary = self.target(), self.scene.modality.spec.vocab_size
         if target.is_floating_point():
             return target if target.shape[2:] == (self.dim,) else None
         if vocabulary is None or target.shape[-1] * vocabulary != self.dim:
@@ -180,7 +181,7 @@ def aims_at_the_sample_alone(subject: LossSubject) -> None:
         tokens, index, whole = case.tokens(), case.mask.predicted, case.target()
         for row in range(BATCH):
             one = slice(row, row + 1)
-            alone = case.loss.target(Tokens(tokens.content[one], tokens.grid, tokens.spec), index[one])
+            alone = case.loss.target(replace(tokens, content=tokens.content[one]), index[one])
             expect_close(alone, whole[one], f"{case}: the target of sample {row} alone", 1e-6)
         expect_equal(case.target(), whole, f"{case}: the target, asked again")
         expect_no_global_randomness(case.target, f"{case}: the target")
@@ -212,7 +213,7 @@ def restores_what_is_right(subject: LossSubject) -> None:
         except NotImplementedError as error:
             raise NotApplicable(str(error)) from error
         looked_at += 1
-        truth = tokens.source(mask.predicted)
+        truth = tokens.raw(mask.predicted)
         expect_shape(restored, tuple(truth.shape), f"{case}: restored content")
         ids = case.scene.holds_ids
         if ids or perfect.shape[-1] == truth.shape[-1]:  # else a part of a token stands for the rest
@@ -254,8 +255,8 @@ def guesses_from_visible_tokens(subject: LossSubject) -> None:
         looked_at += 1
         expect_shape(guess, (*mask.predicted.shape, case.dim), f"{case}: the simplest prediction")
         expect_finite(guess, f"{case}: the simplest prediction")
-        again = case.loss.baseline(case.scene.with_other_hidden_content(tokens, mask), mask)
+        again = case.loss.baseline(case.scene.with_other_masked_content(tokens, mask), mask)
         assert again is not None
-        expect_equal(again, guess, f"{case}: the simplest prediction where hidden tokens are others")
+        expect_equal(again, guess, f"{case}: the simplest prediction where masked tokens are others")
     if not looked_at:
         raise NotApplicable("it leaves the simplest prediction to the modality")

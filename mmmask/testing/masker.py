@@ -13,9 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmmask.interfaces import Grid, MaskContext, Masker, Tokens, TokenSpec
-from mmmask.interfaces.masker import rows_noise
 from mmmask.model.masks import draw_mask
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import rows_noise, seeded_generator
 from mmmask.testing.check import Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_equal
 from mmmask.testing.component import expect_no_weights, promise_of_every_component
@@ -39,7 +38,7 @@ class MaskerCase:
 
     masker: Masker
     grid: Grid
-    vocabulary: int | None
+    vocab_size: int | None
 
     def __str__(self) -> str:
         ratio = getattr(self.masker.config, "mask_ratio", None)
@@ -47,10 +46,10 @@ class MaskerCase:
 
     def tokens(self, seed: int = 0) -> Tokens:
         """A batch of ROWS samples."""
-        spec = TokenSpec((1,) * len(self.grid), 3, vocabulary=self.vocabulary)
+        spec = TokenSpec((1,) * len(self.grid), 3, vocab_size=self.vocab_size)
         shape, generator = (ROWS, math.prod(self.grid), 3), seeded_generator("content", seed)
-        if self.vocabulary is not None:
-            return Tokens(torch.randint(self.vocabulary, shape, generator=generator), self.grid, spec)
+        if self.vocab_size is not None:
+            return Tokens(torch.randint(self.vocab_size, shape, generator=generator), self.grid, spec)
         return Tokens(torch.randint(256, shape, generator=generator, dtype=torch.uint8), self.grid, spec)
 
     def context(self, first: int = 0, rows: int = ROWS, step: int = 0, tokens: Tokens | None = None) -> MaskContext:
@@ -60,9 +59,9 @@ class MaskerCase:
         noise = rows_noise(123 + step, first, ROWS, CPU)
         return MaskContext(self.grid, rows, CPU, noise, step, part)
 
-    def hidden(self, first: int = 0, rows: int = ROWS, step: int = 0, tokens: Tokens | None = None) -> Tensor:
-        """What is hidden in these rows: bool (rows, tokens)."""
-        return draw_mask(self.masker, None, self.context(first, rows, step, tokens)).hidden
+    def masked(self, first: int = 0, rows: int = ROWS, step: int = 0, tokens: Tokens | None = None) -> Tensor:
+        """What is masked in these rows: bool (rows, tokens)."""
+        return draw_mask(self.masker, None, self.context(first, rows, step, tokens)).masked
 
 
 class MaskerSubject(Subject):
@@ -77,9 +76,9 @@ class MaskerSubject(Subject):
             for grid, vocabulary in [*((grid, None) for grid in GRIDS), *((grid, 50) for grid in ID_GRIDS)]:
                 case = MaskerCase(masker, grid, vocabulary)
                 try:
-                    count = masker.num_hidden(grid, 0)
+                    count = masker.num_masked(grid, 0)
                     if count == math.prod(grid):
-                        raise MmmaskError("it would hide every token")  # as the core says it
+                        raise MmmaskError("it would mask every token")  # as the core says it
                     masker.scores(case.context())
                 except MmmaskError as error:
                     refusals.add(case, error)
@@ -109,51 +108,51 @@ promise_of_every_component(promises)
 
 @promises
 def hides_an_exact_number(subject: MaskerSubject) -> None:
-    """Exactly as many tokens are hidden as `num_hidden` says, in every row, whatever the grid, ratio and batch."""
+    """Exactly as many tokens are masked as `num_masked` says, in every row, whatever the grid, ratio and batch."""
     for case in subject.cases():
         tokens = math.prod(case.grid)
         for step in (0, 1000):
-            count = case.masker.num_hidden(case.grid, step)
-            expect(type(count) is int, f"{case}: num_hidden gives an int", type(count).__name__)
-            expect(0 <= count < tokens, f"{case}: num_hidden in 0 .. {tokens - 1}", count)
-            again = case.masker.num_hidden(case.grid, step)
-            expect(again == count, f"{case}: num_hidden gives {count} whenever it is asked", again)
-        count = case.masker.num_hidden(case.grid, 0)
+            count = case.masker.num_masked(case.grid, step)
+            expect(type(count) is int, f"{case}: num_masked gives an int", type(count).__name__)
+            expect(0 <= count < tokens, f"{case}: num_masked in 0 .. {tokens - 1}", count)
+            again = case.masker.num_masked(case.grid, step)
+            expect(again == count, f"{case}: num_masked gives {count} whenever it is asked", again)
+        count = case.masker.num_masked(case.grid, 0)
         for rows in (1, 3, ROWS):
             scores = case.masker.scores(case.context(rows=rows))
             expect(isinstance(scores, Tensor), f"{case}: scores are a tensor", type(scores).__name__)
             expect(scores.shape == (rows, tokens), f"{case}: scores {(rows, tokens)}", tuple(scores.shape))
             expect(not scores.isnan().any(), f"{case}: scores that can be ranked", "NaN among them")
-            found = case.hidden(rows=rows).sum(dim=1)
-            expect(bool((found == count).all()), f"{case}: {count} hidden in each of {rows} rows", found.tolist())
+            found = case.masked(rows=rows).sum(dim=1)
+            expect(bool((found == count).all()), f"{case}: {count} masked in each of {rows} rows", found.tolist())
 
 
 @promises
 def is_a_function_of_its_noise(subject: MaskerSubject) -> None:
     """The same noise gives the same mask, whatever was drawn before."""
-    first = [(case, case.hidden(step=3)) for case in subject.cases()]
-    for case, hidden in reversed(first):
-        expect_equal(case.hidden(step=3), hidden, f"{case}: the mask drawn again")
+    first = [(case, case.masked(step=3)) for case in subject.cases()]
+    for case, masked in reversed(first):
+        expect_equal(case.masked(step=3), masked, f"{case}: the mask drawn again")
 
 
 @promises
 def leaves_global_random_state_alone(subject: MaskerSubject) -> None:
     """A mask neither reads nor changes global random state."""
     for case in subject.cases():
-        expect_no_global_randomness(case.hidden, f"{case}: the mask")
+        expect_no_global_randomness(case.masked, f"{case}: the mask")
 
 
 @promises
 def masks_every_row_by_itself(subject: MaskerSubject) -> None:
     """A row's mask depends on that row alone, so that it is the same however a batch is spread over processes."""
     for case in subject.cases():
-        whole, tokens = case.hidden(), case.tokens()
+        whole, tokens = case.masked(), case.tokens()
         for rows in (1, 4):
-            parts = [case.hidden(first, min(rows, ROWS - first)) for first in range(0, ROWS, rows)]
+            parts = [case.masked(first, min(rows, ROWS - first)) for first in range(0, ROWS, rows)]
             expect_equal(torch.cat(parts), whole, f"{case}: rows drawn {rows} at a time")
         others = case.tokens(seed=1).content.clone()
         others[0] = tokens.content[0]
-        among_others = case.hidden(tokens=Tokens(others, case.grid, tokens.spec))
+        among_others = case.masked(tokens=Tokens(others, case.grid, tokens.spec))
         expect_equal(among_others[:1], whole[:1], f"{case}: the first row among other samples")
 
 
@@ -170,8 +169,8 @@ def leaves_samples_alone(subject: MaskerSubject) -> None:
 def can_be_pickled(subject: MaskerSubject) -> None:
     """A copy out of a pickle draws the same masks."""
     for case in subject.cases():
-        copy = MaskerCase(pickle.loads(pickle.dumps(case.masker)), case.grid, case.vocabulary)
-        expect_equal(copy.hidden(), case.hidden(), f"{case}: the mask of the copy")
+        copy = MaskerCase(pickle.loads(pickle.dumps(case.masker)), case.grid, case.vocab_size)
+        expect_equal(copy.masked(), case.masked(), f"{case}: the mask of the copy")
 
 
 @promises.optional
@@ -188,11 +187,11 @@ def holds_no_weights(subject: MaskerSubject) -> None:
     masker = subject.component(subject.config)
     expect_no_weights(masker)
     for case in subject.cases():
-        case.hidden()
+        case.masked()
         expect_no_weights(case.masker)
 
 
 def _masks(component: type[Masker], settings: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """What it hides in every case."""
+    """What it masks in every case."""
     settings = {key: value for key, value in settings.items() if key != "name"}
-    return [(str(case), case.hidden()) for case in MaskerSubject(component, **settings).cases()]
+    return [(str(case), case.masked()) for case in MaskerSubject(component, **settings).cases()]

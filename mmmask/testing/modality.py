@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Modality, Preparation, SourceFile
-from mmmask.seeds import seeded_generator
+from mmmask.interfaces import PLAIN, BadSample, Modality, Preparation, SourceFile, View
+from mmmask.randomness import seeded_generator
 from mmmask.testing.check import NotApplicable, Promises, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import expect_no_weights, promise_of_every_component
@@ -69,7 +69,7 @@ class ModalitySubject(Subject):
             return self.loaded
         for candidate in self._candidates():
             try:
-                sample = preparation.prepare(preparation.decode(copy.deepcopy(candidate), None), None)
+                sample = preparation.prepare(preparation.decode(copy.deepcopy(candidate), PLAIN), PLAIN)
             except Exception:  # what is not meant for it may end in any error
                 continue
             if isinstance(sample, Tensor) and tuple(sample.shape) == self.modality.sample_shape:
@@ -81,7 +81,7 @@ class ModalitySubject(Subject):
         larger = (channels, *(2 * size for size in extent))
         for shape in (larger, (channels, *extent)):
             if self.scene.holds_ids:
-                drawn = torch.randint(self.modality.spec.vocabulary or 2, shape, generator=seeded_generator("loaded"))
+                drawn = torch.randint(self.modality.spec.vocab_size or 2, shape, generator=seeded_generator("loaded"))
             else:
                 drawn = torch.randint(256, shape, generator=seeded_generator("loaded"), dtype=torch.uint8)
             yield drawn
@@ -211,20 +211,20 @@ def guesses_from_visible_tokens(subject: ModalitySubject) -> None:
     for dtype in (None, torch.float32):
         tokens, mask = scene.tokens(2, dtype=dtype), scene.mask(2)
         guess = scene.modality.baseline(tokens, mask)
-        expect_shape(guess, (*mask.predicted.shape, scene.modality.spec.content_dim), "guesses at hidden tokens")
+        expect_shape(guess, (*mask.predicted.shape, scene.modality.spec.content_dim), "guesses at masked tokens")
         expect_finite(guess, "guesses")
-        again = scene.modality.baseline(scene.with_other_hidden_content(tokens, mask), mask)
-        expect_equal(again, guess, "guesses where hidden tokens are others")
+        again = scene.modality.baseline(scene.with_other_masked_content(tokens, mask), mask)
+        expect_equal(again, guess, "guesses where masked tokens are others")
 
 
 @promises.optional
 def draws_pictures(subject: ModalitySubject) -> None:
-    """Pictures are uint8 (height, width, 3), of ids also where one stands for a hidden token."""
+    """Pictures are uint8 (height, width, 3), of ids also where one stands for a masked token."""
     modality, sample = subject.modality, subject.scene.samples(1)[0]
-    if modality.spec.vocabulary is None:
+    if modality.spec.vocab_size is None:
         samples = [sample.float() / 255]
     else:
-        samples = [sample, torch.full_like(sample, modality.spec.vocabulary)]
+        samples = [sample, torch.full_like(sample, modality.spec.vocab_size)]
     for shown in samples:
         try:
             picture = modality.preparation.show(shown)
@@ -330,7 +330,7 @@ def calls_broken_files_bad_samples(subject: ModalitySubject) -> None:
             missing = SourceFile(str(Path(folder) / f"missing{ending}"))
             expected = f"BadSample for a {ending} that is not there"
             try:
-                preparation.prepare(preparation.decode(missing, None), None)
+                preparation.prepare(preparation.decode(missing, PLAIN), PLAIN)
             except BadSample:
                 pass
             except Exception as error:
@@ -342,7 +342,7 @@ def calls_broken_files_bad_samples(subject: ModalitySubject) -> None:
                 path.write_bytes(content)
                 expected = f"BadSample, or a sample, for a {ending} of the {len(content)} bytes {content[:12]!r} ..."
                 try:
-                    sample = preparation.prepare(preparation.decode(SourceFile(str(path)), None), None)
+                    sample = preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), PLAIN)
                 except BadSample:
                     continue
                 except Exception as error:
@@ -353,5 +353,7 @@ def calls_broken_files_bad_samples(subject: ModalitySubject) -> None:
 
 def _prepared(preparation: Preparation, loaded: Any, seed: int | None = 0) -> Tensor:  # noqa: ANN401
     """What one worker makes of it; what was loaded is copied, for a source would load it again."""
-    decoding, preparing = (None if seed is None else seeded_generator(part, seed) for part in ("decode", "prepare"))
+    decoding, preparing = (
+        PLAIN if seed is None else View(seeded_generator(part, seed)) for part in ("decode", "prepare")
+    )
     return preparation.prepare(preparation.decode(copy.deepcopy(loaded), decoding), preparing)

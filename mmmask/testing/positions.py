@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces import Grid, Positions
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 from mmmask.testing.check import NotApplicable, Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import promise_of_every_component

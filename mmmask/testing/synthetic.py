@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -21,13 +21,14 @@ from mmmask.interfaces import (
     Preparation,
     Tokens,
     TokenSpec,
+    View,
     build,
     patchify,
     unpatchify,
 )
 from mmmask.interfaces.component import ChosenByName, StrictModel, validate_strictly
 from mmmask.model.masks import mask_from_bool
-from mmmask.seeds import seeded_generator
+from mmmask.randomness import seeded_generator
 
 Size = Annotated[int, Field(gt=0)]
 
@@ -39,7 +40,7 @@ class _Chosen(StrictModel):
 class SyntheticPreparation(Preparation):
     """The worker side: samples are ready as they are."""
 
-    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
+    def prepare(self, decoded: Tensor, view: View) -> Tensor:
         """The sample itself."""
         return decoded
 
@@ -51,7 +52,7 @@ class SyntheticModality(Modality):
         grid: tuple[Size, ...] = Field(default=(16,), description="tokens along each axis")
         patch_size: tuple[Size, ...] = Field(default=(4,), description="numbers of a token along each axis")
         channels: int = Field(default=2, gt=0, description="numbers per place")
-        vocabulary: int | None = Field(default=None, gt=1, description="number of ids; null: numbers, not ids")
+        vocab_size: int | None = Field(default=None, gt=1, description="number of ids; null: numbers, not ids")
 
     config: Config
 
@@ -59,10 +60,12 @@ class SyntheticModality(Modality):
     def spec(self) -> TokenSpec:
         """What a token is."""
         settings = self.config
-        if settings.vocabulary is not None:
-            return TokenSpec(settings.patch_size, settings.channels, settings.vocabulary)
+        if settings.vocab_size is not None:
+            return TokenSpec(settings.patch_size, settings.channels, settings.vocab_size)
         mean, deviation = (0.5,) * settings.channels, (0.25,) * settings.channels
-        return TokenSpec(settings.patch_size, settings.channels, mean=mean, std=deviation)
+        return TokenSpec(
+            settings.patch_size, settings.channels, mean=mean, std=deviation, scale=255.0, range=(0.0, 1.0)
+        )
 
     @property
     def embedding(self) -> str:
@@ -91,7 +94,8 @@ class SyntheticModality(Modality):
         Raises:
             ValueError: the shape does not fit.
         """
-        return Tokens(patchify(batch, self.config.patch_size), self.grid(batch.shape), self.spec)
+        content = patchify(batch, self.config.patch_size)
+        return Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """The inverse of `tokenize`."""
@@ -99,9 +103,9 @@ class SyntheticModality(Modality):
 
     def build_embedding(self, width: int) -> nn.Module:
         """A Linear of numbers; of ids the sum of a learned vector each."""
-        if self.config.vocabulary is None:
+        if self.config.vocab_size is None:
             return super().build_embedding(width)
-        return nn.Sequential(nn.Embedding(self.config.vocabulary, width), _SumOverIds())
+        return nn.Sequential(nn.Embedding(self.config.vocab_size, width), _SumOverIds())
 
 
 class _SumOverIds(nn.Module):
@@ -124,7 +128,7 @@ class Scene:
     @property
     def holds_ids(self) -> bool:
         """Whether content is discrete."""
-        return self.modality.spec.vocabulary is not None
+        return self.modality.spec.vocab_size is not None
 
     @property
     def key(self) -> str:
@@ -145,8 +149,8 @@ class Scene:
         """(count, *sample_shape), uint8, or int64 where they are ids."""
         spec, shape = self.modality.spec, (count, *self.modality.sample_shape)
         generator = seeded_generator("samples", seed)
-        if spec.vocabulary is not None:
-            return torch.randint(spec.vocabulary, shape, generator=generator)
+        if spec.vocab_size is not None:
+            return torch.randint(spec.vocab_size, shape, generator=generator)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
     def tokens(self, count: int, seed: int = 0, dtype: torch.dtype | None = None) -> Tokens:
@@ -154,29 +158,29 @@ class Scene:
         tokens = self.modality.tokenize(self.samples(count, seed))
         if dtype is None or self.holds_ids:
             return tokens
-        return Tokens(tokens.values().to(dtype), tokens.grid, tokens.spec)
+        return Tokens(tokens.values().to(dtype), tokens.grid, tokens.spec, normalized=True)
 
     def mask(self, count: int, ratio: float = 0.5, seed: int = 0) -> Mask:
-        """Hides about so many tokens at random, at least one and not all; with a ratio of 0 none."""
+        """Masks about so many tokens at random, at least one and not all; with a ratio of 0 none."""
         tokens = math.prod(self.grid)
-        hidden = min(max(round(tokens * ratio), 1), tokens - 1) if ratio else 0
+        masked = min(max(round(tokens * ratio), 1), tokens - 1) if ratio else 0
         ranks = torch.rand(count, tokens, generator=seeded_generator("mask", seed)).argsort(1).argsort(1)
-        return mask_from_bool(ranks < hidden)
+        return mask_from_bool(ranks < masked)
 
-    def with_other_hidden_content(self, tokens: Tokens, mask: Mask) -> Tokens:
-        """The same visible tokens, others where they are hidden."""
+    def with_other_masked_content(self, tokens: Tokens, mask: Mask) -> Tokens:
+        """The same visible tokens, others where they are masked."""
         other = self.tokens(len(tokens.content), seed=99, dtype=tokens.content.dtype).content
         if tokens.content.dtype == torch.uint8:
             other = 255 - tokens.content
-        return Tokens(torch.where(mask.hidden.unsqueeze(-1), other, tokens.content), tokens.grid, tokens.spec)
+        return replace(tokens, content=torch.where(mask.masked.unsqueeze(-1), other, tokens.content))
 
 
 def synthetic(
-    grid: tuple[int, ...], patch_size: tuple[int, ...], vocabulary: int | None = None, channels: int = 2
+    grid: tuple[int, ...], patch_size: tuple[int, ...], vocab_size: int | None = None, channels: int = 2
 ) -> Scene:
     """A scene of synthetic samples."""
     config = SyntheticModality.Config(
-        name="synthetic", grid=grid, patch_size=patch_size, vocabulary=vocabulary, channels=channels
+        name="synthetic", grid=grid, patch_size=patch_size, vocab_size=vocab_size, channels=channels
     )
     return Scene(SyntheticModality(config))
 
@@ -192,7 +196,7 @@ def synthetic_scenes() -> list[Scene]:
         synthetic((2, 6), (16, 16)),
         synthetic((2, 3, 4), (2, 2, 2)),
         synthetic((12,), (1,), channels=1),
-        synthetic((12,), (1,), vocabulary=11, channels=1),
+        synthetic((12,), (1,), vocab_size=11, channels=1),
     ]
 
 

@@ -1,7 +1,7 @@
 """Sample scenes: a textured shape that moves over a smooth, textured background.
 
 One picture shows which shape it is; only a clip shows how it moves, because every motion starts from the same
-distribution of first frames. Large shapes, gradients and mild textures make hidden patches predictable from visible
+distribution of first frames. Large shapes, gradients and mild textures make masked patches predictable from visible
 ones, so that a tiny model learns something within a minute.
 """
 

@@ -16,13 +16,13 @@ class TextModality(Modality):
     """Texts (1, length), ids of bytes or of a vocabulary's tokens, on a grid of one axis."""
 
     class Config(Modality.Config):
-        length: int = Field(default=256, gt=0, description="tokens of a sample")
-        vocabulary: str | None = Field(
+        length: int = Field(default=256, gt=0, description="number of tokens of a sample")
+        tokenizer: str | None = Field(
             default=None,
             description="path of a tokenizer.json of the library tokenizers, which the extra `text` installs; null "
             "takes the bytes of UTF-8",
         )
-        max_bytes: int = Field(default=2**24, gt=0, description="a text of more bytes is a bad sample")
+        max_bytes: int = Field(default=2**24, gt=0, description="a longer text, in bytes, is a bad sample")
 
     config: Config
 
@@ -33,7 +33,7 @@ class TextModality(Modality):
         Raises:
             MmmaskError: the vocabulary cannot be read.
         """
-        return TokenSpec((1,), channels=1, vocabulary=self._vocabulary.size)
+        return TokenSpec((1,), channels=1, vocab_size=self._vocabulary.size)
 
     @property
     def embedding(self) -> str:
@@ -52,7 +52,7 @@ class TextModality(Modality):
     @property
     def preparation(self) -> TextPreparation:
         """The worker side."""
-        return TextPreparation(self.config.length, self.config.vocabulary, self.config.max_bytes)
+        return TextPreparation(self.config.length, self.config.tokenizer, self.config.max_bytes)
 
     def grid(self, shape: Sequence[int]) -> Grid:
         """(tokens,) of a sample (..., tokens).
@@ -84,17 +84,17 @@ class TextModality(Modality):
 
     @property
     def _vocabulary(self) -> Vocabulary:
-        return open_vocabulary(self.config.vocabulary)
+        return open_vocabulary(self.config.tokenizer)
 
 
 class IdEmbedding(nn.Embedding):
     """Ids (batch, tokens, 1) -> (batch, tokens, width).
 
-    Initialised with deviation 1, on a par with the sines that are added as positions (Vaswani et al. 2017, section 3.4,
-    multiplies smaller vectors by the root of the width). With BERT's 0.02 beside them, a small model took twice as many
-    steps until it made use of what is visible; beside learned positions both did alike.
+    Initialised with standard deviation 1, like the sines that are added as positions (Vaswani et al. 2017, section 3.4,
+    multiply smaller vectors by the square root of the width). With BERT's 0.02 and sines, a small model took twice as
+    many steps to make use of visible tokens; with learned positions both did equally well.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # the parent's name for it
-        """Vectors of ids, which may be integers of any type."""
+        """Vectors of ids of any integer type."""
         return super().forward(input.squeeze(-1).long())

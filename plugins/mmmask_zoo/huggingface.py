@@ -95,8 +95,10 @@ def pixel_loss(writing: Writing, epsilon_inside: bool, **allowed: tuple[object, 
         InteropError: it is another loss.
     """
     where, settings = f"streams.{writing.stream}", writing.settings.streams[writing.stream]
-    if settings.predict is not None:
-        raise writing.error(f"{where}.predict is {settings.predict.name}; the layout predicts all masked tokens")
+    if settings.decoder_masker is not None:
+        raise writing.error(
+            f"{where}.decoder_masker is {settings.decoder_masker.name}; the layout predicts all masked tokens"
+        )
     loss = settings.loss
     if loss.name != "pixels":
         raise writing.error(f"{where}.loss.name is {loss.name}; the layout is that of a model of pixels")

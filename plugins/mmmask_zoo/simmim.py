@@ -151,7 +151,7 @@ def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWei
             "prefix_tokens": 1,
             "positions": {"name": "relative_bias"},
             "bias_per_block": tables[0] != layout.positions,
-            "hidden_tokens": "drop" if is_classifier else "replace",
+            "masked_tokens": "drop" if is_classifier else "replace",
         },
         decoder=None,
         is_classifier=is_classifier,
@@ -166,7 +166,7 @@ def _write_vit(writing: Writing, patches: Patches) -> None:
         "prefix_tokens": (1,),
         "qkv_bias": ("query_value",),
         "positions": ("relative_bias",),
-        "hidden_tokens": ("drop" if writing.classifier else "replace",),
+        "masked_tokens": ("drop" if writing.classifier else "replace",),
     }
     layout.write(writing, patches, allowed, None, pools=("prefix",))
     encoder = writing.part("encoder")

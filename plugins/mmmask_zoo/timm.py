@@ -56,7 +56,7 @@ class TimmFormat(LayoutFormat):
 
     def _write(self, writing: Writing) -> None:
         writing.stream = self._pictures(writing)
-        free = ("layer_scale", "norm_epsilon", "qkv_bias", "hidden_tokens", "final_norm")
+        free = ("layer_scale", "norm_epsilon", "qkv_bias", "masked_tokens", "final_norm")
         spec, width = writing.modality.spec, writing.part("encoder").width
         patches = Patches(width, spec.channels, spec.patch_size, writing.modality.embedding)
         encoder = writing.require_part("encoder", "vit", free, prefix_tokens=(0, 1))
@@ -74,7 +74,7 @@ class TimmFormat(LayoutFormat):
                 writing.written[f"blocks.{block}.attn.qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
         for prefix in (DECODERS, HEADS):
             writing.leave_out(f"{prefix}.", "timm's VisionTransformer is an encoder")
-        writing.leave_out("losses.", "timm's VisionTransformer has no loss")
+        writing.leave_out("objectives.masked.learned_losses.", "timm's VisionTransformer has no loss")
         writing.leave_out("encoder.mask_token", "timm's VisionTransformer masks nothing")
         for prefix in ("embeddings", "positions"):
             writing.leave_out(f"encoder.{prefix}.", "the layout has one patch embedding, for pictures")

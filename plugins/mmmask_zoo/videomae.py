@@ -81,7 +81,7 @@ class VideoMAEV2Format(LayoutFormat):
     def _read(self, conversion: Conversion) -> ForeignWeights:
         # running cells are left out of what the decoder predicts (section 3.2)
         ratio = self.config.decoder_mask_ratio
-        return _read(conversion, self.config, predict={"name": "running_cell", "mask_ratio": ratio})
+        return _read(conversion, self.config, decoder_masker={"name": "running_cell", "mask_ratio": ratio})
 
     def _write(self, writing: Writing) -> None:
         _write(writing, cosine_attention=(False, True))

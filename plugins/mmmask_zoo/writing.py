@@ -134,7 +134,7 @@ class Writing:
         """
         where, modality = f"streams.{self.stream}.modality", self.modality
         patch, (height, width) = modality.spec.patch_size, modality.sample_shape[-2:]
-        if modality.spec.vocabulary is not None or len(patch) != len(axes) or patch[-1] != patch[-2]:
+        if modality.spec.vocab_size is not None or len(patch) != len(axes) or patch[-1] != patch[-2]:
             raise self.error(
                 f"{where}.patch_size is {list(patch)}; the layout has patches of ({', '.join(axes)}), height and width "
                 "equal"

@@ -7,9 +7,9 @@ import pytest
 import mmmask
 from mmmask.cli import COMMANDS
 from mmmask.components import components
-from mmmask.compose import parse_yaml, shipped_experiments
 from mmmask.experiment import experiment_from_data, load_experiment
-from mmmask.published import published
+from mmmask.experiment.compose import parse_yaml, shipped_experiments
+from mmmask.interop.published import published
 
 SMALL = (
     "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
@@ -125,8 +125,8 @@ def test_describe_every_component(cli, kind, name):
 
 def test_describe_shows_types_defaults_bounds_and_meaning(cli):
     out = cli("describe", "masker", "random").out
-    assert "  mask_ratio: float, default 0.75, >= 0 and < 1\n      share of the tokens that is hidden\n" in out
-    assert "  round_down: hidden | visible, default hidden\n" in out
+    assert "  mask_ratio: float, default 0.75, >= 0 and < 1\n      share of the tokens that is masked\n" in out
+    assert "  round_down: masked | visible, default masked\n" in out
     out = cli("describe", "encoder", "vit").out
     assert "  positions: positions, default flat_sinusoid\n" in out
     assert "  qkv_bias: bool | query_value, default true\n" in out

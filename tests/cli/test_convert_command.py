@@ -173,7 +173,7 @@ def test_an_encoder_alone_needs_no_strict(cli, mistake, encoder_only, tmp_path):
     done = cli("convert", encoder_only, "--no-strict", "--verbose", "-o", output)
     assert done.code == 0, done.err
     assert "mask_token: not in the file; as initialised (--no-strict)\n" in done.out
-    assert mmmask.interop.load(output).decoders
+    assert mmmask.interop.load(output).objectives["masked"].decoders
 
 
 def test_what_is_not_from_the_file_is_said(cli, model, encoder_only, theirs, tmp_path):

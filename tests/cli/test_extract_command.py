@@ -15,7 +15,7 @@ import mmmask
 from mmmask.builtins.swin import SwinEncoder
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import PLAIN, SourceFile
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.build import build_classifier
 from mmmask.model.classifier import ClassifierSettings
@@ -58,7 +58,7 @@ def tuned(tmp_path):
 
 def samples(model, stream, paths):
     preparation = model.modalities[stream].preparation
-    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), None), None) for path in paths])
+    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), PLAIN) for path in paths])
 
 
 def paths_of(file):
@@ -257,12 +257,12 @@ def test_a_runs_folder(cli, pixel_run, corpus, tmp_path):
 
 @pytest.fixture
 def pictures(corpus, tmp_path):
-    """Three pictures, two of them damaged, a text, and what is hidden."""
+    """Three pictures, two of them damaged, a text, and what is masked."""
     folder = tmp_path / "pictures"
-    (folder / "below" / ".hidden").mkdir(parents=True)
+    (folder / "below" / ".masked").mkdir(parents=True)
     good = next((corpus / "images").rglob("*.jpg"))
     shutil.copy(good, folder / "below" / "good.JPG")
-    shutil.copy(good, folder / "below" / ".hidden" / "other.jpg")
+    shutil.copy(good, folder / "below" / ".masked" / "other.jpg")
     (folder / "a.jpg").write_bytes(b"\xff\xd8\xff no picture")
     (folder / "b.png").write_bytes(b"")
     (folder / "notes.txt").write_text("no picture")

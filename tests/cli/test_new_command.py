@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import mmmask
-from mmmask import new_plugin
 from mmmask.components import INTERFACE_VERSION, INTERFACES, components
-from mmmask.compose import parse_yaml
-from mmmask.new_plugin import LONGEST, kinds, render, write_plugin
+from mmmask.experiment.compose import parse_yaml
+from mmmask.scaffold import new_plugin
+from mmmask.scaffold.new_plugin import LONGEST, kinds, render, write_plugin
 
 KINDS = kinds()
 LONG = "abcdefgh_" * 3 + "abcd1"

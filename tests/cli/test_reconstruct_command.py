@@ -25,7 +25,7 @@ def test_images(cli, pixel_run, files, tmp_path):
     images, _ = files
     done = cli("reconstruct", pixel_run, *images, "--output", tmp_path / "new" / "picture.png")
     assert done.code == 0, done.err
-    assert "images: 2 files (mean and deviation of hidden tokens: estimated from visible tokens)\n" in done.out
+    assert "images: 2 files (mean and deviation of masked tokens: estimated from visible tokens)\n" in done.out
     assert f"picture: {tmp_path}/new/picture.png\n" in done.out
     assert len(np.unique(np.asarray(Image.open(tmp_path / "new" / "picture.png")))) > 20
 
@@ -64,17 +64,17 @@ def test_true_statistics_are_said_to_be_true(cli, pixel_run, files, tmp_path):
 
 
 def test_ratios_that_lie_close_together_are_columns_of_their_own(cli, pixel_run, files, tmp_path, monkeypatch):
-    import mmmask.pictures
+    import mmmask.evaluation.pictures
 
-    labels, reconstruct = [], mmmask.pictures.reconstruct
+    labels, reconstruct = [], mmmask.evaluation.pictures.reconstruct
     monkeypatch.setattr(
-        mmmask.pictures,
+        mmmask.evaluation.pictures,
         "reconstruct",
         lambda m, s, b, maskers, *rest: (labels.extend(maskers), reconstruct(m, s, b, maskers, *rest))[1],
     )
     done = cli("reconstruct", pixel_run, files[0][0], "--mask-ratio", "0.07,0.75,0.754", "--output", tmp_path / "a.png")
     assert done.code == 0
-    assert labels == ["7% hidden", "75% hidden", "75.4% hidden"]
+    assert labels == ["7% masked", "75% masked", "75.4% masked"]
 
 
 def test_a_seed_chooses_the_masks(cli, pixel_run, files, tmp_path):
@@ -135,7 +135,7 @@ def recording(signals, tmp_path_factory):
     class RecordingPreparation(signals.SignalPreparation):
         extensions = (".npy",)
 
-        def decode(self, loaded, generator):
+        def decode(self, loaded, view):
             try:
                 return torch.from_numpy(np.load(loaded.local_path()))
             except ValueError as error:

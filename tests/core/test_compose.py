@@ -2,8 +2,15 @@
 
 import pytest
 
-from mmmask.compose import apply_overrides, dump_yaml, merge, parse_yaml, read_experiment, shipped_experiments
-from mmmask.errors import ExperimentError
+from mmmask.experiment.compose import (
+    apply_overrides,
+    dump_yaml,
+    merge,
+    parse_yaml,
+    read_experiment,
+    shipped_experiments,
+)
+from mmmask.experiment.errors import ExperimentError
 
 
 def write(folder, name, text):

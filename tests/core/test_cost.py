@@ -3,8 +3,8 @@
 import pytest
 
 import mmmask
-from mmmask.cost import meta_model, parameters, stream_cost
 from mmmask.experiment import experiment_from_data
+from mmmask.profiling.cost import meta_model, parameters, stream_cost
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from mmmask.builtins.cross_entropy import CrossEntropyLoss
 from mmmask.interfaces import Mask, Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 
-SPEC = TokenSpec((1,), 1, vocabulary=5)
+SPEC = TokenSpec((1,), 1, vocab_size=5)
 
 
 def make(**settings):
@@ -23,7 +23,7 @@ def tokens():
 
 def test_one_logit_per_id():
     assert make().prediction_dim(SPEC) == 5
-    assert make().prediction_dim(TokenSpec((2,), 3, vocabulary=10)) == 60
+    assert make().prediction_dim(TokenSpec((2,), 3, vocab_size=10)) == 60
     with pytest.raises(MmmaskError, match="is for ids, and these tokens hold values: use 'pixels'"):
         make().prediction_dim(TokenSpec((2,), 3))
 
@@ -48,7 +48,7 @@ def test_the_error_by_hand(tokens):
 
 
 def test_several_ids_of_a_token_are_averaged():
-    spec = TokenSpec((2,), 1, vocabulary=3)
+    spec = TokenSpec((2,), 1, vocab_size=3)
     tokens = Tokens(torch.tensor([[[0, 2]]]), (1,), spec)
     prediction = torch.log(torch.tensor([[[0.5, 0.25, 0.25, 0.2, 0.2, 0.6]]]))
     error = make().error(prediction, make().target(tokens, torch.tensor([[0]])))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmmask.compose import parse_yaml, shipped_experiments
 from mmmask.experiment import ExperimentError, experiment_from_data, load_experiment
+from mmmask.experiment.compose import parse_yaml, shipped_experiments
 from mmmask_registry import MmmaskError
 
 
@@ -234,8 +234,8 @@ def test_a_round_trip_keeps_what_yaml_might_mistake(signals):
 
 def test_defaults_are_filled_in(signals):
     data = experiment_from_data(signals.signal_data()).to_data()
-    assert data["streams"]["long"]["masker"] == {"name": "random", "mask_ratio": 0.75, "round_down": "hidden"}
-    assert data["streams"]["long"]["predict"] is None
+    assert data["streams"]["long"]["masker"] == {"name": "random", "mask_ratio": 0.75, "round_down": "masked"}
+    assert data["streams"]["long"]["decoder_masker"] is None
     assert data["model"]["encoder"]["positions"] == {"name": "flat_sinusoid"}
     assert data["training"]["optimizer"]["betas"] == [0.9, 0.95]
 
@@ -287,7 +287,7 @@ def test_a_masker_in_short_and_another_name(signals):
     data["streams"]["long"]["masker"]["round_down"] = "visible"
     short = experiment_from_data(data, overrides=["streams.long.masker=tube"])
     long = experiment_from_data(data, overrides=["streams.long.masker.name=tube"])
-    assert short.streams["long"].masker.model_dump() == {"name": "tube", "mask_ratio": 0.9, "round_down": "hidden"}
+    assert short.streams["long"].masker.model_dump() == {"name": "tube", "mask_ratio": 0.9, "round_down": "masked"}
     assert short == long
 
 

@@ -1,4 +1,4 @@
-"""Maskers hide exact numbers, tubes are never split, and masks depend on (seed, stream, step, row) alone."""
+"""Maskers mask exact numbers, tubes are never split, and masks depend on (seed, stream, step, row) alone."""
 
 import math
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mmmask.builtins.maskers import RandomMasker, TubeMasker
 from mmmask.interfaces import MaskContext, Masker
-from mmmask.interfaces.masker import rows_noise
-from mmmask.model.masks import MaskError, draw_mask, mask_from_bool, nothing_hidden
+from mmmask.model.masks import MaskError, draw_mask, mask_from_bool, nothing_masked
+from mmmask.randomness import rows_noise
 
 CPU = torch.device("cpu")
 
@@ -23,31 +23,31 @@ def context(grid, batch, seed=0, noise=None, step=0):
     return MaskContext(grid, batch, CPU, noise or rows_noise(seed, 0, batch, CPU), step, None)
 
 
-def draw(masker, grid, batch, seed=0, predict=None):
-    return draw_mask(masker, predict, context(grid, batch, seed))
+def draw(masker, grid, batch, seed=0, decoder_masker=None):
+    return draw_mask(masker, decoder_masker, context(grid, batch, seed))
 
 
 grids = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 ratios = st.floats(0, 0.99)
-rounding = st.sampled_from(["hidden", "visible"])
+rounding = st.sampled_from(["masked", "visible"])
 
 
 @given(grids, ratios, rounding, st.integers(1, 3), st.integers(0, 5))
 def test_the_random_masker_hides_exactly_as_many_in_every_sample(grid, ratio, round_down, batch, seed):
     tokens = math.prod(grid)
     masker = make(RandomMasker, mask_ratio=ratio, round_down=round_down)
-    expected = int(ratio * tokens) if round_down == "hidden" else tokens - int(tokens * (1 - ratio))
-    assert masker.num_hidden(grid, 0) == expected
+    expected = int(ratio * tokens) if round_down == "masked" else tokens - int(tokens * (1 - ratio))
+    assert masker.num_masked(grid, 0) == expected
     if expected == tokens:
         with pytest.raises(MaskError, match="lower its ratio"):
             draw(masker, grid, batch, seed)
         return
     mask = draw(masker, grid, batch, seed)
-    assert mask.hidden.shape == (batch, tokens)
-    assert mask.hidden.sum(1).tolist() == [expected] * batch
+    assert mask.masked.shape == (batch, tokens)
+    assert mask.masked.sum(1).tolist() == [expected] * batch
     for row in range(batch):
-        assert mask.visible[row].tolist() == torch.nonzero(~mask.hidden[row]).flatten().tolist()
-        assert mask.predicted[row].tolist() == torch.nonzero(mask.hidden[row]).flatten().tolist()
+        assert mask.visible[row].tolist() == torch.nonzero(~mask.masked[row]).flatten().tolist()
+        assert mask.predicted[row].tolist() == torch.nonzero(mask.masked[row]).flatten().tolist()
     assert mask.visible.dtype == mask.predicted.dtype == torch.int64
     assert torch.equal(mask.counted, torch.ones(batch, expected))
 
@@ -56,32 +56,32 @@ def test_the_random_masker_hides_exactly_as_many_in_every_sample(grid, ratio, ro
 def test_a_tube_is_never_split(grid, ratio, round_down, batch, seed):
     cells = math.prod(grid[1:])
     masker = make(TubeMasker, mask_ratio=ratio, round_down=round_down)
-    expected = int(ratio * cells) if round_down == "hidden" else cells - int(cells * (1 - ratio))
-    assert masker.num_hidden(grid, 0) == grid[0] * expected
+    expected = int(ratio * cells) if round_down == "masked" else cells - int(cells * (1 - ratio))
+    assert masker.num_masked(grid, 0) == grid[0] * expected
     if expected == cells:
         return
-    hidden = draw(masker, grid, batch, seed).hidden.view(batch, grid[0], cells)
-    assert torch.equal(hidden, hidden[:, :1].expand_as(hidden))
-    assert hidden[:, 0].sum(1).tolist() == [expected] * batch
+    masked = draw(masker, grid, batch, seed).masked.view(batch, grid[0], cells)
+    assert torch.equal(masked, masked[:, :1].expand_as(masked))
+    assert masked[:, 0].sum(1).tolist() == [expected] * batch
 
 
 def test_a_tube_is_not_split_by_cells_that_drew_the_same_noise():
     constant = context((4, 3, 3), 2, noise=lambda shape: torch.full(shape, 0.5))
-    hidden = draw_mask(make(TubeMasker, mask_ratio=0.5), None, constant).hidden.view(2, 4, 9)
-    assert torch.equal(hidden, hidden[:, :1].expand_as(hidden))
-    assert hidden[:, 0].sum(1).tolist() == [4, 4]
+    masked = draw_mask(make(TubeMasker, mask_ratio=0.5), None, constant).masked.view(2, 4, 9)
+    assert torch.equal(masked, masked[:, :1].expand_as(masked))
+    assert masked[:, 0].sum(1).tolist() == [4, 4]
 
 
-def test_equal_scores_are_hidden_in_token_order():
+def test_equal_scores_are_masked_in_token_order():
     constant = context((7,), 1, noise=lambda shape: torch.full(shape, 0.5))
     mask = draw_mask(make(RandomMasker, mask_ratio=0.5), None, constant)
     assert mask.predicted.tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(
-    ("grid", "ratio", "hidden", "visible"),
+    ("grid", "ratio", "masked", "visible"),
     [
-        # what the papers' sizes must give: (tokens, ratio) -> hidden, visible
+        # what the papers' sizes must give: (tokens, ratio) -> masked, visible
         ((1, 14, 14), 0.75, 147, 49),
         ((1, 14, 14), 0.9, 176, 20),
         ((8, 14, 14), 0.9, 1411, 157),
@@ -90,10 +90,10 @@ def test_equal_scores_are_hidden_in_token_order():
         ((8, 16, 16), 0.9, 1843, 205),
     ],
 )
-def test_published_counts(grid, ratio, hidden, visible):
+def test_published_counts(grid, ratio, masked, visible):
     masker = make(RandomMasker, mask_ratio=ratio)
     mask = draw(masker, grid, 1)
-    assert (mask.predicted.shape[1], mask.visible.shape[1]) == (hidden, visible)
+    assert (mask.predicted.shape[1], mask.visible.shape[1]) == (masked, visible)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_published_counts(grid, ratio, hidden, visible):
     ],
 )  # fmt: skip
 def test_the_counts_of_the_official_generators(grid, ratio, omnimae, mae, tube):
-    assert make(RandomMasker, mask_ratio=ratio).num_hidden(grid, 0) == omnimae
-    assert make(RandomMasker, mask_ratio=ratio, round_down="visible").num_hidden(grid, 0) == mae
-    assert make(TubeMasker, mask_ratio=ratio).num_hidden(grid, 0) == tube
+    assert make(RandomMasker, mask_ratio=ratio).num_masked(grid, 0) == omnimae
+    assert make(RandomMasker, mask_ratio=ratio, round_down="visible").num_masked(grid, 0) == mae
+    assert make(TubeMasker, mask_ratio=ratio).num_masked(grid, 0) == tube
 
 
-def test_every_token_is_hidden_equally_often():
+def test_every_token_is_masked_equally_often():
     mask = draw(make(RandomMasker, mask_ratio=0.75), (4, 4), 4000)
-    share = mask.hidden.float().mean(0)
+    share = mask.masked.float().mean(0)
     assert (share - 0.75).abs().max() < 0.035  # five deviations
 
 
@@ -132,14 +132,14 @@ class PerfectNumbers(Masker):
     def scores(self, context):
         return torch.zeros(context.batch, 3)
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return 2
 
 
-@pytest.mark.parametrize(("count", "message"), [(4, "hides 4 of the 4 tokens"), (-1, "hides -1 of the 4 tokens")])
+@pytest.mark.parametrize(("count", "message"), [(4, "masks 4 of the 4 tokens"), (-1, "masks -1 of the 4 tokens")])
 def test_a_count_that_leaves_nothing_is_refused(count, message):
     class Greedy(PerfectNumbers):
-        def num_hidden(self, grid, step):
+        def num_masked(self, grid, step):
             return count
 
     with pytest.raises(MaskError, match=message):
@@ -153,27 +153,27 @@ def test_scores_of_another_shape_are_refused():
 
 def test_dual_masking_predicts_visible_tokens_and_does_not_count_them():
     class Fixed(Masker):
-        """Hides the tokens it is told."""
+        """Masks the tokens it is told."""
 
         def scores(self, context):
             scores = torch.zeros(context.batch, math.prod(context.grid))
             scores[:, self.chosen] = 1
             return scores
 
-        def num_hidden(self, grid, step):
+        def num_masked(self, grid, step):
             return len(self.chosen)
 
-    masker, predict = make(Fixed), make(Fixed)
-    masker.chosen, predict.chosen = [1, 2, 5], [0, 2, 3]  # hidden; NOT predicted
-    mask = draw(masker, (6,), 2, predict=predict)
+    masker, decoder_masker = make(Fixed), make(Fixed)
+    masker.chosen, decoder_masker.chosen = [1, 2, 5], [0, 2, 3]  # masked; NOT predicted
+    mask = draw(masker, (6,), 2, decoder_masker=decoder_masker)
     assert mask.visible.tolist() == [[0, 3, 4]] * 2
     assert mask.predicted.tolist() == [[1, 4, 5]] * 2
     assert mask.counted.tolist() == [[1.0, 0.0, 1.0]] * 2
 
 
 def test_dual_masking_draws_the_two_masks_independently():
-    masker, predict = make(RandomMasker, mask_ratio=0.5), make(RandomMasker, mask_ratio=0.5)
-    mask = draw(masker, (64,), 8, predict=predict)
+    masker, decoder_masker = make(RandomMasker, mask_ratio=0.5), make(RandomMasker, mask_ratio=0.5)
+    mask = draw(masker, (64,), 8, decoder_masker=decoder_masker)
     assert mask.predicted.shape == (8, 32)
     share = mask.counted.mean().item()
     assert 0.3 < share < 0.7
@@ -196,7 +196,7 @@ def test_masks_do_not_depend_on_how_rows_are_spread(masker, parts):
     first = 0
     for count in parts:
         part = rows_of((2, 4, 4), first, count, total, make(masker))
-        for name in ("visible", "predicted", "counted", "hidden"):
+        for name in ("visible", "predicted", "counted", "masked"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[first : first + count])
         first += count
 
@@ -212,26 +212,26 @@ def test_a_second_draw_gives_other_numbers():
 
 
 def test_a_bool_mask_becomes_index_sets():
-    hidden = torch.tensor([[True, False, True, False], [False, False, True, True]])
-    mask = mask_from_bool(hidden)
+    masked = torch.tensor([[True, False, True, False], [False, False, True, True]])
+    mask = mask_from_bool(masked)
     assert mask.visible.tolist() == [[1, 3], [0, 1]]
     assert mask.predicted.tolist() == [[0, 2], [2, 3]]
     assert torch.equal(mask.counted, torch.ones(2, 2))
-    assert torch.equal(mask.hidden, hidden)
+    assert torch.equal(mask.masked, masked)
 
 
 @pytest.mark.parametrize(
-    ("hidden", "message"),
+    ("masked", "message"),
     [
         (torch.tensor([[True, False], [False, False]]), r"same number of tokens, not \[0, 1\]"),
-        (torch.tensor([[True, True]]), "hides every token"),
+        (torch.tensor([[True, True]]), "covers every token"),
         (torch.tensor([[1, 0]]), r"must be bool \(batch, tokens\), not torch.int64"),
         (torch.tensor([True, False]), r"must be bool \(batch, tokens\), not torch.bool \(2,\)"),
     ],
 )
-def test_a_mask_that_cannot_be_is_refused(hidden, message):
+def test_a_mask_that_cannot_be_is_refused(masked, message):
     with pytest.raises(MaskError, match=message):
-        mask_from_bool(hidden)
+        mask_from_bool(masked)
 
 
 def test_a_mask_may_hide_nothing():
@@ -240,8 +240,8 @@ def test_a_mask_may_hide_nothing():
     assert mask.visible.tolist() == [[0, 1, 2]] * 2
 
 
-def test_nothing_hidden():
-    mask = nothing_hidden(2, (2, 3), CPU)
+def test_nothing_masked():
+    mask = nothing_masked(2, (2, 3), CPU)
     assert mask.visible.tolist() == [list(range(6))] * 2
     assert mask.predicted.shape == mask.counted.shape == (2, 0)
-    assert not mask.hidden.any()
+    assert not mask.masked.any()

@@ -18,8 +18,8 @@ from mmmask.builtins.maskers import (
     UnitMasker,
 )
 from mmmask.interfaces import MaskContext
-from mmmask.interfaces.masker import rows_noise
 from mmmask.model.masks import MaskError, draw_mask
+from mmmask.randomness import rows_noise
 from mmmask_registry import MmmaskError
 
 ALL = [
@@ -37,11 +37,11 @@ def mask_of(masker, grid, batch=1, seed=0, noise=None, device=CPU):
     return draw_mask(masker, None, MaskContext(grid, batch, device, noise, 0, None))
 
 
-def hidden_of(masker, grid, batch=1, seed=0, noise=None):
+def masked_of(masker, grid, batch=1, seed=0, noise=None):
     """(batch, *grid) bool; checks the promised count on the way."""
-    hidden = mask_of(masker, grid, batch, seed, noise).hidden
-    assert hidden.sum(1).tolist() == [masker.num_hidden(grid, 0)] * batch
-    return hidden.view(batch, *grid)
+    masked = mask_of(masker, grid, batch, seed, noise).masked
+    assert masked.sum(1).tolist() == [masker.num_masked(grid, 0)] * batch
+    return masked.view(batch, *grid)
 
 
 def constant(value):
@@ -50,7 +50,7 @@ def constant(value):
 
 
 ratios = st.floats(0, 0.99)
-rounding = st.sampled_from(["hidden", "visible"])
+rounding = st.sampled_from(["masked", "visible"])
 seeds = st.integers(0, 5)
 sizes = st.integers(1, 9)
 
@@ -59,18 +59,18 @@ sizes = st.integers(1, 9)
 @pytest.mark.parametrize("grid", [(14, 14), (4, 6, 8)], ids=str)
 def test_masks_are_sized_without_memory(masker, grid):
     mask = mask_of(make(masker), grid, batch=3, device=torch.device("meta"))
-    assert mask.hidden.device.type == mask.visible.device.type == "meta"
-    assert mask.hidden.shape == (3, math.prod(grid))
-    assert mask.predicted.shape == (3, make(masker).num_hidden(grid, 0))
+    assert mask.masked.device.type == mask.visible.device.type == "meta"
+    assert mask.masked.shape == (3, math.prod(grid))
+    assert mask.predicted.shape == (3, make(masker).num_masked(grid, 0))
 
 
 @pytest.mark.parametrize("masker", [masker for masker in ALL if masker is not CausalMasker])
 def test_a_row_depends_on_its_own_noise_alone(masker):
     settings = {GridMasker: {"random_offset": True}, FrameMasker: {"mask_ratio": 0.5}}.get(masker, {})
     grid = (4, 8, 8)
-    whole = hidden_of(make(masker, **settings), grid, 6)
+    whole = masked_of(make(masker, **settings), grid, 6)
     last = MaskContext(grid, 2, CPU, rows_noise(0, 4, 6, CPU), 0, None)
-    assert torch.equal(draw_mask(make(masker, **settings), None, last).hidden.view(2, *grid), whole[4:])
+    assert torch.equal(draw_mask(make(masker, **settings), None, last).masked.view(2, *grid), whole[4:])
     assert len({tuple(row) for row in whole.flatten(1).tolist()}) > 1
 
 
@@ -81,31 +81,31 @@ def test_a_row_depends_on_its_own_noise_alone(masker):
 def test_the_causal_masker_hides_the_last_tokens(grid, ratio, round_down, seed):
     tokens = math.prod(grid)
     masker = make(CausalMasker, mask_ratio=ratio, round_down=round_down)
-    count = masker.num_hidden(grid, 0)
-    assert count == make(RandomMasker, mask_ratio=ratio, round_down=round_down).num_hidden(grid, 0)
+    count = masker.num_masked(grid, 0)
+    assert count == make(RandomMasker, mask_ratio=ratio, round_down=round_down).num_masked(grid, 0)
     if count < tokens:
         expected = torch.arange(tokens) >= tokens - count
-        assert torch.equal(hidden_of(masker, grid, 2, seed).flatten(1), expected.expand(2, -1))
+        assert torch.equal(masked_of(masker, grid, 2, seed).flatten(1), expected.expand(2, -1))
 
 
 def test_the_causal_masker_goes_on_in_the_last_visible_step():
-    hidden = hidden_of(make(CausalMasker, mask_ratio=0.75), (2, 2, 3))[0].int()
-    assert hidden.tolist() == [[[0, 0, 0], [1, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
+    masked = masked_of(make(CausalMasker, mask_ratio=0.75), (2, 2, 3))[0].int()
+    assert masked.tolist() == [[[0, 0, 0], [1, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
 
 
 # frame
 
 
 @given(st.lists(sizes, min_size=2, max_size=3).map(tuple), ratios, seeds)
-def test_a_step_is_hidden_whole(grid, ratio, seed):
-    hidden = hidden_of(make(FrameMasker, mask_ratio=ratio), grid, 2, seed).flatten(2)
-    assert torch.equal(hidden, hidden[:, :, :1].expand_as(hidden))
-    assert hidden[:, :, 0].sum(1).tolist() == [math.floor(ratio * grid[0])] * 2
+def test_a_step_is_masked_whole(grid, ratio, seed):
+    masked = masked_of(make(FrameMasker, mask_ratio=ratio), grid, 2, seed).flatten(2)
+    assert torch.equal(masked, masked[:, :, :1].expand_as(masked))
+    assert masked[:, :, 0].sum(1).tolist() == [math.floor(ratio * grid[0])] * 2
 
 
 def test_a_step_is_not_split_by_steps_that_drew_the_same_noise():
-    hidden = hidden_of(make(FrameMasker, mask_ratio=0.5), (4, 3, 3), 2, noise=constant(0.5)).flatten(2)
-    assert torch.equal(hidden, hidden[:, :, :1].expand_as(hidden))
+    masked = masked_of(make(FrameMasker, mask_ratio=0.5), (4, 3, 3), 2, noise=constant(0.5)).flatten(2)
+    assert torch.equal(masked, masked[:, :, :1].expand_as(masked))
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_a_step_is_not_split_by_steps_that_drew_the_same_noise():
     ],
 )  # fmt: skip
 def test_published_counts_of_steps(grid, ratio, count):
-    assert make(FrameMasker, mask_ratio=ratio).num_hidden(grid, 0) == count
+    assert make(FrameMasker, mask_ratio=ratio).num_masked(grid, 0) == count
 
 
-def test_every_step_is_hidden_equally_often():
-    hidden = hidden_of(make(FrameMasker, mask_ratio=0.5), (4, 1, 2), 2000)
-    assert (hidden.float().mean(0) - 0.5).abs().max() < 0.056  # five deviations
+def test_every_step_is_masked_equally_often():
+    masked = masked_of(make(FrameMasker, mask_ratio=0.5), (4, 1, 2), 2000)
+    assert (masked.float().mean(0) - 0.5).abs().max() < 0.056  # five deviations
 
 
 # unit
@@ -135,31 +135,31 @@ def test_every_step_is_hidden_equally_often():
     ratios,
     seeds,
 )
-def test_a_unit_is_hidden_whole(axes, leading, ratio, seed):
+def test_a_unit_is_masked_whole(axes, leading, ratio, seed):
     units, unit = zip(*axes, strict=True)
     lead = (2,) * min(leading, 3 - len(axes))
     grid = lead + tuple(count * extent for count, extent in axes)
     total = math.prod(lead + units)
     masker = make(UnitMasker, mask_ratio=ratio, unit=unit)
     count = math.ceil(total * ratio)
-    assert masker.num_hidden(grid, 0) == count * math.prod(unit)
+    assert masker.num_masked(grid, 0) == count * math.prod(unit)
     if count == total:
         with pytest.raises(MaskError, match="lower its ratio"):
-            hidden_of(masker, grid)
+            masked_of(masker, grid)
         return
-    hidden = hidden_of(masker, grid, 2, seed)
-    cells = hidden
+    masked = masked_of(masker, grid, 2, seed)
+    cells = masked
     for axis, extent in enumerate((1,) * len(lead) + unit, start=1):
         cells = cells.unflatten(axis, (-1, extent)).select(axis + 1, 0)
     assert cells.flatten(1).sum(1).tolist() == [count] * 2
     for axis, extent in enumerate((1,) * len(lead) + unit, start=1):
         cells = cells.repeat_interleave(extent, dim=axis)
-    assert torch.equal(cells, hidden)
+    assert torch.equal(cells, masked)
 
 
 def test_a_unit_is_not_split_by_units_that_drew_the_same_noise():
-    hidden = hidden_of(make(UnitMasker, mask_ratio=0.5), (4, 4), noise=constant(0.5))[0].int()
-    assert hidden.tolist() == [[0, 0, 0, 0]] * 2 + [[1, 1, 1, 1]] * 2
+    masked = masked_of(make(UnitMasker, mask_ratio=0.5), (4, 4), noise=constant(0.5))[0].int()
+    assert masked.tolist() == [[0, 0, 0, 0]] * 2 + [[1, 1, 1, 1]] * 2
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ def test_a_unit_is_not_split_by_units_that_drew_the_same_noise():
     ],
 )  # fmt: skip
 def test_published_counts_of_units(size, unit, ratio, count):
-    assert make(UnitMasker, mask_ratio=ratio, unit=(unit, unit)).num_hidden((size, size), 0) == count
+    assert make(UnitMasker, mask_ratio=ratio, unit=(unit, unit)).num_masked((size, size), 0) == count
 
 
 def test_steps_have_units_of_their_own():
-    hidden = hidden_of(make(UnitMasker), (2, 8, 8), 8)
-    assert not torch.equal(hidden[:, 0], hidden[:, 1])
+    masked = masked_of(make(UnitMasker), (2, 8, 8), 8)
+    assert not torch.equal(masked[:, 0], masked[:, 1])
 
 
 # grid
@@ -186,29 +186,29 @@ def test_steps_have_units_of_their_own():
 
 @given(st.lists(sizes, min_size=2, max_size=3).map(tuple), st.integers(1, 3), st.integers(1, 3))
 def test_the_grid_masker_keeps_one_token_of_every_cell(grid, down, right):
-    hidden = hidden_of(make(GridMasker, stride=(down, right)), grid, 2)
-    assert not hidden[..., ::down, ::right].any()
-    assert (~hidden).flatten(1).sum(1).tolist() == [
+    masked = masked_of(make(GridMasker, stride=(down, right)), grid, 2)
+    assert not masked[..., ::down, ::right].any()
+    assert (~masked).flatten(1).sum(1).tolist() == [
         math.prod(grid[:-2]) * math.ceil(grid[-2] / down) * math.ceil(grid[-1] / right)
     ] * 2
 
 
 def test_the_default_grid_keeps_a_quarter():
-    hidden = hidden_of(make(GridMasker), (2, 4, 4))[0].int()
-    assert hidden.tolist() == [[[0, 1, 0, 1], [1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 1, 1]]] * 2
-    assert make(GridMasker).num_hidden((1, 14, 14), 0) == 147
+    masked = masked_of(make(GridMasker), (2, 4, 4))[0].int()
+    assert masked.tolist() == [[[0, 1, 0, 1], [1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 1, 1]]] * 2
+    assert make(GridMasker).num_masked((1, 14, 14), 0) == 147
 
 
 def test_a_grid_of_one_axis_takes_a_stride_of_one_number():
-    assert hidden_of(make(GridMasker, stride=(3,)), (7,))[0].int().tolist() == [0, 1, 1, 0, 1, 1, 0]
+    assert masked_of(make(GridMasker, stride=(3,)), (7,))[0].int().tolist() == [0, 1, 1, 0, 1, 1, 0]
 
 
 def test_all_offsets_are_drawn_and_are_the_same_at_every_step():
-    hidden = hidden_of(make(GridMasker, stride=(2, 3), random_offset=True), (2, 4, 6), 200)
-    assert torch.equal(hidden[:, 0], hidden[:, 1])
-    starts = {tuple(torch.nonzero(~plane)[0].tolist()) for plane in hidden[:, 0]}
+    masked = masked_of(make(GridMasker, stride=(2, 3), random_offset=True), (2, 4, 6), 200)
+    assert torch.equal(masked[:, 0], masked[:, 1])
+    starts = {tuple(torch.nonzero(~plane)[0].tolist()) for plane in masked[:, 0]}
     assert starts == {(down, right) for down in range(2) for right in range(3)}
-    for plane in hidden[:, 0]:
+    for plane in masked[:, 0]:
         down, right = torch.nonzero(~plane)[0].tolist()
         assert not plane[down::2, right::3].any()
 
@@ -236,8 +236,8 @@ MAPS_4_2_2_THREE_QUARTERS = [
 ]
 
 
-def as_map(hidden):
-    return ["".join(str(int(token)) for token in step) for step in hidden.flatten(1)]
+def as_map(masked):
+    return ["".join(str(int(token)) for token in step) for step in masked.flatten(1)]
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,8 @@ def as_map(hidden):
 def test_running_cells_are_the_published_maps(grid, ratio, maps):
     masker = make(RunningCellMasker, mask_ratio=ratio)
     for phase, expected in enumerate(maps):
-        assert as_map(hidden_of(masker, grid, noise=constant(phase / 4 + 0.1))[0]) == expected
-    drawn = [as_map(sample) for sample in hidden_of(masker, grid, 100)]
+        assert as_map(masked_of(masker, grid, noise=constant(phase / 4 + 0.1))[0]) == expected
+    drawn = [as_map(sample) for sample in masked_of(masker, grid, 100)]
     assert all(found in maps for found in drawn)
     assert len({tuple(found) for found in drawn}) == 4
 
@@ -262,28 +262,28 @@ def test_running_cells_are_the_published_maps(grid, ratio, maps):
     [((8, 14, 14), 0.5, 784), ((8, 14, 14), 0.25, 392), ((8, 14, 14), 0.75, 1176), ((8, 16, 16), 0.5, 1024)],
 )
 def test_published_counts_of_running_cells(grid, ratio, count):
-    hidden = hidden_of(make(RunningCellMasker, mask_ratio=ratio), grid, 4)
-    assert hidden.flatten(1).sum(1).tolist() == [count] * 4
-    assert (hidden.unflatten(1, (-1, 4)).sum(2) == int(4 * ratio)).all(), "every place equally often in four steps"
+    masked = masked_of(make(RunningCellMasker, mask_ratio=ratio), grid, 4)
+    assert masked.flatten(1).sum(1).tolist() == [count] * 4
+    assert (masked.unflatten(1, (-1, 4)).sum(2) == int(4 * ratio)).all(), "every place equally often in four steps"
 
 
 def test_a_plane_is_one_step_of_running_cells():
-    maps = [as_map(plane[None])[0] for plane in hidden_of(make(RunningCellMasker), (4, 4), 50)]
+    maps = [as_map(plane[None])[0] for plane in masked_of(make(RunningCellMasker), (4, 4), 50)]
     assert set(maps) == {steps[0] for steps in MAPS_4_4_4_HALF}
 
 
 def test_axes_between_the_first_and_the_plane_do_not_move_running_cells():
-    hidden = hidden_of(make(RunningCellMasker), (4, 3, 4, 4), 2)
-    assert torch.equal(hidden, hidden[:, :, :1].expand_as(hidden))
-    assert as_map(hidden[0, :, 0]) in MAPS_4_4_4_HALF
+    masked = masked_of(make(RunningCellMasker), (4, 3, 4, 4), 2)
+    assert torch.equal(masked, masked[:, :, :1].expand_as(masked))
+    assert as_map(masked[0, :, 0]) in MAPS_4_4_4_HALF
 
 
 # block
 
 
-def agreement(hidden):
-    """Share of pairs of neighbours in a plane of which both are hidden or both visible."""
-    pairs = [(hidden.int().diff(dim=axis) == 0).flatten() for axis in (-1, -2)]
+def agreement(masked):
+    """Share of pairs of neighbours in a plane of which both are masked or both visible."""
+    pairs = [(masked.int().diff(dim=axis) == 0).flatten() for axis in (-1, -2)]
     return torch.cat(pairs).float().mean()
 
 
@@ -291,27 +291,27 @@ def agreement(hidden):
 def test_blocks_hide_an_exact_number_of_cells_at_every_step(grid, ratio, round_down, min_block, seed):
     plane = math.prod(grid[-2:])
     masker = make(BlockMasker, mask_ratio=ratio, round_down=round_down, min_block=min_block)
-    count = make(RandomMasker, mask_ratio=ratio, round_down=round_down).num_hidden((plane,), 0)
-    assert masker.num_hidden(grid, 0) == count * math.prod(grid[:-2])
+    count = make(RandomMasker, mask_ratio=ratio, round_down=round_down).num_masked((plane,), 0)
+    assert masker.num_masked(grid, 0) == count * math.prod(grid[:-2])
     if count == plane:
         return
-    hidden = hidden_of(masker, grid, 2, seed).reshape(2, -1, plane)
-    assert torch.equal(hidden, hidden[:, :1].expand_as(hidden))
-    assert hidden[:, 0].sum(1).tolist() == [count] * 2
+    masked = masked_of(masker, grid, 2, seed).reshape(2, -1, plane)
+    assert torch.equal(masked, masked[:, :1].expand_as(masked))
+    assert masked[:, 0].sum(1).tolist() == [count] * 2
 
 
 @pytest.mark.parametrize(("ratio", "at_least"), [(0.4, 0.85), (0.6, 0.85), (0.75, 0.85), (0.9, 0.91)])
-def test_hidden_cells_of_blocks_lie_together(ratio, at_least):
-    hidden = hidden_of(make(BlockMasker, mask_ratio=ratio), (14, 14), 200)
-    assert agreement(hidden) > at_least
-    assert agreement(hidden_of(make(RandomMasker, mask_ratio=ratio), (14, 14), 200)) < at_least - 0.05
+def test_masked_cells_of_blocks_lie_together(ratio, at_least):
+    masked = masked_of(make(BlockMasker, mask_ratio=ratio), (14, 14), 200)
+    assert agreement(masked) > at_least
+    assert agreement(masked_of(make(RandomMasker, mask_ratio=ratio), (14, 14), 200)) < at_least - 0.05
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (3, 14, 14)], ids=str)
 def test_a_single_block_is_a_rectangle_anywhere(grid):
-    hidden = hidden_of(make(BlockMasker, mask_ratio=16.5 / 196, aspect=1.0), grid, 1500)
+    masked = masked_of(make(BlockMasker, mask_ratio=16.5 / 196, aspect=1.0), grid, 1500)
     corners = set()
-    for plane in hidden.reshape(1500, -1, 14, 14)[:, 0]:
+    for plane in masked.reshape(1500, -1, 14, 14)[:, 0]:
         rows, columns = torch.nonzero(plane).T
         top, left = rows.min().item(), columns.min().item()
         corners.add((top, left))
@@ -320,23 +320,23 @@ def test_a_single_block_is_a_rectangle_anywhere(grid):
 
 
 def test_blocks_are_as_often_tall_as_wide():
-    hidden = hidden_of(make(BlockMasker, mask_ratio=20.5 / 196, min_block=20), (14, 14), 1000)
-    tall, wide = hidden.any(2).sum(1), hidden.any(1).sum(1)
+    masked = masked_of(make(BlockMasker, mask_ratio=20.5 / 196, min_block=20), (14, 14), 1000)
+    tall, wide = masked.any(2).sum(1), masked.any(1).sum(1)
     assert tall.max() >= 8 <= wide.max(), "20 cells with sides 0.3 : 1 are 2 by 8"
     assert abs((tall > wide).float().mean() - (wide > tall).float().mean()) < 0.16  # five deviations
 
 
 def test_blocks_of_one_axis_are_intervals():
-    hidden = hidden_of(make(BlockMasker, mask_ratio=0.5, min_block=20), (40,), 50)
-    assert (hidden.int().diff(dim=1).abs().sum(1) <= 2).all()
+    masked = masked_of(make(BlockMasker, mask_ratio=0.5, min_block=20), (40,), 50)
+    assert (masked.int().diff(dim=1).abs().sum(1) <= 2).all()
 
 
 def test_blocks_that_do_not_suffice_grow():
-    """All rectangles are the same 2 x 7 ones in the corner; to hide 78 they grow to 6 x 11 and a part of 7 x 12."""
-    hidden = hidden_of(make(BlockMasker), (14, 14), noise=constant(0.0))[0]
-    assert hidden[:6, :11].all()
-    assert not hidden[7:].any()
-    assert not hidden[:, 12:].any()
+    """All rectangles are the same 2 x 7 ones in the corner; to mask 78 they grow to 6 x 11 and a part of 7 x 12."""
+    masked = masked_of(make(BlockMasker), (14, 14), noise=constant(0.0))[0]
+    assert masked[:6, :11].all()
+    assert not masked[7:].any()
+    assert not masked[:, 12:].any()
 
 
 # mistakes
@@ -369,7 +369,7 @@ def test_blocks_that_do_not_suffice_grow():
         (RunningCellMasker, {}, (16,), r"even height and width, not a grid \(16,\): use 'random'"),
         (RunningCellMasker, {}, (8, 7, 8), r"even height and width, not a grid \(8, 7, 8\)"),
         (RunningCellMasker, {}, (8, 8, 7), r"even height and width, not a grid \(8, 8, 7\)"),
-        (RunningCellMasker, {"mask_ratio": 0.2}, (4, 4), "hides 1 to 3 of 4 places, mask_ratio 0.2 hides none: set at"),
+        (RunningCellMasker, {"mask_ratio": 0.2}, (4, 4), "masks 1 to 3 of 4 places, mask_ratio 0.2 masks none: set at"),
     ],
 )
 def test_a_grid_that_does_not_fit_is_refused_with_advice(masker, settings, grid, message):

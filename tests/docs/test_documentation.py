@@ -19,11 +19,15 @@ from PIL import Image
 
 import mmmask
 from mmmask import hooks, testing
+from mmmask.builtins.pixels import PixelLoss
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
-from mmmask.compose import shipped_experiments
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
+from mmmask.experiment.compose import shipped_experiments
+from mmmask.interfaces import PLAIN, build
+from mmmask.model.masks import mask_from_bool
+from mmmask.model.tokenizing import tokenize
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -181,9 +185,45 @@ def test_the_readmes_masker_hides_the_middle(in_folder):
     overrides += ["model.decoder.depth=0", "streams.images.modality.patch_size=[16, 16]"]
     experiment = mmmask.load_experiment("omnimae/vit_base", overrides=[*overrides, "model.encoder.num_heads=2"])
     output = mmmask.build_model(experiment)({"images": torch.zeros(2, 3, 224, 224, dtype=torch.uint8)})
-    hidden = output.streams["images"].mask.hidden.float()
-    assert hidden.sum(dim=1).tolist() == [98, 98]
-    assert hidden[:, 70:126].mean() > 0.95 > 0.05 > hidden[:, :20].mean()
+    masked = output.streams["images"].mask.masked.float()
+    assert masked.sum(dim=1).tolist() == [98, 98]
+    assert masked[:, 70:126].mean() > 0.95 > 0.05 > masked[:, :20].mean()
+
+
+class TestTheUnitsPage:
+    """The examples of docs/units.md learn, and their figures are right."""
+
+    @pytest.fixture
+    def examples(self, in_folder):
+        return run_examples("docs/units.md", in_folder)
+
+    @pytest.mark.parametrize("kind", ["volume", "scan"])
+    @pytest.mark.parametrize("settings", [{"normalize": "none"}, {"normalize": "channel"}, {"unnormalize": False}])
+    def test_a_perfect_prediction_beats_the_baseline(self, examples, kind, settings):
+        modality = build("modality", components().get("modality", kind).Config(name=kind))
+        source = {"volume": examples.PhantomSource, "scan": examples.ScanSource}[kind](mmmask.Source.Config())
+        tokens = tokenize({kind: modality}, kind, torch.stack([source.load(index) for index in range(8)]))
+        masked = torch.rand(8, 64, generator=torch.Generator().manual_seed(0)).argsort(1) < 38
+        mask = mask_from_bool(masked)
+        loss = PixelLoss(PixelLoss.Config(name="pixels", **settings))
+        target = loss.target(tokens, mask.predicted)
+        perfect = target[..., : loss.prediction_dim(modality.spec)]
+        assert loss.error(perfect, target).max() == 0
+        truth, guess = tokens.raw(mask.predicted), modality.baseline(tokens, mask)
+        assert guess.isfinite().all()
+        restored = loss.restore(perfect, tokens, mask.predicted, None)
+        error, error_of_guess = ((raw - truth).square().nanmean().sqrt() for raw in (restored, guess))
+        assert error < 1e-2  # Hounsfield units
+        assert error_of_guess > 100
+
+    @pytest.mark.parametrize("kind", ["volume", "scan"])
+    def test_training_lowers_the_loss(self, examples, kind, in_folder):
+        source = {"volume": "phantoms", "scan": "scans"}[kind]
+        stream = [f"streams.volumes.{key}={source}" for key in ("source", "held_out")]
+        quick = ["training.log.tensorboard=false", "training.log.reconstruct_every=0", "data.workers=0"]
+        experiment = mmmask.load_experiment("volumes.yaml", [f"streams.volumes.modality={kind}", *stream, *quick])
+        run = mmmask.train(experiment, "run", device="cpu")
+        assert run.evaluations[-1]["loss"] < 0.7 * run.evaluations[0]["loss"]
 
 
 class TestThePluginPage:
@@ -226,16 +266,16 @@ class TestThePluginPage:
         assert torch.equal(modality.detokenize(tokens.content, tokens.grid), batch)
         streams = Streams(examples.experiment)
         try:
-            (micro,) = streams.step(0)
+            (micro,) = streams.micro_steps(0)
         finally:
             streams.close()
-        assert micro.samples["stereo"].shape == (16, 2, 64)
+        assert micro.batches["stereo"].content.shape == (16, 2, 64)
         with pytest.raises(mmmask.BadSample, match="shorter"):
-            modality.preparation.prepare(torch.zeros(2, 10), None)
+            modality.preparation.prepare(torch.zeros(2, 10), PLAIN)
 
     def test_the_checkerboard_leaves_one_in_so_many(self, examples):
         masker = examples.CheckerboardMasker(examples.CheckerboardMasker.Config(keep_one_in=4))
-        assert masker.num_hidden((14, 14), 0) == 147
+        assert masker.num_masked((14, 14), 0) == 147
         noise = torch.tensor([[0.0], [0.99]])
         content = torch.zeros(2, 196, 1)
         tokens = mmmask.Tokens(content, (14, 14), mmmask.TokenSpec((1, 1), 1))

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import mmmask
-from mmmask.bench import synthetic_batch
-from mmmask.compose import shipped_experiments
-from mmmask.cost import meta_model, parameters
-from mmmask.training.optimizer import build_optimizer, peak_learning_rate
+from mmmask.experiment.compose import shipped_experiments
+from mmmask.interfaces import build
+from mmmask.profiling.bench import synthetic_batch
+from mmmask.profiling.cost import meta_model, parameters
+from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 
 NAMES = list(shipped_experiments())
@@ -48,14 +49,15 @@ def test_it_is_valid_and_can_be_built(name):
     experiment = mmmask.load_experiment(name)
     assert all(stream.source is not None for stream in experiment.streams.values())
     model = meta_model(experiment)
-    assert list(model.streams) == list(experiment.streams)
+    assert list(model.modalities) == list(experiment.streams)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_takes_a_training_step(name):
     experiment = small(name)
     model = mmmask.build_model(experiment)
-    optimizer = build_optimizer(model, experiment.training.optimizer)
+    settings = experiment.training.optimizer
+    optimizer = build("optimizer", settings).build(parameter_groups(model, settings.weight_decay))
     rate = learning_rate_schedule(experiment.training.schedule, peak_learning_rate(experiment), 100)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     batch = {stream: synthetic_batch(experiment, model, stream, 2) for stream in experiment.streams}
@@ -133,10 +135,10 @@ def test_parameter_counts_at_full_size(name):
 )
 def test_published_token_counts(name, stream, tokens, visible):
     model = meta_model(mmmask.load_experiment(name))
-    part = model.streams[stream]
-    grid = part.modality.grid(part.modality.sample_shape)
+    modality, masker = model.modalities[stream], model.objective(stream).masker_of[stream]
+    grid = modality.grid(modality.sample_shape)
     assert torch.Size(grid).numel() == tokens
-    assert tokens - part.masker.num_hidden(grid, 0) == visible
+    assert tokens - masker.num_masked(grid, 0) == visible
 
 
 def test_the_released_omnimae_mixes_as_its_epochs_do():

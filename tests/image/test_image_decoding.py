@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 from mmmask_image import decoding
 from mmmask_image.decoding import decode_image
 from mmmask_image.orientation import exif_orientation, find_jpeg_exif

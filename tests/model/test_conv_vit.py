@@ -1,4 +1,4 @@
-"""The encoder of masked convolutions and a ViT: its interface, and against one that computes hidden cells as well."""
+"""The encoder of masked convolutions and a ViT: its interface, and against one that computes masked cells as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmmask.builtins.conv_vit import ConvViTEncoder, places_on_plane
-from mmmask.interfaces import Embedding, GridError, Group, Mask, Tokens, TokenSpec, gather_rows, patchify
+from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Tokens, TokenSpec, gather_rows, patchify
 from mmmask_registry import MmmaskError
 
 SMALL = {
@@ -32,17 +32,17 @@ def build(embeddings=None, seed=0, **settings):
     return ConvViTEncoder(ConvViTEncoder.Config(**(SMALL | settings)), embeddings or {"a": embedding()})
 
 
-def group(samples, hidden=None, patch=(16, 16), key="a"):
-    """Samples (batch, channels, height, width); hidden (batch, tokens), as many in every sample, or None."""
+def group(samples, masked=None, patch=(16, 16), key="a"):
+    """Samples (batch, channels, height, width); masked (batch, tokens), as many in every sample, or None."""
     grid = (samples.shape[2] // patch[0], samples.shape[3] // patch[1])
-    hidden = torch.zeros(samples.shape[0], grid[0] * grid[1], dtype=torch.bool) if hidden is None else hidden
-    visible = (~hidden).nonzero()[:, 1].view(hidden.shape[0], -1)
-    predicted = hidden.nonzero()[:, 1].view(hidden.shape[0], -1)
+    masked = torch.zeros(samples.shape[0], grid[0] * grid[1], dtype=torch.bool) if masked is None else masked
+    visible = (~masked).nonzero()[:, 1].view(masked.shape[0], -1)
+    predicted = masked.nonzero()[:, 1].view(masked.shape[0], -1)
     tokens = Tokens(patchify(samples, patch), grid, TokenSpec(patch, samples.shape[1]))
-    return Group(key, tokens, Mask(visible, predicted, predicted.float(), hidden))
+    return EncoderInput(key, tokens, Mask(visible, predicted, predicted.float(), masked))
 
 
-def some_hidden(batch=2, tokens=16, count=10):
+def some_masked(batch=2, tokens=16, count=10):
     return draw(batch, tokens, seed=5).argsort(dim=1) < count
 
 
@@ -69,12 +69,12 @@ def convolution(linear, plane, side):
     return F.conv2d(plane, weight, linear.bias, stride=side)
 
 
-def dense(encoder, samples, hidden, grid, key="a"):
-    """The encoder as the paper draws it, on whole planes, hidden cells too: (latents of all tokens, planes).
+def dense(encoder, samples, masked, grid, key="a"):
+    """The encoder as the paper draws it, on whole planes, masked cells too: (latents of all tokens, planes).
 
     Latents are those of the visible tokens; in the place of others there are zeros.
     """
-    visible = (~hidden).to(samples.dtype).view(-1, 1, *grid)
+    visible = (~masked).to(samples.dtype).view(-1, 1, *grid)
     plane, planes, shares = samples, [], []
     for number, (stage, side) in enumerate(zip(encoder.stages, encoder.config.stage_patches, strict=True)):
         plane = convolution(stage.embed.proj if number else encoder.embeddings[key], plane, side)
@@ -91,7 +91,7 @@ def dense(encoder, samples, hidden, grid, key="a"):
     rows = encoder.project(F.gelu(encoder.embed.norm(plane.flatten(2).transpose(1, 2))))
     rows = rows + encoder.positions[key](grid)
     latents = torch.zeros_like(rows)
-    for sample, seen in enumerate(~hidden):
+    for sample, seen in enumerate(~masked):
         part = encoder.blocks([rows[sample : sample + 1, seen]])[0]
         latents[sample, seen] = encoder.norm(part + sum(share[sample, seen] for share in shares))[0]
     return latents, planes
@@ -99,20 +99,20 @@ def dense(encoder, samples, hidden, grid, key="a"):
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 5), (1, 2)], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.75])
-def test_nothing_is_lost_by_leaving_hidden_cells_out(grid, share):
+def test_nothing_is_lost_by_leaving_masked_cells_out(grid, share):
     encoder, tokens = spread(build({"a": embedding((grid,))})).double(), grid[0] * grid[1]
-    samples, hidden = draw(2, 3, 16 * grid[0], 16 * grid[1]).double(), some_hidden(2, tokens, int(share * tokens))
-    expected, planes = dense(encoder, samples, hidden, grid)
-    of = group(samples, hidden)
+    samples, masked = draw(2, 3, 16 * grid[0], 16 * grid[1]).double(), some_masked(2, tokens, int(share * tokens))
+    expected, planes = dense(encoder, samples, masked, grid)
+    of = group(samples, masked)
     (latents,) = encoder([of])
-    if latents.rows is None:
-        assert not hidden.any()
+    if latents.index is None:
+        assert not masked.any()
         (maps,) = encoder.feature_maps([of])
         for got, want in zip(maps, planes, strict=False):
             torch.testing.assert_close(got, want, atol=1e-10, rtol=0)
     else:
-        assert torch.equal(latents.rows, of.mask.visible)
-        expected = gather_rows(expected, latents.rows)
+        assert torch.equal(latents.index, of.mask.visible)
+        expected = gather_rows(expected, latents.index)
     torch.testing.assert_close(latents.values, expected, atol=1e-10, rtol=0)
 
 
@@ -128,35 +128,35 @@ def test_nothing_is_lost_by_leaving_hidden_cells_out(grid, share):
     ids=str,
 )
 def test_tokens_and_stages_of_other_sizes(patch, settings):
-    grid, hidden = (3, 4), some_hidden(2, 12, 7)
+    grid, masked = (3, 4), some_masked(2, 12, 7)
     encoder = spread(build({"a": embedding((grid,), patch)}, **settings)).double()
     samples = draw(2, 3, 3 * patch[0], 4 * patch[1]).double()
     (maps,) = encoder.feature_maps([group(samples, patch=patch)])
     assert len(maps) == len(encoder.config.stage_widths) + 1
     assert maps[-1].shape == (2, 32, 3, 4)
-    of = group(samples, hidden, patch)
+    of = group(samples, masked, patch)
     (latents,) = encoder([of])
     changed = torch.where(
-        hidden.view(2, 1, 3, 4).repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3), samples + 1, samples
+        masked.view(2, 1, 3, 4).repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3), samples + 1, samples
     )
-    assert torch.equal(encoder([group(changed, hidden, patch)])[0].values, latents.values)
+    assert torch.equal(encoder([group(changed, masked, patch)])[0].values, latents.values)
     if patch[0] == patch[1]:  # what the reference can
-        expected, _ = dense(encoder, samples, hidden, grid)
-        torch.testing.assert_close(latents.values, gather_rows(expected, latents.rows), atol=1e-10, rtol=0)
+        expected, _ = dense(encoder, samples, masked, grid)
+        torch.testing.assert_close(latents.values, gather_rows(expected, latents.index), atol=1e-10, rtol=0)
 
 
-def test_pixels_of_hidden_tokens_change_nothing():
-    encoder, samples, hidden = spread(build()), draw(2, 3, 64, 64), some_hidden()
-    at = hidden.view(2, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
+def test_pixels_of_masked_tokens_change_nothing():
+    encoder, samples, masked = spread(build()), draw(2, 3, 64, 64), some_masked()
+    at = masked.view(2, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
     other = draw(2, 3, 64, 64, seed=9)
-    (first,) = encoder([group(samples, hidden)])
-    (again,) = encoder([group(torch.where(at, other, samples), hidden)])
-    (seen,) = encoder([group(torch.where(at, samples, other), hidden)])
+    (first,) = encoder([group(samples, masked)])
+    (again,) = encoder([group(torch.where(at, other, samples), masked)])
+    (seen,) = encoder([group(torch.where(at, samples, other), masked)])
     assert first.values.shape == (2, 6, 32)
     assert torch.equal(first.values, again.values)
     assert not torch.allclose(first.values, seen.values, atol=1e-2)
     infinite = torch.where(at, torch.tensor(float("nan")), samples)
-    assert torch.equal(encoder([group(infinite, hidden)])[0].values, first.values)
+    assert torch.equal(encoder([group(infinite, masked)])[0].values, first.values)
 
 
 def test_visible_tokens_see_each_other_through_the_convolutions():
@@ -168,8 +168,8 @@ def test_visible_tokens_see_each_other_through_the_convolutions():
     near = torch.zeros(4, 4, dtype=torch.bool)
     near[:3, :3] = True
     moved = [
-        (encoder([group(samples, hidden)])[0].values != encoder([group(changed, hidden)])[0].values).any(dim=-1)
-        for hidden in (None, torch.arange(16).unsqueeze(0) == 9)
+        (encoder([group(samples, masked)])[0].values != encoder([group(changed, masked)])[0].values).any(dim=-1)
+        for masked in (None, torch.arange(16).unsqueeze(0) == 9)
     ]
     assert torch.equal(moved[0].view(4, 4), near)
     assert torch.equal(moved[1][0], near.flatten()[torch.arange(16) != 9])
@@ -181,13 +181,13 @@ def test_feature_maps_get_coarser_and_end_in_the_latents():
     (maps,) = encoder.feature_maps([of])
     assert [tuple(part.shape) for part in maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4)]
     assert torch.equal(maps[-1].flatten(2).transpose(1, 2), encoder([of])[0].values)
-    with pytest.raises(MmmaskError, match="feature maps need all tokens: hide nothing"):
-        encoder.feature_maps([group(draw(2, 3, 64, 64), some_hidden())])
+    with pytest.raises(MmmaskError, match="feature maps need all tokens: mask nothing"):
+        encoder.feature_maps([group(draw(2, 3, 64, 64), some_masked())])
 
 
 def test_a_gradient_reaches_every_parameter():
     encoder = spread(build({"a": embedding(), "b": embedding(channels=1)}))
-    groups = [group(draw(2, 3, 64, 64), some_hidden()), group(draw(2, 1, 64, 64), some_hidden(), key="b")]
+    groups = [group(draw(2, 3, 64, 64), some_masked()), group(draw(2, 1, 64, 64), some_masked(), key="b")]
     sum(latents.values.mul(draw(2, 6, 32)).sum() for latents in encoder(groups)).backward()
     assert not [name for name, parameter in encoder.named_parameters() if not parameter.grad.any()]
 
@@ -204,27 +204,27 @@ def test_what_stands_in_the_weights():
 
 def test_samples_and_groups_do_not_see_each_other():
     encoder = spread(build({"a": embedding(), "b": embedding(((2, 4),), channels=1)}))
-    one = group(draw(3, 3, 64, 64), some_hidden(3))
-    other = group(draw(2, 1, 32, 64), some_hidden(2, 8, 3), key="b")
+    one = group(draw(3, 3, 64, 64), some_masked(3))
+    other = group(draw(2, 1, 32, 64), some_masked(2, 8, 3), key="b")
     together = encoder([one, other])
     assert torch.allclose(together[1].values, encoder([other])[0].values, atol=1e-5)
     for row in range(3):
-        alone = group(draw(3, 3, 64, 64)[row : row + 1], some_hidden(3)[row : row + 1])
+        alone = group(draw(3, 3, 64, 64)[row : row + 1], some_masked(3)[row : row + 1])
         assert torch.allclose(encoder([alone])[0].values, together[0].values[row : row + 1], atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_latents_in_both_precisions():
-    samples, hidden = draw(2, 3, 64, 64), some_hidden()
+    samples, masked = draw(2, 3, 64, 64), some_masked()
     first, again, wide = build(seed=3), build(seed=3), build(seed=3).double()
-    latents = first([group(samples, hidden)])[0].values
-    assert torch.equal(again([group(samples, hidden)])[0].values, latents)
-    exact = wide([group(samples.double(), hidden)])[0].values
+    latents = first([group(samples, masked)])[0].values
+    assert torch.equal(again([group(samples, masked)])[0].values, latents)
+    exact = wide([group(samples.double(), masked)])[0].values
     assert exact.dtype == torch.float64
     assert torch.allclose(exact.float(), latents, atol=1e-5)
 
 
 def test_it_runs_in_bf16():
-    encoder, of = build(), group(draw(2, 3, 64, 64), some_hidden())
+    encoder, of = build(), group(draw(2, 3, 64, 64), some_masked())
     exact = encoder([of])[0].values
     with torch.autocast("cpu", torch.bfloat16):
         latents = encoder([of])[0].values
@@ -235,10 +235,10 @@ def test_it_runs_in_bf16():
 def test_bytes_are_normalised_as_their_spec_says():
     encoder = spread(build())
     raw = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), scale=255.0)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (spec.mean, spec.std))
-    of = group((raw.float() / 255 - mean) / std, some_hidden())
-    bytes_ = Group("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)
+    of = group((raw.float() / 255 - mean) / std, some_masked())
+    bytes_ = EncoderInput("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)
     assert torch.allclose(encoder([bytes_])[0].values, encoder([of])[0].values, atol=1e-4)
 
 
@@ -246,7 +246,7 @@ def test_recomputing_activations_changes_no_gradient():
     gradients = []
     for recompute in (False, True):
         encoder = spread(build(activation_checkpointing=recompute))
-        encoder([group(draw(2, 3, 64, 64), some_hidden())])[0].values.square().sum().backward()
+        encoder([group(draw(2, 3, 64, 64), some_masked())])[0].values.square().sum().backward()
         gradients.append([parameter.grad for parameter in encoder.parameters()])
     assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in zip(*gradients, strict=True))
 
@@ -263,7 +263,7 @@ def test_compiled_stages_give_the_same_latents_and_gradients():
     compiled.compile()
     gradients = []
     for encoder in (plain, compiled):
-        latents = encoder([group(draw(2, 3, 64, 64), some_hidden())])[0].values
+        latents = encoder([group(draw(2, 3, 64, 64), some_masked())])[0].values
         latents.mul(draw(2, 6, 32)).sum().backward()
         gradients.append([latents, *(parameter.grad for parameter in encoder.parameters())])
     assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in zip(*gradients, strict=True))
@@ -279,7 +279,7 @@ def test_cells_of_visible_tokens_lie_where_their_pixels_do():
 def test_other_positions_can_be_chosen():
     for name in ("learned", "flat_sinusoid", "relative_bias"):
         encoder = spread(build(positions={"name": name}))
-        assert encoder([group(draw(2, 3, 64, 64), some_hidden())])[0].values.isfinite().all()
+        assert encoder([group(draw(2, 3, 64, 64), some_masked())])[0].values.isfinite().all()
 
 
 def test_parameters_of_the_published_size():
@@ -310,7 +310,7 @@ def test_settings_that_cannot_be_built(settings, message):
         ({"patch_size": (2, 16, 16), "grids": ((2, 4, 4),)}, "embeddings.a: conv_vit takes grids of two axes, not 3"),
         ({"patch_size": (16,), "grids": ((4,),)}, "embeddings.a: conv_vit takes grids of two axes, not 1"),
         ({"patch_size": (16, 12)}, r"cells of 8 x 8, and a token is 16 x 12: set the modality's patch_size to multipl"),
-        ({"vocabulary": 10}, "embeddings.a: conv_vit embeds values, not ids"),
+        ({"vocab_size": 10}, "embeddings.a: conv_vit embeds values, not ids"),
     ],
 )
 def test_tokens_that_do_not_fit(of, message):

@@ -15,7 +15,7 @@ from mmmask.builtins.windows import (
     join_windows,
     split_windows,
 )
-from mmmask.interfaces import Embedding, GridError, Group, Mask, Tokens, TokenSpec, patchify
+from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Tokens, TokenSpec, patchify
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 4, "window": 4, "embed_patch": 2}  # a token is 16 x 16
 
@@ -33,16 +33,16 @@ def build(embeddings=None, seed=0, **settings):
     return SwinEncoder(SwinEncoder.Config(**(SMALL | settings)), embeddings or {"a": embedding()})
 
 
-def group(samples, hidden=None, side=16, key="a"):
-    """Samples (batch, channels, height, width); hidden (batch, tokens) or None."""
+def group(samples, masked=None, side=16, key="a"):
+    """Samples (batch, channels, height, width); masked (batch, tokens) or None."""
     grid = (samples.shape[2] // side, samples.shape[3] // side)
-    hidden = torch.zeros(samples.shape[0], grid[0] * grid[1], dtype=torch.bool) if hidden is None else hidden
+    masked = torch.zeros(samples.shape[0], grid[0] * grid[1], dtype=torch.bool) if masked is None else masked
     nowhere = torch.zeros(samples.shape[0], 0, dtype=torch.int64)
     tokens = Tokens(patchify(samples, (side, side)), grid, TokenSpec((side, side), samples.shape[1]))
-    return Group(key, tokens, Mask(nowhere, nowhere, nowhere.float(), hidden))
+    return EncoderInput(key, tokens, Mask(nowhere, nowhere, nowhere.float(), masked))
 
 
-def half_hidden(batch=2, tokens=16):
+def half_masked(batch=2, tokens=16):
     return draw(batch, tokens, seed=5).argsort(dim=1) < tokens // 2
 
 
@@ -55,10 +55,10 @@ def spread(module, seed=1):
 
 def test_one_latent_per_token_in_order():
     encoder = build()
-    (latents,) = encoder([group(draw(2, 3, 64, 64), half_hidden())])
+    (latents,) = encoder([group(draw(2, 3, 64, 64), half_masked())])
     assert latents.values.shape == (2, 16, 32)
     assert encoder.width == 32
-    assert latents.rows is None
+    assert latents.index is None
     assert latents.prefix is None
 
 
@@ -72,45 +72,45 @@ def test_feature_maps_get_coarser_and_end_in_the_latents():
 
 def test_a_gradient_reaches_every_parameter():
     encoder = spread(build())
-    encoder([group(draw(2, 3, 64, 64), half_hidden())])[0].values.mul(draw(2, 16, 32)).sum().backward()
+    encoder([group(draw(2, 3, 64, 64), half_masked())])[0].values.mul(draw(2, 16, 32)).sum().backward()
     assert not [name for name, parameter in encoder.named_parameters() if not parameter.grad.any()]
 
 
-def test_pixels_of_hidden_tokens_change_nothing():
-    encoder, samples, hidden = spread(build()), draw(2, 3, 64, 64), half_hidden()
-    first = encoder.feature_maps([group(samples, hidden)])[0]
-    at = hidden.unflatten(1, (4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2).unsqueeze(1)
-    again = encoder.feature_maps([group(torch.where(at, draw(2, 3, 64, 64, seed=9), samples), hidden)])[0]
+def test_pixels_of_masked_tokens_change_nothing():
+    encoder, samples, masked = spread(build()), draw(2, 3, 64, 64), half_masked()
+    first = encoder.feature_maps([group(samples, masked)])[0]
+    at = masked.unflatten(1, (4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2).unsqueeze(1)
+    again = encoder.feature_maps([group(torch.where(at, draw(2, 3, 64, 64, seed=9), samples), masked)])[0]
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     seen = torch.where(at, samples, draw(2, 3, 64, 64, seed=9))
-    assert not torch.allclose(encoder([group(seen, hidden)])[0].values, again[-1].flatten(2).transpose(1, 2))
+    assert not torch.allclose(encoder([group(seen, masked)])[0].values, again[-1].flatten(2).transpose(1, 2))
 
 
-def test_the_mask_token_takes_the_place_of_hidden_tokens_only():
-    """Without blocks each latent belongs to one token: hidden ones are alike, the others as with nothing hidden."""
-    encoder, samples, hidden = spread(build(depth=0)), draw(2, 3, 64, 64), half_hidden()
-    latents, plain = (encoder([group(samples, which)])[0].values for which in (hidden, None))
-    assert torch.allclose(latents[~hidden], plain[~hidden], atol=1e-6)
-    assert torch.allclose(latents[hidden], latents[hidden][:1], atol=1e-6)
-    assert not torch.allclose(plain[hidden], plain[hidden][:1], atol=1e-2)
+def test_the_mask_token_takes_the_place_of_masked_tokens_only():
+    """Without blocks each latent belongs to one token: masked ones are alike, the others as with nothing masked."""
+    encoder, samples, masked = spread(build(depth=0)), draw(2, 3, 64, 64), half_masked()
+    latents, plain = (encoder([group(samples, which)])[0].values for which in (masked, None))
+    assert torch.allclose(latents[~masked], plain[~masked], atol=1e-6)
+    assert torch.allclose(latents[masked], latents[masked][:1], atol=1e-6)
+    assert not torch.allclose(plain[masked], plain[masked][:1], atol=1e-2)
 
 
 def test_samples_and_groups_do_not_see_each_other():
     encoder = spread(build({"a": embedding(), "b": embedding(channels=1)}))
-    one, other = group(draw(3, 3, 64, 64), half_hidden(3)), group(draw(2, 1, 64, 64), half_hidden(), key="b")
+    one, other = group(draw(3, 3, 64, 64), half_masked(3)), group(draw(2, 1, 64, 64), half_masked(), key="b")
     together = encoder([one, other])
     assert torch.equal(together[1].values, encoder([other])[0].values)
     for row in range(3):
-        alone = group(draw(3, 3, 64, 64)[row : row + 1], half_hidden(3)[row : row + 1])
+        alone = group(draw(3, 3, 64, 64)[row : row + 1], half_masked(3)[row : row + 1])
         assert torch.allclose(encoder([alone])[0].values, together[0].values[row : row + 1], atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_latents_in_both_precisions():
-    samples, hidden = draw(2, 3, 64, 64), half_hidden()
+    samples, masked = draw(2, 3, 64, 64), half_masked()
     first, again, wide = build(seed=3), build(seed=3), build(seed=3).double()
-    latents = first([group(samples, hidden)])[0].values
-    assert torch.equal(again([group(samples, hidden)])[0].values, latents)
-    exact = wide([group(samples.double(), hidden)])[0].values
+    latents = first([group(samples, masked)])[0].values
+    assert torch.equal(again([group(samples, masked)])[0].values, latents)
+    exact = wide([group(samples.double(), masked)])[0].values
     assert exact.dtype == torch.float64
     assert torch.allclose(exact.float(), latents, atol=1e-5)
 
@@ -118,10 +118,10 @@ def test_the_same_seed_gives_the_same_latents_in_both_precisions():
 def test_bytes_are_normalised_as_their_spec_says():
     encoder = spread(build())
     raw = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), scale=255.0)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (spec.mean, spec.std))
     of = group((raw.float() / 255 - mean) / std)
-    bytes_ = Group("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)
+    bytes_ = EncoderInput("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)
     assert torch.allclose(encoder([bytes_])[0].values, encoder([of])[0].values, atol=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_recomputing_activations_changes_no_gradient():
     gradients = []
     for recompute in (False, True):
         encoder = spread(build(activation_checkpointing=recompute))
-        encoder([group(draw(2, 3, 64, 64), half_hidden())])[0].values.square().sum().backward()
+        encoder([group(draw(2, 3, 64, 64), half_masked())])[0].values.square().sum().backward()
         gradients.append([parameter.grad for parameter in encoder.parameters()])
     assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in zip(*gradients, strict=True))
 
@@ -266,7 +266,7 @@ def test_settings_that_cannot_be_built(settings, message):
         ({}, {"embed_patch": 4}, r"is 32 x 32: set the modality's patch_size to \[32, 32\], or embed_patch to 2$"),
         ({"patch_size": (16, 32)}, {}, r"embeddings.a: .* is 16 x 16: set the modality's patch_size to \[16, 16\]$"),
         ({"patch_size": (2, 16, 16), "grids": ((2, 4, 4),)}, {}, "takes grids of two axes, not 3"),
-        ({"vocabulary": 10}, {}, "embeds values, not ids"),
+        ({"vocab_size": 10}, {}, "embeds values, not ids"),
         ({"grids": ((2, 3),)}, {}, "no window of up to 4 cuts the 2 x 3 patches of stage 3 evenly"),
         ({"grids": ((4, 4), (2, 2))}, {}, r"windows \[4, 4, 4, 4\] and \[4, 4, 4, 2\] .* make window at most 2"),
     ],

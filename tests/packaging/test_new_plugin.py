@@ -11,7 +11,7 @@ import pydantic
 import pytest
 import torch
 
-from mmmask.new_plugin import kinds
+from mmmask.scaffold.new_plugin import kinds
 
 pytest.importorskip("hatchling")
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_new_modality_is_installed_tested_and_learns(environment):
     assert re.search(r"\d+ passed", passed)
     told = checked(environment.run("mmmask", "train", "mmmask-thermal/thermal.yaml", "--device", "cpu"))
     assert "thermal: reconstructions in runs/thermal/reconstructions/" in told
-    gained = float(re.findall(r"PSNR on hidden tokens [\d.]+ dB, ([+-][\d.]+) dB against the simplest guess", told)[0])
+    gained = float(re.findall(r"PSNR on masked tokens [\d.]+ dB, ([+-][\d.]+) dB against the simplest guess", told)[0])
     assert gained > 4
 
 

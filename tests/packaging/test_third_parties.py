@@ -143,10 +143,10 @@ def test_a_third_party_is_listed_described_and_trains_by_name(environment):
     assert {key: row for key, row in names.items() if row[0] == "acme-tides"} == {
         ("modality", "tide"): ("acme-tides", "the water at a gauge, hour by hour"),
         ("source", "tide_gauge"): ("acme-tides", "a gauge with two tides, from a formula"),
-        ("masker", "ebb"): ("acme-tides", "hides the hours before a time of day"),
+        ("masker", "ebb"): ("acme-tides", "masks the hours before a time of day"),
     }
     described = environment.run("mmmask", "describe", "masker", "ebb")
-    assert "share of the tokens that is hidden" in described.stdout, described.stderr
+    assert "share of the tokens that is masked" in described.stdout, described.stderr
     environment.trains()
 
 

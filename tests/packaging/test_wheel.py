@@ -100,7 +100,7 @@ from mmmask.builtins.maskers import RandomMasker
 
 
 class Stripes(RandomMasker):
-    """Hides stripes."""
+    """Masks stripes."""
 
 
 @hookimpl
@@ -179,7 +179,7 @@ def test_a_third_party_is_found_and_a_broken_one_named(wheel, environment, tmp_p
     assert "a_module_that_nobody_has" in listed.stderr
     assert "Traceback" not in listed.stderr
     described = environment.run("mmmask", "describe", "masker", "stripes")
-    assert "Hides stripes." in described.stdout, described.stderr
+    assert "Masks stripes." in described.stdout, described.stderr
     shown = environment.run("mmmask", "show", "omnimae/vit_base", "streams.images.masker.name=stripes")
     assert "name: stripes" in shown.stdout, shown.stderr
     reported = environment.run("mmmask", "env")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 from mmmask_pixels.limits import check_size
 from mmmask_pixels.pictures import picture
 from mmmask_pixels.statistics import default_mean, default_std

@@ -15,9 +15,9 @@ HEAD = """
     from mmmask.interfaces import Masker
 
     class Mine(Masker):
-        "Hides nothing."
+        "Masks nothing."
         def scores(self, context): ...
-        def num_hidden(self, grid, step): return 0
+        def num_masked(self, grid, step): return 0
 """
 
 
@@ -39,11 +39,11 @@ def registering(*calls):
 
 
 def test_a_plugin_supplies_its_names(plugin):
-    point = plugin("plugin_good", registering("register('masker', 'mine', Mine, 'hides nothing')"))
+    point = plugin("plugin_good", registering("register('masker', 'mine', Mine, 'masks nothing')"))
     found = Components([point])
     assert found.broken == []
     entry = found.registry("masker").entry("mine")
-    assert (entry.supplier, entry.description) == ("plugin_good", "hides nothing")
+    assert (entry.supplier, entry.description) == ("plugin_good", "masks nothing")
     assert found.get("masker", "mine").__name__ == "Mine"
     assert "random" in found.registry("masker")
 
@@ -134,7 +134,7 @@ def test_a_plugin_file_supplies_its_names_under_its_path(tmp_path):
     found = Components([])
     found.add_plugin_file(path)
     assert found.registry("masker").entry("mine").supplier == path
-    assert found.registry("masker").entry("mine").description == "Hides nothing."
+    assert found.registry("masker").entry("mine").description == "Masks nothing."
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ class Notebook(Masker):
     """One line."""
 
     def scores(self, context): ...
-    def num_hidden(self, grid, step): ...
+    def num_masked(self, grid, step): ...
 
 
 @pytest.fixture

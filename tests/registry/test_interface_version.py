@@ -18,9 +18,9 @@ import mmmask
 from mmmask.interfaces import Masker
 
 class Mine(Masker):
-    "Hides nothing."
+    "Masks nothing."
     def scores(self, context): ...
-    def num_hidden(self, grid, step): return 0
+    def num_masked(self, grid, step): return 0
 
 @mmmask.hookimpl
 def register_components(register):

@@ -15,13 +15,13 @@ from mmmask_registry import MmmaskError, UnknownName
 
 
 class HalfMasker(Masker):
-    """Hides the first half."""
+    """Masks the first half."""
 
     def scores(self, context):
         tokens = context.tokens.content.shape[1]
         return -context.noise((context.batch, 1)).expand(-1, tokens).cumsum(1)
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return grid[0] // 2 if len(grid) == 1 else 0
 
 
@@ -104,7 +104,7 @@ def test_an_optional_check_says_what_is_missing():
 
 def test_a_registered_modality_can_stand_in_for_the_synthetic_samples(signals):
     testing.check_encoder("vit", modality={"name": "signal", "length": 32}, width=16, depth=1, num_heads=2)
-    encoder = {"name": "vit", "width": 16, "depth": 1, "num_heads": 2, "hidden_tokens": "replace"}
+    encoder = {"name": "vit", "width": 16, "depth": 1, "num_heads": 2, "masked_tokens": "replace"}
     testing.check_decoder("in_place", modality="signal", encoder=encoder, depth=1, width=16, num_heads=2)
     testing.check_loss("pixels", modality="signal", normalize="none")
 

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmmask import testing
 from mmmask.components import INTERFACES
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import (
+    PLAIN,
     BadSample,
     Decoder,
     Encoder,
@@ -55,15 +57,15 @@ def breaks(kind, *checks):
 
 
 class SoundMasker(Masker):
-    """Hides tokens at random."""
+    """Masks tokens at random."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is hidden")
+        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is masked")
 
     def scores(self, context):
         return context.noise((context.batch, torch.Size(context.grid).numel()))
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return int(torch.Size(grid).numel() * self.config.mask_ratio)
 
 
@@ -108,7 +110,7 @@ class ForgetfulMasker(SoundMasker):
     """Writes other settings than it has."""
 
     class Config(SoundMasker.Config):
-        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is hidden")
+        mask_ratio: float = Field(default=0.5, ge=0, lt=1, description="share that is masked")
 
         @field_serializer("mask_ratio")
         def _halved(self, ratio):
@@ -133,9 +135,9 @@ class ShortMasker(SoundMasker):
 
 @breaks("masker", "hides_an_exact_number")
 class BoundlessMasker(SoundMasker):
-    """Hides less than nothing."""
+    """Masks less than nothing."""
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return -1
 
 
@@ -143,7 +145,7 @@ class BoundlessMasker(SoundMasker):
 class DoubtfulMasker(SoundMasker):
     """Counts in halves."""
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         return torch.Size(grid).numel() * self.config.mask_ratio
 
 
@@ -159,7 +161,7 @@ class UnrankedMasker(SoundMasker):
 class ChoosyMasker(SoundMasker):
     """Takes no grid at all, so that nothing could be examined."""
 
-    def num_hidden(self, grid, step):
+    def num_masked(self, grid, step):
         from mmmask import MmmaskError
 
         raise MmmaskError("not this grid")
@@ -210,7 +212,7 @@ class ContrastMasker(SoundMasker):
 
 @breaks("masker", "leaves_samples_alone")
 class ErasingMasker(SoundMasker):
-    """Hides by erasing."""
+    """Masks by erasing."""
 
     def scores(self, context):
         context.tokens.content.zero_()
@@ -251,7 +253,7 @@ class SoundPreparation(Preparation):
     def __init__(self, length):
         self.length = length
 
-    def decode(self, loaded, generator):
+    def decode(self, loaded, view):
         if not isinstance(loaded, SourceFile):
             return loaded
         content = np.frombuffer(loaded.read(), np.uint8)
@@ -259,11 +261,11 @@ class SoundPreparation(Preparation):
             raise BadSample("not two channels")
         return torch.from_numpy(content.copy()).reshape(2, -1)
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         spare = decoded.shape[1] - self.length
         if spare < 0:
             raise BadSample("too short")
-        start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+        start = 0 if view.place is None else int(torch.randint(spare + 1, (), generator=view.place))
         return decoded[:, start : start + self.length]
 
     def show(self, sample):
@@ -281,7 +283,7 @@ class SoundModality(Modality):
 
     @property
     def spec(self):
-        return TokenSpec((4,), 2, mean=(0.5, 0.5), std=(0.25, 0.25))
+        return TokenSpec((4,), 2, mean=(0.5, 0.5), std=(0.25, 0.25), scale=255.0, range=(0.0, 1.0))
 
     @property
     def embedding(self):
@@ -299,7 +301,8 @@ class SoundModality(Modality):
         return (shape[-1] // 4,)
 
     def tokenize(self, batch):
-        return Tokens(patchify(batch, (4,)), self.grid(batch.shape), self.spec)
+        content = patchify(batch, (4,))
+        return Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content, grid):
         return unpatchify(content, grid, (4,))
@@ -311,7 +314,7 @@ class FlatModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content, (2, tokens.grid[0] // 2), tokens.spec)
+        return replace(tokens, grid=(2, tokens.grid[0] // 2))
 
     def detokenize(self, content, grid):
         return super().detokenize(content, (grid[0] * grid[1],))
@@ -331,7 +334,7 @@ class FloatingModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content.float(), tokens.grid, tokens.spec)
+        return replace(tokens, content=tokens.content.float())
 
 
 @breaks("modality", "only_rearranges")
@@ -340,7 +343,7 @@ class DimmedModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content + 1, tokens.grid, tokens.spec)
+        return replace(tokens, content=tokens.content + 1)
 
     def detokenize(self, content, grid):
         return super().detokenize(content - 1, grid)
@@ -396,10 +399,10 @@ class LearningModality(SoundModality):
 
 @breaks("modality", "guesses_from_visible_tokens")
 class PeekingModality(SoundModality):
-    """Guesses the mean of all tokens, hidden ones too."""
+    """Guesses the mean of all tokens, masked ones too."""
 
     def baseline(self, tokens, mask):
-        return tokens.source().mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
+        return tokens.raw().mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
 
 
 class GreyPreparation(SoundPreparation):
@@ -452,8 +455,8 @@ class OpenModality(SoundModality):
 
 
 class LongPreparation(SoundPreparation):
-    def prepare(self, decoded, generator):
-        return decoded if generator is not None else super().prepare(decoded, generator)
+    def prepare(self, decoded, view):
+        return decoded if view.place is not None else super().prepare(decoded, view)
 
 
 @breaks("modality", "prepares_samples_that_fit")
@@ -466,9 +469,9 @@ class LongModality(SoundModality):
 class CountingPreparation(SoundPreparation):
     prepared = 0
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         self.prepared += 1
-        return super().prepare(decoded.roll(self.prepared, dims=1), generator)
+        return super().prepare(decoded.roll(self.prepared, dims=1), view)
 
 
 @breaks("modality", "prepares_from_its_generator_alone")
@@ -479,8 +482,8 @@ class CountingModality(SoundModality):
 
 
 class GamblingPreparation(SoundPreparation):
-    def prepare(self, decoded, generator):
-        return super().prepare(decoded.roll(random.randrange(40), dims=1), generator)
+    def prepare(self, decoded, view):
+        return super().prepare(decoded.roll(random.randrange(40), dims=1), view)
 
 
 @breaks("modality", "prepares_without_global_random_state")
@@ -491,13 +494,13 @@ class GamblingModality(SoundModality):
 
 
 class SharedPreparation(SoundPreparation):
-    def decode(self, loaded, generator):
-        self.turn = 0 if generator is None else int(torch.randint(40, (), generator=generator))
+    def decode(self, loaded, view):
+        self.turn = 0 if view.place is None else int(torch.randint(40, (), generator=view.place))
         time.sleep(1e-4)
         return loaded
 
-    def prepare(self, decoded, generator):
-        return super().prepare(decoded.roll(self.turn, dims=1), None)
+    def prepare(self, decoded, view):
+        return super().prepare(decoded.roll(self.turn, dims=1), PLAIN)
 
 
 @breaks("modality", "prepares_in_several_threads")
@@ -508,10 +511,10 @@ class SharedModality(SoundModality):
 
 
 class StrictPreparation(SoundPreparation):
-    def decode(self, loaded, generator):
+    def decode(self, loaded, view):
         if isinstance(loaded, SourceFile) and not loaded.read():
             raise OSError("an empty file")
-        return super().decode(loaded, generator)
+        return super().decode(loaded, view)
 
 
 @breaks("modality", "calls_broken_files_bad_samples")
@@ -678,7 +681,7 @@ def but_values(change):
 
     def forward(self, groups):
         return [
-            Latents(change(self, latents.values, group, groups), latents.rows)
+            Latents(change(self, latents.values, group, groups), latents.index)
             for latents, group in zip(SoundEncoder.forward(self, groups), groups, strict=True)
         ]
 
@@ -697,10 +700,10 @@ class LosingEncoder(SoundEncoder):
     """Loses the last visible token."""
 
     def forward(self, groups):
-        return [Latents(part.values[:, :-1], part.rows[:, :-1]) for part in super().forward(groups)]
+        return [Latents(part.values[:, :-1], part.index[:, :-1]) for part in super().forward(groups)]
 
 
-@breaks("encoder", "gives_every_token_where_nothing_is_hidden")
+@breaks("encoder", "gives_every_token_where_nothing_is_masked")
 class FlatMapsEncoder(SoundEncoder):
     """Does not lay its maps out."""
 
@@ -708,7 +711,7 @@ class FlatMapsEncoder(SoundEncoder):
         return [[latents.values] for latents in self(groups)]
 
 
-@breaks("encoder", "does_not_see_what_is_hidden")
+@breaks("encoder", "does_not_see_what_is_masked")
 class PeekingEncoder(SoundEncoder):
     """Adds the mean of all tokens."""
 
@@ -803,9 +806,9 @@ class CountingEncoder(SoundEncoder):
         return values + self.step - self.step
 
 
-@breaks("encoder", "keeps_little_of_hidden_tokens")
+@breaks("encoder", "keeps_little_of_masked_tokens")
 class LateEncoder(SoundEncoder):
-    """Looks at all tokens, and leaves hidden ones out at the end."""
+    """Looks at all tokens, and leaves masked ones out at the end."""
 
     def forward(self, groups):
         every = [self.embeddings[group.key](group.tokens.values()) for group in groups]
@@ -943,7 +946,7 @@ class SoundLoss(Loss):
     def prediction_dim(self, spec):
         from mmmask import MmmaskError
 
-        if spec.vocabulary is not None:
+        if spec.vocab_size is not None:
             raise MmmaskError("for values")
         return spec.content_dim
 
@@ -954,7 +957,7 @@ class SoundLoss(Loss):
         return (prediction.float() - target).square().mean(-1)
 
     def restore(self, prediction, tokens, index, statistics):
-        return Tokens(prediction, tokens.grid, tokens.spec).source()
+        return Tokens(prediction, tokens.grid, tokens.spec, normalized=True).raw()
 
     def baseline(self, tokens, mask):
         return tokens.values(mask.visible).mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)
@@ -1043,12 +1046,12 @@ class SecretiveLoss(SoundLoss):
 
     def restore(self, prediction, tokens, index, statistics):
         restored = super().restore(prediction, tokens, index, statistics)
-        return restored if statistics is None else restored + tokens.source(statistics).mean((1, 2), keepdim=True)
+        return restored if statistics is None else restored + tokens.raw(statistics).mean((1, 2), keepdim=True)
 
 
 @breaks("loss", "guesses_from_visible_tokens")
 class PeekingLoss(SoundLoss):
-    """Guesses the mean of all tokens, hidden ones too."""
+    """Guesses the mean of all tokens, masked ones too."""
 
     def baseline(self, tokens, mask):
         return tokens.values().mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmmask.interfaces import MaskContext
-from mmmask.interfaces.masker import rows_noise
 from mmmask.model.masks import draw_mask
+from mmmask.randomness import rows_noise
 from mmmask_registry import MmmaskError
 from mmmask_text.maskers import SpanMasker
 
@@ -24,12 +24,12 @@ def context(tokens, rows=1, first=0, total=None, seed=0):
     return MaskContext((tokens,), rows, CPU, rows_noise(seed, first, total or rows, CPU), 0, None)
 
 
-def hidden(masker, tokens, rows=1, **which):
-    return draw_mask(masker, None, context(tokens, rows, **which)).hidden
+def masked(masker, tokens, rows=1, **which):
+    return draw_mask(masker, None, context(tokens, rows, **which)).masked
 
 
 def runs(row):
-    """(start, length) of the runs of hidden tokens."""
+    """(start, length) of the runs of masked tokens."""
     padded = torch.cat([torch.zeros(1), row.float(), torch.zeros(1)]).diff()
     starts, ends = (padded == 1).nonzero().flatten(), (padded == -1).nonzero().flatten()
     return list(zip(starts.tolist(), (ends - starts).tolist(), strict=True))
@@ -42,9 +42,9 @@ def runs(row):
     stop=st.floats(0.01, 0.99),
     seed=st.integers(0, 9),
 )
-def test_exactly_as_many_are_hidden_as_promised(tokens, ratio, longest, stop, seed):
+def test_exactly_as_many_are_masked_as_promised(tokens, ratio, longest, stop, seed):
     masker = make(mask_ratio=ratio, max_length=longest, stop_probability=stop)
-    assert hidden(masker, tokens, rows=3, seed=seed).sum(1).tolist() == [int(ratio * tokens)] * 3
+    assert masked(masker, tokens, rows=3, seed=seed).sum(1).tolist() == [int(ratio * tokens)] * 3
 
 
 @given(tokens=st.integers(2, 40), longest=st.integers(1, 12), seed=st.integers(0, 20))
@@ -81,7 +81,7 @@ def test_lengths_stay_within_their_bounds(noise, stop, longest):
 
 
 def test_spans_hide_runs_and_every_place_alike():
-    rows = hidden(make(), 256, rows=400)
+    rows = masked(make(), 256, rows=400)
     assert (rows.sum(1) == 38).all()
     lengths = torch.tensor([float(length) for row in rows for _, length in runs(row)])
     # spans of 3.8 in the mean, and some of them touch
@@ -96,15 +96,15 @@ def test_spans_hide_runs_and_every_place_alike():
 
 
 def test_spans_of_one_are_random_tokens():
-    rows = hidden(make(max_length=1, mask_ratio=0.5), 64, rows=200)
+    rows = masked(make(max_length=1, mask_ratio=0.5), 64, rows=200)
     assert torch.tensor([length for row in rows for _, length in runs(row)]).float().mean() == pytest.approx(2, abs=0.1)
 
 
 @given(tokens=st.integers(2, 40), ratio=st.floats(0, 0.95), seed=st.integers(0, 5))
 def test_rows_do_not_depend_on_their_neighbours(tokens, ratio, seed):
     masker = make(mask_ratio=ratio)
-    whole = hidden(masker, tokens, rows=4, seed=seed)
-    parts = [hidden(masker, tokens, rows=2, first=first, total=4, seed=seed) for first in (0, 2)]
+    whole = masked(masker, tokens, rows=4, seed=seed)
+    parts = [masked(masker, tokens, rows=2, first=first, total=4, seed=seed) for first in (0, 2)]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -115,4 +115,4 @@ def test_equal_noise_is_no_error():
 
 def test_other_grids_are_refused():
     with pytest.raises(MmmaskError, match=r"needs a grid of one axis, not \(4, 4\): use 'block' or 'random'"):
-        make().num_hidden((4, 4), 0)
+        make().num_masked((4, 4), 0)

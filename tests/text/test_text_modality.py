@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import mmmask
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
-from mmmask.interfaces import BadSample, SourceFile
+from mmmask.interfaces import PLAIN, BadSample, SourceFile, View
 from mmmask.interfaces.component import validate_strictly
 from mmmask_text.modality import TextModality
 
@@ -24,8 +24,8 @@ def generator(seed):
 
 
 def prepared(preparation, loaded, seed=None):
-    drawn = None if seed is None else generator(seed)
-    return preparation.prepare(preparation.decode(loaded, drawn), drawn)
+    view = PLAIN if seed is None else View(generator(seed))
+    return preparation.prepare(preparation.decode(loaded, view), view)
 
 
 def test_found_by_name():
@@ -40,7 +40,7 @@ def test_a_token_is_a_byte():
     tokens = modality.tokenize(sample.unsqueeze(0))
     assert tokens.content.shape == (1, 5, 1)
     assert tokens.grid == modality.grid(modality.sample_shape) == (5,)
-    assert tokens.spec.vocabulary == 256
+    assert tokens.spec.vocab_size == 256
     assert torch.equal(modality.detokenize(tokens.content, tokens.grid), sample.unsqueeze(0))
 
 
@@ -163,7 +163,7 @@ def test_streams_of_bytes_share_embedding_and_head():
     data = experiment().to_data()
     data["streams"]["short"] = data["streams"]["text"] | {"modality": {"name": "text", "length": 8}}
     model = mmmask.build_model(experiment_from_data(data))
-    assert list(model.encoder.embeddings) == list(model.heads) == ["text_bytes"]
+    assert list(model.encoder.embeddings) == list(model.objectives["masked"].heads) == ["text_bytes"]
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +212,8 @@ class TestVocabularies:
     """Files of the library tokenizers."""
 
     def test_ids_are_its_tokens(self, path):
-        modality = text(length=4, vocabulary=path)
-        assert modality.spec.vocabulary == 6
+        modality = text(length=4, tokenizer=path)
+        assert modality.spec.vocab_size == 6
         assert prepared(modality.preparation, "the cat sat on the mat").tolist() == [[1, 2, 3, 4]]
         assert prepared(modality.preparation, "the dog sat down ").tolist() == [[1, 0, 3, 0]]
         with pytest.raises(BadSample, match="a text of 3 tokens, and a sample has length 4"):
@@ -226,19 +226,19 @@ class TestVocabularies:
 
         same = save("the", "cat", "sat", "on", "mat", change=cut_and_filled)
         other = save("the", "cat", "sat", "on", "rug")
-        keys = [text(vocabulary=name).embedding for name in (path, same, other)]
+        keys = [text(tokenizer=name).embedding for name in (path, same, other)]
         assert keys[0] == keys[1] != keys[2]
         assert keys[0].isidentifier()
         assert keys[0] != text().embedding
-        assert prepared(text(length=6, vocabulary=same).preparation, "the cat sat on the mat").shape == (1, 6)
+        assert prepared(text(length=6, tokenizer=same).preparation, "the cat sat on the mat").shape == (1, 6)
 
     def test_added_tokens_have_ids_too(self, save):
         path = save("the", change=lambda made: made.add_special_tokens(["[HIDE]", "[END]"]))
-        assert text(vocabulary=path).spec.vocabulary == 4
-        assert prepared(text(length=2, vocabulary=path).preparation, "the [END]").tolist() == [[1, 3]]
+        assert text(tokenizer=path).spec.vocab_size == 4
+        assert prepared(text(length=2, tokenizer=path).preparation, "the [END]").tolist() == [[1, 3]]
 
     def test_a_window_may_cut_characters(self, byte_pairs):
-        preparation = text(length=1, vocabulary=byte_pairs).preparation
+        preparation = text(length=1, tokenizer=byte_pairs).preparation
         whole = "über Zoë €"
         for text_bytes, kept in [
             (whole.encode(), whole),
@@ -247,11 +247,11 @@ class TestVocabularies:
             (whole.encode()[1:-2], whole[1:-1]),
             (b"a\xffb", "a\ufffdb"),
         ]:
-            ids, wanted = (preparation.decode(part, None) for part in (text_bytes, kept))
+            ids, wanted = (preparation.decode(part, PLAIN) for part in (text_bytes, kept))
             assert torch.equal(ids, wanted), kept
 
     def test_it_is_opened_again_elsewhere(self, path):
-        preparation = text(length=3, vocabulary=path).preparation
+        preparation = text(length=3, tokenizer=path).preparation
         copy = pickle.loads(pickle.dumps(preparation))
         assert len(pickle.dumps(preparation)) < 500
         assert torch.equal(
@@ -259,7 +259,7 @@ class TestVocabularies:
         )
 
     def test_it_serves_several_threads(self, byte_pairs):
-        preparation = text(length=40, vocabulary=byte_pairs).preparation
+        preparation = text(length=40, tokenizer=byte_pairs).preparation
         texts = [f"the cat sat on the mat {number} times, " * 20 for number in range(40)]
         alone = [prepared(preparation, loaded, 1) for loaded in texts]
         with ThreadPoolExecutor(4) as pool:
@@ -267,7 +267,7 @@ class TestVocabularies:
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
     def test_a_model_trains_on_it(self, path):
-        model = mmmask.build_model(experiment(vocabulary=path))
+        model = mmmask.build_model(experiment(tokenizer=path))
         output = model({"text": torch.randint(6, (2, 1, 32))})
         output.loss.backward()
         assert output.streams["text"].predictions.shape[-1] == 6
@@ -276,8 +276,8 @@ class TestVocabularies:
     def test_a_file_that_is_none(self, tmp_path):
         (tmp_path / "other.json").write_text('{"a": 1}')
         for name in ("other.json", "missing.json"):
-            with pytest.raises(mmmask.MmmaskError, match=rf"vocabulary .*{name} cannot be read .* tokenizer.json"):
-                mmmask.build_model(experiment(vocabulary=str(tmp_path / name)))
+            with pytest.raises(mmmask.MmmaskError, match=rf"tokenizer .*{name} cannot be read .* tokenizer.json"):
+                mmmask.build_model(experiment(tokenizer=str(tmp_path / name)))
 
     def test_without_the_library_the_extra_is_named(self, monkeypatch, path):
         from mmmask_text.decoding import open_vocabulary
@@ -285,15 +285,15 @@ class TestVocabularies:
         open_vocabulary.cache_clear()
         monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
         with pytest.raises(mmmask.MmmaskError, match=r"pip install 'mmmask\[text\]'"):
-            text(vocabulary=path).spec  # noqa: B018
-        assert text().spec.vocabulary == 256
+            text(tokenizer=path).spec  # noqa: B018
+        assert text().spec.vocab_size == 256
         open_vocabulary.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (torch.tensor([[[3, 256]]]), r"ids 3 to 256 do not fit a vocabulary of 256 \(0 to 255\)"),
+        (torch.tensor([[[3, 256]]]), r"ids 3 to 256 do not fit a vocab_size of 256 \(0 to 255\)"),
         (torch.tensor([[[-1, 7]]]), r"ids -1 to 7 do not fit"),
         (torch.zeros(1, 1, 4), "ids must be integers, not torch.float32"),
     ],

@@ -1,19 +1,19 @@
-"""Texts as pictures: every token in a place of its own, hidden ones as blocks."""
+"""Texts as pictures: every token in a place of its own, masked ones as blocks."""
 
 import numpy as np
 import pytest
 import torch
 
 from mmmask_text.decoding import UNSHOWN, open_vocabulary
-from mmmask_text.pictures import CELL_HEIGHT, CELL_WIDTH, HIDDEN, LEAST_HEIGHT, PAPER, draw_tokens
+from mmmask_text.pictures import CELL_HEIGHT, CELL_WIDTH, LEAST_HEIGHT, MASKED, PAPER, draw_tokens
 from mmmask_text.preparation import TextPreparation
 
 BYTES = open_vocabulary(None)
 
 
-def shown(text, hidden=()):
+def shown(text, masked=()):
     ids = list(text if isinstance(text, bytes) else text.encode())
-    return BYTES.texts([256 if place in hidden else byte for place, byte in enumerate(ids)])
+    return BYTES.texts([256 if place in masked else byte for place, byte in enumerate(ids)])
 
 
 def cells(picture):
@@ -23,7 +23,7 @@ def cells(picture):
 
 
 def is_block(cell):
-    return (cell == HIDDEN).all(-1).mean() > 0.8
+    return (cell == MASKED).all(-1).mean() > 0.8
 
 
 def test_letters_and_what_cannot_be_seen():
@@ -34,28 +34,27 @@ def test_characters_of_several_bytes_stand_at_their_first():
     assert shown("é€😀z") == ["é", "", "€", "", "", "😀", "", "", "", "z"]
 
 
-@pytest.mark.parametrize("hidden", [0, 1])
-def test_what_is_left_of_a_character_that_lacks_a_byte(hidden):
+@pytest.mark.parametrize("masked", [0, 1])
+def test_what_is_left_of_a_character_that_lacks_a_byte(masked):
     expected = [UNSHOWN, UNSHOWN, "a"]
-    expected[hidden] = None
-    assert shown("éa", {hidden}) == expected
+    expected[masked] = None
+    assert shown("éa", {masked}) == expected
     assert shown("é".encode()[:1]) == [UNSHOWN]
     assert shown(b"\x80a\xc0\xff\xf5") == [UNSHOWN, "a", UNSHOWN, UNSHOWN, UNSHOWN]
     assert shown(b"\xed\xa0\x80") == [UNSHOWN] * 3, "half of a pair of UTF-16"
 
 
-def test_hidden_tokens_are_blocks_and_nothing_else_moves():
+def test_masked_tokens_are_blocks_and_nothing_else_moves():
     ids = torch.tensor([list(("The cat sat on the mat. " * 10).encode())])
-    masked = ids.clone()
-    hidden = torch.zeros_like(ids, dtype=torch.bool)
-    hidden[0, [0, 3, 79, 80, 200]] = True
-    masked[hidden] = 256
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    masked[0, [0, 3, 79, 80, 200]] = True
+    covered = ids.masked_fill(masked, 256)
     preparation = TextPreparation(240, None, 10**6)
     before, after = (
-        cells(preparation.show(sample)).reshape(-1, CELL_HEIGHT, CELL_WIDTH, 3) for sample in (ids, masked)
+        cells(preparation.show(sample)).reshape(-1, CELL_HEIGHT, CELL_WIDTH, 3) for sample in (ids, covered)
     )
     blocks = np.array([is_block(cell) for cell in after[:240]])
-    assert blocks.tolist() == hidden[0].tolist()
+    assert blocks.tolist() == masked[0].tolist()
     assert not any(map(is_block, before))
     assert np.array_equal(before[:240][~blocks], after[:240][~blocks])
     letters = np.array([byte != 32 for byte in ids[0].tolist()])

@@ -58,9 +58,9 @@ def test_files_are_reconstructed(run, tmp_path):
     with Image.open(picture) as image:
         assert image.width >= 320
         colours = {colour for _, colour in image.getcolors(100_000)}
-    from mmmask_text.pictures import HIDDEN
+    from mmmask_text.pictures import MASKED
 
-    assert HIDDEN in colours
+    assert MASKED in colours
 
 
 def test_features_of_texts(run, tmp_path):

@@ -9,7 +9,7 @@ import mmmask
 from mmmask import hooks
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
-from mmmask.published import published
+from mmmask.interop.published import published
 
 # every hook of mmmask/hooks.py, and the test that calls it; a new hook needs a line here
 TESTED = {
@@ -257,7 +257,7 @@ def test_a_component_of_a_notebook_can_be_trained(signals, tmp_path):
     from mmmask.builtins.maskers import RandomMasker
 
     class EveryOther(RandomMasker):
-        """Hides every other token first."""
+        """Masks every other token first."""
 
         def scores(self, context):
             tokens = context.grid[0]
@@ -270,7 +270,7 @@ def test_a_component_of_a_notebook_can_be_trained(signals, tmp_path):
         data["streams"]["long"]["masker"] = {"name": "every_other", "mask_ratio": 0.5}
         run = mmmask.train(experiment_from_data(data), tmp_path / "run")
         output = run.model({"long": torch.zeros(2, 2, 64)})
-        assert output.streams["long"].mask.hidden.tolist() == [[False, True] * 8] * 2
+        assert output.streams["long"].mask.masked.tolist() == [[False, True] * 8] * 2
     finally:
         components().registry("masker").unregister("every_other")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmmask.interfaces.source import BadSample
+from mmmask.interfaces.files import BadSample
 from mmmask_video import decoding
 from mmmask_video.decoding import decode_clip
 

@@ -67,34 +67,34 @@ def clips(channels=3):
     return torch.randn(3, channels, 4, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def hidden_tubes():
+def masked_tubes():
     """(3, 32): 12 of the 16 cells of both steps."""
     order = torch.rand(3, 16, generator=torch.Generator().manual_seed(2)).argsort(1)
     return (order < 12).repeat(1, 2)
 
 
-def at_hidden(values, hidden):
-    return values[hidden].unflatten(0, (len(values), -1))
+def at_masked(values, masked):
+    return values[masked].unflatten(0, (len(values), -1))
 
 
 def vitmae_step(model, batch):
-    """Which tokens are hidden, and output of the encoder (in token order), predictions and loss of transformers."""
+    """Which tokens are masked, and output of the encoder (in token order), predictions and loss of transformers."""
     noise = torch.rand(len(batch), 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         whole, encoded = model(batch, noise=noise), model.vit(batch, noise=noise)
-    hidden = whole.mask.bool()
-    rows = noise.argsort(1)[:, : 16 - int(hidden[0].sum())]
+    masked = whole.mask.bool()
+    rows = noise.argsort(1)[:, : 16 - int(masked[0].sum())]
     order = rows.argsort(1).unsqueeze(-1).expand(-1, -1, encoded.last_hidden_state.shape[-1])
     latents = encoded.last_hidden_state[:, 1:].gather(1, order)
-    return hidden, encoded.last_hidden_state[:, :1], latents, at_hidden(whole.logits, hidden), whole.loss
+    return masked, encoded.last_hidden_state[:, :1], latents, at_masked(whole.logits, masked), whole.loss
 
 
-def videomae_step(model, batch, hidden):
+def videomae_step(model, batch, masked):
     """Output of the encoder, predictions and loss of transformers."""
     frames_first = batch.transpose(1, 2)
     with torch.no_grad():
-        encoded = model.videomae(frames_first, bool_masked_pos=hidden).last_hidden_state
-        whole = model(frames_first, bool_masked_pos=hidden)
+        encoded = model.videomae(frames_first, bool_masked_pos=masked).last_hidden_state
+        whole = model(frames_first, bool_masked_pos=masked)
     return encoded, whole.logits, whole.loss
 
 
@@ -104,9 +104,9 @@ def assert_close(found, expected):
 
 def compare_vitmae(ours, theirs):
     channels = theirs.config.num_channels
-    hidden, prefix, latents, predictions, loss = vitmae_step(theirs, pictures(channels))
+    masked, prefix, latents, predictions, loss = vitmae_step(theirs, pictures(channels))
     with torch.no_grad():
-        output = ours({"images": pictures(channels)}, masks={"images": hidden})
+        output = ours({"images": pictures(channels)}, masks={"images": masked})
     found = output.streams["images"]
     assert_close(found.prefix, prefix)
     assert_close(found.latents, latents)
@@ -116,9 +116,9 @@ def compare_vitmae(ours, theirs):
 
 def compare_videomae(ours, theirs):
     channels = theirs.config.num_channels
-    latents, predictions, loss = videomae_step(theirs, clips(channels), hidden_tubes())
+    latents, predictions, loss = videomae_step(theirs, clips(channels), masked_tubes())
     with torch.no_grad():
-        output = ours({"videos": clips(channels)}, masks={"videos": hidden_tubes()})
+        output = ours({"videos": clips(channels)}, masks={"videos": masked_tubes()})
     found = output.streams["videos"]
     assert_close(found.latents, latents)
     assert_close(found.predictions, predictions)
@@ -203,13 +203,13 @@ def test_the_losses_in_float64():
     # the sharpest single check: an epsilon of a LayerNorm shows here
     theirs = of_transformers("ViTMAEForPreTraining", **VITMAE).double()
     ours = read(theirs.float().state_dict(), **HEADS).model.double()
-    hidden, *_, loss = vitmae_step(theirs.double(), pictures().double())
-    found = ours({"images": pictures().double()}, masks={"images": hidden}).loss
+    masked, *_, loss = vitmae_step(theirs.double(), pictures().double())
+    found = ours({"images": pictures().double()}, masks={"images": masked}).loss
     assert found.item() == pytest.approx(loss.item(), rel=1e-8)
     theirs = of_transformers("VideoMAEForPreTraining", **VIDEOMAE)
     ours = read(theirs.state_dict(), **HEADS, **CLIP).model.double()
-    *_, loss = videomae_step(theirs.double(), clips().double(), hidden_tubes())
-    found = ours({"videos": clips().double()}, masks={"videos": hidden_tubes()}).loss
+    *_, loss = videomae_step(theirs.double(), clips().double(), masked_tubes())
+    found = ours({"videos": clips().double()}, masks={"videos": masked_tubes()}).loss
     assert found.item() == pytest.approx(loss.item(), rel=1e-8)
 
 
@@ -229,7 +229,7 @@ def test_files_of_transformers_have_other_names_and_the_same_model(tmp_path):
 def test_vitmae_without_decoder():
     theirs = of_transformers("ViTMAEModel", **TINY)
     loaded = read(theirs.state_dict(), strict=False, num_heads=2)
-    assert all(key.startswith(("decoders.", "heads.")) for key in loaded.report.missing)
+    assert all(key.startswith("objectives.") for key in loaded.report.missing)
     noise = torch.arange(16.0).expand(3, -1)
     theirs.embeddings.config.mask_ratio = 0.0
     with torch.no_grad():
@@ -244,7 +244,7 @@ def test_vitmae_without_decoder():
 def test_videomae_without_decoder():
     theirs = of_transformers("VideoMAEModel", **TINY, num_frames=4)
     loaded = read(theirs.state_dict(), strict=False, num_heads=2, **CLIP)
-    assert all(key.startswith(("decoders.", "heads.")) for key in loaded.report.missing)
+    assert all(key.startswith("objectives.") for key in loaded.report.missing)
     with torch.no_grad():
         expected = theirs(clips().transpose(1, 2)).last_hidden_state
         found = loaded.model.encode({"videos": clips()})["videos"]
@@ -459,8 +459,8 @@ def test_vitmae_needs_no_options_beside_its_config(tmp_path, epsilon, normalize)
     before, after = (settings_of(model)["streams"]["images"] for model in (ours, back))
     assert after["loss"] == before["loss"]
     assert after["masker"]["mask_ratio"] == 0.5
-    hidden = torch.arange(16).expand(3, -1) < 8
-    losses = [model({"images": pictures()}, masks={"images": hidden}).loss for model in (ours, back)]
+    masked = torch.arange(16).expand(3, -1) < 8
+    losses = [model({"images": pictures()}, masks={"images": masked}).loss for model in (ours, back)]
     assert torch.equal(*losses)
 
 
@@ -474,7 +474,7 @@ def test_videomae_needs_no_options_beside_its_config(tmp_path, normalize):
     assert settings_of(back)["model"] == settings_of(ours)["model"]
     before, after = (settings_of(model)["streams"]["videos"] for model in (ours, back))
     assert (after["loss"], after["modality"]) == (before["loss"], before["modality"])
-    masks = {"videos": hidden_tubes()}
+    masks = {"videos": masked_tubes()}
     assert torch.equal(*(model({"videos": clips()}, masks=masks).loss for model in (ours, back)))
 
 
@@ -551,7 +551,7 @@ REFUSED = [
     ("model.decoder.prefix", "drop", 'model.decoder.prefix is "drop"; the layout can only say "keep"'),
     ("model.decoder", {"name": "in_place"}, "model.decoder.name is in_place; the layout is that of a transformer"),
     ("streams.images.masker", {"name": "causal"}, "streams.images.masker.name is causal; the layout masks at random"),
-    ("streams.images.predict", {"name": "random"}, "streams.images.predict is random; the layout predicts all masked"),
+    ("streams.images.decoder_masker", {"name": "random"}, "streams.images.decoder_masker is random"),
     ("streams.images.loss.unnormalize", True, "streams.images.loss.unnormalize is true; the layout can only say false"),
     ("streams.images.loss.epsilon_inside", False, "streams.images.loss.epsilon_inside is false; the layout can only"),
     ("streams.images.modality.patch_size", [2, 4, 4], "streams.images.modality.patch_size is [2, 4, 4]; the layout"),

@@ -35,14 +35,14 @@ def test_every_variant_of_the_loss(golden, model, name, variant):
         stream["loss"] = {"name": "pixels", **LOSSES[variant]}
     changed = build_model(experiment_from_data(data))
     changed.load_state_dict(model.state_dict())
-    loss = changed({case["stream"]: case["inputs"]}, masks={case["stream"]: case["hidden"]}).loss
+    loss = changed({case["stream"]: case["inputs"]}, masks={case["stream"]: case["masked"]}).loss
     assert loss.item() == pytest.approx(case["losses"][variant], rel=1e-6)
 
 
 def test_images_and_videos_in_one_step_are_each_as_alone(golden, model):
     parts = [golden["cases"][name] for name in ("image_90", "video_90")]
     batch = {part["stream"]: part["inputs"] for part in parts}
-    output = model(batch, masks={part["stream"]: part["hidden"] for part in parts})
+    output = model(batch, masks={part["stream"]: part["masked"] for part in parts})
     for part in parts:
         found = output.streams[part["stream"]]
         assert found.loss.item() == pytest.approx(part["loss"], rel=1e-6)

@@ -34,8 +34,8 @@ def index(chosen):
 
 
 def mask(part):
-    hidden, predicted = part["hidden"], index(part["asked"])
-    return {part["stream"]: Mask(index(~hidden), predicted, hidden.gather(1, predicted).float(), hidden)}
+    masked, predicted = part["masked"], index(part["asked"])
+    return {part["stream"]: Mask(index(~masked), predicted, masked.gather(1, predicted).float(), masked)}
 
 
 @pytest.mark.parametrize(("system", "name"), CASES)
@@ -63,14 +63,14 @@ def test_the_loss_in_float64(system, name):
 
 
 @pytest.mark.parametrize(("system", "name"), CASES)
-def test_a_bool_mask_gives_the_same_where_all_hidden_tokens_are_predicted(system, name):
+def test_a_bool_mask_gives_the_same_where_all_masked_tokens_are_predicted(system, name):
     part = golden(system)["cases"][name]
-    if not torch.equal(part["hidden"], part["asked"]):
+    if not torch.equal(part["masked"], part["asked"]):
         pytest.skip("dual masking")
     model = load(part).model
     losses = [
         model({part["stream"]: part["inputs"]}, masks=given).loss
-        for given in (mask(part), {part["stream"]: part["hidden"]})
+        for given in (mask(part), {part["stream"]: part["masked"]})
     ]
     assert losses[0].item() == losses[1].item()
 

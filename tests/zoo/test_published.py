@@ -10,7 +10,7 @@ import torch
 
 import mmmask
 from mmmask.components import components
-from mmmask.published import published
+from mmmask.interop.published import published
 
 FORMATS = {
     "convmae", "huggingface_videomae", "huggingface_vitmae", "mae", "mae_st", "omnimae", "simmim", "videomae",

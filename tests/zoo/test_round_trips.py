@@ -95,7 +95,7 @@ def test_tables_that_were_resized_are_written_as_the_model_has_them(cases, syste
     _, state, given = cases(system)[index]
     model = read(state, **given | options).model
     again = read(write(model, system).state, **given | options).model
-    (stream,) = model.modalities if hasattr(model, "modalities") else model.streams
+    (stream,) = settings_of(model)["streams"]
     modality = settings_of(model)["streams"][stream]["modality"]
     frames = [modality["num_frames"]] if "num_frames" in modality else []
     batch = {stream: torch.randn(1, 3, *frames, options["size"], options["size"])}
@@ -138,7 +138,7 @@ def changed(model, **changes):
         ("videomae", 0, {"decoder__embed_bias": True}, "decoder.embed_bias is true; the layout can only say false"),
         ("videomae", 0, {"encoder__cosine_attention": True}, "encoder.cosine_attention is true; the layout can"),
         ("videomaev2", 0, {"encoder__layer_scale": 0.1}, "encoder.layer_scale is 0.1; the layout can only say null"),
-        ("simmim", 0, {"encoder__hidden_tokens": "drop"}, 'encoder.hidden_tokens is "drop"; the layout can only say'),
+        ("simmim", 0, {"encoder__masked_tokens": "drop"}, 'encoder.masked_tokens is "drop"; the layout can only say'),
         ("simmim", 0, {"decoder__depth": 1}, "decoder.depth is 1; the layout can only say 0"),
         ("simmim", 1, {"encoder__qkv_bias": False}, "encoder.qkv_bias is false; the layout can only say true"),
         ("convmae", 0, {"encoder__conv_norm_epsilon": 1e-6}, "encoder.conv_norm_epsilon is 1e-06; the layout can only"),

@@ -52,25 +52,25 @@ def pretrained(system: str, full: dict, case: dict) -> dict:
     if normalized is not None:
         options["normalize"] = NORMALIZED[system] if normalized else "none"
     stream, samples = stream_of(case)
-    hidden, latents = case["mask"], case.get("encoder_out_token_order", case["encoder_out"])
+    masked, latents = case["mask"], case.get("encoder_out_token_order", case["encoder_out"])
     if system == "simmim":
-        kind = "swin" if hidden.shape[1] == 256 else "vit"
+        kind = "swin" if masked.shape[1] == 256 else "vit"
         if kind == "swin":  # a token is a unit of 8 x 8 patches
-            hidden = case["mask_grid"][:, ::8, ::8].flatten(1).bool()
+            masked = case["mask_grid"][:, ::8, ::8].flatten(1).bool()
         predictions = patches(case["decoder_pred"], PATCH[kind])
     else:
         predictions = case["decoder_pred"]
-    asked = ~case["decode_mask"] if "decode_mask" in case else hidden
-    if predictions.shape[1] == hidden.shape[1]:
-        predictions = predictions[asked].unflatten(0, (len(hidden), -1))
-    prefix = latents.shape[1] - (hidden.shape[1] if system == "simmim" else int((~hidden[0]).sum()))
+    asked = ~case["decode_mask"] if "decode_mask" in case else masked
+    if predictions.shape[1] == masked.shape[1]:
+        predictions = predictions[asked].unflatten(0, (len(masked), -1))
+    prefix = latents.shape[1] - (masked.shape[1] if system == "simmim" else int((~masked[0]).sum()))
     gradients = case["grads"]
     return {
         "weights": weights,
         "options": options,
         "stream": stream,
         "inputs": samples,
-        "hidden": hidden,
+        "masked": masked,
         "asked": asked,
         "latents": latents[:, prefix:].clone(),
         "prefix": latents[:, :prefix].clone(),

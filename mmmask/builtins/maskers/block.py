@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.maskers.counts import RoundDown, hidden_count
+from mmmask.builtins.maskers.counts import RoundDown, masked_count
 from mmmask.interfaces import Grid, MaskContext, Masker
 
 # fewer than one sample in a thousand needs more at 14 x 14 and BEiT's ratio; one in four does at a ratio of 0.75
@@ -16,32 +16,32 @@ RECTANGLES = 16
 
 
 class BlockMasker(Masker):
-    """Hides rectangles, an exact number of tokens in all (BEiT section 2.3, algorithm 1).
+    """Masks rectangles, an exact number of tokens in all (BEiT section 2.3, algorithm 1).
 
-    Rectangles are added until enough is hidden. The area of each is uniform between `min_block` and what is left to
-    hide, or `min_block` where less is left; height / width is log-uniform between `aspect` and 1 / `aspect`, so that
+    Rectangles are added until enough is masked. The area of each is uniform between `min_block` and what is left to
+    mask, or `min_block` where less is left; height / width is log-uniform between `aspect` and 1 / `aspect`, so that
     neither orientation is favoured, and brought to the nearest value with which the rectangle fits the grid; the
     place is uniform. Rectangles may overlap.
 
     BEiT stops at or above its number, OmniMAE's block masking (whose test for overlap looks along a wrong axis) mostly
     below it. Here the number is exact: of the last rectangle, the last tokens in raster order stay visible. There are
     at most 16 rectangles, for speed; where they do not suffice, which takes a high ratio, they grow: the tokens
-    nearest to any of them are hidden, ring by ring, again in raster order.
+    nearest to any of them are masked, ring by ring, again in raster order.
 
     Rectangles lie in the last two axes and are the same at every step of the axes before these, as in V-JEPA. On a
     grid of one axis they are intervals.
     """
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.4, ge=0, lt=1, description="share of the cells of one step that is hidden")
+        mask_ratio: float = Field(default=0.4, ge=0, lt=1, description="share of the cells of one step that is masked")
         min_block: int = Field(
-            default=16, gt=0, description="cells of the smallest rectangle, or all that are hidden if these are fewer"
+            default=16, gt=0, description="cells of the smallest rectangle, or all that are masked if these are fewer"
         )
         aspect: float = Field(
             default=0.3, gt=0, le=1, description="height / width of a rectangle is between this and its inverse"
         )
         round_down: RoundDown = Field(
-            default="hidden", description="which count of cells is rounded down: hidden or visible ones"
+            default="masked", description="which count of cells is rounded down: masked or visible ones"
         )
 
     config: Config
@@ -51,7 +51,7 @@ class BlockMasker(Masker):
         height, width = _plane(context.grid)
         rows = torch.arange(height, device=context.device)
         columns = torch.arange(width, device=context.device)
-        to_hide = self._hidden_cells(context.grid)
+        to_hide = self._masked_cells(context.grid)
         smallest = max(1, min(self.config.min_block, to_hide))
         noise = context.noise((context.batch, RECTANGLES, 4))
         # of the first rectangle that covers a cell, counted down from RECTANGLES; 0 where none does
@@ -75,12 +75,12 @@ class BlockMasker(Masker):
         # ranks, not scores that cells share: the core would cut the last rectangle at some step of the leading axes
         return -order.argsort(dim=1).repeat(1, math.prod(context.grid[:-2]))
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """int(ratio * cells), or cells - int(cells * (1 - ratio)), at every step of the leading axes."""
-        return self._hidden_cells(grid) * math.prod(grid[:-2])
+        return self._masked_cells(grid) * math.prod(grid[:-2])
 
-    def _hidden_cells(self, grid: Grid) -> int:
-        return hidden_count(math.prod(_plane(grid)), self.config.mask_ratio, self.config.round_down)
+    def _masked_cells(self, grid: Grid) -> int:
+        return masked_count(math.prod(_plane(grid)), self.config.mask_ratio, self.config.round_down)
 
 
 def _plane(grid: Grid) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Maskers that hide a regular pattern."""
+"""Maskers that mask a regular pattern."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmmask_registry import MmmaskError
 
 
 class GridMasker(Masker):
-    """Keeps one token of every cell of a regular grid, hides the others (MAE table 1f and figure 6, "grid").
+    """Keeps one token of every cell of a regular grid, masks the others (MAE table 1f and figure 6, "grid").
 
     The default keeps one of every 2 x 2. Steps of axes that the stride does not reach have the same pattern.
     """
@@ -31,7 +31,7 @@ class GridMasker(Masker):
     config: Config
 
     def scores(self, context: MaskContext) -> Tensor:
-        """1 where hidden, 0 where visible: (batch, tokens)."""
+        """1 where masked, 0 where visible: (batch, tokens)."""
         strides = extents_of_all_axes("masker 'grid': stride", self.config.stride, context.grid)
         visible = torch.ones(context.batch, *context.grid, dtype=torch.bool, device=context.device)
         starts = context.noise((context.batch, len(strides))) if self.config.random_offset else None
@@ -43,7 +43,7 @@ class GridMasker(Masker):
             visible = visible & (place % stride == 0).view(context.batch, *along_axis)
         return (~visible).flatten(1).float()
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """All tokens but the product of ceil(size / stride) over the axes.
 
         Raises:
@@ -53,7 +53,7 @@ class GridMasker(Masker):
         if self.config.random_offset and any(size % stride for size, stride in zip(grid, strides, strict=True)):
             raise MmmaskError(
                 f"masker 'grid': a grid {tuple(grid)} does not divide into strides of {list(self.config.stride)}, so "
-                "that samples would hide different numbers: set random_offset: false, or a stride that divides it"
+                "that samples would mask different numbers: set random_offset: false, or a stride that divides it"
             )
         kept = math.prod(-(-size // stride) for size, stride in zip(grid, strides, strict=True))
         return math.prod(grid) - kept
@@ -62,11 +62,11 @@ class GridMasker(Masker):
 class RunningCellMasker(Masker):
     """A pattern of 2 x 2 cells that moves by one place at every step of the first axis (VideoMAE V2 section 3.2).
 
-    Number the places of a cell 0, 1, 2, 3 row by row. Of `count` hidden ones, step t of phase p hides the places with
-    (p + t + 1 + place) mod 4 < count: after four steps every place was hidden `count` times. One of the four phases
+    Number the places of a cell 0, 1, 2, 3 row by row. Of `count` masked ones, step t of phase p masks the places with
+    (p + t + 1 + place) mod 4 < count: after four steps every place was masked `count` times. One of the four phases
     is drawn for every sample. A grid of two axes is a single step.
 
-    VideoMAE V2 uses it as `predict` masker: what it hides is not decoded.
+    VideoMAE V2 uses it as `decoder_masker` masker: what it masks is not decoded.
     """
 
     class Config(Masker.Config):
@@ -74,13 +74,13 @@ class RunningCellMasker(Masker):
             default=0.5,
             ge=0,
             lt=1,
-            description="share of a cell's four places that is hidden, rounded down; at least 0.25",
+            description="share of a cell's four places that is masked, rounded down; at least 0.25",
         )
 
     config: Config
 
     def scores(self, context: MaskContext) -> Tensor:
-        """1 where hidden, 0 where visible: (batch, tokens)."""
+        """1 where masked, 0 where visible: (batch, tokens)."""
         *leading, height, width = context.grid
         device = context.device
         steps = torch.arange(leading[0] if leading else 1, device=device)
@@ -88,27 +88,27 @@ class RunningCellMasker(Masker):
         rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
         places = 2 * (rows % 2)[:, None] + columns % 2
         queue = ((phases + steps + 1)[:, :, None, None] + places) % 4  # (batch, steps, height, width)
-        hidden = (queue < self._hidden_places()).float()
+        masked = (queue < self._masked_places()).float()
         # axes between the first one and the plane do not move the pattern
-        return hidden[:, :, None].expand(-1, -1, math.prod(leading[1:]), -1, -1).flatten(1)
+        return masked[:, :, None].expand(-1, -1, math.prod(leading[1:]), -1, -1).flatten(1)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """int(4 * ratio) of every four tokens.
 
         Raises:
-            MmmaskError: height or width is odd or missing, or less than one place of a cell is hidden.
+            MmmaskError: height or width is odd or missing, or less than one place of a cell is masked.
         """
         if len(grid) < 2 or grid[-1] % 2 or grid[-2] % 2:
             raise MmmaskError(
                 f"masker 'running_cell' needs an even height and width, not a grid {tuple(grid)}: use 'random', or "
                 "samples of another size"
             )
-        if not self._hidden_places():
+        if not self._masked_places():
             raise MmmaskError(
-                f"masker 'running_cell' hides 1 to 3 of 4 places, mask_ratio {self.config.mask_ratio} hides none: set "
+                f"masker 'running_cell' masks 1 to 3 of 4 places, mask_ratio {self.config.mask_ratio} masks none: set "
                 "at least 0.25"
             )
-        return math.prod(grid) // 4 * self._hidden_places()
+        return math.prod(grid) // 4 * self._masked_places()
 
-    def _hidden_places(self) -> int:
+    def _masked_places(self) -> int:
         return int(4 * self.config.mask_ratio)

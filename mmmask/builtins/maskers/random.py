@@ -1,4 +1,4 @@
-"""Maskers that hide tokens one by one."""
+"""Maskers that mask tokens one by one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.maskers.counts import RoundDown, hidden_count
+from mmmask.builtins.maskers.counts import RoundDown, masked_count
 from mmmask.interfaces import Grid, MaskContext, Masker
 
 
 class RandomMasker(Masker):
-    """Hides tokens at random, blind to space and time (MAE section 3, OmniMAE section 3.2)."""
+    """Masks tokens at random, blind to space and time (MAE section 3, OmniMAE section 3.2)."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is hidden")
+        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is masked")
         round_down: RoundDown = Field(
-            default="hidden",
-            description="which count is rounded down: of hidden tokens (OmniMAE) or of visible ones (MAE)",
+            default="masked",
+            description="which count is rounded down: of masked tokens (OmniMAE) or of visible ones (MAE)",
         )
 
     config: Config
@@ -28,22 +28,22 @@ class RandomMasker(Masker):
         """Uniform noise: (batch, tokens)."""
         return context.noise((context.batch, math.prod(context.grid)))
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """int(ratio * tokens), or tokens - int(tokens * (1 - ratio))."""
-        return hidden_count(math.prod(grid), self.config.mask_ratio, self.config.round_down)
+        return masked_count(math.prod(grid), self.config.mask_ratio, self.config.round_down)
 
 
 class CausalMasker(Masker):
-    """Hides the last tokens in raster order, the same ones in every sample (OmniMAE, ablation of mask types).
+    """Masks the last tokens in raster order, the same ones in every sample (OmniMAE, ablation of mask types).
 
-    The first axis varies slowest: of a grid (steps, height, width) the last steps are hidden whole, and the last rows
+    The first axis varies slowest: of a grid (steps, height, width) the last steps are masked whole, and the last rows
     of the step in which the count is reached.
     """
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is hidden")
+        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is masked")
         round_down: RoundDown = Field(
-            default="hidden", description="which count of tokens is rounded down: hidden or visible ones"
+            default="masked", description="which count of tokens is rounded down: masked or visible ones"
         )
 
     config: Config
@@ -52,6 +52,6 @@ class CausalMasker(Masker):
         """The token's index: (batch, tokens)."""
         return torch.arange(math.prod(context.grid), device=context.device).expand(context.batch, -1)
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         """int(ratio * tokens), or tokens - int(tokens * (1 - ratio))."""
-        return hidden_count(math.prod(grid), self.config.mask_ratio, self.config.round_down)
+        return masked_count(math.prod(grid), self.config.mask_ratio, self.config.round_down)

@@ -10,7 +10,7 @@ class TellingMasker(Masker):
     def scores(self, context: MaskContext) -> str:  # reportIncompatibleMethodOverride
         return context.grid  # reportReturnType
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         return grid.total  # reportAttributeAccessIssue
 
 
@@ -23,7 +23,7 @@ class AskingMasker(Masker):
     def scores(self, context: MaskContext, more: int):  # reportIncompatibleMethodOverride
         raise NotImplementedError
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         return 0
 
 

@@ -9,4 +9,4 @@ MMMASK_INTERFACE = 1
 def register_components(register: Register) -> None:
     register("modality", "tide", "acme_tides.modality:TideModality", "the water at a gauge, hour by hour")
     register("source", "tide_gauge", "acme_tides.source:GaugeSource", "a gauge with two tides, from a formula")
-    register("masker", "ebb", "acme_tides.masker:EbbMasker", "hides the hours before a time of day")
+    register("masker", "ebb", "acme_tides.masker:EbbMasker", "masks the hours before a time of day")

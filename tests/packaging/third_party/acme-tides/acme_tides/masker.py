@@ -12,10 +12,10 @@ from mmmask.interfaces import Grid, MaskContext, Masker
 
 
 class EbbMasker(Masker):
-    """Hides the tokens before a place, around the ends."""
+    """Masks the tokens before a place, around the ends."""
 
     class Config(Masker.Config):
-        share: float = Field(default=0.5, ge=0, lt=1, description="share of the tokens that is hidden")
+        share: float = Field(default=0.5, ge=0, lt=1, description="share of the tokens that is masked")
 
     config: Config
 
@@ -24,5 +24,5 @@ class EbbMasker(Masker):
         place = (context.noise((context.batch, 1)) * tokens).long().to(context.device)
         return ((torch.arange(tokens, device=context.device) + place) % tokens).float()
 
-    def num_hidden(self, grid: Grid, step: int) -> int:
+    def num_masked(self, grid: Grid, step: int) -> int:
         return int(self.config.share * math.prod(grid))

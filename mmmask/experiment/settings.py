@@ -1,0 +1,214 @@
+"""Every key of an experiment file."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetCoreSchemaHandler, PrivateAttr, create_model, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from mmmask.components import components
+from mmmask.experiment.compose import dump_yaml
+from mmmask.interfaces import Objective, Optimizer
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel, validate_strictly
+from mmmask_registry import MmmaskError
+
+EncoderChoice = Annotated[Component.Config, ChosenByName("encoder")]
+DecoderChoice = Annotated[Component.Config, ChosenByName("decoder")]
+ModalityChoice = Annotated[Component.Config, ChosenByName("modality")]
+SourceChoice = Annotated[Component.Config, ChosenByName("source")]
+EvaluatorChoice = Annotated[Component.Config, ChosenByName("evaluator")]
+OptimizerChoice = Annotated[Optimizer.Config, ChosenByName("optimizer", default="adamw")]
+CallbackChoice = Annotated[Component.Config, ChosenByName("callback")]
+
+
+class ModelSettings(StrictModel):
+    """The model: what all streams share."""
+
+    encoder: EncoderChoice = Field(description="turns visible tokens into latents")
+    decoder: DecoderChoice | None = Field(
+        default=None, description="predicts masked tokens; required by the objective masked"
+    )
+
+
+class StreamSettings(StrictModel):
+    """One flow of samples into training: the keys that every stream has; its objective adds its own."""
+
+    objective: str = Field(default="masked", description="what is learned from it; its settings are keys of the stream")
+    modality: ModalityChoice = Field(description="how samples become tokens")
+    source: SourceChoice | None = Field(default=None, description="where training samples come from")
+    held_out: SourceChoice | None = Field(default=None, description="samples never trained on, for evaluation")
+    batch_size: int = Field(default=32, gt=0, description="samples per step, over all processes, after replication")
+    replicate: int = Field(default=1, gt=0, description="crops and masks trained on per decoded sample")
+    loss_weight: float = Field(default=1.0, ge=0, description="weight of this stream's loss")
+    sampling_weight: float = Field(default=1.0, gt=0, description="share of steps with `mixing: alternate`")
+    evaluators: tuple[EvaluatorChoice, ...] | None = Field(
+        default=None, description="what is measured on held-out samples; default: what suits the objective"
+    )
+
+
+@cache
+def stream_settings(objective: type[Objective]) -> type[StreamSettings]:
+    """The settings of a stream with this objective: the common keys and those of the objective's Config.
+
+    Raises:
+        MmmaskError: the objective claims a common key.
+    """
+    if taken := sorted(StreamSettings.model_fields.keys() & objective.Config.model_fields.keys()):
+        raise MmmaskError(f"objective {objective.__name__}: {', '.join(taken)} are keys of every stream: rename them")
+    return create_model("StreamSettings", __base__=(objective.Config, StreamSettings))  # type: ignore[return-value]
+
+
+class _ByObjective:
+    """Marks the settings of a stream, whose keys depend on its `objective`."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda settings: settings.model_dump(mode="json")
+            ),
+        )
+
+    def _validate(self, value: object) -> StreamSettings:
+        if isinstance(value, StreamSettings):
+            value = value.model_dump(mode="json")
+        if not isinstance(value, dict):
+            raise PydanticCustomError("no_stream", "{message}", {"message": f"should be an object, not {value!r}"})
+        name = value.get("objective", StreamSettings.model_fields["objective"].default)
+        try:
+            objective = components().get("objective", name if isinstance(name, str) else "")
+            model = stream_settings(objective)
+        except MmmaskError as error:
+            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "objective"}) from None
+        return validate_strictly(model, value)
+
+
+class ScheduleSettings(StrictModel):
+    """The learning rate over training."""
+
+    shape: Literal["cosine", "linear", "constant", "multistep"] = Field(
+        default="cosine", description="after the warm-up"
+    )
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(), description="of multistep: shares of the progress at which the rate is multiplied by factor"
+    )
+    factor: float = Field(default=0.1, gt=0, description="of multistep: what the rate is multiplied by")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a linear warm-up")
+    warmup_start: float = Field(default=1e-6, ge=0, description="rate at the first step")
+    end: float = Field(default=0.0, ge=0, description="rate at the end")
+    progress: Literal["rescaled", "fixed"] = Field(
+        default="rescaled",
+        description="progress the shape sees after the warm-up: from 0 again (MAE), or that of the whole training "
+        "(OmniMAE's release)",
+    )
+
+    @model_validator(mode="after")
+    def _milestones_suit_the_shape(self) -> ScheduleSettings:
+        if (self.shape == "multistep") != bool(self.milestones):
+            raise ValueError(
+                f"milestones {list(self.milestones)}, shape {self.shape}: multistep has some, no other has"
+            )
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones must ascend, not {list(self.milestones)}")
+        return self
+
+
+class CheckpointSettings(StrictModel):
+    """When to save."""
+
+    every: int = Field(default=1000, gt=0, description="steps between checkpoints")
+    keep: int = Field(default=3, gt=0, description="how many of the newest stay on disk")
+
+
+class LogSettings(StrictModel):
+    """What to write while training."""
+
+    every: int = Field(default=20, gt=0, description="steps between lines of metrics.jsonl")
+    reconstruct_every: int = Field(
+        default=2000, ge=0, description="steps between reconstruction pictures; 0: only at the end"
+    )
+    tensorboard: bool = Field(default=True, description="write TensorBoard events")
+
+
+class EvaluateSettings(StrictModel):
+    """Held-out evaluation of the streams that have `held_out`."""
+
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
+    samples: int = Field(default=64, gt=0, description="held-out samples per stream")
+
+
+class TrainingSettings(StrictModel):
+    """How the model is trained."""
+
+    steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
+    epochs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
+    )
+    mixing: Literal["joint", "alternate"] = Field(
+        default="joint", description="all streams in every step, or one per step, drawn by sampling_weight"
+    )
+    accumulate: int = Field(default=1, gt=0, description="micro-batches per step")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of matrix products; weights stay float32")
+    seed: int = Field(default=0, ge=0, description="of weights, order, crops and masks")
+    compile: bool = Field(default=False, description="torch.compile the encoder and decoders")
+    optimizer: OptimizerChoice = Field(
+        default_factory=lambda: Component.Config(name="adamw"), validate_default=True, description="how weights change"
+    )
+    schedule: ScheduleSettings = ScheduleSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    log: LogSettings = LogSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+class DataSettings(StrictModel):
+    """How samples are loaded."""
+
+    workers: int = Field(
+        default=2, ge=0, description="loader threads per stream and process; results do not depend on it"
+    )
+    process: bool | None = Field(
+        default=None,
+        description="load in one more process per process that trains, with as many threads; null: where batches go "
+        "to a GPU and a process can safely be started",
+    )
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"
+    )
+    sample_data: str | None = Field(
+        default=None, description="folder where the sample corpus is written first, if missing"
+    )
+
+    @model_validator(mode="after")
+    def _a_process_has_workers(self) -> DataSettings:
+        if self.process and not self.workers:
+            raise ValueError("process true needs workers: set data.workers to 1 or more, or data.process to false")
+        return self
+
+
+class Experiment(StrictModel):
+    """A model, one or more streams, the training settings."""
+
+    description: str = Field(default="", description="what the experiment is, and its source")
+    model: ModelSettings
+    # Any: a StreamSettings with the keys of the stream's objective, which no type checker knows
+    streams: dict[str, Annotated[Any, _ByObjective()]] = Field(min_length=1)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    data: DataSettings = DataSettings()
+    callbacks: tuple[CallbackChoice, ...] = Field(default=(), description="what is told of every step, in this order")
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """The name or file it was loaded by, without its ending; `experiment` where it was made from data."""
+        return self._name or "experiment"
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data with every default filled in."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The file that says all this, every default filled in."""
+        return dump_yaml(self.to_data())

@@ -1,0 +1,31 @@
+"""Evaluator: figures of one stream on held-out samples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from mmmask.interfaces.component import Component
+from mmmask.interfaces.sample import Batch
+
+if TYPE_CHECKING:
+    from mmmask.model.model import Model
+
+
+class Evaluator(Component):
+    """Accumulates figures over the batches of one stream; built anew for every evaluation.
+
+    Built with the `model`, in evaluation mode, and the `stream`'s name.
+    """
+
+    def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
+        super().__init__(config)
+        self.model, self.stream = model, stream
+
+    @abstractmethod
+    def add(self, batch: Batch, first: int, total: int) -> None:
+        """Takes the held-out samples `first ..` of `total`, on the model's device."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, float | None]:
+        """{name: figure} of all samples so far; None where a figure does not apply."""

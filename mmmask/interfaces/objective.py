@@ -1,0 +1,138 @@
+"""Objective: what is learned from the streams that name it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from mmmask.interfaces.component import Component, StrictModel
+from mmmask.interfaces.modality import Modality
+from mmmask.interfaces.sample import Batch
+from mmmask.interfaces.tokens import Embedding, EncoderInput, Latents, Tokens
+
+if TYPE_CHECKING:
+    from mmmask.interfaces.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """What an objective is built with, besides the settings of its streams.
+
+    Attributes:
+        modalities: {stream: modality}.
+        embeddings: {embedding key: what decoders are built with}, in the experiment's order.
+        encoder: shared by all objectives; it belongs to the model and is not registered again.
+        decoder: settings of the experiment's `model.decoder`, None where it has none.
+        classes: {stream: {label set: names of the classes}}, empty where a stream has no labels.
+        seed: of the experiment.
+    """
+
+    modalities: Mapping[str, Modality]
+    embeddings: Mapping[str, Embedding]
+    encoder: Encoder
+    decoder: Component.Config | None = None
+    classes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where a batch stands in training.
+
+    Attributes:
+        step: of training, from 0.
+        noise: `noise(stream, purpose)` is the noise function of a stream's rows (see `MaskContext.noise`), for one
+            purpose such as "mask".
+        given: {stream: what the caller gives instead of a random draw}, such as a mask.
+        training: whether randomness that only training has (dropout, mixing) is wanted.
+    """
+
+    step: int
+    noise: Callable[[str, str], Callable[[tuple[int, ...]], Tensor]]
+    given: Mapping[str, Any] = field(default_factory=dict)
+    training: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All randomness and all counts of one micro-batch, made before any forward. Objectives add fields of their own.
+
+    Attributes:
+        tokens: {stream: the samples as tokens}.
+        batches: {stream: the samples and their labels}.
+        inputs: {stream: what the encoder is shown}.
+        counts: {stream: how many errors enter the loss}, a scalar tensor or a number.
+    """
+
+    tokens: Mapping[str, Tokens]
+    batches: Mapping[str, Batch]
+    inputs: Mapping[str, EncoderInput]
+    counts: Mapping[str, Tensor | float]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A stream's loss before it is divided.
+
+    Attributes:
+        sum: scalar, the counted errors added up; float32 or wider.
+        count: how many they are, as in the plan.
+        predictions: the head's answers, (batch, predicted, dim) or (batch, classes); None where there are none.
+    """
+
+    sum: Tensor
+    count: Tensor | float
+    predictions: Tensor | None = None
+
+
+class Objective(Component, nn.Module):
+    """What is learned from streams: one object serves all streams that name it.
+
+    Built with `streams`, {stream: its settings}, and a context. A stream's settings are the common keys plus those of
+    this class's `Config`.
+    """
+
+    class Config(StrictModel):  # pyright: ignore[reportIncompatibleVariableOverride] - the stream's block holds the name
+        pass
+
+    evaluators: ClassVar[tuple[str, ...]] = ()
+    """Names of the evaluators of a stream that names none itself."""
+
+    def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
+        nn.Module.__init__(self)
+        self.streams = dict(streams)
+
+    @property
+    def counts_vary(self) -> tuple[str, ...]:
+        """Streams whose counts differ from batch to batch: the step's are added up before its first forward."""
+        return ()
+
+    @abstractmethod
+    def plan(self, tokens: Mapping[str, Tokens], batches: Mapping[str, Batch], context: StepContext) -> Plan:
+        """Draws all randomness of a micro-batch, cheaply, on the device of the samples."""
+
+    @abstractmethod
+    def losses(self, plan: Plan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:
+        """The loss of every stream of the plan, given the encoder's latents of `plan.inputs`."""
+
+    def after_step(self, step: int) -> None:
+        """Called after every optimiser step: a teacher's moving average, a queue."""
+
+    def restore(self, plan: Any, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # noqa: ANN401 - its own plan
+        """Predictions as raw content, for pictures: (batch, predicted, content_dim).
+
+        Args:
+            true_statistics: undo a normalised target with the tokens' true statistics, which a model cannot know.
+
+        Raises:
+            NotImplementedError: this objective does not predict content.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not predict content")
+
+    def needs_statistics(self, stream: str) -> bool:
+        """Whether `restore` depends on statistics of the tokens."""
+        return False

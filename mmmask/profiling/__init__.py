@@ -1,0 +1,1 @@
+"""Measured speed, and computed operations and memory."""

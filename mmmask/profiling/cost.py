@@ -1,0 +1,103 @@
+"""What a step costs, counted on the meta device: parameters, tokens, floating-point operations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmmask.experiment import Experiment
+from mmmask.model.build import build_model
+from mmmask.model.model import Model
+
+
+@dataclass(frozen=True)
+class StreamCost:
+    """One sample of one stream.
+
+    Attributes:
+        grid: token layout.
+        tokens, visible, predicted: how many.
+        forward_flops, training_flops: floating-point operations of matrix products, a multiply-add counted as two;
+            training is forward and backward. What a kernel recomputes in backward is not counted.
+        activation_bytes: kept from forward for backward, in float32.
+    """
+
+    grid: tuple[int, ...]
+    tokens: int
+    visible: int
+    predicted: int
+    forward_flops: int
+    training_flops: int
+    activation_bytes: int
+
+
+def parameters(model: Model) -> dict[str, int]:
+    """Parameters of the whole model and of its parts."""
+    parts: dict[str, nn.Module] = {"encoder": model.encoder}
+    for objective in model.objectives.values():
+        parts |= {name: part for name, part in objective.named_children() if any(True for _ in part.parameters())}
+    return {
+        "total": sum(parameter.numel() for parameter in model.parameters()),
+        **{name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()},
+    }
+
+
+def meta_model(experiment: Experiment) -> Model:
+    """The model without memory."""
+    with torch.device("meta"):
+        return build_model(experiment)
+
+
+def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
+    """Counts one stream on a model from `meta_model`."""
+    modality = model.modalities[stream]
+    ids = modality.spec.vocab_size is not None
+    dtype = torch.int64 if ids else torch.float32
+    samples = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
+    plans = model.plan({stream: samples})
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as forward, saving:
+        output = model(plans=plans).streams[stream]
+    with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
+        output.loss.backward()
+    flops, backward_flops = forward.get_total_flops(), backward.get_total_flops()
+    return StreamCost(
+        grid=tuple(output.tokens.grid),
+        tokens=output.tokens.content.shape[1],
+        visible=output.mask.visible.shape[1],
+        predicted=output.mask.predicted.shape[1],
+        forward_flops=flops // batch,
+        training_flops=(flops + backward_flops) // batch,
+        activation_bytes=sum(kept.values()) // batch,
+    )
+
+
+def _convolution_backward(
+    grad_shape: list[int],
+    inputs: list[int],
+    kernel: list[int],
+    *settings: Any,  # noqa: ANN401 - strides and the like, and last which gradients are wanted
+    out_shape: object = None,
+) -> int:
+    """Two convolutions as dear as the forward one: for inputs and for the kernel, each where it is wanted."""
+    output_mask = settings[-1]
+    forward = 2 * math.prod(grad_shape) * math.prod(kernel[1:])  # kernel (out, in / groups, *extent)
+    return forward * sum(output_mask[:2])
+
+
+# torch 2.13 counts the backward of a grouped convolution as if it had one group
+_CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}

@@ -1,0 +1,1 @@
+"""`mmmask new`: the package of a new plugin."""
