@@ -14,7 +14,7 @@ from torch import Tensor
 from mmmask.interfaces import Batch, Mask, MaskContext, Masker, Preparation, Tokens
 from mmmask.model.masks import draw_mask
 from mmmask.model.model import Model
-from mmmask.randomness import derive_seed, rows_noise
+from mmmask.randomness import derive_seed, sample_noise
 
 GAP, MARGIN, PANEL_HEIGHT, HEADING = 6, 12, 144, 22
 INK, PAPER = (40, 40, 40), (255, 255, 255)
@@ -57,7 +57,7 @@ def reconstruct(
     given: dict[str, Mask | None] = {"": None}
     for label, masker in (maskers or {}).items():
         content = tokens.content
-        noise = rows_noise(derive_seed(model.seed, "picture"), 0, len(content), content.device)
+        noise = sample_noise(derive_seed(model.seed, "picture"), 0, len(content), content.device)
         given[label] = draw_mask(masker, None, MaskContext(tokens.grid, len(content), content.device, noise, 0, tokens))
     if maskers:
         del given[""]

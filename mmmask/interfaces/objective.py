@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from mmmask.interfaces.component import Component, StrictModel
 from mmmask.interfaces.modality import Modality
 from mmmask.interfaces.sample import Batch
 from mmmask.interfaces.tokens import Embedding, EncoderInput, Latents, Tokens
+from mmmask.randomness import Noise
 
 if TYPE_CHECKING:
     from mmmask.interfaces.encoder import Encoder
@@ -45,14 +46,13 @@ class StepContext:
 
     Attributes:
         step: of training, from 0.
-        noise: `noise(stream, purpose)` is the noise function of a stream's rows (see `MaskContext.noise`), for one
-            purpose such as "mask".
+        noise: `noise(stream, purpose)` gives uniform numbers for the rows of a stream, for one purpose such as "mask".
         given: {stream: what the caller gives instead of a random draw}, such as a mask.
         training: whether randomness that only training has (dropout, mixing) is wanted.
     """
 
     step: int
-    noise: Callable[[str, str], Callable[[tuple[int, ...]], Tensor]]
+    noise: Callable[[str, str], Noise]
     given: Mapping[str, Any] = field(default_factory=dict)
     training: bool = True
 
@@ -109,6 +109,11 @@ class Objective(Component, nn.Module):
     @property
     def counts_vary(self) -> tuple[str, ...]:
         """Streams whose counts differ from batch to batch: the step's are added up before its first forward."""
+        return ()
+
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """Units of depth of its own, such as a decoder's blocks: what is compiled and sharded one by one."""
         return ()
 
     @abstractmethod

@@ -10,8 +10,9 @@ from torch import nn
 from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
-from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext
-from mmmask.interfaces.component import build, every_setting
+from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, build
+from mmmask.interfaces.component import every_setting
+from mmmask.model.backbone import Backbone
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.model import Model
 from mmmask.randomness import seeded
@@ -79,9 +80,9 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return {"model": model, "streams": streams}
 
 
-def settings_of(model: Model | Classifier) -> dict[str, Any]:
+def settings_of(model: Backbone) -> dict[str, Any]:
     """Plain data that the model can be built from again: an experiment without sources, or a classifier's settings."""
-    return every_setting(model.settings) if isinstance(model, Classifier) else model.settings
+    return model.plain_settings()
 
 
 def build_classifier(settings: ClassifierSettings) -> Classifier:

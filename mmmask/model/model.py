@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mmmask.interfaces import Batch, Encoder, Latents, Mask, Modality, Objective, Plan, StepContext, Tokens
 from mmmask.model.backbone import Backbone
+from mmmask.model.compiling import compile_stages
 from mmmask.model.tokenizing import tokenize_all
-from mmmask.randomness import derive_seed, rows_noise
+from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
 
 Shard = Mapping[str, tuple[int, int]]
@@ -75,7 +76,7 @@ class Model(Backbone):
     ) -> None:
         super().__init__(modalities, encoder)
         self.objectives = nn.ModuleDict(objectives)
-        self.weights, self.seed, self.settings = dict(weights), seed, dict(settings or {})
+        self.weights, self.seed, self._settings = dict(weights), seed, dict(settings or {})
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
 
     def forward(
@@ -136,8 +137,13 @@ class Model(Backbone):
             members.setdefault(self._objective_of[stream], []).append(stream)
         plans = {}
         for name, streams in members.items():
-            own = ({stream: part[stream] for stream in streams} for part in (tokens, batches))
-            plans[name] = self.objective_named(name).plan(*own, context)
+            plan = self.objective_named(name).plan(
+                {stream: tokens[stream] for stream in streams}, {stream: batches[stream] for stream in streams}, context
+            )
+            if self.training:
+                noisy = {key: replace(part, noise=context.noise(key, "encoder")) for key, part in plan.inputs.items()}
+                plan = replace(plan, inputs=noisy)
+            plans[name] = plan
         return plans
 
     def latents(self, plans: Mapping[str, Plan]) -> dict[str, Latents]:
@@ -164,17 +170,18 @@ class Model(Backbone):
         return any(stream in self.objective(stream).counts_vary for stream in streams)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles encoder and objectives; masks and losses stay as they are, drawn and reduced outside of graphs."""
-        self.encoder.compile(*args, **kwargs)
-        for objective in self.objectives.values():
-            objective.compile(*args, **kwargs)
+        """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
+        stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
+        compile_stages([*self.encoder.stages, *stages], **kwargs)
 
-    def _noise(
-        self, tokens: Mapping[str, Tokens], step: int, shard: Shard
-    ) -> Callable[[str, str], Callable[[tuple[int, ...]], Tensor]]:
-        def noise(stream: str, purpose: str) -> Callable[[tuple[int, ...]], Tensor]:
+    def plain_settings(self) -> dict[str, Any]:
+        """An experiment without sources and training."""
+        return dict(self._settings)
+
+    def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:
+        def noise(stream: str, purpose: str) -> Noise:
             content = tokens[stream].content
             first, total = shard.get(stream) or (0, len(content))
-            return rows_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
+            return sample_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
 
         return noise

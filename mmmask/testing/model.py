@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmmask.builtins.objectives.masked import MaskedObjective
 from mmmask.components import components
 from mmmask.experiment.settings import stream_settings
-from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, ObjectiveContext, Tokens, build
+from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, ObjectiveContext, Part, Tokens, build
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.model import Model
 from mmmask.randomness import derive_seed
@@ -46,7 +46,7 @@ def small_decoder(scene: Scene, latent_width: int) -> Decoder:
 
 def group(scene: Scene, tokens: Tokens, mask: Mask) -> EncoderInput:
     """A stream's samples on their way into an encoder."""
-    return EncoderInput(scene.key, tokens, mask)
+    return EncoderInput((Part(scene.key, tokens),), mask)
 
 
 def small_model(scene: Scene, encoder: Encoder, decoder: Decoder) -> Model:

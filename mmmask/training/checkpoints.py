@@ -29,7 +29,7 @@ class Stateful(Protocol):
         """Tensors, numbers, texts, and lists and dictionaries of them."""
         ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:  # noqa: ANN401 - some return what they miss
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:  # noqa: ANN401 - some return what they miss
         """Goes on from a state."""
         ...
 

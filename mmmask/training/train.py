@@ -87,7 +87,9 @@ class _Training:
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
         optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
-        bad_samples = BadSamples(folder.bad_samples, self.streams.sizes, experiment.data.max_bad_share, write=peers.is_main)
+        bad_samples = BadSamples(
+            folder.bad_samples, self.streams.sizes, experiment.data.max_bad_share, write=peers.is_main
+        )
         self.audience = Audience(components().manager, _callbacks(experiment), self._own(plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
         self.checkpointer = Checkpointer(

@@ -527,8 +527,8 @@ class StrictModality(SoundModality):
 class SoundPositions(Positions):
     """A learned table for each grid, and a learned bias for each pair of its tokens."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         sizes = {grid: torch.Size(grid).numel() for grid in self.grids}
         self.tables = nn.ParameterDict({str(grid): torch.randn(size, width) for grid, size in sizes.items()})
         side = {grid: size + num_prefix for grid, size in sizes.items()}
@@ -590,8 +590,8 @@ class EqualPositions(SoundPositions):
 class IdlePositions(SoundPositions):
     """Has a parameter that it does not use."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         self.idle = nn.Parameter(torch.ones(3))
 
 
@@ -616,8 +616,8 @@ class NoisyPositions(SoundPositions):
 class UnseededPositions(SoundPositions):
     """Has a seed that nobody chose."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         for table in self.tables.values():
             table.data.normal_(generator=unseeded())
 
@@ -665,24 +665,31 @@ class SoundEncoder(Encoder):
     def width(self):
         return self.config.width
 
-    def forward(self, groups):
-        return [Latents(self.norm(self.seen(self.embed(group))), group.mask.visible) for group in groups]
+    @property
+    def stages(self):
+        return [self.look]
+
+    def forward(self, inputs, stages=()):
+        return [Latents(self.norm(self.seen(self.embed(group))), group.mask.visible) for group in inputs]
 
     def seen(self, rows):
         return rows + self.look(rows, rows, rows, need_weights=False)[0]
 
     def embed(self, group):
         visible = group.mask.visible
-        return self.embeddings[group.key](group.tokens.values(visible)) + self.places[group.key].table[visible]
+        return (
+            self.embeddings[group.part.key](group.part.tokens.values(visible))
+            + self.places[group.part.key].table[visible]
+        )
 
 
 def but_values(change):
-    """An encoder's forward whose latents are changed by `change(self, values, group, groups)`."""
+    """An encoder's forward whose latents are changed by `change(self, values, group, inputs)`."""
 
-    def forward(self, groups):
+    def forward(self, inputs, stages=()):
         return [
-            Latents(change(self, latents.values, group, groups), latents.index)
-            for latents, group in zip(SoundEncoder.forward(self, groups), groups, strict=True)
+            Latents(change(self, latents.values, group, inputs), latents.index)
+            for latents, group in zip(SoundEncoder.forward(self, inputs), inputs, strict=True)
         ]
 
     return forward
@@ -692,23 +699,23 @@ def but_values(change):
 class NarrowEncoder(SoundEncoder):
     """Gives less than its width."""
 
-    forward = but_values(lambda self, values, group, groups: values[..., 1:])
+    forward = but_values(lambda self, values, group, inputs: values[..., 1:])
 
 
 @breaks("encoder", "gives_every_group_its_latents")
 class LosingEncoder(SoundEncoder):
     """Loses the last visible token."""
 
-    def forward(self, groups):
-        return [Latents(part.values[:, :-1], part.index[:, :-1]) for part in super().forward(groups)]
+    def forward(self, inputs, stages=()):
+        return [Latents(part.values[:, :-1], part.index[:, :-1]) for part in super().forward(inputs)]
 
 
 @breaks("encoder", "gives_every_token_where_nothing_is_masked")
 class FlatMapsEncoder(SoundEncoder):
     """Does not lay its maps out."""
 
-    def feature_maps(self, groups):
-        return [[latents.values] for latents in self(groups)]
+    def feature_maps(self, inputs):
+        return [[latents.values] for latents in self(inputs)]
 
 
 @breaks("encoder", "does_not_see_what_is_masked")
@@ -716,8 +723,8 @@ class PeekingEncoder(SoundEncoder):
     """Adds the mean of all tokens."""
 
     @but_values
-    def forward(self, values, group, groups):
-        return values + self.embeddings[group.key](group.tokens.values()).mean(1, keepdim=True)
+    def forward(self, values, group, inputs):
+        return values + self.embeddings[group.part.key](group.part.tokens.values()).mean(1, keepdim=True)
 
 
 @breaks("encoder", "trains_every_parameter")
@@ -741,14 +748,14 @@ class DetachedEncoder(SoundEncoder):
 class ContrastEncoder(SoundEncoder):
     """Subtracts what the samples of a batch have in common."""
 
-    forward = but_values(lambda self, values, group, groups: values - values.mean(0, keepdim=True))
+    forward = but_values(lambda self, values, group, inputs: values - values.mean(0, keepdim=True))
 
 
 @breaks("encoder", "keeps_groups_apart")
 class MixingEncoder(SoundEncoder):
     """Tells every group how many there are."""
 
-    forward = but_values(lambda self, values, group, groups: values * len(groups))
+    forward = but_values(lambda self, values, group, inputs: values * len(inputs))
 
 
 @breaks("encoder", "leaves_its_input_alone")
@@ -756,8 +763,8 @@ class ErasingEncoder(SoundEncoder):
     """Uses the memory of its tokens again."""
 
     @but_values
-    def forward(self, values, group, groups):
-        group.tokens.content.zero_()
+    def forward(self, values, group, inputs):
+        group.part.tokens.content.zero_()
         return values
 
 
@@ -765,7 +772,7 @@ class ErasingEncoder(SoundEncoder):
 class DroppingEncoder(SoundEncoder):
     """Leaves some numbers out in training."""
 
-    forward = but_values(lambda self, values, group, groups: nn.functional.dropout(values, 0.1, self.training))
+    forward = but_values(lambda self, values, group, inputs: nn.functional.dropout(values, 0.1, self.training))
 
 
 @breaks("encoder", "has_the_weights_of_its_seed")
@@ -781,7 +788,7 @@ class UnseededEncoder(SoundEncoder):
 class SingleEncoder(SoundEncoder):
     """Gives float32, whatever it computes in."""
 
-    forward = but_values(lambda self, values, group, groups: values.float())
+    forward = but_values(lambda self, values, group, inputs: values.float())
 
 
 @breaks("encoder", "can_be_evaluated_first")
@@ -789,7 +796,7 @@ class CachingEncoder(SoundEncoder):
     """Keeps what it computed first, whoever asked."""
 
     @but_values
-    def forward(self, values, group, groups):
+    def forward(self, values, group, inputs):
         self.kept = getattr(self, "kept", None)
         if self.kept is None:
             self.kept = torch.ones(self.width, dtype=values.dtype) * 2
@@ -801,7 +808,7 @@ class CountingEncoder(SoundEncoder):
     """Has a number of its own for every step."""
 
     @but_values
-    def forward(self, values, group, groups):
+    def forward(self, values, group, inputs):
         self.step = getattr(self, "step", 0) + 1
         return values + self.step - self.step
 
@@ -810,11 +817,11 @@ class CountingEncoder(SoundEncoder):
 class LateEncoder(SoundEncoder):
     """Looks at all tokens, and leaves masked ones out at the end."""
 
-    def forward(self, groups):
-        every = [self.embeddings[group.key](group.tokens.values()) for group in groups]
+    def forward(self, inputs, stages=()):
+        every = [self.embeddings[group.part.key](group.part.tokens.values()) for group in inputs]
         return [
             Latents(gather_rows(self.norm(self.seen(rows)), group.mask.visible), group.mask.visible)
-            for rows, group in zip(every, groups, strict=True)
+            for rows, group in zip(every, inputs, strict=True)
         ]
 
 
@@ -830,6 +837,10 @@ class SoundDecoder(Decoder):
     @property
     def width(self):
         return self.norm.weight.shape[0]
+
+    @property
+    def stages(self):
+        return [self.look]
 
     def forward(self, queries):
         return [self.answer(query) for query in queries]

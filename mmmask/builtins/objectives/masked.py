@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from mmmask.interfaces import (
     Masker,
     Objective,
     ObjectiveContext,
+    Part,
     Plan,
     StepContext,
     Tokens,
@@ -34,6 +35,7 @@ from mmmask.interfaces import (
 from mmmask.model.build import unusable_names
 from mmmask.model.masks import draw_mask, given_mask, nothing_masked
 from mmmask.model.precision import full_precision
+from mmmask.randomness import Noise
 from mmmask_registry import MmmaskError
 
 MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
@@ -42,9 +44,10 @@ LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
 @dataclass(frozen=True)
 class MaskedPlan(Plan):
-    """A plan, and the mask of every stream."""
+    """A plan, the mask of every stream, and in training the noise of its decoder."""
 
     masks: Mapping[str, Mask]
+    noises: Mapping[str, Noise]
 
 
 class MaskedObjective(Objective):
@@ -94,6 +97,11 @@ class MaskedObjective(Objective):
         )
 
     @property
+    def stages(self) -> list[nn.Module]:
+        """The decoders' blocks."""
+        return [stage for decoder in self.decoders.values() for stage in cast(Decoder, decoder).stages]
+
+    @property
     def counts_vary(self) -> tuple[str, ...]:
         """Streams in which some predicted tokens do not count: visible ones (dual masking), or ones without values."""
         return tuple(name for name in self.streams if name in self.decoder_masker_of or self.modalities[name].spec.gaps)
@@ -106,14 +114,16 @@ class MaskedObjective(Objective):
         """
         masks = {name: self._mask(name, part, context) for name, part in tokens.items()}
         inputs = {
-            name: EncoderInput(self.modalities[name].embedding, part, masks[name]) for name, part in tokens.items()
+            name: EncoderInput((Part(self.modalities[name].embedding, part),), masks[name])
+            for name, part in tokens.items()
         }
         varying = self.counts_vary
         counts = {
             name: mask.counted.sum() if name in varying or name in context.given else float(mask.counted.numel())
             for name, mask in masks.items()
         }
-        return MaskedPlan(tokens, batches, inputs, counts, masks)
+        noises = {name: context.noise(name, "decoder") for name in tokens} if context.training else {}
+        return MaskedPlan(tokens, batches, inputs, counts, masks, noises)
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
         """The summed error of the counted predictions of every stream."""
@@ -125,7 +135,13 @@ class MaskedObjective(Objective):
         for key, decoder in self.decoders.items():
             names = [name for name in plan.tokens if self.streams[name].decoder == key]
             inputs = [
-                DecoderInput(self.modalities[name].embedding, latents[name], plan.masks[name], plan.tokens[name].grid)
+                DecoderInput(
+                    self.modalities[name].embedding,
+                    latents[name],
+                    plan.masks[name],
+                    plan.tokens[name].grid,
+                    plan.noises.get(name),
+                )
                 for name in names
             ]
             features |= zip(names, decoder(inputs), strict=True) if names else ()
@@ -152,11 +168,6 @@ class MaskedObjective(Objective):
         """Whether the stream's loss predicts normalised content."""
         return self.loss_of[stream].needs_statistics
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles the decoders; masks and losses stay outside of graphs."""
-        for decoder in self.decoders.values():
-            decoder.compile(*args, **kwargs)
-
     def _mask(self, stream: str, tokens: Tokens, context: StepContext) -> Mask:
         if stream in context.given:
             return given_mask(stream, context.given[stream], tokens)
@@ -173,7 +184,7 @@ class MaskedObjective(Objective):
         training = encoder.training
         encoder.eval()
         mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
-        (latents,) = encoder([EncoderInput(self.modalities[stream].embedding, tokens, mask)])
+        (latents,) = encoder([EncoderInput((Part(self.modalities[stream].embedding, tokens),), mask)])
         encoder.train(training)
         return latents
 
