@@ -11,6 +11,7 @@ from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask import interfaces, interop
+    from mmmask.data.sample_corpus import write_sample_data
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
         Augmentation,
@@ -83,12 +84,14 @@ _LAZY = {
     "Classifier": "mmmask.model.classifier",
     **dict.fromkeys(("Run", "load_run"), "mmmask.training.run"),
     "train": "mmmask.training.train",
+    "write_sample_data": "mmmask.data.sample_corpus",
 }
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",
     "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality", "Objective",
     "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens", "View",
     "build_model", "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
+    "write_sample_data",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ The project's own components, log writers and sample writers come in through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,11 +87,35 @@ def publish_checkpoints(publish: Publish) -> None:
     """Names published checkpoints for `mmmask.interop.load`: `publish(name, address, format, licence, ...)`."""
 
 
-@hookspec
-def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes this plugin's part of a small labelled corpus below `folder`; `progress` takes a line per file.
+class PublishExperiment(Protocol):
+    """What `publish_experiments` is given."""
 
-    Called on the main process only.
+    def __call__(self, name: str, path: str | Path) -> None:
+        """Names one experiment.
+
+        Args:
+            name: what users train it by, such as `acme/tides`.
+            path: its YAML file, inside the plugin's package; the first line, a comment, shows in `mmmask list`.
+        """
+
+
+@hookspec
+def publish_experiments(publish: PublishExperiment) -> None:
+    """Names experiments that come with the plugin: `publish(name, path)`."""
+
+
+@hookspec
+def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None], parts: Collection[str] | None) -> None:
+    """Writes this plugin's parts of a small labelled corpus, one folder each below `folder`.
+
+    Called on the main process only, before every run that has `data.sample_data`: a writer leaves alone what is
+    complete already, as `mmmask.interfaces.write_part` does.
+
+    Args:
+        folder: the whole corpus, which exists.
+        seed: equal seeds give equal files.
+        progress: takes a line per file.
+        parts: names of the folders that are needed; None: all.
     """
 
 

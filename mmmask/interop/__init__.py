@@ -1,7 +1,7 @@
 """Foreign checkpoints, in and out. The formats themselves are components, most of them plugins'.
 
-What is here besides loading and saving is what a format needs of the model: keys, settings, and the tables of positions
-that mmmask computes and a file may hold.
+Besides loading and saving: what a format needs of the model, that is keys, settings, and the tables of positions that
+mmmask computes and a file may hold.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 # Imported on first use: names of published checkpoints are listed without torch.
 _LAZY = {
     **dict.fromkeys(
+        ("flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"),
+        "mmmask.builtins.positions",
+    ),
+    "relative_index": "mmmask.builtins.positions.relative",
+    "across_border": "mmmask.builtins.windows",
+    **dict.fromkeys(
         ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"), "mmmask.interop.loading"
     ),
-    **dict.fromkeys(
-        ("flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"), "mmmask.builtins.positions"
-    ),
-    "ClassifierSettings": "mmmask.model.classifier",
-    "across_border": "mmmask.builtins.windows",
-    "relative_index": "mmmask.builtins.positions.relative",
     "save": "mmmask.interop.saving",
+    "ClassifierSettings": "mmmask.model.classifier",
 }
+
 __all__ = [
     "DECODERS",
     "HEADS",

@@ -26,7 +26,7 @@ from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, did_you_mean
 
 DECODERS, HEADS = "objectives.masked.decoders", "objectives.masked.heads"
-"""Keys of a masked model's decoders and heads."""
+"""Keys of decoders and heads of the objective `masked`; its other weights are those of losses and maskers."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mmmask.components import components
+from mmmask.data.sample_corpus import needed_parts, write_sample_data
 from mmmask.data.streams import Streams, total_steps
 from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment.settings import Experiment
@@ -17,7 +18,6 @@ from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
 from mmmask.model.precision import autocast
-from mmmask.sample_data import write_sample_data
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.checkpoints import Checkpointer, Checkpoints
 from mmmask.training.folder import RunFolder
@@ -57,7 +57,7 @@ def train(
     folder = RunFolder(output or Path("runs") / experiment.name)
     with processes(device) as peers, folder.opened(experiment) if peers.is_main else nullcontext():
         if peers.is_main and experiment.data.sample_data:
-            write_sample_data(experiment.data.sample_data)
+            write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
         peers.wait()
         with Interruption() as interruption:
             training = _Training(experiment, folder, peers, interruption, plugins)

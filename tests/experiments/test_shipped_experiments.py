@@ -1,17 +1,20 @@
 """Every shipped experiment: short, valid, buildable, and able to take a training step at a small size."""
 
+import re
+
 import pytest
 import torch
 
 import mmmask
-from mmmask.experiment.compose import shipped_experiments
+from mmmask.experiment.compose import parse_yaml, published_experiments
 from mmmask.interfaces import build
 from mmmask.profiling.bench import synthetic_batch
 from mmmask.profiling.cost import meta_model, parameters
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 
-NAMES = list(shipped_experiments())
+SHIPPED = {name: found.path for name, found in published_experiments().items() if found.supplier == "mmmask"}
+NAMES = list(SHIPPED)
 SMALL = (
     "model.encoder.width=32", "model.encoder.depth=2", "model.encoder.num_heads=2", "model.decoder.width=32",
     "model.decoder.depth=1", "model.decoder.num_heads=2",
@@ -37,11 +40,30 @@ def test_there_are_experiments():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_short_and_says_what_it_is(name):
-    lines = shipped_experiments()[name].read_text().splitlines()
+    text = SHIPPED[name].read_text()
+    lines = text.splitlines()
     assert len(lines) < 60
     assert lines[0].startswith("# ")
     assert len(lines[0]) < 120
-    assert mmmask.load_experiment(name).description
+    own = parse_yaml(text)["description"]  # not that of what it extends
+    assert len(own) > 60
+    if not name.endswith("quickstart"):
+        assert re.search(r"\(\w+ et al\. \d{4}", own), "the paper"
+
+
+def test_descriptions_differ():
+    assert len({mmmask.load_experiment(name).description for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_users_can_derive_from_it(name, tmp_path):
+    stream = next(iter(mmmask.load_experiment(name).streams))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: {name}\ndescription: mine\nstreams: {{{stream}: {{batch_size: 96}}}}\n")
+    derived = mmmask.load_experiment(mine, ["training.seed=3"])
+    assert (derived.name, derived.description, derived.training.seed) == ("mine", "mine", 3)
+    expected = mmmask.load_experiment(name, ["training.seed=3", "description=mine", f"streams.{stream}.batch_size=96"])
+    assert derived.to_data() == expected.to_data()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +97,7 @@ def test_it_takes_a_training_step(name):
     assert set(output.streams) == set(experiment.streams)
 
 
-@pytest.mark.parametrize("path", shipped_experiments().values(), ids=NAMES)
+@pytest.mark.parametrize("path", SHIPPED.values(), ids=NAMES)
 def test_numbers_are_numbers(path):
     """YAML 1.1 readers would take 1e-3 for a text; ours must not."""
     experiment = mmmask.load_experiment(str(path))

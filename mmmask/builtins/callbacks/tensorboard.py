@@ -21,7 +21,7 @@ class TensorBoard(Callback):
 
     @hookimpl
     def run_started(self, run: RunState) -> None:
-        """Opens the events; hides what an interrupted run wrote after its last checkpoint."""
+        """Opens the events; masks what an interrupted run wrote after its last checkpoint."""
         if run.is_main:
             from torch.utils.tensorboard import SummaryWriter
 

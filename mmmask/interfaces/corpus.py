@@ -1,4 +1,4 @@
-"""Writes one part of the sample corpus, such as `images`: whole or not at all."""
+"""A plugin's part of the sample corpus, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,53 +21,49 @@ LABELS = "labels.csv"
 _ABANDONED_AFTER = 3600.0  # seconds without a change; a part takes a few seconds to write
 
 
+# Writes the sample with this label to this path, from this generator, and returns its further columns of labels.csv.
+WriteSample = Callable[[Path, str, np.random.Generator], dict[str, str]]
+
+
 @dataclass(frozen=True)
-class Part:
-    """What a part of the corpus consists of: `<name>/<split>/<label>/0000<suffix>`.
+class CorpusPart:
+    """A part of the sample corpus: the files `<name>/<split>/<label>/0000<suffix>`, and `<name>/labels.csv`.
 
     Attributes:
-        name: of its folder.
+        name: folder of the part.
         labels: one folder each.
-        suffix: of the files, with the dot.
+        suffix: ending of the files, with the dot.
+        counts: {split: samples per label}.
+        write_sample: writes one file, called as `write_sample(path, label, generator)`.
         version: counts up when the same seed gives other files.
     """
 
     name: str
     labels: tuple[str, ...]
     suffix: str
-    version: int
+    counts: Mapping[str, int]
+    write_sample: WriteSample
+    version: int = 1
 
 
-# Writes the sample with this label to this path, from this generator, and returns what else labels.csv says of it.
-WriteSample = Callable[[Path, str, np.random.Generator], dict[str, str]]
+def write_part(part: CorpusPart, folder: Path, seed: int, progress: Callable[[str], None]) -> None:
+    """Writes `folder/part.name` for a plugin's hook `write_sample_data`; leaves a complete part alone.
 
-
-def write_part(
-    part: Part,
-    folder: Path,
-    seed: int,
-    counts: Mapping[str, int],
-    write_sample: WriteSample,
-    progress: Callable[[str], None],
-) -> None:
-    """Writes `folder/part.name`, unless it is there already.
-
-    It is written next to its place and renamed when it is complete, so an interruption leaves nothing behind, and of
-    two processes that write the same part the second keeps the first one's. A sample depends on the seed and on its
+    The part is written next to its place and renamed when it is complete, so an interruption leaves nothing behind, and
+    of two processes that write the same part the second keeps the first one's. A sample depends on the seed and on its
     path alone, not on the counts.
 
     Args:
         part: what to write.
-        folder: of the whole corpus; made if need be.
+        folder: the whole corpus; made if need be.
         seed: any integer.
-        counts: {split: samples per label}.
-        write_sample: writes one file.
         progress: takes a line per file.
 
     Raises:
         MmmaskError: the folder cannot be written, or something else is in the part's place.
     """
-    recipe = {"written by": "mmmask sample-data", "version": part.version, "seed": seed, "per label": dict(counts)}
+    recipe: dict[str, object] = {"written by": "mmmask sample-data", "version": part.version, "seed": seed}
+    recipe["per label"] = dict(part.counts)
     target = folder / part.name
     if _is_written(target, recipe):
         progress(f"{target} is complete already")
@@ -76,7 +72,7 @@ def write_part(
     try:
         partial.mkdir(parents=True)
         _remove_abandoned(folder, part.name)
-        _write_files(part, partial, seed, counts, write_sample, progress)
+        _write_files(part, partial, seed, progress)
         (partial / MARKER).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         _put_in_place(partial, target, recipe)
     except OSError as error:
@@ -85,28 +81,21 @@ def write_part(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_files(
-    part: Part,
-    partial: Path,
-    seed: int,
-    counts: Mapping[str, int],
-    write_sample: WriteSample,
-    progress: Callable[[str], None],
-) -> None:
-    rows: list[dict[str, str]] = []
-    for split, count in counts.items():
+def _write_files(part: CorpusPart, partial: Path, seed: int, progress: Callable[[str], None]) -> None:
+    lines: list[dict[str, str]] = []
+    for split, count in part.counts.items():
         for label in part.labels:
             (partial / split / label).mkdir(parents=True)
             for number in range(count):
                 path = f"{split}/{label}/{number:04}{part.suffix}"
-                generator = _generator(seed, f"{part.name}/{path}")
-                rows.append({"path": path, "label": label, **write_sample(partial / path, label, generator)})
+                more = part.write_sample(partial / path, label, _generator(seed, f"{part.name}/{path}"))
+                lines.append({"path": path, "label": label, **more})
                 progress(f"{part.name}/{path}")
-    columns = dict.fromkeys(column for row in rows for column in row)
+    columns = dict.fromkeys(column for line in lines for column in line)
     with (partial / LABELS).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
 
 
 def _generator(seed: int, path: str) -> np.random.Generator:
@@ -114,10 +103,10 @@ def _generator(seed: int, path: str) -> np.random.Generator:
 
 
 def _is_written(target: Path, recipe: dict[str, object]) -> bool:
-    """Whether the very same part is in place.
+    """Whether this very part is in place.
 
     Raises:
-        MmmaskError: something else is.
+        MmmaskError: something else is in its place.
     """
     marker = target / MARKER
     if not marker.is_file():
@@ -150,7 +139,7 @@ def _put_in_place(partial: Path, target: Path, recipe: dict[str, object]) -> Non
 
 
 def _remove_abandoned(folder: Path, name: str) -> None:
-    """What processes that were killed have left behind."""
+    """Deletes the unfinished parts of processes that were killed."""
     for path in folder.glob(f".{name}.*.partial"):
         try:
             abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER

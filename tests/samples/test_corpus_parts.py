@@ -1,15 +1,14 @@
 import csv
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mmmask.sample_folder import LABELS, MARKER, Part, write_part
+from mmmask.interfaces import CorpusPart, write_part
+from mmmask.interfaces.corpus import LABELS, MARKER
 from mmmask_registry import MmmaskError
-
-PART = Part(name="things", labels=("cat", "dog"), suffix=".txt", version=1)
-COUNTS = {"train": 2, "held_out": 1}
 
 
 def write_text(path, label, generator):
@@ -17,8 +16,11 @@ def write_text(path, label, generator):
     return {"shape": label}
 
 
-def write(folder, seed=0, counts=COUNTS, write_sample=write_text, progress=lambda line: None, part=PART):
-    write_part(part, folder, seed, counts, write_sample, progress)
+PART = CorpusPart("things", ("cat", "dog"), ".txt", {"train": 2, "held_out": 1}, write_text)
+
+
+def write(folder, seed=0, progress=lambda line: None, **changes):
+    write_part(replace(PART, **changes), folder, seed, progress)
 
 
 def contents(folder):

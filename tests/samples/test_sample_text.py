@@ -1,35 +1,18 @@
-import csv
 import re
-import time
-from collections import Counter
 
 import pytest
 
 from mmmask.interfaces import PLAIN, BadSample
-from mmmask_registry import MmmaskError
+from mmmask_samples.text import PARAGRAPHS, SIZES
 from mmmask_text.modality import TextModality
-from mmmask_text.sample_data import COUNTS, PARAGRAPHS, SIZES, write
-
-FEW = {"train": 2, "held_out": 1}
-
-
-def quiet(line: str) -> None:
-    pass
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    write(folder, 0, quiet, FEW)
-    return folder / "text"
 
 
 def read(corpus, kind):
-    return "".join(path.read_text(encoding="utf-8") for path in sorted(corpus.glob(f"*/{kind}/*.txt")))
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(corpus["text"].glob(f"*/{kind}/*.txt")))
 
 
 def test_every_file_is_a_text_long_enough_for_samples(corpus):
-    files = list(corpus.rglob("*.txt"))
+    files = list(corpus["text"].rglob("*.txt"))
     assert len(files) == 3 * len(PARAGRAPHS)
     for path in files:
         assert SIZES[0] <= path.stat().st_size < SIZES[1] + 600
@@ -38,23 +21,6 @@ def test_every_file_is_a_text_long_enough_for_samples(corpus):
     assert all(preparation.prepare(preparation.decode(path.read_bytes(), PLAIN), PLAIN) is not None for path in files)
     with pytest.raises(BadSample):
         preparation.prepare(preparation.decode(b"short", PLAIN), PLAIN)
-
-
-def test_folders_and_labels_say_the_kind(corpus):
-    with (corpus / "labels.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["path"] for row in rows} == {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.txt")}
-    assert all(row["label"] == row["path"].split("/")[1] for row in rows)
-    assert Counter(row["label"] for row in rows) == dict.fromkeys(PARAGRAPHS, 3)
-
-
-def test_the_same_seed_gives_the_same_texts(corpus, tmp_path):
-    write(tmp_path, 0, quiet, {"held_out": 1})
-    write(tmp_path / "other", 1, quiet, {"held_out": 1})
-    for path in (tmp_path / "text").rglob("*.txt"):
-        relative = path.relative_to(tmp_path / "text")
-        assert path.read_bytes() == (corpus / relative).read_bytes()
-        assert path.read_bytes() != (tmp_path / "other" / "text" / relative).read_bytes()
 
 
 def test_sums_are_right(corpus):
@@ -101,17 +67,6 @@ def test_some_letters_have_several_bytes(corpus):
     assert {"ë", "°"} <= set(read(corpus, "records"))
 
 
-def test_a_users_texts_are_refused(tmp_path):
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "mine.txt").touch()
-    with pytest.raises(MmmaskError, match="was not written by"):
-        write(tmp_path, 0, quiet, FEW)
-
-
-def test_the_whole_part_is_small_and_quick(tmp_path):
-    started = time.perf_counter()
-    write(tmp_path, 0, quiet)
-    assert time.perf_counter() - started < 10
-    files = list(tmp_path.rglob("*.txt"))
-    assert len(files) == sum(COUNTS.values()) * len(PARAGRAPHS)
-    assert sum(path.stat().st_size for path in files) < 1.3e6
+def test_the_whole_part_is_small(tmp_path, write_few):
+    write_few("text", tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.txt")) < 1.3e6

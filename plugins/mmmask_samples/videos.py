@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import av
 import numpy as np
 
-from mmmask.sample_folder import Part, write_part
-from mmmask_pixels.scenes import MOTIONS, draw_scene, render_clip
-from mmmask_pixels.shapes import SHAPES
+from mmmask.interfaces import CorpusPart
+from mmmask_samples.scenes import MOTIONS, draw_scene, render_clip
+from mmmask_samples.shapes import SHAPES
 
-PART = Part(name="videos", labels=tuple(MOTIONS), suffix=".mp4", version=1)
-COUNTS = {"train": 20, "held_out": 4}  # per motion
 SIZES = ((96, 96), (96, 112), (96, 128), (112, 96), (112, 112))  # height, width, pixels: even, for yuv420p
 FRAME_RATES = (12, 14, 16)  # per second
 FRAMES = (24, 32)  # fewest, most
 # One thread and no macroblock tree, so that a seed gives the same file every time: with x264's tree, two encodings of
 # the same small frames differed.
 _X264 = {"preset": "veryfast", "crf": "20", "threads": "1", "mbtree": "0"}
-
-
-def write(folder: Path, seed: int, progress: Callable[[str], None], counts: Mapping[str, int] = COUNTS) -> None:
-    """Writes `folder/videos/{train,held_out}/<motion>/0000.mp4` and so on; leaves a complete `folder/videos` alone.
-
-    Args:
-        folder: of the whole corpus.
-        seed: any integer; a file depends on it and on its own path.
-        progress: takes a line per file.
-        counts: {split: clips per motion}.
-
-    Raises:
-        MmmaskError: `folder/videos` exists and holds something else, or cannot be written.
-    """
-    write_part(PART, folder, seed, counts, _write_clip, progress)
 
 
 def _write_clip(path: Path, motion: str, generator: np.random.Generator) -> dict[str, str]:
@@ -63,3 +45,6 @@ def encode(path: Path, frames: np.ndarray, frame_rate: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+PART = CorpusPart("videos", tuple(MOTIONS), ".mp4", {"train": 20, "held_out": 4}, _write_clip)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmmask_pixels.scenes import MOTIONS, Pose, draw_scene, render_clip, render_image
-from mmmask_pixels.shapes import SHAPES
+from mmmask_samples.scenes import MOTIONS, Pose, draw_scene, render_clip, render_image
+from mmmask_samples.shapes import SHAPES
 
 SIZE = (72, 96)
 

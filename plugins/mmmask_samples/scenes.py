@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmmask_pixels.shapes import SHAPES
+from mmmask_samples.shapes import SHAPES
 
 Array = np.ndarray
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from mmmask.sample_folder import Part, write_part
+from mmmask.interfaces import CorpusPart
 
 Choice = TypeVar("Choice")
 
-COUNTS = {"train": 40, "held_out": 6}  # per kind
 SIZES = (3000, 5000)  # bytes of a file, least and most, the last paragraph whole
 
 NAMES = {
@@ -36,28 +35,14 @@ RHYMES = (
 )
 
 
-def write(folder: Path, seed: int, progress: Callable[[str], None], counts: Mapping[str, int] = COUNTS) -> None:
-    """Writes `folder/text/{train,held_out}/<kind>/0000.txt` and so on; leaves a complete `folder/text` alone.
-
-    Args:
-        folder: of the whole corpus.
-        seed: any integer; a file depends on it and on its own path.
-        progress: takes a line per file.
-        counts: {split: texts per kind}.
-
-    Raises:
-        MmmaskError: `folder/text` exists and holds something else, or cannot be written.
-    """
-    write_part(PART, folder, seed, counts, _write_text, progress)
+def _person(generator: np.random.Generator) -> tuple[str, str]:
+    """Name and pronoun."""
+    pronoun = "she" if generator.random() < 0.5 else "he"
+    return _one(generator, NAMES[pronoun]), pronoun
 
 
-def _write_text(path: Path, kind: str, generator: np.random.Generator) -> dict[str, str]:
-    size = generator.integers(SIZES[0], SIZES[1] + 1)
-    text = b""
-    while len(text) < size:
-        text += PARAGRAPHS[kind](generator).encode() + b"\n"
-    path.write_bytes(text)
-    return {}
+def _one(generator: np.random.Generator, choices: Sequence[Choice]) -> Choice:
+    return choices[int(generator.integers(len(choices)))]
 
 
 def _story(generator: np.random.Generator) -> str:
@@ -136,14 +121,15 @@ PARAGRAPHS: dict[str, Callable[[np.random.Generator], str]] = {
     "rhymes": _rhyme,
     "stories": _story,
 }
-PART = Part(name="text", labels=tuple(PARAGRAPHS), suffix=".txt", version=1)
 
 
-def _person(generator: np.random.Generator) -> tuple[str, str]:
-    """Name and pronoun."""
-    pronoun = "she" if generator.random() < 0.5 else "he"
-    return _one(generator, NAMES[pronoun]), pronoun
+def _write_text(path: Path, kind: str, generator: np.random.Generator) -> dict[str, str]:
+    size = generator.integers(SIZES[0], SIZES[1] + 1)
+    text = b""
+    while len(text) < size:
+        text += PARAGRAPHS[kind](generator).encode() + b"\n"
+    path.write_bytes(text)
+    return {}
 
 
-def _one(generator: np.random.Generator, choices: Sequence[Choice]) -> Choice:
-    return choices[int(generator.integers(len(choices)))]
+PART = CorpusPart("text", tuple(PARAGRAPHS), ".txt", {"train": 40, "held_out": 6}, _write_text)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 
-from mmmask.sample_folder import Part, write_part
+from mmmask.interfaces import CorpusPart
 
 SECONDS = 3.0
 RATES = (16000, 22050)  # Hz
@@ -73,23 +73,6 @@ SOUNDS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "rhythm": rhythm,
     "sweep": sweep,
 }
-PART = Part(name="audio", labels=tuple(SOUNDS), suffix=".flac", version=1)
-COUNTS = {"train": 24, "held_out": 4}  # per kind of sound
-
-
-def write(folder: Path, seed: int, progress: Callable[[str], None], counts: Mapping[str, int] = COUNTS) -> None:
-    """Writes `folder/audio/{train,held_out}/<kind>/0000.flac` and so on; leaves a complete `folder/audio` alone.
-
-    Args:
-        folder: of the whole corpus.
-        seed: any integer; a file depends on it and on its own path.
-        progress: takes a line per file.
-        counts: {split: sounds per kind}.
-
-    Raises:
-        MmmaskError: `folder/audio` exists and holds something else, or cannot be written.
-    """
-    write_part(PART, folder, seed, counts, _write_sound, progress)
 
 
 def _write_sound(path: Path, kind: str, generator: np.random.Generator) -> dict[str, str]:
@@ -111,10 +94,10 @@ def encode(path: Path, sound: np.ndarray, rate: int) -> None:
     samples = (sound * 32767).round().astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=rate, layout="mono")
-        step = 4096
-        for start in range(0, len(samples), step):
-            frame = av.AudioFrame.from_ndarray(samples[None, start : start + step], format="s16", layout="mono")
-            frame.sample_rate = rate
-            frame.pts = start
-            container.mux(stream.encode(frame))
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+PART = CorpusPart("audio", tuple(SOUNDS), ".flac", {"train": 24, "held_out": 4}, _write_sound)
