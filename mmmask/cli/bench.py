@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mmmask.profiling.bench import StepBench, default_sizes, measure_steps, peak_memory
-    from mmmask.training.distribution import find_device
+    from mmmask.training.parallelism import find_device
 
     device = find_device(arguments.device)
     sizes = default_sizes(experiment, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -321,4 +322,4 @@ def _parts(latents: Latents) -> list[Tensor]:
 def _rows(tokens: Tokens, mask: Mask, rows: slice) -> tuple[Tokens, Mask]:
     """Some samples of a batch."""
     part = Mask(mask.visible[rows], mask.predicted[rows], mask.counted[rows], mask.masked[rows])
-    return Tokens(tokens.content[rows], tokens.grid, tokens.spec), part
+    return replace(tokens, content=tokens.content[rows]), part

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmmask.interfaces import Grid, MaskContext, Masker, Tokens, TokenSpec
 from mmmask.model.masks import draw_mask
-from mmmask.randomness import rows_noise, seeded_generator
+from mmmask.randomness import sample_noise, seeded_generator
 from mmmask.testing.check import Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_equal
 from mmmask.testing.component import expect_no_weights, promise_of_every_component
@@ -56,7 +56,7 @@ class MaskerCase:
         """Some rows of the batch; with the same noise whichever they are."""
         tokens = tokens or self.tokens()
         part = Tokens(tokens.content[first : first + rows].clone(), self.grid, tokens.spec)
-        noise = rows_noise(123 + step, first, ROWS, CPU)
+        noise = sample_noise(123 + step, first, ROWS, CPU)
         return MaskContext(self.grid, rows, CPU, noise, step, part)
 
     def masked(self, first: int = 0, rows: int = ROWS, step: int = 0, tokens: Tokens | None = None) -> Tensor:

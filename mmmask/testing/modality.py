@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Modality, Preparation, SourceFile
+from mmmask.interfaces import PLAIN, BadSample, Modality, Preparation, SourceFile, View
 from mmmask.randomness import seeded_generator
 from mmmask.testing.check import NotApplicable, Promises, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
@@ -69,7 +69,7 @@ class ModalitySubject(Subject):
             return self.loaded
         for candidate in self._candidates():
             try:
-                sample = preparation.prepare(preparation.decode(copy.deepcopy(candidate), None), None)
+                sample = preparation.prepare(preparation.decode(copy.deepcopy(candidate), PLAIN), PLAIN)
             except Exception:  # what is not meant for it may end in any error
                 continue
             if isinstance(sample, Tensor) and tuple(sample.shape) == self.modality.sample_shape:
@@ -330,7 +330,7 @@ def calls_broken_files_bad_samples(subject: ModalitySubject) -> None:
             missing = SourceFile(str(Path(folder) / f"missing{ending}"))
             expected = f"BadSample for a {ending} that is not there"
             try:
-                preparation.prepare(preparation.decode(missing, None), None)
+                preparation.prepare(preparation.decode(missing, PLAIN), PLAIN)
             except BadSample:
                 pass
             except Exception as error:
@@ -342,7 +342,7 @@ def calls_broken_files_bad_samples(subject: ModalitySubject) -> None:
                 path.write_bytes(content)
                 expected = f"BadSample, or a sample, for a {ending} of the {len(content)} bytes {content[:12]!r} ..."
                 try:
-                    sample = preparation.prepare(preparation.decode(SourceFile(str(path)), None), None)
+                    sample = preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), PLAIN)
                 except BadSample:
                     continue
                 except Exception as error:
@@ -353,5 +353,7 @@ def calls_broken_files_bad_samples(subject: ModalitySubject) -> None:
 
 def _prepared(preparation: Preparation, loaded: Any, seed: int | None = 0) -> Tensor:  # noqa: ANN401
     """What one worker makes of it; what was loaded is copied, for a source would load it again."""
-    decoding, preparing = (None if seed is None else seeded_generator(part, seed) for part in ("decode", "prepare"))
+    decoding, preparing = (
+        PLAIN if seed is None else View(seeded_generator(part, seed)) for part in ("decode", "prepare")
+    )
     return preparation.prepare(preparation.decode(copy.deepcopy(loaded), decoding), preparing)

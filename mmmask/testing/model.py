@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmask.builtins.objectives.masked import MaskedObjective
 from mmmask.components import components
-from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, Tokens, build
+from mmmask.experiment.settings import stream_settings
+from mmmask.interfaces import Component, Decoder, Encoder, EncoderInput, Mask, ObjectiveContext, Part, Tokens, build
 from mmmask.interfaces.component import validate_strictly
-from mmmask.model.masked_model import MaskedModel, Stream
+from mmmask.model.model import Model
 from mmmask.randomness import derive_seed
 from mmmask.testing.check import expect
 from mmmask.testing.comparison import expect_close
@@ -44,17 +46,23 @@ def small_decoder(scene: Scene, latent_width: int) -> Decoder:
 
 def group(scene: Scene, tokens: Tokens, mask: Mask) -> EncoderInput:
     """A stream's samples on their way into an encoder."""
-    return EncoderInput(scene.key, tokens, mask)
+    return EncoderInput((Part(scene.key, tokens),), mask)
 
 
-def small_model(scene: Scene, encoder: Encoder, decoder: Decoder) -> MaskedModel:
+def small_model(scene: Scene, encoder: Encoder, decoder: Decoder) -> Model:
     """A model of one stream that predicts the scene's numbers or ids."""
-    name = "pixels" if not scene.holds_ids else "cross_entropy"
-    loss = build("loss", chosen("loss", {"name": name} | ({} if scene.holds_ids else {"normalize": "none"})))
-    masker = build("masker", chosen("masker", {"name": "random", "mask_ratio": 0.5}))
-    stream = Stream(scene.modality, masker, None, loss, decoder="shared", head=scene.key)
-    head = nn.Linear(decoder.width, loss.prediction_dim(scene.modality.spec))
-    return MaskedModel({"stream": stream}, encoder, {"shared": decoder}, {scene.key: head})
+    loss = {"name": "cross_entropy"} if scene.holds_ids else {"name": "pixels", "normalize": "none"}
+    data = {"modality": scene.modality.config, "masker": {"name": "random", "mask_ratio": 0.5}, "loss": loss}
+    settings = stream_settings(MaskedObjective).model_construct(
+        objective="masked", masker=chosen("masker", data["masker"]), loss=chosen("loss", loss)
+    )
+    context = ObjectiveContext({"stream": scene.modality}, scene.embeddings, encoder, chosen("decoder", SMALL_DECODER))
+    objective = MaskedObjective({"stream": settings}, context)
+    objective.decoders["shared"] = decoder
+    objective.heads[scene.key] = nn.Linear(
+        decoder.width, objective.loss_of["stream"].prediction_dim(scene.modality.spec)
+    )
+    return Model({"stream": scene.modality}, encoder, {"masked": objective}, {"stream": 1.0})
 
 
 def expect_gradients(part: nn.Module, loss: Tensor, where: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from mmmask.interfaces import (
     Preparation,
     Tokens,
     TokenSpec,
+    View,
     build,
     patchify,
     unpatchify,
@@ -39,7 +40,7 @@ class _Chosen(StrictModel):
 class SyntheticPreparation(Preparation):
     """The worker side: samples are ready as they are."""
 
-    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
+    def prepare(self, decoded: Tensor, view: View) -> Tensor:
         """The sample itself."""
         return decoded
 
@@ -62,7 +63,9 @@ class SyntheticModality(Modality):
         if settings.vocab_size is not None:
             return TokenSpec(settings.patch_size, settings.channels, settings.vocab_size)
         mean, deviation = (0.5,) * settings.channels, (0.25,) * settings.channels
-        return TokenSpec(settings.patch_size, settings.channels, mean=mean, std=deviation)
+        return TokenSpec(
+            settings.patch_size, settings.channels, mean=mean, std=deviation, scale=255.0, range=(0.0, 1.0)
+        )
 
     @property
     def embedding(self) -> str:
@@ -91,7 +94,8 @@ class SyntheticModality(Modality):
         Raises:
             ValueError: the shape does not fit.
         """
-        return Tokens(patchify(batch, self.config.patch_size), self.grid(batch.shape), self.spec)
+        content = patchify(batch, self.config.patch_size)
+        return Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """The inverse of `tokenize`."""
@@ -154,7 +158,7 @@ class Scene:
         tokens = self.modality.tokenize(self.samples(count, seed))
         if dtype is None or self.holds_ids:
             return tokens
-        return Tokens(tokens.values().to(dtype), tokens.grid, tokens.spec)
+        return Tokens(tokens.values().to(dtype), tokens.grid, tokens.spec, normalized=True)
 
     def mask(self, count: int, ratio: float = 0.5, seed: int = 0) -> Mask:
         """Masks about so many tokens at random, at least one and not all; with a ratio of 0 none."""
@@ -168,7 +172,7 @@ class Scene:
         other = self.tokens(len(tokens.content), seed=99, dtype=tokens.content.dtype).content
         if tokens.content.dtype == torch.uint8:
             other = 255 - tokens.content
-        return Tokens(torch.where(mask.masked.unsqueeze(-1), other, tokens.content), tokens.grid, tokens.spec)
+        return replace(tokens, content=torch.where(mask.masked.unsqueeze(-1), other, tokens.content))
 
 
 def synthetic(

@@ -15,7 +15,7 @@ import mmmask
 from mmmask.builtins.swin import SwinEncoder
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import PLAIN, SourceFile
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.build import build_classifier
 from mmmask.model.classifier import ClassifierSettings
@@ -58,7 +58,7 @@ def tuned(tmp_path):
 
 def samples(model, stream, paths):
     preparation = model.modalities[stream].preparation
-    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), None), None) for path in paths])
+    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), PLAIN) for path in paths])
 
 
 def paths_of(file):
@@ -203,9 +203,9 @@ def counted_forwards(monkeypatch, encoder):
     """Samples of every forward to come of such encoders."""
     calls, forward = [], encoder.forward
 
-    def counting(self, groups):
-        calls.append(len(groups[0].tokens.content))
-        return forward(self, groups)
+    def counting(self, inputs, *stages):
+        calls.append(len(inputs[0].part.tokens.content))
+        return forward(self, inputs, *stages)
 
     monkeypatch.setattr(encoder, "forward", counting)
     return calls

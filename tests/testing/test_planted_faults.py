@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmmask import testing
 from mmmask.components import INTERFACES
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import (
+    PLAIN,
     BadSample,
     Decoder,
     Encoder,
@@ -251,7 +253,7 @@ class SoundPreparation(Preparation):
     def __init__(self, length):
         self.length = length
 
-    def decode(self, loaded, generator):
+    def decode(self, loaded, view):
         if not isinstance(loaded, SourceFile):
             return loaded
         content = np.frombuffer(loaded.read(), np.uint8)
@@ -259,11 +261,11 @@ class SoundPreparation(Preparation):
             raise BadSample("not two channels")
         return torch.from_numpy(content.copy()).reshape(2, -1)
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         spare = decoded.shape[1] - self.length
         if spare < 0:
             raise BadSample("too short")
-        start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+        start = 0 if view.place is None else int(torch.randint(spare + 1, (), generator=view.place))
         return decoded[:, start : start + self.length]
 
     def show(self, sample):
@@ -281,7 +283,7 @@ class SoundModality(Modality):
 
     @property
     def spec(self):
-        return TokenSpec((4,), 2, mean=(0.5, 0.5), std=(0.25, 0.25))
+        return TokenSpec((4,), 2, mean=(0.5, 0.5), std=(0.25, 0.25), scale=255.0, range=(0.0, 1.0))
 
     @property
     def embedding(self):
@@ -299,7 +301,8 @@ class SoundModality(Modality):
         return (shape[-1] // 4,)
 
     def tokenize(self, batch):
-        return Tokens(patchify(batch, (4,)), self.grid(batch.shape), self.spec)
+        content = patchify(batch, (4,))
+        return Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content, grid):
         return unpatchify(content, grid, (4,))
@@ -311,7 +314,7 @@ class FlatModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content, (2, tokens.grid[0] // 2), tokens.spec)
+        return replace(tokens, grid=(2, tokens.grid[0] // 2))
 
     def detokenize(self, content, grid):
         return super().detokenize(content, (grid[0] * grid[1],))
@@ -331,7 +334,7 @@ class FloatingModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content.float(), tokens.grid, tokens.spec)
+        return replace(tokens, content=tokens.content.float())
 
 
 @breaks("modality", "only_rearranges")
@@ -340,7 +343,7 @@ class DimmedModality(SoundModality):
 
     def tokenize(self, batch):
         tokens = super().tokenize(batch)
-        return Tokens(tokens.content + 1, tokens.grid, tokens.spec)
+        return replace(tokens, content=tokens.content + 1)
 
     def detokenize(self, content, grid):
         return super().detokenize(content - 1, grid)
@@ -452,8 +455,8 @@ class OpenModality(SoundModality):
 
 
 class LongPreparation(SoundPreparation):
-    def prepare(self, decoded, generator):
-        return decoded if generator is not None else super().prepare(decoded, generator)
+    def prepare(self, decoded, view):
+        return decoded if view.place is not None else super().prepare(decoded, view)
 
 
 @breaks("modality", "prepares_samples_that_fit")
@@ -466,9 +469,9 @@ class LongModality(SoundModality):
 class CountingPreparation(SoundPreparation):
     prepared = 0
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         self.prepared += 1
-        return super().prepare(decoded.roll(self.prepared, dims=1), generator)
+        return super().prepare(decoded.roll(self.prepared, dims=1), view)
 
 
 @breaks("modality", "prepares_from_its_generator_alone")
@@ -479,8 +482,8 @@ class CountingModality(SoundModality):
 
 
 class GamblingPreparation(SoundPreparation):
-    def prepare(self, decoded, generator):
-        return super().prepare(decoded.roll(random.randrange(40), dims=1), generator)
+    def prepare(self, decoded, view):
+        return super().prepare(decoded.roll(random.randrange(40), dims=1), view)
 
 
 @breaks("modality", "prepares_without_global_random_state")
@@ -491,13 +494,13 @@ class GamblingModality(SoundModality):
 
 
 class SharedPreparation(SoundPreparation):
-    def decode(self, loaded, generator):
-        self.turn = 0 if generator is None else int(torch.randint(40, (), generator=generator))
+    def decode(self, loaded, view):
+        self.turn = 0 if view.place is None else int(torch.randint(40, (), generator=view.place))
         time.sleep(1e-4)
         return loaded
 
-    def prepare(self, decoded, generator):
-        return super().prepare(decoded.roll(self.turn, dims=1), None)
+    def prepare(self, decoded, view):
+        return super().prepare(decoded.roll(self.turn, dims=1), PLAIN)
 
 
 @breaks("modality", "prepares_in_several_threads")
@@ -508,10 +511,10 @@ class SharedModality(SoundModality):
 
 
 class StrictPreparation(SoundPreparation):
-    def decode(self, loaded, generator):
+    def decode(self, loaded, view):
         if isinstance(loaded, SourceFile) and not loaded.read():
             raise OSError("an empty file")
-        return super().decode(loaded, generator)
+        return super().decode(loaded, view)
 
 
 @breaks("modality", "calls_broken_files_bad_samples")
@@ -524,8 +527,8 @@ class StrictModality(SoundModality):
 class SoundPositions(Positions):
     """A learned table for each grid, and a learned bias for each pair of its tokens."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         sizes = {grid: torch.Size(grid).numel() for grid in self.grids}
         self.tables = nn.ParameterDict({str(grid): torch.randn(size, width) for grid, size in sizes.items()})
         side = {grid: size + num_prefix for grid, size in sizes.items()}
@@ -587,8 +590,8 @@ class EqualPositions(SoundPositions):
 class IdlePositions(SoundPositions):
     """Has a parameter that it does not use."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         self.idle = nn.Parameter(torch.ones(3))
 
 
@@ -613,8 +616,8 @@ class NoisyPositions(SoundPositions):
 class UnseededPositions(SoundPositions):
     """Has a seed that nobody chose."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         for table in self.tables.values():
             table.data.normal_(generator=unseeded())
 
@@ -662,24 +665,31 @@ class SoundEncoder(Encoder):
     def width(self):
         return self.config.width
 
-    def forward(self, groups):
-        return [Latents(self.norm(self.seen(self.embed(group))), group.mask.visible) for group in groups]
+    @property
+    def stages(self):
+        return [self.look]
+
+    def forward(self, inputs, stages=()):
+        return [Latents(self.norm(self.seen(self.embed(group))), group.mask.visible) for group in inputs]
 
     def seen(self, rows):
         return rows + self.look(rows, rows, rows, need_weights=False)[0]
 
     def embed(self, group):
         visible = group.mask.visible
-        return self.embeddings[group.key](group.tokens.values(visible)) + self.places[group.key].table[visible]
+        return (
+            self.embeddings[group.part.key](group.part.tokens.values(visible))
+            + self.places[group.part.key].table[visible]
+        )
 
 
 def but_values(change):
-    """An encoder's forward whose latents are changed by `change(self, values, group, groups)`."""
+    """An encoder's forward whose latents are changed by `change(self, values, group, inputs)`."""
 
-    def forward(self, groups):
+    def forward(self, inputs, stages=()):
         return [
-            Latents(change(self, latents.values, group, groups), latents.index)
-            for latents, group in zip(SoundEncoder.forward(self, groups), groups, strict=True)
+            Latents(change(self, latents.values, group, inputs), latents.index)
+            for latents, group in zip(SoundEncoder.forward(self, inputs), inputs, strict=True)
         ]
 
     return forward
@@ -689,23 +699,23 @@ def but_values(change):
 class NarrowEncoder(SoundEncoder):
     """Gives less than its width."""
 
-    forward = but_values(lambda self, values, group, groups: values[..., 1:])
+    forward = but_values(lambda self, values, group, inputs: values[..., 1:])
 
 
 @breaks("encoder", "gives_every_group_its_latents")
 class LosingEncoder(SoundEncoder):
     """Loses the last visible token."""
 
-    def forward(self, groups):
-        return [Latents(part.values[:, :-1], part.index[:, :-1]) for part in super().forward(groups)]
+    def forward(self, inputs, stages=()):
+        return [Latents(part.values[:, :-1], part.index[:, :-1]) for part in super().forward(inputs)]
 
 
 @breaks("encoder", "gives_every_token_where_nothing_is_masked")
 class FlatMapsEncoder(SoundEncoder):
     """Does not lay its maps out."""
 
-    def feature_maps(self, groups):
-        return [[latents.values] for latents in self(groups)]
+    def feature_maps(self, inputs):
+        return [[latents.values] for latents in self(inputs)]
 
 
 @breaks("encoder", "does_not_see_what_is_masked")
@@ -713,8 +723,8 @@ class PeekingEncoder(SoundEncoder):
     """Adds the mean of all tokens."""
 
     @but_values
-    def forward(self, values, group, groups):
-        return values + self.embeddings[group.key](group.tokens.values()).mean(1, keepdim=True)
+    def forward(self, values, group, inputs):
+        return values + self.embeddings[group.part.key](group.part.tokens.values()).mean(1, keepdim=True)
 
 
 @breaks("encoder", "trains_every_parameter")
@@ -738,14 +748,14 @@ class DetachedEncoder(SoundEncoder):
 class ContrastEncoder(SoundEncoder):
     """Subtracts what the samples of a batch have in common."""
 
-    forward = but_values(lambda self, values, group, groups: values - values.mean(0, keepdim=True))
+    forward = but_values(lambda self, values, group, inputs: values - values.mean(0, keepdim=True))
 
 
 @breaks("encoder", "keeps_groups_apart")
 class MixingEncoder(SoundEncoder):
     """Tells every group how many there are."""
 
-    forward = but_values(lambda self, values, group, groups: values * len(groups))
+    forward = but_values(lambda self, values, group, inputs: values * len(inputs))
 
 
 @breaks("encoder", "leaves_its_input_alone")
@@ -753,8 +763,8 @@ class ErasingEncoder(SoundEncoder):
     """Uses the memory of its tokens again."""
 
     @but_values
-    def forward(self, values, group, groups):
-        group.tokens.content.zero_()
+    def forward(self, values, group, inputs):
+        group.part.tokens.content.zero_()
         return values
 
 
@@ -762,7 +772,7 @@ class ErasingEncoder(SoundEncoder):
 class DroppingEncoder(SoundEncoder):
     """Leaves some numbers out in training."""
 
-    forward = but_values(lambda self, values, group, groups: nn.functional.dropout(values, 0.1, self.training))
+    forward = but_values(lambda self, values, group, inputs: nn.functional.dropout(values, 0.1, self.training))
 
 
 @breaks("encoder", "has_the_weights_of_its_seed")
@@ -778,7 +788,7 @@ class UnseededEncoder(SoundEncoder):
 class SingleEncoder(SoundEncoder):
     """Gives float32, whatever it computes in."""
 
-    forward = but_values(lambda self, values, group, groups: values.float())
+    forward = but_values(lambda self, values, group, inputs: values.float())
 
 
 @breaks("encoder", "can_be_evaluated_first")
@@ -786,7 +796,7 @@ class CachingEncoder(SoundEncoder):
     """Keeps what it computed first, whoever asked."""
 
     @but_values
-    def forward(self, values, group, groups):
+    def forward(self, values, group, inputs):
         self.kept = getattr(self, "kept", None)
         if self.kept is None:
             self.kept = torch.ones(self.width, dtype=values.dtype) * 2
@@ -798,7 +808,7 @@ class CountingEncoder(SoundEncoder):
     """Has a number of its own for every step."""
 
     @but_values
-    def forward(self, values, group, groups):
+    def forward(self, values, group, inputs):
         self.step = getattr(self, "step", 0) + 1
         return values + self.step - self.step
 
@@ -807,11 +817,11 @@ class CountingEncoder(SoundEncoder):
 class LateEncoder(SoundEncoder):
     """Looks at all tokens, and leaves masked ones out at the end."""
 
-    def forward(self, groups):
-        every = [self.embeddings[group.key](group.tokens.values()) for group in groups]
+    def forward(self, inputs, stages=()):
+        every = [self.embeddings[group.part.key](group.part.tokens.values()) for group in inputs]
         return [
             Latents(gather_rows(self.norm(self.seen(rows)), group.mask.visible), group.mask.visible)
-            for rows, group in zip(every, groups, strict=True)
+            for rows, group in zip(every, inputs, strict=True)
         ]
 
 
@@ -827,6 +837,10 @@ class SoundDecoder(Decoder):
     @property
     def width(self):
         return self.norm.weight.shape[0]
+
+    @property
+    def stages(self):
+        return [self.look]
 
     def forward(self, queries):
         return [self.answer(query) for query in queries]
@@ -954,7 +968,7 @@ class SoundLoss(Loss):
         return (prediction.float() - target).square().mean(-1)
 
     def restore(self, prediction, tokens, index, statistics):
-        return Tokens(prediction, tokens.grid, tokens.spec).raw()
+        return Tokens(prediction, tokens.grid, tokens.spec, normalized=True).raw()
 
     def baseline(self, tokens, mask):
         return tokens.values(mask.visible).mean(1, keepdim=True).expand(-1, mask.predicted.shape[1], -1)

@@ -85,8 +85,6 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
         pass
     with folder.opened(experiment("there")):
         pass
-    with (
-        pytest.raises(ExperimentError, match=r"streams\.long\.source\.limit: None in the run, now 3"),
-        folder.opened(experiment("there", limit=3)),
-    ):
+    message = r"streams\.long\.source\.limit: None in the run, now 3"
+    with pytest.raises(ExperimentError, match=message), folder.opened(experiment("there", limit=3)):
         pass
