@@ -44,9 +44,8 @@ class ReconstructionEvaluator(Evaluator):
         self._add_loss("loss", plan, predictions)
         if len(batch) > 1:
             shuffled = self.model.tokenize(stream, batch.content.roll(-1, 0))
-            inputs = plan.inputs[stream]
-            others = replace(inputs, parts=(replace(inputs.part, tokens=shuffled),))
-            swapped = replace(plan, inputs={stream: others}, tokens=plan.tokens)
+            seen = plan.inputs[stream]
+            swapped = replace(plan, inputs={stream: replace(seen, parts=(replace(seen.part, tokens=shuffled),))})
             latents = self.model.latents({"": swapped})
             self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
         guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
