@@ -80,11 +80,10 @@ class ReconstructionEvaluator(Evaluator):
         known = truth.isfinite() & mask.counted.unsqueeze(-1).bool()
         if not bool(known.any()):
             return
-        low, high = tokens.spec.range
         guess = self.model.modalities[stream].baseline(tokens, mask)
         for name, value in (("error", restored), ("error_baseline", guess)):
-            value = value if low is None and high is None else value.clamp(low, high)
-            self._sums[name] += float((value - truth)[known].double().square().sum())
+            difference = tokens.spec.clamp(value) - truth
+            self._sums[name] += float(difference[known].double().square().sum())
             self._counts[name] += int(known.sum())
         self._lowest = min(self._lowest, float(truth[known].min()))
         self._highest = max(self._highest, float(truth[known].max()))
