@@ -31,6 +31,7 @@ from mmmask.interfaces.tokens import (
     Tokens,
     TokenSpec,
     gather_rows,
+    nothing_masked,
     patchify,
     unpatchify,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "Written",
     "build",
     "gather_rows",
+    "nothing_masked",
     "open_file",
     "patchify",
     "path_manager",

@@ -153,6 +153,14 @@ class Mask:
     scores: Tensor | None = None
 
 
+def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
+    """The mask of feature extraction and of objectives that mask nothing: all tokens visible, none predicted."""
+    tokens = math.prod(grid)
+    visible = torch.arange(tokens, device=device).expand(batch, -1)
+    none = visible[:, :0]
+    return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
+
+
 @dataclass(frozen=True)
 class Part:
     """One modality's tokens of a batch; `key` names their embedding."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmmask.interfaces import Encoder, EncoderInput, Latents, Modality, Part, Tokens
-from mmmask.model.masks import nothing_masked
+from mmmask.interfaces import Encoder, EncoderInput, Latents, Modality, Part, Tokens, nothing_masked
 from mmmask.model.tokenizing import tokenize, tokenize_all
 
 

@@ -59,14 +59,6 @@ def mask_from_bool(masked: Tensor) -> Mask:
     return Mask(visible, masked_index, torch.ones_like(masked_index, dtype=torch.float32), masked)
 
 
-def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
-    """The mask of feature extraction: all tokens visible, none predicted."""
-    tokens = math.prod(grid)
-    visible = torch.arange(tokens, device=device).expand(batch, -1)
-    none = visible[:, :0]
-    return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
-
-
 def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Indices of tokens left and masked, both ascending, the bool mask, and the scores."""
     tokens = math.prod(context.grid)

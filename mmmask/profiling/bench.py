@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmmask.data.streams import classes_of
 from mmmask.experiment import Experiment
 from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
@@ -43,7 +44,7 @@ class StepBench:
 
     def __init__(self, experiment: Experiment, sizes: Mapping[str, int], precision: str, device: torch.device) -> None:
         self.device, self.precision, self.sizes = device, precision, dict(sizes)
-        model = build_model(experiment).to(device)
+        model = build_model(experiment, classes_of(experiment)).to(device)
         self.model = model
         if experiment.training.compile:
             model.compile()

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Encoder, EncoderInput, Latents, Mask, Tokens
-from mmmask.model.masks import nothing_masked
+from mmmask.interfaces import Encoder, EncoderInput, Latents, Mask, Tokens, nothing_masked
 from mmmask.testing.check import NotApplicable, Promises, Refusals, Subject, expect
 from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
 from mmmask.testing.component import promise_of_every_component
