@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
+from mmmask.interfaces import Mask, MaskContext, Masker, Tokens
 from mmmask_registry import MmmaskError
 
 
