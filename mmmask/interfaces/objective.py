@@ -64,7 +64,7 @@ class Plan:
     Attributes:
         tokens: {stream: the samples as tokens}.
         batches: {stream: the samples and their labels}.
-        inputs: {stream: what the encoder is shown}.
+        inputs: {stream: what the encoder is shown}; further inputs of a stream are named `STREAM/anything`.
         counts: {stream: how many errors enter the loss}, a scalar tensor or a number.
     """
 
