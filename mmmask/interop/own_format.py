@@ -21,13 +21,13 @@ EARLIER_KEYS = {
     "losses.": "objectives.masked.learned_losses.",
     "encoder.stages.": "encoder.pyramid.",
 }
-"""Beginnings of keys in files of version 0.1."""
+"""Beginnings of keys in files from before there were objectives."""
 
 EARLIER_SETTINGS = {"hidden_tokens": "masked_tokens", "predict": "decoder_masker", "vocabulary": "tokenizer"}
-"""Names of settings in files of version 0.1."""
+"""Names of settings in such files."""
 
 DROPPED_SETTINGS = ("crop_scale", "crop_ratio", "flip")
-"""Settings in files of version 0.1 that no weight depends on; they are augmentations now."""
+"""Settings in such files that no weight depends on; they are augmentations now."""
 
 
 class OwnFormat(Format):

@@ -103,7 +103,7 @@ class TestDamage:
         assert {tensor.dtype for tensor in load(halves).state_dict().values()} == {torch.float16}
 
 
-def test_files_of_the_first_version_are_read(state):
+def test_files_from_before_there_were_objectives_are_read(state):
     """Their keys knew no objectives, and some settings had other names."""
     settings = json.loads(bytes(state["mmmask.settings"].tolist()))
     settings["model"]["encoder"]["hidden_tokens"] = settings["model"]["encoder"].pop("masked_tokens")
