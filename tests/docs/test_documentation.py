@@ -366,7 +366,7 @@ class TestThePageOnMaskers:
         whole, resumed = trained_twice(experiment, stop=27)
         parts = ("model", "optimizer")
         assert same({key: whole[key] for key in parts}, {key: resumed[key] for key in parts})
-        key = "objectives.masked.learned_maskers.images.expected.weight"
+        key = "objectives.masked.learned_maskers.images.weights"
         assert whole["model"][key].abs().max() > 0.01
         trained, fresh = mmmask.load_run("whole").model, mmmask.build_model(experiment)
         assert dict(fresh.named_parameters())[key].abs().max() == 0
@@ -383,7 +383,7 @@ class TestThePageOnMaskers:
         model = mmmask.build_model(mmmask.load_experiment("hard.yaml"))
         samples = {"images": torch.randint(256, (2, 3, 56, 56), dtype=torch.uint8)}
         model(samples, masks={"images": (torch.arange(49) < 30).expand(2, -1)}).loss.backward()
-        assert model.objective("images").learned_maskers["images"].expected.weight.grad is None
+        assert model.objective("images").learned_maskers["images"].weights.grad is None
 
     def test_it_cannot_choose_what_is_decoded(self, examples):
         experiment = mmmask.load_experiment("hard.yaml", ["streams.images.decoder_masker=hardness"])
