@@ -41,7 +41,7 @@ def images(folder: str, repetitions: int) -> None:
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
 
     def ours(path: Path, generator: torch.Generator) -> torch.Tensor:
-        return preparation.prepare(preparation.decode(SourceFile(str(path)), None), generator)
+        return preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), View(generator))
 
     rates: list[tuple[float, float]] = []
     for repetition in range(repetitions + 1):  # the first warms up

@@ -57,10 +57,10 @@ def read_sample(preparation: Preparation, stream: str, path: str) -> Tensor:
     Raises:
         UndecodableFile: with the reason.
     """
-    from mmmask.interfaces import BadSample, SourceFile
+    from mmmask.interfaces import PLAIN, BadSample, SourceFile
 
     try:
-        return preparation.prepare(preparation.decode(SourceFile(path), None), None)
+        return preparation.prepare(preparation.decode(SourceFile(path), PLAIN), PLAIN)
     except BadSample as error:
         raise UndecodableFile(f"{path}: {error}") from error
     except Exception as error:  # a modality whose samples are not files meets a file here for the first time

@@ -1,7 +1,7 @@
 """What a plugin may supply, one abstract class a file, and the data that flows between components."""
 
 from mmmask.components import INTERFACE_VERSION as VERSION
-from mmmask.interfaces.augmentation import Augmentation
+from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize
 from mmmask.interfaces.callback import Callback
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
@@ -35,6 +35,7 @@ from mmmask.interfaces.tokens import (
 
 __all__ = [
     "Augmentation",
+    "AugmentationChoice",
     "BadSample",
     "Batch",
     "Callback",
@@ -66,6 +67,7 @@ __all__ = [
     "Positions",
     "PositionsChoice",
     "Preparation",
+    "Resize",
     "Sample",
     "Source",
     "SourceError",

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmmask.interfaces import PLAIN, Augmentation, View
 from mmmask.randomness import seeded_generator
@@ -14,7 +14,18 @@ from mmmask.testing.check import Subject, expect, promise
 from mmmask.testing.compare import expect_equal
 from mmmask.testing.computing import PureCase
 
-SIZE = (16, 16)
+
+class Resize:
+    """Bilinear, to 16 x 16."""
+
+    size = (16, 16)
+
+    def __call__(self, content: Tensor) -> Tensor:
+        """(..., channels, height, width) -> (..., channels, 16, 16)."""
+        frames = content.float().reshape(-1, *content.shape[-3:])
+        resized = nn.functional.interpolate(frames, self.size, mode="bilinear")
+        return resized.to(content.dtype).reshape(*content.shape[:-2], *self.size)
+
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,14 @@ class AugmentationCase(PureCase):
         shapes = {torch.uint8: (3, 20, 24), torch.float32: (4, 3, 24, 20), torch.int16: (1, 20, 20)}
         return [Situation(shape, dtype, random) for dtype, shape in shapes.items() for random in (True, False)]
 
-    def given(self, seed: int = 0) -> tuple[Tensor, View, tuple[int, ...]]:
-        """Content whose frames are all the same, a view, and the size."""
+    def given(self, seed: int = 0) -> tuple[Tensor, View, Resize]:
+        """Content whose frames are all the same, and a view."""
         frame = torch.rand(self.situation.shape[-3:], generator=seeded_generator("frame")) * 100
         content = frame.to(self.situation.dtype).expand(self.situation.shape).clone()
         view = View(seeded_generator("augmentation", seed)) if self.situation.random else PLAIN
-        return content, view, SIZE
+        return content, view, Resize()
 
-    def results(self, given: tuple[Tensor, View, tuple[int, ...]]) -> list[Tensor]:
+    def results(self, given: tuple[Tensor, View, Resize]) -> list[Tensor]:
         """The changed content."""
         return [self.component(*given)]
 

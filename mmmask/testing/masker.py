@@ -123,7 +123,7 @@ class MaskerCase(BatchCase):
 
     @promise
     def is_a_module_where_it_learns(self) -> None:
-        """A masker with weights is a `torch.nn.Module`, whose parameters get gradients through its scores or its loss."""
+        """One with weights is a `torch.nn.Module`, whose parameters get gradients through its scores or its `loss`."""
         masker = self.component
         if not isinstance(masker, nn.Module):
             self.results(self.given())

@@ -1,4 +1,4 @@
-"""Samples out of nothing: a modality on a grid of any rank and in any unit, so that models can be checked without data."""
+"""Samples out of nothing: a modality on a grid of any rank, in any unit, so that models can be checked without data."""
 
 from __future__ import annotations
 
@@ -102,24 +102,17 @@ class SyntheticModality(Modality):
         Raises:
             ValueError: the shape does not fit.
         """
-        content = patchify(batch, self.config.patch_size)
-        valid = ~content.isnan().all(dim=-1) if self.spec.gaps else None
-        return Tokens(content, self.grid(batch.shape), self.spec, valid=valid)
+        return Tokens(patchify(batch, self.config.patch_size), self.grid(batch.shape), self.spec)
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """The inverse of `tokenize`."""
         return unpatchify(content, grid, self.config.patch_size)
 
     def build_embedding(self, width: int) -> nn.Module:
-        """A Linear of numbers, missing ones taken as the mean; of ids the sum of a learned vector each."""
-        if self.config.vocab_size is not None:
-            return nn.Sequential(nn.Embedding(self.config.vocab_size, width), _SumOverIds())
-        return nn.Sequential(_WithoutGaps(), super().build_embedding(width))
-
-
-class _WithoutGaps(nn.Module):
-    def forward(self, values: Tensor) -> Tensor:
-        return values.nan_to_num()
+        """A Linear of numbers; of ids the sum of a learned vector each."""
+        if self.config.vocab_size is None:
+            return super().build_embedding(width)
+        return nn.Sequential(nn.Embedding(self.config.vocab_size, width), _SumOverIds())
 
 
 class _SumOverIds(nn.Module):
@@ -160,7 +153,7 @@ class Scene:
         return {self.key: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
 
     def samples(self, count: int, seed: int = 0) -> Tensor:
-        """Stored samples (count, *sample_shape): ids as int64, bytes as uint8, others as int16, or float32 with gaps."""
+        """Stored samples (count, *sample_shape): ids as int64, bytes as uint8, others as int16 or float32."""
         spec, shape = self.modality.spec, (count, *self.modality.sample_shape)
         generator = seeded_generator("samples", seed)
         if spec.vocab_size is not None:
@@ -173,8 +166,9 @@ class Scene:
         )
         raw = spec.clamp(torch.randn(shape, generator=generator) * std + mean)
         if getattr(self.modality.config, "unit", None) == "int16":
-            return (raw * spec.scale).round().to(torch.int16)
-        return torch.where(torch.rand(shape, generator=generator) < 0.1, torch.nan, raw) if spec.gaps else raw
+            return raw.round().to(torch.int16)
+        missing = torch.rand(shape, generator=generator) < (0.1 if spec.gaps else 0)
+        return torch.where(missing, torch.nan, raw * spec.scale)
 
     def tokens(self, count: int, seed: int = 0, dtype: torch.dtype | None = None) -> Tokens:
         """A batch of samples as tokens; of a `dtype` their normalised values, which ids are not changed to."""

@@ -58,7 +58,7 @@ def tuned(tmp_path):
 
 def samples(model, stream, paths):
     preparation = model.modalities[stream].preparation
-    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), None), None) for path in paths])
+    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), PLAIN) for path in paths])
 
 
 def paths_of(file):

@@ -12,7 +12,9 @@ from mmmask.builtins.pixels import PixelLoss
 from mmmask.interfaces import Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 
-SPEC = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SPEC = TokenSpec(
+    (2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0, range=(0.0, 1.0)
+)
 ALL = torch.arange(6).expand(2, -1)
 NORMALIZE = ("none", "token", "channel")
 
@@ -27,7 +29,7 @@ def tokens():
     generator = torch.Generator().manual_seed(3)
     content = torch.randn(2, 6, 12, generator=generator, dtype=torch.float64)
     content[0, 2] = 0.3 + 0.002 * content[0, 2]
-    return Tokens(content, (2, 3), SPEC)
+    return Tokens(content, (2, 3), SPEC, normalized=True)
 
 
 def reference_target(content, normalize, unnormalize, epsilon, inside):
@@ -62,7 +64,7 @@ def test_targets_by_value(tokens, normalize, unnormalize, epsilon, inside):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_targets_are_at_least_float32(tokens, dtype):
-    narrow = Tokens(tokens.content.to(dtype), tokens.grid, SPEC)
+    narrow = Tokens(tokens.content.to(dtype), tokens.grid, SPEC, normalized=True)
     assert make().target(narrow, ALL).dtype == torch.float32
 
 

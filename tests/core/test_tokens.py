@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmmask.interfaces import Tokens, TokenSpec, gather_rows, patchify, unpatchify
 
-COLOUR = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+COLOUR = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0)
 
 
 @st.composite
@@ -75,19 +75,19 @@ def test_uint8_is_normalised_by_the_statistics_of_its_channel():
     assert torch.equal(tokens.raw(index), gather_rows(tokens.raw(), index))
 
 
-def test_floating_point_is_taken_as_normalised():
+def test_normalised_content_stays_as_it_is():
     _, tokens = colour_tokens()
-    normalised = Tokens(tokens.values(), (2, 2), COLOUR)
+    normalised = Tokens(tokens.values(), (2, 2), COLOUR, normalized=True)
     assert torch.equal(normalised.values(), tokens.values())
     torch.testing.assert_close(normalised.raw(), tokens.raw(), atol=1e-6, rtol=0)
-    wide = Tokens(tokens.values().double(), (2, 2), COLOUR)
+    wide = Tokens(tokens.values().double(), (2, 2), COLOUR, normalized=True)
     assert wide.raw().dtype == torch.float64
     torch.testing.assert_close(wide.raw(), tokens.raw().double(), atol=1e-6, rtol=0)
 
 
 def test_without_statistics_values_are_those_of_the_source():
     content = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
-    tokens = Tokens(content, (1,), TokenSpec((3,), 1))
+    tokens = Tokens(content, (1,), TokenSpec((3,), 1, scale=255.0))
     torch.testing.assert_close(tokens.values(), torch.tensor([[[0.0, 0.2, 1.0]]]))
     torch.testing.assert_close(tokens.raw(), torch.tensor([[[0.0, 0.2, 1.0]]]))
 

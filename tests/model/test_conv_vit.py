@@ -235,7 +235,7 @@ def test_it_runs_in_bf16():
 def test_bytes_are_normalised_as_their_spec_says():
     encoder = spread(build())
     raw = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), scale=255.0)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (spec.mean, spec.std))
     of = group((raw.float() / 255 - mean) / std, some_masked())
     bytes_ = EncoderInput("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)

@@ -247,7 +247,7 @@ class TestVocabularies:
             (whole.encode()[1:-2], whole[1:-1]),
             (b"a\xffb", "a\ufffdb"),
         ]:
-            ids, wanted = (preparation.decode(part, None) for part in (text_bytes, kept))
+            ids, wanted = (preparation.decode(part, PLAIN) for part in (text_bytes, kept))
             assert torch.equal(ids, wanted), kept
 
     def test_it_is_opened_again_elsewhere(self, path):
