@@ -26,12 +26,14 @@ from mmmask.interfaces.tokens import (
     GridError,
     Latents,
     Mask,
+    Part,
     Tokens,
     TokenSpec,
     gather_rows,
     patchify,
     unpatchify,
 )
+from mmmask.randomness import Noise
 
 __all__ = [
     "Augmentation",
@@ -58,10 +60,12 @@ __all__ = [
     "MaskContext",
     "Masker",
     "Modality",
+    "Noise",
     "Objective",
     "ObjectiveContext",
     "Optimizer",
     "PLAIN",
+    "Part",
     "Plan",
     "Pool",
     "Positions",

@@ -1,6 +1,6 @@
 """The data that flows between components. All shapes are documented here, once.
 
-B batch, N tokens, V visible tokens, P predicted tokens, R rows of an encoder's output, D width.
+B batch, N tokens, V visible tokens, P predicted tokens, R latents of a sample, D width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from mmmask.randomness import Noise
 from mmmask_registry import MmmaskError
 
 Grid = tuple[int, ...]
@@ -151,37 +152,78 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class EncoderInput:
-    """One stream's samples on their way into an encoder; `key` names the embedding."""
+class Part:
+    """One modality's tokens of a batch; `key` names their embedding."""
 
     key: str
     tokens: Tokens
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """One stream's samples on their way into an encoder.
+
+    Attributes:
+        parts: the modalities of a sample, aligned; mostly one.
+        mask: over the tokens of all parts, one part after the other.
+        noise: source of drop path and dropout, a fixed function of (seed, stream, step, row); None outside training,
+            where nothing is dropped.
+    """
+
+    parts: tuple[Part, ...]
     mask: Mask
+    noise: Noise | None = None
+
+    @property
+    def part(self) -> Part:
+        """The only part.
+
+        Raises:
+            MmmaskError: there are several.
+        """
+        if len(self.parts) != 1:
+            raise MmmaskError(
+                f"model.encoder: this encoder takes one modality per stream, not {len(self.parts)} aligned ones "
+                f"({', '.join(part.key for part in self.parts)}): choose an encoder that does, or a stream for each"
+            )
+        return self.parts[0]
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What an encoder makes of one group.
+    """What an encoder makes of one stream's tokens.
 
     Attributes:
         values: (B, R, D) after the encoder's final norm.
         index: (B, R) the token each latent belongs to, None where all tokens are there in order.
         prefix: (B, prefix tokens, D) cls and register tokens, or None.
+        stages: outputs of the stages asked for, in the order asked for, before the final norm and without prefix
+            tokens: (B, R, width of a token at that stage) each.
     """
 
     values: Tensor
     index: Tensor | None = None
     prefix: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class DecoderInput:
-    """What a decoder is asked: answers for `mask.predicted` of one stream."""
+    """What a decoder is asked: answers for `mask.predicted` of one stream.
+
+    Attributes:
+        key: names the embedding.
+        latents: of the stream's tokens.
+        mask: what is visible and predicted.
+        grid: token layout of a sample.
+        noise: source of drop path and dropout; None outside training, where nothing is dropped.
+    """
 
     key: str
     latents: Latents
     mask: Mask
     grid: Grid
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ class Resize:
         return resized.to(content.dtype).reshape(*content.shape[:-2], *self.size)
 
 
-
 @dataclass(frozen=True)
 class Situation:
     """Content of a shape and dtype, seen at random or deterministically."""

@@ -170,7 +170,11 @@ def expect_no_global_randomness(make: Callable[[], object], what: str) -> None:
 
 
 def _global_state() -> dict[str, bytes]:
-    states = {"torch": torch.get_rng_state().numpy(), "numpy.random": np.random.get_state(), "random": random.getstate()}
+    states = {
+        "torch": torch.get_rng_state().numpy(),
+        "numpy.random": np.random.get_state(),
+        "random": random.getstate(),
+    }
     return {name: pickle.dumps(state) for name, state in states.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from mmmask.components import components
 from mmmask.interfaces import Component, build
 from mmmask.interfaces.component import validate_strictly
-from mmmask.randomness import derive_seed, seeded_generator
+from mmmask.model.compiling import compile_stages
+from mmmask.randomness import Noise, derive_seed, sample_noise, seeded_generator
 from mmmask.testing.check import Case, NotApplicable, Unmet, expect, promise, promise_of_one_case
 from mmmask.testing.compare import (
     changed,
@@ -212,15 +214,31 @@ class SequenceCase(ModuleCase, BatchCase):
         alone = [part for one in given for part in self.results([one])]
         expect_all_close(whole, alone, "what inputs give together")
 
+    @promise
+    def draws_from_its_noise_alone(self) -> None:
+        """In training all its randomness is drawn from the input's `noise`, each sample's from its own numbers."""
+        keys = sample_noise(0, 0, BATCH, torch.device("cpu")).keys
+
+        def noisy(rows: slice = slice(None)) -> list[Tensor]:
+            return self.results([replace(self.part(one, rows), noise=Noise(keys[rows])) for one in self.given()])
+
+        expect_no_global_randomness(noisy, "what it gives with noise")
+        whole = noisy()
+        for row in range(BATCH):
+            one = slice(row, row + 1)
+            expect_all_close(
+                noisy(one), [part[one] for part in whole], f"what sample {row} gives alone, with its noise"
+            )
+
     @promise_of_one_case
     def compiles_once(self) -> None:
-        """Compiled, it gives the same, and nothing is compiled again from step to step."""
+        """Its `stages`, compiled, give the same, and nothing is compiled again from step to step."""
         given = [self.given(step) for step in range(3)]
         plain = [self.results(one) for one in given]
         # what was compiled of other modules with the same code would count as compiled again
         torch._dynamo.reset()
         try:
-            self.component.compile(backend="eager", dynamic=False)  # symbolic shapes take longer to trace
+            compile_stages(self.component.stages, backend="eager")
             compiled = _compiled([lambda one=one: self.outputs(one) for one in given])
         finally:
             torch._dynamo.reset()

@@ -96,6 +96,23 @@ class EncoderCase(SequenceCase):
             expect_finite(found, f"map {number}")
 
     @promise
+    def gives_the_stages_asked_for(self) -> None:
+        """Outputs of the stages asked for come with the latents, in the order asked for; every stage is called."""
+        called = []
+        for number, stage in enumerate(self.component.stages):
+            stage.register_forward_hook(lambda *_, number=number: called.append(number))
+        asked = (len(self.component.stages) - 1, 0)
+        expect(asked[0] >= 0, "one stage or more", "none")
+        with torch.no_grad():
+            (latents,), (turned,) = (self.component(self.given(), stages) for stages in (asked, asked[::-1]))
+        expect(set(called) == set(range(asked[0] + 1)), f"all of {asked[0] + 1} stages called", sorted(set(called)))
+        expect(len(latents.stages) == 2, "outputs of the two stages asked for", len(latents.stages))
+        for found in latents.stages:
+            fits = found.dim() == 3 and found.shape[:2] == latents.values.shape[:2]
+            expect(fits, f"{(*latents.values.shape[:2], 'width')} of a stage", tuple(found.shape))
+        expect_all_close(turned.stages[::-1], latents.stages, "stages asked for in the other order", 0.0)
+
+    @promise
     def does_not_see_what_is_masked(self) -> None:
         """Nothing of what is masked reaches the latents."""
         scene, mask = self.situation, self.situation.mask(BATCH)

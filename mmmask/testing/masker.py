@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmmask.interfaces import Grid, MaskContext, Masker, Tokens
 from mmmask.model.masks import draw_mask
-from mmmask.randomness import derive_seed, rows_noise
+from mmmask.randomness import derive_seed, sample_noise
 from mmmask.testing.check import NotApplicable, Subject, expect, promise
 from mmmask.testing.compare import changed, expect_equal
 from mmmask.testing.computing import BatchCase, weighted_sum
@@ -76,7 +76,7 @@ class MaskerCase(BatchCase):
         scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if self.situation.ids else None, channels=3)
         tokens = changed(scene.tokens(ROWS, seed), lambda part: part[first : first + rows].clone())
         cpu = torch.device("cpu")
-        return MaskContext(grid, rows, cpu, rows_noise(123 + seed + step, first, ROWS, cpu), step, tokens)
+        return MaskContext(grid, rows, cpu, sample_noise(123 + seed + step, first, ROWS, cpu), step, tokens)
 
     def part(self, given: MaskContext, rows: slice) -> MaskContext:
         """The same rows, drawn alone."""

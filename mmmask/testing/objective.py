@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces import Batch, Encoder, Objective, ObjectiveContext, StepContext, Tokens
-from mmmask.randomness import derive_seed, rows_noise, seeded_generator
+from mmmask.randomness import derive_seed, sample_noise, seeded_generator
 from mmmask.testing.check import Subject, expect, promise
 from mmmask.testing.compare import expect_finite, expect_shape
 from mmmask.testing.computing import BATCH, ModuleCase, built, configured, weights_of
@@ -67,7 +67,7 @@ class ObjectiveCase(ModuleCase):
         """The plan of a step and its loss."""
 
         def noise(stream: str, purpose: str) -> Any:  # noqa: ANN401 - a noise function
-            return rows_noise(derive_seed(stream, purpose, given.step), 0, BATCH, torch.device("cpu"))
+            return sample_noise(derive_seed(stream, purpose, given.step), 0, BATCH, torch.device("cpu"))
 
         plan = self.component.plan({STREAM: given.tokens}, {STREAM: given.batch}, StepContext(given.step, noise))
         latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values())), strict=True))

@@ -15,7 +15,7 @@ from mmmask.testing.check import NotApplicable, Subject, expect, promise
 from mmmask.testing.compare import expect_close, expect_finite, expect_shape
 from mmmask.testing.computing import BATCH, ModuleCase, randomize
 
-WIDTH = 48
+WIDTH, HEADS = 48, 4
 GRIDS: tuple[tuple[Grid, ...], ...] = (
     ((16,),), ((7,),), ((4, 4),), ((3, 5),), ((2, 4, 4),), ((2, 3, 5),), ((4, 4), (6, 4)), ((1, 4, 4), (2, 4, 4)),
 )  # fmt: skip
@@ -50,7 +50,7 @@ class PositionsCase(ModuleCase):
     def make(self) -> nn.Module:
         """New positions."""
         grids, num_prefix = self.situation.grids, self.situation.num_prefix
-        return self.subject.component(self.subject.config, width=WIDTH, grids=grids, num_prefix=num_prefix)
+        return self.subject.component(self.subject.config, width=WIDTH, grids=grids, num_prefix=num_prefix, heads=HEADS)
 
     def given(self, seed: int = 0) -> list[tuple[Grid, Tensor]]:
         """Every grid with every second token or so of several samples: (batch, tokens)."""

@@ -19,6 +19,7 @@ from mmmask.interfaces import (
     Grid,
     Mask,
     Modality,
+    Part,
     Preparation,
     Tokens,
     TokenSpec,
@@ -186,7 +187,7 @@ class Scene:
 
     def input(self, tokens: Tokens, mask: Mask) -> EncoderInput:
         """The tokens on their way into an encoder."""
-        return EncoderInput(self.key, tokens, mask)
+        return EncoderInput((Part(self.key, tokens),), mask)
 
     def with_other_masked_content(self, tokens: Tokens, mask: Mask) -> Tokens:
         """The same visible tokens, others where they are masked."""

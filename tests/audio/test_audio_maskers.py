@@ -10,7 +10,7 @@ from mmmask.components import components
 from mmmask.interfaces import MaskContext, Tokens, TokenSpec, build
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.masks import draw_mask
-from mmmask.randomness import rows_noise
+from mmmask.randomness import sample_noise
 
 GRID = (12, 8)
 
@@ -24,7 +24,7 @@ def masked(chosen, grid=GRID, rows=64, seed=0):
     """bool (rows, *grid)."""
     tokens = Tokens(torch.zeros(rows, math.prod(grid), 1), grid, TokenSpec((1, 1), 1))
     cpu = torch.device("cpu")
-    context = MaskContext(grid, rows, cpu, rows_noise(seed, 0, rows, cpu), 0, tokens)
+    context = MaskContext(grid, rows, cpu, sample_noise(seed, 0, rows, cpu), 0, tokens)
     return draw_mask(chosen, None, context).masked.unflatten(1, grid)
 
 

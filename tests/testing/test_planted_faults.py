@@ -36,6 +36,7 @@ from mmmask.interfaces import (
     Modality,
     Objective,
     Optimizer,
+    Part,
     Plan,
     Pool,
     Positions,
@@ -133,8 +134,8 @@ class SoundModality(Modality):
 class SoundPositions(Positions):
     """A learned table for each grid, and a learned bias for each pair of its tokens."""
 
-    def __init__(self, config, width, grids, num_prefix=0):
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(self, config, width, grids, num_prefix=0, heads=0):
+        super().__init__(config, width, grids, num_prefix, heads)
         sizes = {grid: torch.Size(grid).numel() for grid in self.grids}
         self.tables = nn.ParameterDict({str(grid): torch.randn(size, width) for grid, size in sizes.items()})
         side = {grid: size + num_prefix for grid, size in sizes.items()}
@@ -160,6 +161,25 @@ class Places(nn.Module):
         self.table = nn.Parameter(torch.randn(torch.Size(embedding.grids[0]).numel(), width))
 
 
+class Look(nn.Module):
+    """Attention of some tokens to others."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+
+    def forward(self, asked, seen):
+        return asked + self.attention(asked, seen, seen, need_weights=False)[0]
+
+
+class CountingLook(Look):
+    """Has a number of its own for every step."""
+
+    def forward(self, asked, seen):
+        step = counted(self)
+        return super().forward(asked, seen) + step - step
+
+
 class SoundEncoder(Encoder):
     """Attention over the visible tokens, once."""
 
@@ -171,18 +191,26 @@ class SoundEncoder(Encoder):
         width = config.width
         self.embeddings = nn.ModuleDict({key: part.build(width) for key, part in embeddings.items()})
         self.places = nn.ModuleDict({key: Places(width, part) for key, part in embeddings.items()})
-        self.look = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.look = Look(width)
         self.norm = nn.LayerNorm(width)
 
     @property
     def width(self):
         return self.config.width
 
-    def forward(self, inputs):
-        return [Latents(self.norm(self.seen(self.embed(one))), one.mask.visible) for one in inputs]
+    @property
+    def stages(self):
+        return [self.look]
+
+    def forward(self, inputs, stages=()):
+        return [self.encoded(one, stages) for one in inputs]
+
+    def encoded(self, one, stages):
+        rows = self.seen(self.embed(one))
+        return Latents(self.norm(rows), one.mask.visible, stages=(rows,) * len(stages))
 
     def seen(self, rows):
-        return rows + self.look(rows, rows, rows, need_weights=False)[0]
+        return self.look(rows, rows)
 
     def embed(self, one):
         visible = one.mask.visible
@@ -195,20 +223,22 @@ class SoundDecoder(Decoder):
     def __init__(self, config, embeddings, latent_width):
         super().__init__(config, embeddings, latent_width)
         self.places = nn.ModuleDict({key: Places(latent_width, part) for key, part in embeddings.items()})
-        self.look = nn.MultiheadAttention(latent_width, 2, batch_first=True)
+        self.look = Look(latent_width)
         self.norm = nn.LayerNorm(latent_width)
 
     @property
     def width(self):
         return self.norm.weight.shape[0]
 
+    @property
+    def stages(self):
+        return [self.look]
+
     def forward(self, inputs):
         return [self.answer(one) for one in inputs]
 
     def answer(self, one):
-        asked = self.asked(one)
-        seen = one.latents.values
-        return self.norm(asked + self.look(asked, seen, seen, need_weights=False)[0])
+        return self.norm(self.look(self.asked(one), one.latents.values))
 
     def asked(self, one):
         return self.places[one.key].table[one.mask.predicted]
@@ -354,7 +384,7 @@ class SoundObjective(Objective):
     def plan(self, tokens, batches, context):
         (cut,) = tokens.values()
         ranks = context.noise("stream", "mask")(cut.content.shape[:2]).argsort(1)
-        given = EncoderInput(self.modality.embedding, cut, mask_from_bool(ranks < cut.content.shape[1] // 2))
+        given = EncoderInput((Part(self.modality.embedding, cut),), mask_from_bool(ranks < cut.content.shape[1] // 2))
         return Plan(tokens, batches, {"stream": given}, {"stream": float(len(cut.content))})
 
     def losses(self, plan, latents):
@@ -682,7 +712,7 @@ fault(
 def but_values(change):
     """An encoder's forward whose latents are changed by `change(self, values, one input, all inputs)`."""
 
-    def forward(self, given):
+    def forward(self, given, stages=()):
         return [
             Latents(change(self, latents.values, one, given), latents.index)
             for latents, one in zip(SoundEncoder.forward(self, given), given, strict=True)
@@ -710,7 +740,7 @@ def erase_latents(self, features, given):
     return features
 
 
-def late(self, given):
+def late(self, given, stages=()):
     every = [self.embeddings[one.part.key](one.part.tokens.values()) for one in given]
     return [
         Latents(gather_rows(self.norm(self.seen(rows)), one.mask.visible), one.mask.visible)
@@ -722,9 +752,8 @@ def cached(self, values, *_):
     return values * kept(self, torch.ones(self.width, dtype=values.dtype) * 2)
 
 
-def count_steps(self, values, *_):
-    step = counted(self)
-    return values + step - step
+def neighbours_noise(self, values, one, *_):
+    return values if one.noise is None else values * one.noise(values.shape).roll(1, 0)
 
 
 def gamble(self, values, *_):
@@ -736,9 +765,10 @@ def contrast_batch(self, values, *_):
 
 
 def unseeded_look(self):
-    return self.look.in_proj_weight
+    return self.look.attention.in_proj_weight
 
 
+WIDTHS = {"encoder": 16, "decoder": 32}
 for kind, but in (("encoder", but_values), ("decoder", but_features)):
     called = kind.capitalize()
     fault(kind, "trains_every_parameter", f"Idle{called}", __init__=with_attribute("idle", idle))
@@ -747,19 +777,29 @@ for kind, but in (("encoder", but_values), ("decoder", but_features)):
     fault(kind, "has_the_weights_of_its_seed", f"Unseeded{called}", __init__=with_other_weights(unseeded_look))
     fault(kind, "follows_the_models_dtype", f"Single{called}", **but(lambda self, values, *_: values.float()))
     fault(kind, "can_be_evaluated_first", f"Caching{called}", **but(cached))
-    fault(kind, "compiles_once", f"Counting{called}", **but(count_steps))
+    fault(kind, "draws_from_its_noise_alone", f"Mistaken{called}", **but(neighbours_noise))
+    fault(
+        kind,
+        "compiles_once",
+        f"Counting{called}",
+        __init__=with_attribute("look", lambda width=WIDTHS[kind]: CountingLook(width)),
+    )
 fault(
     "encoder", "gives_every_input_its_latents", "NarrowEncoder", **but_values(lambda self, values, *_: values[..., 1:])
 )
 fault(
     "encoder", "gives_every_input_its_latents", "LosingEncoder",
-    forward=lambda self, given: [
+    forward=lambda self, given, stages=(): [
         Latents(part.values[:, :-1], part.index[:, :-1]) for part in SoundEncoder.forward(self, given)
     ],
 )  # fmt: skip
 fault(
     "encoder", "gives_every_token_where_nothing_is_masked", "FlatMapsEncoder",
     feature_maps=lambda self, given: [[latents.values] for latents in self(given)],
+)  # fmt: skip
+fault(
+    "encoder", "gives_the_stages_asked_for", "ShallowEncoder",
+    encoded=lambda self, one, stages: replace(SoundEncoder.encoded(self, one, stages), stages=()),
 )  # fmt: skip
 fault("encoder", "does_not_see_what_is_masked", "PeekingEncoder", **but_values(peek))
 fault(
@@ -1004,7 +1044,9 @@ SOUND_CASES = [(kind, component, check) for kind, component in SOUND.items() for
 LEARNED = [("masker", LearnedMasker, check) for check in testing.checks("masker")]
 
 
-@pytest.mark.parametrize(("kind", "component", "check"), SOUND_CASES + LEARNED, ids=lambda part: getattr(part, "__name__", str(part)))
+@pytest.mark.parametrize(
+    ("kind", "component", "check"), SOUND_CASES + LEARNED, ids=lambda part: getattr(part, "__name__", str(part))
+)
 def test_a_sound_component_keeps_every_promise(kind, component, check, given):
     try:
         check(component, **given(kind, component))
