@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mmmask.components import components
 from mmmask.interfaces import Component, build
 from mmmask.interfaces.component import validate_strictly
-from mmmask.model.compiling import compile_stages
 from mmmask.randomness import Noise, derive_seed, sample_noise, seeded_generator
 from mmmask.testing.check import Case, NotApplicable, Unmet, expect, promise, promise_of_one_case
 from mmmask.testing.compare import (
@@ -233,6 +232,8 @@ class SequenceCase(ModuleCase, BatchCase):
     @promise_of_one_case
     def compiles_once(self) -> None:
         """Its `stages`, compiled, give the same, and nothing is compiled again from step to step."""
+        from mmmask.model.compiling import compile_stages  # dynamo takes seconds to import
+
         given = [self.given(step) for step in range(3)]
         plain = [self.results(one) for one in given]
         # what was compiled of other modules with the same code would count as compiled again

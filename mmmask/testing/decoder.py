@@ -68,7 +68,7 @@ class DecoderCase(SequenceCase):
 
     @promise
     def answers_every_input(self) -> None:
-        """Every input gets finite features of the decoder's width for all predicted tokens, in order; none if none is."""
+        """Every input gets finite features of the decoder's width for all predicted tokens, in order."""
         for count, ratio in ((1, 0.75), (BATCH, 0.25), (2, 0.0)):
             given = self.input(0, count, ratio)
             found = self.results([given])

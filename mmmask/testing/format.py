@@ -12,15 +12,13 @@ from mmmask.components import components
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
-from mmmask.model.build import build_classifier, build_model, settings_of
-from mmmask.model.classifier import ClassifierSettings
 from mmmask.testing.check import Case, NotApplicable, expect, promise
 from mmmask.testing.compare import expect_equal, expect_no_global_randomness
 from mmmask_registry import MmmaskError
 
 
 class FormatCase(Case):
-    """A format; `state` is an example of a state dict in this format, small, without which there is little to examine."""
+    """A format; without `state`, an example of a state dict in this format, there is little to examine."""
 
     kind, interface, extras = "format", Format, {"state": None}
 
@@ -41,6 +39,9 @@ class FormatCase(Case):
 
     def model(self, foreign: ForeignWeights) -> Any:  # noqa: ANN401 - a model or a classifier
         """The model that the weights are for, its dtype theirs."""
+        from mmmask.model.build import build_classifier, build_model  # the whole model, which no other check needs
+        from mmmask.model.classifier import ClassifierSettings
+
         if "classes" in foreign.settings:
             model = build_classifier(validate_strictly(ClassifierSettings, foreign.settings))
         else:
@@ -118,6 +119,8 @@ class FormatCase(Case):
     @promise
     def reads_what_it_writes(self) -> None:
         """What it writes it recognises, and reads back the same."""
+        from mmmask.model.build import settings_of
+
         foreign = self.read(self.state)
         model = self.model(foreign)
         model.load_state_dict({**model.state_dict(), **foreign.state})

@@ -127,7 +127,7 @@ class LossCase(BatchCase):
         """Its gradient flows into every prediction, and is finite."""
         given = self.given()
         for dtype in DTYPES:
-            prediction = given.values.to(dtype).requires_grad_()
+            prediction = given.values.clone().to(dtype).requires_grad_()
             error = self.component.error(prediction, given.target)
             expect(error.requires_grad, f"an error to go back from, of predictions in {dtype}", "a constant")
             error.sum().backward()

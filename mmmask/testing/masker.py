@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mmmask.interfaces import Grid, MaskContext, Masker, Tokens
+from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import derive_seed, sample_noise
 from mmmask.testing.check import NotApplicable, Subject, expect, promise
