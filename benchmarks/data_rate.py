@@ -25,7 +25,7 @@ from mmmask.components import components
 from mmmask.data.order import EndlessOrder
 from mmmask.data.streams import Streams, sample_loader
 from mmmask.experiment import Experiment, experiment_from_data, load_experiment
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import PLAIN, SourceFile, View
 from mmmask.profiling.bench import StepBench, default_sizes, timed
 from mmmask.randomness import seeded_generator
 

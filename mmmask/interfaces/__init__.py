@@ -7,7 +7,7 @@ from mmmask.interfaces.component import ChosenByName, Component, StrictModel, bu
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
 from mmmask.interfaces.evaluator import Evaluator
-from mmmask.interfaces.files import BadSample, SourceFile
+from mmmask.interfaces.files import BadSample, SourceFile, open_file, path_manager
 from mmmask.interfaces.format import ForeignWeights, Format, Written
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
@@ -85,6 +85,8 @@ __all__ = [
     "Written",
     "build",
     "gather_rows",
+    "open_file",
     "patchify",
+    "path_manager",
     "unpatchify",
 ]

@@ -21,8 +21,8 @@ COLOURS = ((0, 0, 8), (58, 14, 104), (136, 32, 120), (205, 62, 84), (243, 128, 3
 class AudioPreparation(Preparation):
     """Spectrograms as uint8 (1, frames, bands), 0 the floor and 255 the ceiling.
 
-    8 bits: their resolution of 0.4 dB (with the default range) is inaudible and their rounding error of 0.1 dB far below
-    the error of any model, and a byte is a quarter of a float32 to collate, to move, and to gather.
+    8 bits: their resolution of 0.4 dB (with the default range) is inaudible and their rounding error of 0.1 dB far
+    below the error of any model, and a byte is a quarter of a float32 to collate, to move, and to gather.
 
     Attributes:
         spectrogram: makes the spectrogram of a clip.

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mmmask import testing
 from mmmask.components import components
-from mmmask.interfaces import BadSample, SourceFile
+from mmmask.interfaces import PLAIN, BadSample, SourceFile, View
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.masks import mask_from_bool
 from mmmask_audio.modality import AudioModality
@@ -36,7 +36,7 @@ def file(audio, tmp_path_factory):
 
 
 def clicks(sample, at_least=30):
-    """The steps in time where something begins to be heard."""
+    """The frames in which something begins to be heard."""
     loud = sample[0].float().mean(1) > at_least
     return (loud & ~loud.roll(1)).nonzero().flatten().tolist()
 
@@ -75,7 +75,7 @@ def test_shapes_that_do_not_fit(shape):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seconds": 10.0}, "1000 steps in time and 128 bands, not a multiple"),
+        ({"seconds": 10.0}, "1000 frames and 128 bands, not a multiple"),
         ({"mel_bands": 100}, "not a multiple of the patch size"),
         ({"seconds": 0.645}, "not a multiple of hop_ms"),
         ({"sample_rate": 11025}, "not a whole number of samples at 11025 Hz"),
@@ -133,8 +133,8 @@ def test_with_a_generator_anywhere(file):
 
 def test_shorter_than_a_clip(audio, tmp_path):
     path = audio.encode(tmp_path / "a.wav", "pcm_s16le", 0.5 * audio.sound_at(np.arange(4800) / 16000), 16000)
-    for choice in (None, generator(0)):
-        sample = sounds(**SMALL).preparation.decode(SourceFile(path), choice)
+    for view in (PLAIN, View(generator(0))):
+        sample = sounds(**SMALL).preparation.decode(SourceFile(path), view)
         assert (sample[0, :28, :16].float().mean(1) > 60).all()
         assert not sample[0, 30:].any(), "silence is 0"
 

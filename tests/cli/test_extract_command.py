@@ -15,7 +15,7 @@ import mmmask
 from mmmask.builtins.swin import SwinEncoder
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import PLAIN, SourceFile
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.build import build_classifier
 from mmmask.model.classifier import ClassifierSettings
