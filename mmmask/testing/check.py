@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
 
 from mmmask.components import components
 from mmmask.interfaces import Component
@@ -107,6 +108,8 @@ class Case:
     interface: ClassVar[type[Any]]
     extras: ClassVar[Mapping[str, Any]] = {}
     """What the checks take besides settings: {name: default}."""
+    also: ClassVar[tuple[type[Any], ...]] = ()
+    """Further classes of the interface."""
 
     def __init__(self, subject: Subject, situation: Any = "") -> None:  # noqa: ANN401 - each kind's own
         self.subject, self.situation = subject, situation
@@ -225,10 +228,9 @@ def _examine_cases(case_class: type[Case], name: str, subject: Subject) -> None:
     """Examines a promise in every situation that is taken; nothing passes because nothing was looked at."""
     examined, refused, skipped = 0, [], []
     for situation in case_class.situations(subject):
-        try:
-            case_class(subject, situation).try_out()
-        except MmmaskError as error:
-            refused.append(f"{situation}: {error}")
+        refusal = _refusal(case_class, subject, situation)
+        if refusal is not None:
+            refused.append(f"{situation}: {refusal}")
             continue
         try:
             getattr(case_class(subject, situation), name)()
@@ -245,3 +247,19 @@ def _examine_cases(case_class: type[Case], name: str, subject: Subject) -> None:
         raise skipped[0]
     if not examined:
         raise Unmet("at least one case that it takes", f"it refused all {len(refused)} cases, such as {refused[0]}")
+
+
+_REFUSALS: WeakKeyDictionary[type[Any], dict[str, str | None]] = WeakKeyDictionary()
+"""{component: {settings and situation: why it does not take the situation, or None}}; all checks of a kind ask."""
+
+
+def _refusal(case_class: type[Case], subject: Subject, situation: Any) -> str | None:  # noqa: ANN401 - each kind's own
+    known = _REFUSALS.setdefault(subject.component, {})
+    key = f"{subject.config} {situation}"
+    if key not in known:
+        try:
+            case_class(subject, situation).try_out()
+            known[key] = None
+        except MmmaskError as error:
+            known[key] = str(error)
+    return known[key]

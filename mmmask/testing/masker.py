@@ -52,8 +52,8 @@ class MaskerCase(BatchCase):
         if "mask_ratio" in subject.component.Config.model_fields:
             ratios += [ratio for ratio in RATIOS if ratio != subject.config.mask_ratio]
         for ratio in ratios:
-            yield from (Situation(grid, False, ratio) for grid in GRIDS)
-            yield from (Situation(grid, True, ratio) for grid in ID_GRIDS)
+            yield from (Situation(grid, False, ratio) for grid in (GRIDS if ratio is None else GRIDS[::3]))
+        yield from (Situation(grid, True) for grid in ID_GRIDS)
 
     def build(self) -> Masker:
         """The masker at the situation's ratio."""

@@ -38,6 +38,7 @@ class ModalityCase(Case):
     """
 
     kind, interface, extras = "modality", Modality, {"loaded": None}
+    also = (Preparation,)
 
     @property
     def scene(self) -> Scene:

@@ -40,7 +40,7 @@ class ObjectiveCase(ModuleCase):
     @classmethod
     def situations(cls, subject: Subject) -> list[Scene]:
         """Synthetic samples of several grids and units, or those of the modality that is given."""
-        return scenes(subject.extras["modality"])
+        return scenes(subject.extras["modality"])[::2]
 
     @cached_property
     def encoder(self) -> Encoder:
