@@ -117,6 +117,7 @@ class Case:
     @classmethod
     def situations(cls, subject: Subject) -> Iterable[Any]:
         """What the component is tried with; by default only that it is built."""
+        assert subject.config
         return ("",)
 
     @cached_property
@@ -187,7 +188,8 @@ class Check:
         except NotApplicable:
             raise
         except Unmet as unmet:
-            raise PromiseBroken(self.promise, *unmet.args, str(subject)) from unmet.__cause__
+            expected, came = unmet.args
+            raise PromiseBroken(self.promise, expected, came, str(subject)) from unmet.__cause__
         except Exception as error:  # a component may raise anything at all
             came = f"{type(error).__name__}: {error}"
             raise PromiseBroken(self.promise, "no error", came, str(subject)) from error
@@ -210,7 +212,7 @@ def subject_of(case: type[Case], component: str | type[Any], settings: Mapping[s
     extras = {key: settings.get(key, default) for key, default in case.extras.items()}
     own = {key: value for key, value in settings.items() if key not in extras}
     subject = Subject(case.kind, found, name, own, extras)
-    assert subject.config is not None  # validates them
+    list(case.situations(subject))  # validates the settings, and those of what it is tried with
     return subject
 
 

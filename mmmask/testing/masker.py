@@ -48,9 +48,10 @@ class MaskerCase(BatchCase):
 
     @classmethod
     def situations(cls, subject: Subject) -> Iterator[Situation]:
+        """Grids of one to four axes, and of ids."""
         ratios: list[float | None] = [None]
         if "mask_ratio" in subject.component.Config.model_fields:
-            ratios += [ratio for ratio in RATIOS if ratio != subject.config.mask_ratio]
+            ratios += [ratio for ratio in RATIOS if ratio != getattr(subject.config, "mask_ratio", None)]
         for ratio in ratios:
             yield from (Situation(grid, False, ratio) for grid in (GRIDS if ratio is None else GRIDS[::3]))
         yield from (Situation(grid, True) for grid in ID_GRIDS)
@@ -123,7 +124,7 @@ class MaskerCase(BatchCase):
 
     @promise
     def is_a_module_where_it_learns(self) -> None:
-        """One with weights is a `torch.nn.Module`, whose parameters get gradients through its scores or its `loss`."""
+        """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
         masker = self.component
         if not isinstance(masker, nn.Module):
             self.results(self.given())

@@ -20,10 +20,16 @@ class OptimizerCase(Case):
 
     kind, interface = "optimizer", Optimizer
 
+    @property
+    def decay(self) -> float:
+        """The weight decay that is set."""
+        config = self.subject.config
+        assert isinstance(config, Optimizer.Config)
+        return config.weight_decay
+
     def optimizer(self, weights: list[Tensor]) -> torch.optim.Optimizer:
         """A new optimizer of a matrix and a vector."""
-        decay = self.subject.config.weight_decay
-        scaled = [(weights[0], 1.0, decay), (weights[1], 0.5, 0.0)]
+        scaled = [(weights[0], 1.0, self.decay), (weights[1], 0.5, 0.0)]
         groups = [{"params": [part], "lr_scale": scale, "weight_decay": decay} for part, scale, decay in scaled]
         return self.build().build(groups)
 
@@ -51,7 +57,7 @@ class OptimizerCase(Case):
         found = [
             (group.get("lr_scale"), group["weight_decay"]) for group in self.optimizer(self.weights()).param_groups
         ]
-        wanted = [(1.0, self.subject.config.weight_decay), (0.5, 0.0)]
+        wanted = [(1.0, self.decay), (0.5, 0.0)]
         expect(found == wanted, f"(lr_scale, weight_decay) of the groups: {wanted}", found)
 
     @promise

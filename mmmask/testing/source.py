@@ -18,7 +18,7 @@ from mmmask.testing.compare import expect_no_global_randomness, fingerprint, in_
 LOOKED_AT = 6
 """Samples at the start and at the end that are loaded."""
 THREADS = 4
-Looked = list[tuple[int, str, object, object]]
+Looked = list[tuple[int, str, str | None, tuple[str, Any]]]
 
 ANOTHER_PROCESS = """
 import importlib.util, pickle, sys

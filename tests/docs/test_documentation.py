@@ -25,10 +25,10 @@ from mmmask.components import INTERFACES, components
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.compose import shipped_experiments
-from mmmask.testing import document
 from mmmask.interfaces import PLAIN, build
 from mmmask.model.masks import mask_from_bool
 from mmmask.model.tokenizing import tokenize
+from mmmask.testing import document
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -988,7 +988,7 @@ fault("augmentation", "changes_all_frames_alike", "UnevenAugmentation", __call__
 fault("augmentation", "can_be_pickled", "LockedAugmentation", __init__=with_attribute("lock", threading.Lock))
 fault(
     "augmentation", "leaves_global_random_state_alone", "GamblingAugmentation",
-    __call__=lambda self, content, view, resize: augment(self, content, view, resize).roll(random.randrange(5), dims=-1),
+    __call__=lambda self, *given: augment(self, *given).roll(random.randrange(5), dims=-1),
 )  # fmt: skip
 fault("optimizer", "keeps_its_groups", "UngroupedOptimizer", build=ungrouped)
 fault(
