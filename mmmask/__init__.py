@@ -11,27 +11,38 @@ from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask import interfaces, interop
+    from mmmask.data.sample_corpus import write_sample_data
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
+        Augmentation,
         BadSample,
+        Batch,
+        Callback,
         Component,
         Decoder,
         Encoder,
+        Evaluator,
         Format,
         Loss,
         Mask,
         MaskContext,
         Masker,
         Modality,
+        Objective,
+        Optimizer,
+        Pool,
         Positions,
         Preparation,
+        Sample,
         Source,
         Tokens,
         TokenSpec,
+        View,
     )
     from mmmask.model.build import build_model
     from mmmask.model.classifier import Classifier
-    from mmmask.training.run import Run, load_run, train
+    from mmmask.training.run import Run, load_run
+    from mmmask.training.train import train
 
 __version__ = "0.1.0"
 
@@ -43,6 +54,15 @@ _LAZY = {
     **dict.fromkeys(
         (
             "BadSample",
+            "View",
+            "Sample",
+            "Pool",
+            "Optimizer",
+            "Objective",
+            "Evaluator",
+            "Callback",
+            "Batch",
+            "Augmentation",
             "Component",
             "Decoder",
             "Encoder",
@@ -62,12 +82,16 @@ _LAZY = {
     ),  # fmt: skip
     "build_model": "mmmask.model.build",
     "Classifier": "mmmask.model.classifier",
-    **dict.fromkeys(("Run", "load_run", "train"), "mmmask.training.run"),
+    **dict.fromkeys(("Run", "load_run"), "mmmask.training.run"),
+    "train": "mmmask.training.train",
+    "write_sample_data": "mmmask.data.sample_corpus",
 }
 __all__ = [
-    "BadSample", "Classifier", "Component", "Decoder", "Encoder", "Experiment", "Format", "Loss", "Mask",
-    "MaskContext", "Masker", "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source", "TokenSpec",
-    "Tokens", "build_model", "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
+    "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",
+    "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality", "Objective",
+    "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens", "View",
+    "build_model", "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
+    "write_sample_data",
 ]  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def chosen_device(name: str | None) -> torch.device:
     """
     import torch
 
-    from mmmask.training.distribution import find_device
+    from mmmask.training.parallelism import find_device
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     kinds = ["cpu", *([accelerator.type] if accelerator else [])]

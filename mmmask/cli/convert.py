@@ -18,7 +18,7 @@ from mmmask_registry import MmmaskError, did_you_mean
 
 if TYPE_CHECKING:
     from mmmask.model.classifier import Classifier
-    from mmmask.model.masked_model import MaskedModel
+    from mmmask.model.model import Model
 
 OWN = "mmmask"
 """mmmask's own layout, which holds any model whole, in one file."""
@@ -123,7 +123,7 @@ def _can_be_without(opened: OpenedModel, layout: str) -> bool:
         return False
 
 
-def _left_out(model: MaskedModel | Classifier, layout: str) -> Mapping[str, str]:
+def _left_out(model: Model | Classifier, layout: str) -> Mapping[str, str]:
     """What a layout has no place for."""
     from mmmask.interfaces.component import validate_strictly
     from mmmask.model.build import settings_of

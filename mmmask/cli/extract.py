@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmmask.cli.progress import FileProgress
     from mmmask.interfaces import Latents, Preparation
     from mmmask.model.classifier import Classifier
-    from mmmask.model.masked_model import MaskedModel
+    from mmmask.model.model import Model
 
 POOLS = ("mean", "prefix", "none")
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 class _Extraction:
     """Features as they come, on the CPU: all that grows with the number of files."""
 
-    def __init__(self, model: MaskedModel | Classifier, arguments: argparse.Namespace) -> None:
+    def __init__(self, model: Model | Classifier, arguments: argparse.Namespace) -> None:
         self.model, self.arguments = model, arguments
         self.device = next(model.parameters()).device
         self.paths: dict[str, list[str]] = {}
@@ -104,7 +104,7 @@ class _Extraction:
         """Goes through the files of a stream; those that cannot be decoded are named and skipped."""
         import torch
 
-        from mmmask.training.precision import autocast
+        from mmmask.model.precision import autocast
 
         preparation = self.model.modalities[stream].preparation
         size = self.arguments.batch_size

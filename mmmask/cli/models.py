@@ -14,7 +14,7 @@ from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask.model.classifier import Classifier
-    from mmmask.model.masked_model import MaskedModel
+    from mmmask.model.model import Model
 
 WHAT_A_MODEL_IS = "a published name (mmmask list checkpoint), a checkpoint's file or address, or a run's folder"
 _OPTION = re.compile(r"[A-Za-z_][\w.]*=")
@@ -32,7 +32,7 @@ class OpenedModel:
         initialised: keys of the model's that the checkpoint lacks, with `--no-strict`.
     """
 
-    model: MaskedModel | Classifier
+    model: Model | Classifier
     account: str
     initialised: tuple[str, ...] = ()
 

@@ -20,7 +20,7 @@ from rich.progress import (
 from mmmask.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from mmmask.training.loop import RunState
+    from mmmask.hooks import RunState
     from mmmask.training.run import Run
 
 

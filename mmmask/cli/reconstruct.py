@@ -12,7 +12,7 @@ from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask.interfaces import Masker
-    from mmmask.model.masked_model import MaskedModel
+    from mmmask.model.model import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from mmmask.evaluation.pictures import picture, reconstruct, save_picture, stacked, statistics_note
-    from mmmask.training.distribution import find_device
-    from mmmask.training.precision import autocast
+    from mmmask.model.precision import autocast
+    from mmmask.training.parallelism import find_device
     from mmmask.training.run import load_run
 
     opened = load_run(arguments.run)
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         maskers = _maskers(model, stream, arguments.mask_ratio) if arguments.mask_ratio else None
         try:
             with autocast(device, opened.experiment.training.precision):
-                tokens, found = reconstruct(model, stream, batch, maskers, arguments.true_statistics, arguments.seed)
+                tokens, found = reconstruct(model, stream, batch, maskers, arguments.true_statistics)
             note = statistics_note(model, stream, arguments.true_statistics)
             image = picture(tokens, found, model, stream, [Path(path).name for path in paths], note)
         except NotImplementedError as error:
@@ -74,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _maskers(model: MaskedModel, stream: str, ratios: list[float]) -> dict[str, Masker]:
+def _maskers(model: Model, stream: str, ratios: list[float]) -> dict[str, Masker]:
     """The stream's masker at other ratios, by label."""
-    masker = model.streams[stream].masker
+    masker = model.objective(stream).masker_of[stream]
     if "mask_ratio" not in type(masker.config).model_fields:
         raise MmmaskError(f"--mask-ratio: the masker of stream {stream!r} ({masker.config.name}) has no mask_ratio")
     return {

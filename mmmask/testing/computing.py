@@ -19,6 +19,7 @@ from mmmask.testing.check import Case, NotApplicable, Unmet, expect, promise, pr
 from mmmask.testing.compare import (
     changed,
     expect_all_close,
+    expect_finite,
     expect_no_global_randomness,
     fingerprint,
 )
@@ -152,9 +153,9 @@ class ModuleCase(PureCase):
             expect(bool(parts), "what it gives depends on its parameters", "it depends on none")
             weighted_sum(parts).backward()
             for name, parameter in trained.items():
-                came = "none" if parameter.grad is None else None if parameter.grad.any() else "zero"
-                expect(came is None, f"a gradient for {name}", came)
-                expect(bool(parameter.grad.isfinite().all()), f"a finite gradient for {name}", "it is not")
+                found = parameter.grad
+                expect(found is not None and bool(found.any()), f"a gradient for {name}", "none" if found is None else 0)
+                expect_finite(found, f"the gradient for {name}")
 
     @promise
     def has_the_weights_of_its_seed(self) -> None:

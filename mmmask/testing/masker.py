@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import derive_seed, sample_noise
-from mmmask.testing.check import NotApplicable, Subject, expect, promise
+from mmmask.testing.check import Subject, expect, promise
 from mmmask.testing.compare import changed, expect_equal
 from mmmask.testing.computing import BatchCase, weighted_sum
 from mmmask.testing.synthetic import synthetic
@@ -125,21 +125,18 @@ class MaskerCase(BatchCase):
     @promise
     def is_a_module_where_it_learns(self) -> None:
         """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
-        masker = self.component
-        if not isinstance(masker, nn.Module):
-            self.results(self.given())
-            held = [name for name, value in vars(masker).items() if isinstance(value, Tensor | nn.Module)]
+        context = self.given()
+        mask = draw_mask(self.component, None, context)
+        if not isinstance(self.component, nn.Module):
+            held = [name for name, value in vars(self.component).items() if isinstance(value, Tensor | nn.Module)]
             expect(not held, "a torch.nn.Module, as it holds tensors", f"none; it holds {', '.join(held)}")
             return
-        trained = {name: part for name, part in masker.named_parameters() if part.requires_grad}
-        if not trained:
-            raise NotApplicable("it has no parameters to train")
-        context = self.given()
-        parts = [masker.scores(context)]
-        if hasattr(masker, "loss"):
-            mask = draw_mask(masker, None, context)
-            parts.append(masker.loss(mask, torch.rand(mask.predicted.shape)))
-        weighted_sum([part for part in parts if part is not None and part.requires_grad]).backward()
+        trained = {name: part for name, part in self.component.named_parameters() if part.requires_grad}
+        learned = [self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))]
+        with_graph = [part for part in learned if part is not None and part.requires_grad]
+        expect(bool(with_graph) >= bool(trained), "scores or a loss with a graph", "neither")
+        if with_graph:
+            weighted_sum(with_graph).backward()
         without = [name for name, part in trained.items() if part.grad is None or not part.grad.any()]
         expect(not without, "a gradient for every parameter", f"none for {', '.join(without)}")
 

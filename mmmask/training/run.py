@@ -1,26 +1,18 @@
-"""Training an experiment into a folder, and opening that folder again."""
+"""A run's folder, opened again."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmmask.components import components
-from mmmask.data.streams import total_steps
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
-from mmmask.model.masked_model import MaskedModel
-from mmmask.sample_data import write_sample_data
+from mmmask.model.model import Model
 from mmmask.training.checkpoints import Checkpoints
-from mmmask.training.distribution import processes
 from mmmask.training.folder import RunFolder
-from mmmask.training.interruption import Interruption
 from mmmask.training.json_lines import read_jsonl
-from mmmask.training.logs import JSONLinesWriter, TensorBoardWriter
-from mmmask.training.loop import RunState, TrainingLoop
 from mmmask_registry import MmmaskError
 
 
@@ -56,7 +48,7 @@ class Run:
         return self.checkpoint["step"]
 
     @cached_property
-    def model(self) -> MaskedModel:
+    def model(self) -> Model:
         """The model at the newest checkpoint, on the CPU, in evaluation mode."""
         model = build_model(self.experiment)
         model.load_state_dict(self.checkpoint["model"])
@@ -78,56 +70,6 @@ class Run:
         folder = RunFolder(self.output).reconstructions
         found = {name: sorted(folder.glob(f"{name}_step_*.png")) for name in self.experiment.streams}
         return {name: paths[-1] for name, paths in found.items() if paths}
-
-
-def train(
-    experiment: Experiment,
-    output: str | Path | None = None,
-    device: str | None = None,
-    plugins: tuple[object, ...] = (),
-) -> Run:
-    """Trains an experiment; goes on where it stopped if the folder holds a run of it.
-
-    Args:
-        output: the run's folder, by default `runs/NAME`.
-        device: such as `cpu` or `cuda:1`; by default a GPU where there is one.
-        plugins: objects with hook implementations, for this run only.
-
-    Returns:
-        The run. A finished run is returned as it is.
-
-    Raises:
-        MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
-    """
-    folder = RunFolder(output or Path("runs") / experiment.name)
-    with processes(device) as peers, folder.opened(experiment) if peers.is_main else nullcontext():
-        if peers.is_main and experiment.data.sample_data:
-            write_sample_data(experiment.data.sample_data)
-        peers.wait()
-        state = RunState(
-            experiment, folder.path, build_model(experiment), total_steps(experiment), is_main=peers.is_main
-        )
-        manager = components().manager
-        own: list[object] = list(plugins)
-        if peers.is_main:
-            own.append(JSONLinesWriter(folder.metrics))
-            own += [TensorBoardWriter(folder.tensorboard)] if experiment.training.log.tensorboard else []
-        loop = TrainingLoop(state, folder, peers, manager.hook)
-        for plugin in own:
-            manager.register(plugin)
-        already = state.step >= state.total_steps
-        outcome = "finished" if already else "failed"
-        try:
-            if not already:
-                with Interruption() as interruption:
-                    outcome = loop.run(interruption)
-        finally:
-            loop.close()
-            if not already:
-                manager.hook.run_ended(run=state, outcome=outcome)
-            for plugin in own:
-                manager.unregister(plugin)
-    return Run(folder.path, experiment, outcome)
 
 
 def load_run(output: str | Path) -> Run:

@@ -8,7 +8,7 @@ import mmmask
 from mmmask.cli import COMMANDS
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data, load_experiment
-from mmmask.experiment.compose import parse_yaml, shipped_experiments
+from mmmask.experiment.compose import parse_yaml, published_experiments
 from mmmask.interop.published import published
 
 SMALL = (
@@ -82,7 +82,7 @@ def test_list_names_every_component_and_experiment(cli):
     done = cli("list")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    for kind, name in [*EVERY_COMPONENT, *(("experiment", name) for name in shipped_experiments())]:
+    for kind, name in [*EVERY_COMPONENT, *(("experiment", name) for name in published_experiments())]:
         assert any(re.match(rf"{kind} +{re.escape(name)} +mmmask +\S", line) for line in lines), (kind, name)
 
 

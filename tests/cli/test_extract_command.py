@@ -203,9 +203,9 @@ def counted_forwards(monkeypatch, encoder):
     """Samples of every forward to come of such encoders."""
     calls, forward = [], encoder.forward
 
-    def counting(self, groups):
-        calls.append(len(groups[0].tokens.content))
-        return forward(self, groups)
+    def counting(self, inputs, *stages):
+        calls.append(len(inputs[0].part.tokens.content))
+        return forward(self, inputs, *stages)
 
     monkeypatch.setattr(encoder, "forward", counting)
     return calls

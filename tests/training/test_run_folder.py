@@ -6,8 +6,11 @@ import portalocker
 import pytest
 import torch
 
-from mmmask.randomness import sample_noise
+from mmmask.experiment import experiment_from_data
+from mmmask.experiment.errors import ExperimentError
+from mmmask.randomness import rows_noise
 from mmmask.training.checkpoints import Checkpoints
+from mmmask.training.folder import RunFolder
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
@@ -40,7 +43,7 @@ def test_a_run_does_not_go_on_with_other_data(train, experiment_file, tmp_path):
     assert train(file, run, "training.steps=3").code == 0
     checkpoint = max((run / "checkpoints").glob("*.pt"))
     state = torch.load(checkpoint, weights_only=True)
-    state["sizes"]["long"] += 1
+    state["data"]["sizes"]["long"] += 1
     torch.save(state, checkpoint)
     ended = train(file, run)
     assert ended.code == 2
@@ -60,11 +63,28 @@ def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment
 
 
 def test_a_row_has_the_same_noise_wherever_it_is_drawn():
-    whole = sample_noise(7, 0, 12, torch.device("cpu"))((12, 5))
-    parts = [sample_noise(7, first, 12, torch.device("cpu"))((4, 5)) for first in (0, 4, 8)]
+    whole = rows_noise(7, 0, 12, torch.device("cpu"))((12, 5))
+    parts = [rows_noise(7, first, 12, torch.device("cpu"))((4, 5)) for first in (0, 4, 8)]
     assert torch.equal(whole, torch.cat(parts))
     assert whole.unique().numel() == whole.numel(), "rows differ"
-    draw = sample_noise(7, 0, 12, torch.device("cpu"))
+    draw = rows_noise(7, 0, 12, torch.device("cpu"))
     assert not torch.equal(draw((12, 5)), draw((12, 5))), "a second call draws other numbers"
     with pytest.raises(ValueError, match="the first axis is the batch"):
         draw((13, 5))
+
+
+def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signals, tmp_path):
+    def experiment(path, **source):
+        data = signals.signal_data()
+        for key in ("source", "held_out"):
+            data["streams"]["long"][key] = {"name": "folder", "path": path, **source}
+        return experiment_from_data(data)
+
+    folder = RunFolder(tmp_path / "run")
+    with folder.opened(experiment("here")):
+        pass
+    with folder.opened(experiment("there")):
+        pass
+    message = r"streams\.long\.source\.limit: None in the run, now 3"
+    with pytest.raises(ExperimentError, match=message), folder.opened(experiment("there", limit=3)):
+        pass
