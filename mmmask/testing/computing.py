@@ -154,7 +154,10 @@ class ModuleCase(PureCase):
             weighted_sum(parts).backward()
             for name, parameter in trained.items():
                 found = parameter.grad
-                expect(found is not None and bool(found.any()), f"a gradient for {name}", "none" if found is None else 0)
+                expect(
+                    found is not None and bool(found.any()), f"a gradient for {name}", "none" if found is None else 0
+                )
+                assert found is not None
                 expect_finite(found, f"the gradient for {name}")
 
     @promise

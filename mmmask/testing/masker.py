@@ -127,7 +127,8 @@ class MaskerCase(BatchCase):
         """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
         context = self.given()
         mask = draw_mask(self.component, None, context)
-        if not isinstance(self.component, nn.Module):
+        learns = isinstance(self.component, nn.Module)
+        if not learns:
             held = [name for name, value in vars(self.component).items() if isinstance(value, Tensor | nn.Module)]
             expect(not held, "a torch.nn.Module, as it holds tensors", f"none; it holds {', '.join(held)}")
             return

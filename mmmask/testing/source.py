@@ -60,13 +60,21 @@ class SourceCase(Case):
 
     @promise
     def names_its_samples(self) -> None:
-        """No name stands for two samples, and labels are texts."""
+        """No name stands for two samples; labels are texts, and `classes` has them all, sorted."""
         looked = look(self.component)
         names = [name for _, name, _, _ in looked]
         expect(all(type(name) is str and name for name in names), "names for messages", names)
         expect(len(set(names)) == len(names), f"{len(names)} names", f"{len(set(names))} different ones")
         labels = [label for _, _, label, _ in looked]
         expect(all(label is None or type(label) is str for label in labels), "labels, texts or None", labels)
+        classes = self.component.classes
+        for names_of, found in classes.items():
+            expect(list(found) == sorted(set(found)), f"sorted names of {names_of}, each once", found)
+        for index, *_ in looked:
+            strange = {
+                key: name for key, name in self.component.labels(index).items() if name not in classes.get(key, ())
+            }
+            expect(not strange, "labels that stand in `classes`", strange)
 
     @promise
     def can_be_pickled(self) -> None:
