@@ -88,7 +88,7 @@ def promises(
         except NotApplicable as reason:
             yield one.promise, reason
         except PromiseBroken as broken:
-            yield one.promise, f"expected {broken.expected}, came {broken.came}"
+            yield one.promise, " ".join(f"expected {broken.expected}, came {broken.came}".split())
         else:
             yield one.promise, None
 

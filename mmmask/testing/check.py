@@ -229,8 +229,8 @@ def checks_of(case: type[Case], shared: Iterable[Callable[[Subject], None]]) -> 
 def _examine_cases(case_class: type[Case], name: str, subject: Subject) -> None:
     """Examines a promise in every situation that is taken; nothing passes because nothing was looked at."""
     examined, refused, skipped = 0, [], []
-    for situation in case_class.situations(subject):
-        refusal = _refusal(case_class, subject, situation)
+    for number, situation in enumerate(case_class.situations(subject)):
+        refusal = _refusal(case_class, subject, number, situation)
         if refusal is not None:
             refused.append(f"{situation}: {refusal}")
             continue
@@ -252,12 +252,14 @@ def _examine_cases(case_class: type[Case], name: str, subject: Subject) -> None:
 
 
 _REFUSALS: WeakKeyDictionary[type[Any], dict[str, str | None]] = WeakKeyDictionary()
-"""{component: {settings and situation: why it does not take the situation, or None}}; all checks of a kind ask."""
+"""{component: {settings and number of a situation: why it is not taken, or None}}, as all checks of a kind ask."""
 
 
-def _refusal(case_class: type[Case], subject: Subject, situation: Any) -> str | None:  # noqa: ANN401 - each kind's own
+def _refusal(case_class: type[Case], subject: Subject, number: int, situation: Any) -> str | None:  # noqa: ANN401
+    if case_class.try_out is Case.try_out:
+        return None
     known = _REFUSALS.setdefault(subject.component, {})
-    key = f"{subject.config} {situation}"
+    key = f"{subject.config} {subject.extras} {number}"
     if key not in known:
         try:
             case_class(subject, situation).try_out()

@@ -102,6 +102,8 @@ def examples(tmp_path_factory):
                 return SOURCES[name](folder) if name in SOURCES else {}
             case "modality":
                 return {"loaded": SourceFile(str(LOADED[name](folder)))} if name in LOADED else {}
+            case "evaluator":
+                return {"model": small_model()}
             case "format":
                 return dict(FORMATS[name]()) if name in FORMATS else {}
         return {}
@@ -170,12 +172,11 @@ def golden(name):
     return {"state": part["weights"], **options}
 
 
-def written(name, modality, encoder, decoder, **options):
-    """What a format writes of a small model."""
+def small_model(modality="image", encoder=None, decoder=None):
     data = {
         "model": {
-            "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2, **encoder},
-            "decoder": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2, **decoder},
+            "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2, **(encoder or {})},
+            "decoder": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2, **(decoder or {})},
         },
         "streams": {
             "a": {
@@ -185,7 +186,12 @@ def written(name, modality, encoder, decoder, **options):
             }
         },
     }
-    model = build_model(experiment_from_data(data))
+    return build_model(experiment_from_data(data))
+
+
+def written(name, modality, encoder, decoder, **options):
+    """What a format writes of a small model."""
+    model = small_model(modality, encoder, decoder)
     found = components().get("format", name)
     with_name = validate_strictly(found.Config, {"name": name})
     return {"state": found(with_name).write(settings_of(model), model.state_dict()).state, **options}
