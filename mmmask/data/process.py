@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +25,8 @@ from mmmask_registry import MmmaskError
 
 GRACE = 5.0
 """Seconds that samples under way have to end in when the process is to end."""
+WORKERS_THAT_HOLD_UP = 4
+"""Threads per stream from which a process is started unasked; an estimate, see docs/benchmarks.md."""
 SHARED_MEMORY = "/dev/shm"
 ENOUGH_SHARED_MEMORY = 8 * 2**30
 """Free bytes from which a process is started unasked; containers often have 64 MiB."""
@@ -124,11 +127,11 @@ class WorkerProcess:
 def pays(workers: int, gpu: bool) -> bool:
     """Whether a process is started unasked.
 
-    Where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels; and where it
-    is safe: there is room for batches in shared memory, and the program is the `mmmask` command or a notebook. A new
-    process imports the program again, and not every script is written for that.
+    Where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels, and enough
+    threads load to hold it up; and where it is safe: there is room for batches in shared memory, and the program is the
+    `mmmask` command or a notebook. A new process imports the program again, and not every script is written for that.
     """
-    if not (gpu and workers):
+    if not gpu or workers < WORKERS_THAT_HOLD_UP:
         return False
     main = sys.modules["__main__"]
     name = main.__spec__.name if main.__spec__ else os.path.basename(getattr(main, "__file__", None) or "")
@@ -174,7 +177,7 @@ def _serve(connection: Connection[Any, Any], files: tuple[str, ...], payload: by
                 connection.send((number, result))
             except OSError:
                 pass  # nobody is there any more
-            except Exception:  # such as no room in shared memory
+            except Exception:  # such as no more open files
                 connection.send((number, RuntimeError(f"in the worker process:\n{traceback.format_exc()}")))
 
     # two workers on two cores must not start four threads of torch's own
@@ -195,14 +198,15 @@ def _serve(connection: Connection[Any, Any], files: tuple[str, ...], payload: by
 
 
 def _outcome(loader: SampleLoader, draws: list[Draw]) -> LoadedBatch | Exception:
-    """A batch, or an error that can be sent."""
+    """A batch in shared memory, or an error that can be sent."""
     try:
-        return loader.batch(draws)
+        loaded = loader.batch(draws)
+        return replace(loaded, batch=loaded.batch.map(lambda part: part.share_memory_()))
     except MmmaskError as error:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # an error of a plugin that does not pickle
             return MmmaskError(str(error))
         return error
-    except Exception:
+    except Exception:  # also no room in shared memory
         return RuntimeError(f"in the worker process:\n{traceback.format_exc()}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class HeldOut:
     def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
         self.model, self.experiment, self.loaders = model, experiment, loaders
         self._held_out = {
-            name: sample_loader(experiment, name, held_out=True, classes=loaders[name].classes)
+            name: sample_loader(experiment, name, held_out=True, classes=self._classes(name))
             for name, stream in experiment.streams.items()
             if stream.held_out
         }
@@ -84,6 +84,10 @@ class HeldOut:
         if stream not in self._samples:
             self._samples[stream] = spread_samples(self._held_out[stream], self.experiment.training.evaluate.samples)
         return self._samples[stream]
+
+    def _classes(self, stream: str) -> Mapping[str, Sequence[str]] | None:
+        """Classes of the training source, where labels are learned."""
+        return self.loaders[stream].classes if self.model.objective(stream).needs_labels else None
 
     def _to_draw(self, stream: str) -> list[Sample]:
         """Held-out samples where there are some, else the source's own."""

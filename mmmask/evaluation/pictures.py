@@ -85,11 +85,10 @@ def picture(
     Narrow panels stand side by side, a row per sample; wide ones (film strips, spectrograms) lie under each other.
     """
     modality = model.modalities[stream]
-    low, high = tokens.spec.range
     show = modality.preparation
 
     def panels(content: Tensor) -> list[np.ndarray]:
-        shown = content if tokens.spec.vocab_size is not None or low is high is None else content.clamp(low, high)
+        shown = content if tokens.spec.vocab_size is not None else tokens.spec.clamp(content)
         return [_panel(show, sample) for sample in modality.detokenize(shown, tokens.grid).cpu()]
 
     columns = [("original", panels(tokens.raw()))]
@@ -133,18 +132,9 @@ def _compose(tokens: Tokens, mask: Mask, restored: Tensor) -> tuple[Tensor, Tens
     """Masked and reconstructed content, raw: what is visible, with a mark or with predictions in the rest."""
     ids = tokens.spec.vocab_size
     content = tokens.raw() if ids is not None else tokens.raw().float()
-    masked = torch.where(mask.masked.unsqueeze(-1), _fill(tokens) if ids is None else ids, content)
+    masked = torch.where(mask.masked.unsqueeze(-1), tokens.spec.middle if ids is None else ids, content)
     index = mask.predicted.unsqueeze(-1).expand(-1, -1, content.shape[-1])
     return masked, masked.scatter(1, index, restored.to(content.dtype))
-
-
-def _fill(tokens: Tokens) -> float:
-    """Raw value of a masked token: the middle of the range, or the mean where there is none."""
-    low, high = tokens.spec.range
-    if low is not None and high is not None:
-        return (low + high) / 2
-    mean = tokens.spec.mean
-    return sum(mean) / len(mean) if mean else 0.0
 
 
 def _panel(preparation: Preparation, sample: Tensor) -> np.ndarray:

@@ -171,8 +171,8 @@ class DataSettings(StrictModel):
     )
     process: bool | None = Field(
         default=None,
-        description="load in one more process per process that trains, with as many threads; null: where batches go "
-        "to a GPU and a process can safely be started",
+        description="load in one more process per process that trains, by as many threads; null: with 4 workers or "
+        "more, where batches go to a GPU and a process can safely be started",
     )
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"

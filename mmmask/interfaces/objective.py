@@ -102,6 +102,9 @@ class Objective(Component, nn.Module):
     evaluators: ClassVar[tuple[str, ...]] = ()
     """Names of the evaluators of a stream that names none itself."""
 
+    needs_labels: ClassVar[bool] = False
+    """Whether it learns labels: held-out samples then have the classes of the training source, and no others."""
+
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
         nn.Module.__init__(self)
         self.streams = dict(streams)

@@ -24,7 +24,7 @@ from mmmask_registry import MmmaskError
 # these are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
-    r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.(source\.path|held_out|evaluators)"
+    r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
 )
 
 LOCK = ".lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,8 +67,10 @@ class Parallelism:
         self._idle: dict[frozenset[str], list[nn.Parameter]] = {}
         self._wrapped: nn.Module = model
         if processes.world_size > 1:
-            # buffers are constants: nothing to broadcast
-            self._wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            # buffers are constants: nothing to broadcast; the argument has another name since PyTorch 2.13
+            known = inspect.signature(DistributedDataParallel).parameters
+            unchanging = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **{unchanging: False})
 
     def forward(self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float]) -> Output:
         """The model's output, its losses divided by this process's share of `counts`."""

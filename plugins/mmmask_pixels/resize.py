@@ -51,7 +51,8 @@ class PixelResize:
         """Resizes the short side and crops the centre, in one step; content of the right size stays as it is."""
         if tuple(content.shape[-2:]) == self.size:
             return content.contiguous()
-        return self(centre_box(*content.shape[-2:], self.size).of(content))
+        height, width = content.shape[-2:]
+        return self(centre_box(height, width, self.size).of(content))
 
 
 def centre_box(height: int, width: int, size: tuple[int, int]) -> Box:

@@ -70,7 +70,7 @@ class ConvMAEFormat(LayoutFormat):
 def _encoder_pairs(key: str, sides: list[int], depths: list[int], depth: int) -> Iterator[Pair]:
     """The encoder; `sides` are those of the patches before every stage, the ViT's included."""
     for stage in STAGES:
-        side, old, new = sides[stage - 1], f"blocks{stage}", f"encoder.stages.{stage - 1}"
+        side, old, new = sides[stage - 1], f"blocks{stage}", f"encoder.pyramid.{stage - 1}"
         proj = f"encoder.embeddings.{key}" if stage == STAGES[0] else f"{new}.embed.proj"
         yield from patch_embedding(f"patch_embed{stage}.proj", proj, (side, side))
         yield from linear(f"patch_embed{stage}.norm", f"{new}.embed.norm")

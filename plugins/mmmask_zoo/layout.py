@@ -108,7 +108,7 @@ class Block:
             "layer_scale": 0.1 if has(*self.scales) else None,  # the file's values take its place
         }
         if has(f"{self.fc1}.weight"):
-            settings["mlp_ratio"] = conversion.shape(f"{foreign}.0.{self.fc1}.weight", "masked, width")[0] / width
+            settings["mlp_ratio"] = conversion.shape(f"{foreign}.0.{self.fc1}.weight", "hidden, width")[0] / width
         return settings
 
 

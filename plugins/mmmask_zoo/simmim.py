@@ -187,7 +187,7 @@ def _swin_pairs(patches: Patches, embed_patch: int, depths: list[int], windows: 
     yield from linear("encoder.patch_embed.norm", "encoder.patch_norm")
     yield vector(LAYOUT.mask_token, "encoder.mask_token")
     for stage, (depth, window, (height, width)) in enumerate(zip(depths, windows, planes, strict=True)):
-        old, new = f"{STAGES}.{stage}", f"encoder.stages.{stage}"
+        old, new = f"{STAGES}.{stage}", f"encoder.pyramid.{stage}"
         yield from Block().pairs(f"{old}.blocks", f"{new}.blocks", depth)
         for block in range(depth):
             attention = f"{old}.blocks.{block}.attn"

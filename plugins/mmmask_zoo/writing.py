@@ -18,10 +18,9 @@ from mmmask_zoo.conversion import Patches
 
 Part = Literal["encoder", "decoder"]
 
-FREE = frozenset(
-    ("name", "size", "width", "depth", "num_heads", "mlp_ratio", "positions", "activation_checkpointing")
-)  # fmt: skip
-"""Settings that every layout can say, or need not: sizes, which the keys tell, and positions, checked apart."""
+TRAINING = ("activation_checkpointing", "drop_path", "dropout")
+FREE = frozenset(("name", "size", "width", "depth", "num_heads", "mlp_ratio", "positions", *TRAINING))
+"""Settings that every layout can say, or need not: sizes, which keys tell; positions, checked apart; and training."""
 
 
 class Writing:

@@ -32,7 +32,7 @@ def checkpoint(model, tmp_path):
 @pytest.fixture
 def encoder_only(checkpoint, tmp_path):
     """The checkpoint without its decoder and heads."""
-    state = {key: tensor for key, tensor in load_file(checkpoint).items() if not key.startswith(("decoders", "heads"))}
+    state = {key: tensor for key, tensor in load_file(checkpoint).items() if not key.startswith("objectives.")}
     path = tmp_path / "encoder.safetensors"
     save_file(state, path)
     return path
@@ -182,7 +182,7 @@ def test_what_is_not_from_the_file_is_said(cli, model, encoder_only, theirs, tmp
     keys = model.state_dict()
     initialised = [key for key in keys if key not in state]
     parts = ", ".join(dict.fromkeys(key.partition(".")[0] for key in initialised))
-    assert parts.startswith("decoders")
+    assert parts == "objectives"
     assert done.err == (
         f"mmmask: {len(initialised)} of {len(keys)} tensors are not from {encoder_only}: as initialised ({parts})\n"
     )
@@ -207,7 +207,7 @@ def test_no_other_layout_is_filled_up_with_what_was_initialised(
     start, _, choose = message.partition(": give a file that has them, decoder and all, or choose --to ")
     assert start == (
         f"--to {whole}: {missing} of {len(model.state_dict())} tensors are not from {encoder_only}: as initialised "
-        "(decoders, heads), and the layout would hold them as weights"
+        "(objectives), and the layout would hold them as weights"
     )
     assert {"mmmask", theirs} <= set(choose.split(" or ")) <= {"mmmask", theirs, "timm_vit"}
     assert not output.parent.exists()

@@ -1,6 +1,7 @@
 """The loss of ids, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,3 +74,10 @@ def test_the_likeliest_id_is_restored(tokens):
     prediction[0, 0, 3] = prediction[1, 0, 1] = 1
     assert make().restore(prediction, tokens, torch.tensor([[0], [1]]), None).tolist() == [[[3]], [[1]]]
     assert not make().needs_statistics
+
+
+def test_the_baseline_leaves_out_padding(tokens):
+    mask = Mask(torch.arange(3).expand(2, -1), torch.full((2, 1), 3), torch.ones(2, 1), torch.zeros(2, 4).bool())
+    padded = replace(tokens, valid=torch.tensor([[True, False, False, True], [True, True, False, True]]))
+    counts = torch.tensor([2.0, 2.0, 2.0, 1.0, 1.0])  # 0, 1 and 2 are seen once; each counts once more
+    torch.testing.assert_close(make().baseline(padded, mask)[0, 0], (counts / counts.sum()).log())

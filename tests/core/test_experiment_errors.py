@@ -80,6 +80,16 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
         ("streams__long__decoder", "a.b", "streams.long.decoder: string should match pattern"),
         ("streams__long__source", {"name": "folder"}, "streams.long.source.path: required, and not given"),
         ("streams__long__modality", {"name": "image", "sizee": 64}, "streams.long.modality.sizee: unknown key. Did"),
+        (
+            "streams__long__modality",
+            {"name": "image", "augment": ["flip", {"name": "crop", "scal": [0.5, 1.0]}]},
+            "streams.long.modality.augment.1.scal: unknown key. Did you mean 'scale'?",
+        ),
+        (
+            "streams__long__modality",
+            {"name": "image", "augment": ["flop"]},
+            "streams.long.modality.augment.0.name: no augmentation is named 'flop'. Did you mean 'flip'?",
+        ),
         ("streams__long__modality", {"name": "image", "size": 60}, "streams.long.modality: size (60, 60) is not a"),
         ("streams__long__loss__name", "pixel", "streams.long.loss.name: no loss is named 'pixel'. Did you mean 'pix"),
         ("model", None, "model: should be an object, not None"),

@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmmask.interfaces import Tokens, TokenSpec, gather_rows, patchify, unpatchify
+from mmmask.model.masks import mask_from_bool
+from mmmask.model.tokenizing import tokenize
+from mmmask.testing.synthetic import SyntheticModality
 
 COLOUR = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0)
 
@@ -160,3 +163,50 @@ def test_missing_values_stay_in_values_and_are_the_mean_where_tokens_are_laid_ou
     tokens = Tokens(content, (2,), replace(HOUNSFIELD, gaps=True))
     assert tokens.values().isnan().tolist() == tokens.raw().isnan().tolist() == content.isnan().tolist()
     torch.testing.assert_close(tokens.dense(), torch.tensor([[[0.0, 1.0, 2.0, 0.0]]]))
+
+
+class GappyModality(SyntheticModality):
+    """Numbers, some of them missing."""
+
+    @property
+    def spec(self):
+        return replace(super().spec, gaps=True)
+
+
+class TestAModalityWithGaps:
+    @pytest.fixture
+    def modality(self):
+        return GappyModality(SyntheticModality.Config(grid=(3,), patch_size=(2,), channels=2))
+
+    @pytest.fixture
+    def batch(self):
+        """Normalised values (1, 2 channels, 6); token 1 holds nothing, token 2 nothing in its second channel."""
+        nan = float("nan")
+        return torch.tensor([[[1.0, 3.0, nan, nan, nan, 0.0], [5.0, nan, nan, nan, nan, nan]]])
+
+    def test_tokens_without_any_value_are_not_valid(self, modality, batch):
+        assert tokenize({"a": modality}, "a", batch).valid.tolist() == [[True, False, True]]
+        assert tokenize({"a": modality}, "a", batch.byte()).valid is None
+
+    def test_the_baseline_is_the_mean_of_present_values(self, modality, batch):
+        tokens = tokenize({"a": modality}, "a", batch)
+        mask = mask_from_bool(torch.tensor([[False, False, True]]))
+        guess = modality.baseline(tokens, mask)
+        raw = [0.5 + 0.25 * 2, 0.5 + 0.25 * 5]
+        torch.testing.assert_close(guess, torch.tensor([[raw * 2]]))
+        nothing_seen = modality.baseline(tokens, mask_from_bool(torch.tensor([[True, False, True]])))
+        torch.testing.assert_close(nothing_seen, torch.full((1, 2, 4), 0.5))
+
+    def test_the_baseline_leaves_out_padding(self, modality, batch):
+        tokens = replace(tokenize({"a": modality}, "a", batch), valid=torch.tensor([[False, False, True]]))
+        guess = modality.baseline(tokens, mask_from_bool(torch.tensor([[False, True, False]])))
+        torch.testing.assert_close(guess, torch.full((1, 1, 4), 0.5))
+
+    def test_missing_values_are_embedded_as_the_mean(self, modality, batch):
+        embedding = modality.build_embedding(8)
+        tokens = tokenize({"a": modality}, "a", batch)
+        filled = torch.where(tokens.values().isnan(), 0, tokens.values())
+        torch.testing.assert_close(
+            embedding(tokens.values()), torch.nn.functional.linear(filled, *embedding.parameters())
+        )
+        assert [name for name, _ in embedding.named_parameters()] == ["weight", "bias"]

@@ -181,8 +181,8 @@ def test_unasked_a_process_is_started_for_a_gpu_where_that_is_safe(monkeypatch, 
     monkeypatch.setitem(sys.modules, "__main__", module)
     room = types.SimpleNamespace(f_bavail=2**24, f_frsize=2**12)
     monkeypatch.setattr(os, "statvfs", lambda path: room)
-    assert pays(2, gpu=True) is yes
-    assert not pays(2, gpu=False)
-    assert not pays(0, gpu=True)
+    assert pays(4, gpu=True) is yes
+    assert not pays(4, gpu=False)
+    assert not pays(3, gpu=True)
     room.f_bavail = 2**14  # 64 MiB
-    assert not pays(2, gpu=True)
+    assert not pays(4, gpu=True)

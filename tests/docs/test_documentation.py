@@ -25,7 +25,7 @@ from mmmask.components import INTERFACES, components
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.compose import published_experiments
-from mmmask.interfaces import PLAIN, build
+from mmmask.interfaces import PLAIN, build, patchify
 from mmmask.model.masks import mask_from_bool
 from mmmask.model.tokenizing import tokenize
 from mmmask.testing import document
@@ -224,7 +224,21 @@ class TestTheUnitsPage:
         quick = ["training.log.tensorboard=false", "training.log.reconstruct_every=0", "data.workers=0"]
         experiment = mmmask.load_experiment("volumes.yaml", [f"streams.volumes.modality={kind}", *stream, *quick])
         run = mmmask.train(experiment, "run", device="cpu")
-        assert run.evaluations[-1]["loss"] < 0.7 * run.evaluations[0]["loss"]
+        first, last = run.evaluations[0], run.evaluations[-1]
+        assert last["loss"] < 0.7 * first["loss"]
+        assert last["psnr"] > last["psnr_baseline"]
+
+    def test_tokens_without_values_are_masked_first_and_not_counted(self, examples):
+        experiment = mmmask.load_experiment("volumes.yaml", ["streams.volumes.modality=scan"])
+        source = examples.ScanSource(mmmask.Source.Config())
+        output = mmmask.build_model(experiment)({"volumes": torch.stack([source.load(0), source.load(1)])})
+        volumes = output.streams["volumes"]
+        empty = patchify(torch.stack([source.load(0), source.load(1)]), examples.PATCH).isnan().all(-1)
+        assert empty.any()
+        assert (volumes.mask.masked | ~empty).all()
+        assert torch.equal(volumes.mask.counted == 0, empty.gather(1, volumes.mask.predicted))
+        assert output.loss.isfinite()
+        assert volumes.latents.isfinite().all()
 
 
 class TestThePluginPage:

@@ -125,7 +125,7 @@ def test_an_error_of_the_main_process_ends_all(train, experiment_file, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_all_processes(train, experiment_file, tmp_path):
-    ended = train(experiment_file(), tmp_path / "run", "streams.short.source.nan_at=3", processes=2)
+    ended = train(experiment_file(), tmp_path / "run", "streams.short.source.huge_at=3", processes=2)
     for process in ended:
         assert process.code == 2, process.err
         assert "the loss is not finite (short: nan)" in process.err

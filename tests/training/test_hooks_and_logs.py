@@ -21,7 +21,10 @@ TESTED = {
     "publish_experiments": "test_published_experiments_are_found_by_name",
     "write_sample_data": "test_sample_data_is_written_by_plugins",
     "run_started": "test_hooks_are_called_in_order",
+    "optimizer_stepped": "test_hooks_are_told_of_every_step_and_of_figures_and_pictures",
     "step_ended": "test_hooks_are_called_in_order",
+    "evaluated": "test_hooks_are_told_of_every_step_and_of_figures_and_pictures",
+    "picture_drawn": "test_hooks_are_told_of_every_step_and_of_figures_and_pictures",
     "checkpoint_saved": "test_hooks_are_called_in_order",
     "run_ended": "test_hooks_are_called_in_order",
 }
@@ -85,6 +88,64 @@ def test_hooks_are_called_in_order(experiment, tmp_path):
     assert mmmask.train(experiment(), tmp_path / "run", plugins=(again,)).outcome == "finished"
     assert again.calls == [], "a finished run neither starts nor ends"
     assert not [plugin for plugin in components().manager.get_plugins() if isinstance(plugin, Recorder)]
+
+
+def test_hooks_are_told_of_every_step_and_of_figures_and_pictures(experiment, tmp_path):
+    calls = []
+
+    class Listener:
+        @mmmask.hookimpl
+        def optimizer_stepped(self, run):
+            calls.append(run.step)
+
+        @mmmask.hookimpl
+        def evaluated(self, run, stream, figures):
+            calls.append((run.step, stream, sorted(figures)))
+
+        @mmmask.hookimpl
+        def picture_drawn(self, run, stream, path):
+            assert path.is_file()
+            calls.append((run.step, stream))
+
+    mmmask.train(experiment(every=100), tmp_path / "run", device="cpu", plugins=(Listener(),))
+    figures = ["loss", "loss_baseline", "loss_shuffled", "psnr", "psnr_baseline"]
+    at_start, at_end = ([(step, stream, figures) for stream in ("long", "short")] for step in (0, 4))
+    assert calls == [*at_start, 1, 2, 3, 4, *at_end, (4, "long"), (4, "short")]
+
+
+def test_an_installed_plugin_that_fails_is_named_and_does_not_end_the_run(experiment, tmp_path):
+    class Unreachable:
+        @mmmask.hookimpl
+        def step_ended(self, run, metrics):
+            raise ConnectionError("no route to host")
+
+    plugin, manager = Unreachable(), components().manager
+    manager.register(plugin, "unreachable")
+    try:
+        with pytest.warns(
+            UserWarning, match="plugin unreachable: step_ended failed at step 1: ConnectionError"
+        ) as told:
+            run = mmmask.train(experiment(), tmp_path / "run", device="cpu")
+    finally:
+        manager.unregister(plugin)
+    assert run.outcome == "finished"
+    assert len(told) == 1, "named once"
+    assert len(run.metrics) == 4
+
+
+def test_a_listener_that_fails_at_the_end_leaves_nobody_registered(experiment, tmp_path):
+    class Failing:
+        @mmmask.hookimpl
+        def run_ended(self, run, outcome):
+            raise RuntimeError("the disk is full")
+
+    before = components().manager.get_plugins()
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        mmmask.train(experiment(), tmp_path / "run", plugins=(Failing(),))
+    assert components().manager.get_plugins() == before
+    run = mmmask.train(experiment(), tmp_path / "other")
+    assert len(run.metrics) == 4
+    assert len(mmmask.load_run(tmp_path / "run").metrics) == 4
 
 
 def test_a_run_that_goes_on_tells_hooks_where_it_stands(experiment, tmp_path):
@@ -212,7 +273,9 @@ def test_tensorboard_events_can_be_read_back(signals, train, experiment_file, tm
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert sorted(events.Tags()["scalars"]) == sorted(set(lines[0]) - {"step"})
+    held_out = {tag for tag in events.Tags()["scalars"] if tag.startswith("held_out/")}
+    assert set(events.Tags()["scalars"]) - held_out == set(lines[0]) - {"step"}
+    assert {"held_out/long/loss", "held_out/short/psnr"} <= held_out
     for key in ("loss", "loss/long", "learning_rate", "samples"):
         written = [(event.step, event.value) for event in events.Scalars(key)]
         assert written == [(line["step"], pytest.approx(line[key], rel=1e-6)) for line in lines], key

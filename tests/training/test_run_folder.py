@@ -8,7 +8,6 @@ import torch
 
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
-from mmmask.randomness import rows_noise
 from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.folder import RunFolder
 
@@ -60,17 +59,6 @@ def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment
     assert lines
     assert all(line["reason"] == "made to be bad" for line in lines)
     assert f"the last: {lines[-1]['sample']}: made to be bad" in ended.err
-
-
-def test_a_row_has_the_same_noise_wherever_it_is_drawn():
-    whole = rows_noise(7, 0, 12, torch.device("cpu"))((12, 5))
-    parts = [rows_noise(7, first, 12, torch.device("cpu"))((4, 5)) for first in (0, 4, 8)]
-    assert torch.equal(whole, torch.cat(parts))
-    assert whole.unique().numel() == whole.numel(), "rows differ"
-    draw = rows_noise(7, 0, 12, torch.device("cpu"))
-    assert not torch.equal(draw((12, 5)), draw((12, 5))), "a second call draws other numbers"
-    with pytest.raises(ValueError, match="the first axis is the batch"):
-        draw((13, 5))
 
 
 def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signals, tmp_path):

@@ -347,7 +347,7 @@ def test_a_fine_tuned_file_is_a_classifier(fine_tuned, sizes, head):
     assert isinstance(model, Classifier)
     assert list(model.modalities) == ["images", "videos"]
     settings = model.settings
-    assert (settings.pool, settings.norm_epsilon, settings.classes) == ("mean", 1e-6, 5)
+    assert (settings.pool.name, settings.norm_epsilon, settings.classes) == ("mean", 1e-6, 5)
     assert not model.encoder.config.final_norm
     found = model.state_dict()
     assert torch.equal(found["head.weight"], classes[f"{head}.weight"])

@@ -95,7 +95,7 @@ def test_tables_that_were_resized_are_written_as_the_model_has_them(cases, syste
     _, state, given = cases(system)[index]
     model = read(state, **given | options).model
     again = read(write(model, system).state, **given | options).model
-    (stream,) = model.modalities if hasattr(model, "modalities") else model.streams
+    (stream,) = settings_of(model)["streams"]
     modality = settings_of(model)["streams"][stream]["modality"]
     frames = [modality["num_frames"]] if "num_frames" in modality else []
     batch = {stream: torch.randn(1, 3, *frames, options["size"], options["size"])}

@@ -44,7 +44,8 @@ class ReconstructionEvaluator(Evaluator):
         self._add_loss("loss", plan, predictions)
         if len(batch) > 1:
             shuffled = self.model.tokenize(stream, batch.content.roll(-1, 0))
-            swapped = replace(plan, inputs={stream: replace(plan.inputs[stream], tokens=shuffled)}, tokens=plan.tokens)
+            seen = plan.inputs[stream]
+            swapped = replace(plan, inputs={stream: replace(seen, parts=(replace(seen.part, tokens=shuffled),))})
             latents = self.model.latents({"": swapped})
             self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
         guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
@@ -79,11 +80,10 @@ class ReconstructionEvaluator(Evaluator):
         known = truth.isfinite() & mask.counted.unsqueeze(-1).bool()
         if not bool(known.any()):
             return
-        low, high = tokens.spec.range
         guess = self.model.modalities[stream].baseline(tokens, mask)
         for name, value in (("error", restored), ("error_baseline", guess)):
-            value = value if low is None and high is None else value.clamp(low, high)
-            self._sums[name] += float((value - truth)[known].double().square().sum())
+            difference = tokens.spec.clamp(value) - truth
+            self._sums[name] += float(difference[known].double().square().sum())
             self._counts[name] += int(known.sum())
         self._lowest = min(self._lowest, float(truth[known].min()))
         self._highest = max(self._highest, float(truth[known].max()))
