@@ -23,7 +23,7 @@ from mmmask.builtins.pixels import PixelLoss
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
 from mmmask.data.streams import Streams
-from mmmask.experiment import experiment_from_data
+from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.experiment.compose import published_experiments
 from mmmask.interfaces import PLAIN, build, patchify
 from mmmask.model.masks import mask_from_bool
@@ -397,7 +397,7 @@ def test_names_and_settings_in_running_text_exist():
             elif named := re.fullmatch(r"(\w+)\.name=(\w+)", piece):
                 assert named[2] in kinds[named[1]], f"{page}: {piece}"
             elif setting := re.fullmatch(r"(\w+): .*", piece):
-                assert setting[1] in fields | set(experiment["training"]), f"{page}: {piece}"
+                assert setting[1] in fields | set(experiment["training"]) | set(Experiment.model_fields), f"{page}: {piece}"
     words = {piece for piece in inline(TEXTS["docs/data.md"]) if re.fullmatch("[a-z]+_[a-z_]+", piece)}
     assert words <= fields | {entry.name for registry in kinds.values() for entry in registry}
 
