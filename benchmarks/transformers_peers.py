@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.experiment import Experiment, experiment_from_data
+from mmmask.model.device import autocast, find_device
 from mmmask.profiling.bench import StepBench, timed
-from mmmask.training.distribution import find_device
-from mmmask.training.precision import autocast
 
 
 def experiment(modality: dict, masker: dict, decoder: dict, prefix_tokens: int) -> Experiment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,8 +21,8 @@ from rich.progress import (
 from mmmask.hooks import hookimpl
 
 if TYPE_CHECKING:
+    from mmmask.interop.runs import Run
     from mmmask.training.loop import RunState
-    from mmmask.training.run import Run
 
 
 class TrainingProgress:
@@ -107,47 +108,38 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class FileProgress:
-    """A bar of files with the time left on a terminal, a line every ten seconds elsewhere.
+class SampleProgress:
+    """A bar of samples with the time left on a terminal, a line every ten seconds elsewhere."""
 
-    Args:
-        total: how many files there are.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._started = self._told = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("files"), MofNCompleteColumn(), BarColumn(),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task("", total=total)
 
-    def __enter__(self) -> FileProgress:
-        if self._bar is not None:
-            self._bar.start()
+    def __enter__(self) -> SampleProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, count: int) -> None:
-        """So many more files are done."""
-        self.done += count
+    def update(self, done: int, total: int, skipped: Sequence[str] = ()) -> None:
+        """So many are done; of newly skipped ones a line each, above the bar where there is one."""
+        for reason in skipped:
+            self._console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
         now = time.monotonic()
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done)
-        elif now - self._told >= 10 and self.done < self.total:
+        if self._console.is_terminal:
+            if self._bar is None or self._task is None:
+                columns = (
+                    TextColumn("samples"), MofNCompleteColumn(), BarColumn(),
+                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                )  # fmt: skip
+                self._bar = Progress(*columns, console=self._console)
+                self._task = self._bar.add_task("", total=total)
+                self._bar.start()
+            self._bar.update(self._task, completed=done)
+        elif now - self._told >= 10 and 0 < done < total:
             self._told = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            print(f"{self.done}/{self.total} files  {_duration(left)} left", file=sys.stderr, flush=True)
-
-    def tell(self, line: str) -> None:
-        """A line on stderr, above the bar where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            left = (now - self._started) / done * (total - done)
+            print(f"{done}/{total} samples  {_duration(left)} left", file=sys.stderr, flush=True)

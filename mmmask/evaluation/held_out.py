@@ -16,9 +16,9 @@ from mmmask.data.streams import sample_loader
 from mmmask.evaluation.figures import evaluate, held_out_samples
 from mmmask.evaluation.pictures import picture, reconstruct, save_picture, statistics_note
 from mmmask.experiment import Experiment
+from mmmask.interop.runs import RunFolder
+from mmmask.model.device import autocast
 from mmmask.model.masked_model import MaskedModel
-from mmmask.training.folder import RunFolder
-from mmmask.training.precision import autocast
 
 PICTURED = 4
 """Samples in a picture."""

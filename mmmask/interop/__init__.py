@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 from mmmask.interop.errors import InteropError
 
 if TYPE_CHECKING:
+    from mmmask.interop.converting import Converted, convert
     from mmmask.interop.loading import Loaded, Report, load, read
     from mmmask.interop.saving import save
 
 # Imported on first use: names of published checkpoints are listed without torch.
-_LAZY = {**dict.fromkeys(("Loaded", "Report", "load", "read"), "loading"), "save": "saving"}
+_LAZY = {
+    **dict.fromkeys(("Loaded", "Report", "load", "read"), "loading"),
+    **dict.fromkeys(("Converted", "convert"), "converting"),
+    "save": "saving",
+}
 
-__all__ = ["InteropError", "Loaded", "Report", "load", "read", "save"]
+__all__ = ["Converted", "InteropError", "Loaded", "Report", "convert", "load", "read", "save"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for

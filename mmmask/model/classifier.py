@@ -61,7 +61,11 @@ class Classifier(nn.Module):
 
     def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{stream: (batch, width)}, pooled and normalised: what the head sees."""
-        return {name: self.norm(self._pool(latents)) for name, latents in self.encode(batch).items()}
+        return {name: self.pooled(latents) for name, latents in self.encode(batch).items()}
+
+    def pooled(self, latents: Latents) -> Tensor:
+        """(batch, width), pooled and normalised: the features of given latents."""
+        return self.norm(self._pool(latents))
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
         """{stream: Latents}, values (batch, tokens, width) in token order."""

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
+from mmmask.model.device import autocast
 from mmmask.model.masked_model import MaskedModel
 from mmmask.profiling.cost import meta_model, stream_cost
 from mmmask.randomness import seeded_generator
 from mmmask.training.loop import TrainingStep
 from mmmask.training.optimizer import build_optimizer
-from mmmask.training.precision import autocast
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,17 @@ from mmmask.data.streams import MicroStep, Streams
 from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment import Experiment
 from mmmask.experiment.errors import ExperimentError
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import RunFolder, read_jsonl
+from mmmask.model.device import autocast
 from mmmask.model.masked_model import MaskedModel
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.checkpoints import Checkpoints
 from mmmask.training.counted import Shares, counted_shares
 from mmmask.training.distribution import Processes
-from mmmask.training.folder import RunFolder
+from mmmask.training.folder import cut_back, sync
 from mmmask.training.interruption import Interruption
-from mmmask.training.json_lines import append_jsonl, read_jsonl
+from mmmask.training.json_lines import append_jsonl
 from mmmask.training.optimizer import build_optimizer, peak_learning_rate
-from mmmask.training.precision import autocast
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask_registry import MmmaskError
 
@@ -113,7 +114,7 @@ class TrainingLoop:
         if len(set(processes.gather(state.step))) > 1:
             raise MmmaskError(f"{folder.path}: the processes do not see the same checkpoints; is the folder shared?")
         if processes.is_main:
-            folder.cut_back(state.step if checkpoint else -1)
+            cut_back(folder, state.step if checkpoint else -1)
         processes.wait()
         for line in read_jsonl(folder.evaluations):
             state.evaluations.setdefault(line["stream"], []).append(line)
@@ -262,7 +263,7 @@ class TrainingLoop:
         if damaged:
             raise self._not_finite(f"step {self.state.step}: weights are not finite ({damaged[0]})")
         if self.processes.is_main:
-            self.folder.sync()
+            sync(self.folder)
             path = self.checkpoints.save(
                 self.state.step,
                 {

@@ -6,8 +6,8 @@ import portalocker
 import pytest
 import torch
 
+from mmmask.interop.checkpoints import Checkpoints
 from mmmask.randomness import rows_noise
-from mmmask.training.checkpoints import Checkpoints
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
