@@ -108,12 +108,10 @@ def _problems(stream: str, samples: Tensor, names: list[str], modality: Modality
         return []
     unusable = (~samples.isfinite()).flatten(1).sum(1).tolist()
     found = [(name, count) for name, count in zip(names, unusable, strict=True) if count]
-    return (
-        [
-            f"streams.{stream}: {len(found)} of {len(names)} samples hold values that are not finite, such as "
-            f"({found[0][1]} of {samples[0].numel()}): mend the files, or raise BadSample in "
-            f"{type(loader.preparation).__name__}"
-        ]
-        if found
-        else []
-    )
+    if not found:
+        return []
+    (name, count), maker = found[0], type(loader.preparation).__name__
+    return [
+        f"streams.{stream}: {len(found)} of {len(names)} samples hold values that are not finite, such as {name} "
+        f"({count} of {samples[0].numel()}): mend the files, or raise BadSample in {maker}"
+    ]
