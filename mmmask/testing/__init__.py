@@ -15,7 +15,7 @@ pytest, and `import mmmask` does not import it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +37,7 @@ __all__ = [
     "check_positions",
     "check_source",
     "checks",
+    "promises",
 ]
 
 _PROMISES: dict[str, Promises] = {
@@ -54,6 +55,34 @@ def checks(kind: str) -> list[Check]:
     if kind not in _PROMISES:
         raise UnknownName("kind of component", kind, _PROMISES)
     return list(_PROMISES[kind])
+
+
+def promises(
+    kind: str, name: str | type[Any], settings: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, str | NotApplicable | None]]:
+    """Examines a component promise by promise: (the promise's sentence, what came of it).
+
+    What came of it is None where the promise is kept, a text "expected ..., came ..." where it is broken, and a
+    `NotApplicable` where there was nothing to look at, whose text says why.
+
+    Args:
+        kind: of component, such as `masker`.
+        name: a registered name, or the class itself.
+        settings: of the component, and what the checks of its kind take besides, as in `check_modality`.
+
+    Raises:
+        UnknownName: there is no such kind or component.
+        pydantic.ValidationError: the settings are none of it.
+    """
+    for check in checks(kind):
+        try:
+            check(name, **(settings or {}))
+        except NotApplicable as reason:
+            yield check.promise, reason
+        except PromiseBroken as broken:
+            yield check.promise, f"expected {broken.expected}, came {broken.came}"
+        else:
+            yield check.promise, None
 
 
 def check_modality(
