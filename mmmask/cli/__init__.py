@@ -22,6 +22,7 @@ COMMANDS = {
     "extract": "write features of files, with nothing masked",
     "convert": "read a checkpoint in one layout, write it in another",
     "bench": "measure a training step against the machine's matmul peak",
+    "verify": "examine a component promise by promise, as the conformance kit does",
     "new": "write the package of a new plugin: code that works, its tests, an experiment that trains",
     "sample-data": "write a small labelled corpus of real files",
     "env": "versions, devices, plugins: what a bug report needs",
