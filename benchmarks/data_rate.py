@@ -25,7 +25,7 @@ from mmmask.components import components
 from mmmask.data.order import EndlessOrder
 from mmmask.data.streams import Streams, sample_loader
 from mmmask.experiment import Experiment, experiment_from_data, load_experiment
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import PLAIN, SourceFile, View
 from mmmask.profiling.bench import StepBench, default_sizes, timed
 from mmmask.randomness import seeded_generator
 
@@ -41,7 +41,7 @@ def images(folder: str, repetitions: int) -> None:
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
 
     def ours(path: Path, generator: torch.Generator) -> torch.Tensor:
-        return preparation.prepare(preparation.decode(SourceFile(str(path)), None), generator)
+        return preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), View(generator))
 
     rates: list[tuple[float, float]] = []
     for repetition in range(repetitions + 1):  # the first warms up

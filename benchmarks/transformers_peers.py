@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.experiment import Experiment, experiment_from_data
-from mmmask.model.device import autocast, find_device
+from mmmask.model.precision import autocast, find_device
 from mmmask.profiling.bench import StepBench, timed
 
 

@@ -1,10 +1,9 @@
-"""Seeds for every random draw, as a function of what is drawn: nothing depends on global random state."""
+"""Seeds and noise for every random draw, as a function of what is drawn: nothing depends on global random state."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor
@@ -21,24 +20,85 @@ def seeded_generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
-def rows_noise(seed: int, first: int, total: int, device: torch.device) -> Callable[[tuple[int, ...]], Tensor]:
-    """A noise function for the rows `first ..` of a global batch of `total`.
+CACHED = 32_000
+"""Numbers that are drawn at once on a CPU, so that what is between stays in its cache."""
 
-    Each row has a generator of its own: what a process draws does not grow with the number of processes. On the CPU,
-    so that a row gets the same noise on every device.
+
+class Noise:
+    """Uniform numbers for the rows of a batch, a function of (row's key, call, place) alone.
+
+    Counter-based: the numbers of a call are SplitMix64 (Steele, Lea, Flood 2014, figure 11) started at a hash of
+    (key, call), in integer tensor arithmetic. They are the same on every device, however a batch is split over
+    processes and micro-batches, and need no loop over rows.
+
+    Args:
+        keys: (batch,) int64, one for each row. Tensors, never Python integers: compiled code that draws is not compiled
+            again for other keys.
     """
-    calls = itertools.count()
-    generator = torch.Generator()
 
-    def noise(shape: tuple[int, ...]) -> Tensor:
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+        self._calls = 0
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        """Float32 uniform in [0, 1), multiples of 2^-24; a second call draws other numbers.
+
+        Args:
+            shape: (rows, ...), rows at most those of the batch.
+
+        Raises:
+            ValueError: more rows than there are.
+        """
         rows, *rest = shape
-        if first + rows > total:
-            raise ValueError(f"noise{tuple(shape)}: the first axis is the batch, and there are {total - first} rows")
-        call = next(calls)
-        drawn = torch.empty(rows, *rest, pin_memory=device.type == "cuda")
-        for row in range(rows):
-            generator.manual_seed(derive_seed(seed, call, first + row))
-            torch.rand(*rest, generator=generator, out=drawn[row])
-        return drawn.to(device, non_blocking=True)
+        if rows > len(self.keys):
+            raise ValueError(f"noise{tuple(shape)}: the first axis is the batch, and there are {len(self.keys)} rows")
+        start = _hash(self.keys[:rows], 2 * self._calls)
+        self._calls += 1
+        places = (torch.arange(math.prod(rest), device=self.keys.device) + 1) * _GAMMA
+        some = max(1, CACHED // max(1, len(places))) if start.device.type == "cpu" else max(1, rows)
+        return torch.cat([_uniform(part.unsqueeze(1) + places) for part in start.split(some)]).reshape(shape)
 
-    return noise
+    def child(self, number: int) -> Noise:
+        """Noise for one of several purposes: independent of this one's and of other children's."""
+        return Noise(_hash(self.keys, 2 * number + 1))
+
+    def split(self, count: int) -> Noise:
+        """Noise for batch * count rows, `count` for each row of the batch, such as its tokens."""
+        numbers = torch.arange(count, device=self.keys.device)
+        return Noise(_scramble(self.keys.unsqueeze(1) + (numbers + 1) * _GAMMA).flatten())
+
+
+def sample_noise(seed: int, first: int, total: int, device: torch.device) -> Noise:
+    """Noise for the rows `first` to `total - 1` of a global batch of `total`."""
+    return Noise(_scramble((torch.arange(first, total, device=device) + 1) * _GAMMA + seed))
+
+
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+def _hash(keys: Tensor, number: int) -> Tensor:
+    """Other keys, for each number; hashed before too, so that they are off the sequence that a call of `keys` runs."""
+    return _scramble(_scramble(keys) + (number + 1) * _GAMMA % 2**63)
+
+
+def _scramble(state: Tensor) -> Tensor:
+    """SplitMix64's output function; products of int64 wrap around, as those of unsigned numbers do."""
+    return _xor_shifted(_mixed(state.clone()), 31)
+
+
+def _uniform(state: Tensor) -> Tensor:
+    """The upper 24 bits of SplitMix64's outputs, as numbers in [0, 1); its last shift does not reach these bits."""
+    state = _mixed(state)
+    return state.bitwise_right_shift_(40).bitwise_and_(2**24 - 1).float().mul_(2.0**-24)
+
+
+def _mixed(state: Tensor) -> Tensor:
+    """All but the last line of SplitMix64's output function, in place."""
+    state = _xor_shifted(state, 30).mul_(_FACTORS[0])
+    return _xor_shifted(state, 27).mul_(_FACTORS[1])
+
+
+def _xor_shifted(state: Tensor, bits: int) -> Tensor:
+    """state ^= state >> bits, shifted as an unsigned number."""
+    return state.bitwise_xor_((state >> bits).bitwise_and_((1 << (64 - bits)) - 1))

@@ -20,10 +20,10 @@ class SignalPreparation(Preparation):
     def __init__(self, length):
         self.length = length
 
-    def prepare(self, decoded, generator):
+    def prepare(self, decoded, view):
         start = 0
-        if generator is not None:
-            start = int(torch.randint(decoded.shape[1] - self.length + 1, (), generator=generator))
+        if view.place is not None:
+            start = int(torch.randint(decoded.shape[1] - self.length + 1, (), generator=view.place))
         return decoded[:, start : start + self.length]
 
     def show(self, sample):
@@ -40,7 +40,8 @@ class SignalModality(Modality):
 
     @property
     def spec(self):
-        return TokenSpec((self.config.patch,), CHANNELS, mean=(0.5,) * CHANNELS, std=(0.25,) * CHANNELS)
+        mean, std = (0.5,) * CHANNELS, (0.25,) * CHANNELS
+        return TokenSpec((self.config.patch,), CHANNELS, mean=mean, std=std, scale=255.0, range=(0.0, 1.0))
 
     @property
     def embedding(self):
@@ -58,7 +59,8 @@ class SignalModality(Modality):
         return (shape[-1] // self.config.patch,)
 
     def tokenize(self, batch):
-        return mmmask.Tokens(patchify(batch, (self.config.patch,)), self.grid(batch.shape), self.spec)
+        content = patchify(batch, (self.config.patch,))
+        return mmmask.Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content, grid):
         return unpatchify(content, grid, (self.config.patch,))

@@ -8,19 +8,21 @@ def register_components(register: Register) -> None:
     """Names the built-in components."""
     here = "mmmask.builtins"
     register("masker", "random", f"{here}.maskers:RandomMasker", "tokens at random, an exact number in every sample")
-    register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells masked at every step of the first axis")
+    register("masker", "tube", f"{here}.maskers:TubeMasker", "the same cells masked in every frame")
     register("masker", "causal", f"{here}.maskers:CausalMasker", "the last tokens in raster order")
-    register("masker", "frame", f"{here}.maskers:FrameMasker", "whole steps of the first axis, at random")
+    register("masker", "frame", f"{here}.maskers:FrameMasker", "whole frames, at random")
     register("masker", "unit", f"{here}.maskers:UnitMasker", "units of several tokens, at random, as in SimMIM")
     register("masker", "block", f"{here}.maskers:BlockMasker", "rectangles, as in BEiT, with an exact number of tokens")
     register("masker", "grid", f"{here}.maskers:GridMasker", "all but one token of every cell of a regular grid")
     running_cell = f"{here}.maskers:RunningCellMasker"
-    register("masker", "running_cell", running_cell, "2 x 2 cells whose pattern moves at every step, as in VideoMAE V2")
+    register(
+        "masker", "running_cell", running_cell, "2 x 2 cells whose pattern moves from frame to frame, as in VideoMAE V2"
+    )
     register("positions", "flat_sinusoid", f"{here}.positions:FlatSinusoid", "fixed sines over the flat token index")
     register("positions", "sincos_2d", f"{here}.positions:SinCos2d", "fixed sines of column and row, as in MAE")
     register("positions", "learned", f"{here}.positions:LearnedPositions", "a learned vector per token")
     separable = f"{here}.positions:LearnedSeparablePositions"
-    register("positions", "learned_separable", separable, "learned vectors of place and step, added, as in MAE-ST")
+    register("positions", "learned_separable", separable, "learned vectors of place and frame, added, as in MAE-ST")
     register("positions", "relative_bias", f"{here}.positions:RelativeBias", "learned attention bias per offset")
     register("encoder", "vit", f"{here}.vit:ViTEncoder", "plain Vision Transformer over the visible tokens")
     register("encoder", "swin", f"{here}.swin:SwinEncoder", "Swin Transformer, windows in stages, over all tokens")
@@ -32,6 +34,9 @@ def register_components(register: Register) -> None:
     )
     register("loss", "pixels", f"{here}.pixels:PixelLoss", "error of the values a token holds, normalised or not")
     register("loss", "cross_entropy", f"{here}.cross_entropy:CrossEntropyLoss", "which id a token is, in nats")
+    register("pool", "mean", f"{here}.pools:MeanPool", "the mean over all tokens")
+    register("pool", "prefix", f"{here}.pools:PrefixPool", "the first prefix token (cls)")
+    register("pool", "first", f"{here}.pools:FirstPool", "the first token")
     register("format", "mmmask", "mmmask.interop.own_format:OwnFormat", "mmmask's own weights, with their settings")
     register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
     register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")

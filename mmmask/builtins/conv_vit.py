@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmmask.builtins.transformer import TransformerSettings, pick, visible_rows
+from mmmask.builtins.transformer import TransformerSettings, add_positions, check_stages, positions_of, visible_index
 from mmmask.interfaces import (
     Component,
     Embedding,
@@ -21,11 +21,11 @@ from mmmask.interfaces import (
     Grid,
     GridError,
     Latents,
-    Positions,
     PositionsChoice,
     TokenSpec,
 )
-from mmmask.model.blocks import MLP, initialize
+from mmmask.model.blocks import MLP, Blocks, initialize
+from mmmask.model.dropping import path_factors, scaled
 from mmmask_registry import MmmaskError
 
 Count = Annotated[int, Field(gt=0)]
@@ -119,19 +119,21 @@ class ConvBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=epsilon)
         self.mlp = MLP(width, round(width * settings.conv_mlp_ratio))
 
-    def forward(self, cells: Tensor, grid: Grid, places: Tensor | None) -> Tensor:
+    def forward(self, cells: Tensor, grid: Grid, places: Tensor | None, path: Tensor | None = None) -> Tensor:
         """(batch, visible, rows, columns, width) -> the same shape.
 
         Args:
             cells: of the visible tokens.
             grid: of all tokens.
             places: `places_on_plane` of the visible tokens, None where all are visible.
+            path: (2, batch) what the two branches are multiplied by, None for nothing (drop path).
         """
+        first, second = (None, None) if path is None else path.unbind(0)
         plane = _spread(self.conv1(self.norm1(cells)), grid, places)
         # the last axis of the memory stays the channels': the layout in which depth-wise kernels are fastest
         plane = self.depthwise(plane.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        cells = cells + self.conv2(_collect(plane, cells.shape, grid, places))
-        return cells + self.mlp(self.norm2(cells))
+        cells = cells + scaled(self.conv2(_collect(plane, cells.shape, grid, places)), first)
+        return cells + scaled(self.mlp(self.norm2(cells)), second)
 
 
 class ConvStage(nn.Module):
@@ -145,18 +147,27 @@ class ConvStage(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(settings, stage) for _ in range(settings.stage_depths[stage]))
         self.fuse = nn.Linear(math.prod(settings.cells(patch_size, stage)) * width, settings.width)
 
-    def forward(self, patches: Tensor, grid: Grid, places: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, patches: Tensor, grid: Grid, places: Tensor | None, path: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Patches (batch, visible, rows, columns, inputs) -> cells (batch, visible, rows, columns, width).
+
+        Args:
+            patches: of the visible tokens.
+            grid: of all tokens.
+            places: `places_on_plane` of the visible tokens, None where all are visible.
+            path: (blocks, 2, batch) what the branches are multiplied by, None for nothing (drop path).
 
         Returns:
             The cells, and what they add to the latents: (batch, visible, latents' width).
         """
         cells = self.embed(patches)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            arguments = (cells, grid, places, None if path is None else path[number])
             if self.recompute and torch.is_grad_enabled():
-                cells = cast(Tensor, checkpoint(block, cells, grid, places, use_reentrant=False))
+                cells = cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
             else:
-                cells = block(cells, grid, places)
+                cells = block(*arguments)
         return cells, self.fuse(cells.flatten(2))
 
 
@@ -181,19 +192,17 @@ class ConvViTEncoder(Encoder):
         settings = self.config
         self.patch_size = _common_patch_size(settings, embeddings)
         stages = range(len(settings.stage_widths))
-        self.stages = nn.ModuleList(ConvStage(settings, stage, self.patch_size) for stage in stages)
+        self.pyramid = nn.ModuleList(ConvStage(settings, stage, self.patch_size) for stage in stages)
         last = math.prod(settings.cells(self.patch_size, stages[-1])) * settings.stage_widths[-1]
         self.embed = PatchEmbedding(last, settings.width, settings.conv_norm_epsilon)
         self.project = nn.Linear(settings.width, settings.width)
-        self.blocks = settings.build_blocks()
+        self.blocks = Blocks(settings)
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         area, narrow = settings.stage_patches[0] ** 2, settings.stage_widths[0]
         self.embeddings = nn.ModuleDict(
             {key: nn.Linear(area * embedding.spec.channels, narrow) for key, embedding in embeddings.items()}
         )
-        self.positions = nn.ModuleDict(
-            {key: settings.build_positions(embedding, settings.width) for key, embedding in embeddings.items()}
-        )
+        self.positions = settings.positions_by_key(embeddings, settings.width)
         initialize(self)
         for part in self.modules():
             if isinstance(part, nn.Conv2d) and part.bias is not None:
@@ -206,16 +215,25 @@ class ConvViTEncoder(Encoder):
         """Width of the latents."""
         return self.config.width
 
-    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
-        """Latents (batch, visible, width) of every group.
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The stages of convolutions, then the blocks."""
+        return [*self.pyramid, *self.blocks]
+
+    def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
+        """Latents (batch, visible, width) of every input.
+
+        The output of a stage of convolutions is the cells of each token side by side.
 
         Raises:
             GridError: tokens of another size than the encoder was built for.
         """
-        return self._latents(groups, [self._stages(group) for group in groups])
+        check_stages(stages, self.stages)
+        paths = self._paths(inputs)
+        return self._latents(inputs, self._convolved(inputs, paths), paths, stages)
 
-    def feature_maps(self, groups: Sequence[EncoderInput]) -> list[list[Tensor]]:
-        """What the stages make of every group, (batch, channels, rows, columns) each, finest first.
+    def feature_maps(self, inputs: Sequence[EncoderInput]) -> list[list[Tensor]]:
+        """What the stages make of every input, (batch, channels, rows, columns) each, finest first.
 
         The last ones are the latents, after the final norm, laid out on the grid.
 
@@ -223,59 +241,84 @@ class ConvViTEncoder(Encoder):
             MmmaskError: something is masked.
             GridError: tokens of another size than the encoder was built for.
         """
-        if any(visible_rows(group) is not None for group in groups):
+        if any(visible_index(own) is not None for own in inputs):
             raise MmmaskError("feature maps need all tokens: mask nothing")
-        seen, maps = [self._stages(group) for group in groups], []
-        for group, stages, latents in zip(groups, seen, self._latents(groups, seen), strict=True):
-            grid = group.tokens.grid
-            planes = [_spread(cells, grid, None).permute(0, 3, 1, 2) for cells, _ in stages]
+        paths, maps = self._paths(inputs), []
+        seen = self._convolved(inputs, paths)
+        for own, found, latents in zip(inputs, seen, self._latents(inputs, seen, paths), strict=True):
+            grid = own.part.tokens.grid
+            planes = [_spread(cells, grid, None).permute(0, 3, 1, 2) for cells, _ in found]
             maps.append([*planes, latents.values.transpose(1, 2).unflatten(2, grid)])
         return maps
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles stages and blocks; the embeddings between them have little to gain."""
-        for stage in self.stages:
-            # one graph per shape: PyTorch 2.13 cannot order the strides of a plane whose sides are unknown
-            stage.compile(*args, **{"dynamic": False, **kwargs})
-        self.blocks.compile(*args, **kwargs)
+    def _paths(self, inputs: Sequence[EncoderInput]) -> list[Tensor] | None:
+        """Drop path's factors (blocks of convolutions, then the transformer's; 2; batch) for each input, or None."""
+        noises, rows = [own.noise for own in inputs], [len(own.mask.masked) for own in inputs]
+        depth = sum(self.config.stage_depths) + len(self.blocks)
+        return path_factors(noises, rows, self.config.drop_path, depth)
 
-    def _stages(self, group: EncoderInput) -> list[tuple[Tensor, Tensor]]:
-        """What every stage returns for the visible tokens of a group."""
-        settings, grid, spec = self.config, group.tokens.grid, group.tokens.spec
+    def _convolved(
+        self, inputs: Sequence[EncoderInput], paths: Sequence[Tensor] | None
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        """What every stage of convolutions returns for the visible tokens of every input."""
+        return [
+            self._convolve(
+                own, None if paths is None else paths[number].split(self.config.stage_depths + (len(self.blocks),))
+            )
+            for number, own in enumerate(inputs)
+        ]
+
+    def _convolve(self, own: EncoderInput, paths: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor]]:
+        settings, part = self.config, own.part
+        grid, spec = part.tokens.grid, part.tokens.spec
         if spec.patch_size != self.patch_size:
             raise GridError(f"a token of {spec.patch_size}, and the encoder was built for {self.patch_size}")
-        visible = visible_rows(group)
-        values = group.tokens.values(visible).to(self.norm.weight.dtype)
+        visible = visible_index(own)
+        values = part.tokens.values(visible).to(self.norm.weight.dtype)
         cells, seen = values.unflatten(2, (*self.patch_size, spec.channels)), []
-        for number, (stage, patch) in enumerate(zip(self.stages, settings.stage_patches, strict=True)):
+        for number, (stage, patch) in enumerate(zip(self.pyramid, settings.stage_patches, strict=True)):
             patches = _cut(cells, patch)
             if number == 0:
-                patches = self.embeddings[group.key](patches)
+                patches = self.embeddings[part.key](patches)
             within = settings.cells(self.patch_size, number)
             places = None if visible is None else places_on_plane(visible, grid, within)
-            cells, share = stage(patches, grid, places)
+            cells, share = stage(patches, grid, places, None if paths is None else paths[number])
             seen.append((cells, share))
         return seen
 
-    def _latents(self, groups: Sequence[EncoderInput], seen: Sequence[list[tuple[Tensor, Tensor]]]) -> list[Latents]:
+    def _latents(
+        self,
+        inputs: Sequence[EncoderInput],
+        seen: Sequence[list[tuple[Tensor, Tensor]]],
+        paths: Sequence[Tensor] | None,
+        wanted: Sequence[int] = (),
+    ) -> list[Latents]:
         """The transformer over what the last stage saw, with every stage's share added to it, normalised."""
-        rows = [self._rows(group, stages[-1][0]) for group, stages in zip(groups, seen, strict=True)]
-        biases = [self._positions(group).bias(group.tokens.grid, visible_rows(group)) for group in groups]
+        first = len(self.pyramid)
+        positions = [positions_of(self.positions, own.part.key) for own in inputs]
+        tokens = [
+            add_positions(
+                self.project(self.embed(found[-1][0].flatten(2))), places, own.part.tokens.grid, visible_index(own)
+            )
+            for own, places, found in zip(inputs, positions, seen, strict=True)
+        ]
+        biases = [
+            places.bias(own.part.tokens.grid, visible_index(own)) for own, places in zip(inputs, positions, strict=True)
+        ]
+        outputs, kept = self.blocks(
+            tokens,
+            biases,
+            [own.noise for own in inputs],
+            [number - first for number in wanted],
+            None if paths is None else [path[sum(self.config.stage_depths) :] for path in paths],
+        )
         latents = []
-        for group, part, stages in zip(groups, self.blocks(rows, biases), seen, strict=True):
-            for _, share in stages:
-                part = part + share
-            latents.append(Latents(self.norm(part), visible_rows(group)))
+        for own, x, found, blocks in zip(inputs, outputs, seen, kept, strict=True):
+            for _, share in found:
+                x = x + share
+            stages = (found[number][0].flatten(2) if number < first else blocks[number - first] for number in wanted)
+            latents.append(Latents(self.norm(x), visible_index(own), stages=tuple(stages)))
         return latents
-
-    def _rows(self, group: EncoderInput, cells: Tensor) -> Tensor:
-        """The last stage's cells as rows of the transformer, with positions: (batch, visible, width)."""
-        rows, visible = self.project(self.embed(cells.flatten(2))), visible_rows(group)
-        added = self._positions(group)(group.tokens.grid)
-        return rows if added is None else rows + pick(added, visible)
-
-    def _positions(self, group: EncoderInput) -> Positions:
-        return cast(Positions, self.positions[group.key])
 
 
 def places_on_plane(visible: Tensor, grid: Grid, within: Grid) -> Tensor:

@@ -16,13 +16,13 @@ class CrossEntropyLoss(Loss):
 
     class Config(Loss.Config):
         label_smoothing: float = Field(
-            default=0.0, ge=0, lt=1, description="share of the target that is spread evenly over the vocabulary"
+            default=0.0, ge=0, lt=1, description="share of the target that is spread evenly over all ids"
         )
 
     config: Config
 
     def prediction_dim(self, spec: TokenSpec) -> int:
-        """A logit per id of the vocabulary, for every id that a token holds.
+        """One logit per id of `vocab_size`, for every id that a token holds.
 
         Raises:
             MmmaskError: the modality's tokens hold values, not ids.
@@ -46,13 +46,16 @@ class CrossEntropyLoss(Loss):
         return error.unflatten(0, target.shape).mean(-1)
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
-        """How often each id is visible in the batch, as logarithms (batch, predicted, dim); each counted once more."""
+        """Log frequencies of the visible ids of the batch, with add-one smoothing: (batch, predicted, dim)."""
         assert tokens.spec.vocab_size is not None  # `prediction_dim` would have refused
-        counts = torch.bincount(tokens.values(mask.visible).long().flatten(), minlength=tokens.spec.vocab_size) + 1
+        ids = tokens.values(mask.visible).long()
+        if tokens.valid is not None:
+            ids = ids[tokens.valid.gather(1, mask.visible)]
+        counts = torch.bincount(ids.flatten(), minlength=tokens.spec.vocab_size) + 1
         logits = (counts / counts.sum()).log().repeat(tokens.spec.content_dim)
         return logits.expand(*mask.predicted.shape, -1)
 
     @torch.no_grad()
     def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
-        """(batch, predicted, content_dim) int64, the likeliest ids."""
+        """Most likely ids, (batch, predicted, content_dim) int64."""
         return prediction.unflatten(-1, (tokens.spec.content_dim, -1)).argmax(-1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmmask.builtins.transformer import TransformerSettings
-from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, Positions, gather_rows
-from mmmask.model.blocks import initialize
+from mmmask.builtins.transformer import TransformerSettings, add_positions, positions_of
+from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, gather_rows
+from mmmask.model.blocks import Blocks, initialize
 from mmmask_registry import MmmaskError
 
 
@@ -35,46 +34,40 @@ class InPlaceDecoder(Decoder):
         if not settings.depth:
             return
         self.embed = nn.Linear(latent_width, settings.width)
-        self.blocks = settings.build_blocks()
+        self.blocks = Blocks(settings)
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         initialize(self)
-        self.positions = nn.ModuleDict(
-            {key: settings.build_positions(embedding, settings.width) for key, embedding in embeddings.items()}
-        )
+        self.positions = settings.positions_by_key(embeddings, settings.width)
 
     @property
     def width(self) -> int:
         """Width of the features."""
         return self._width
 
-    def forward(self, queries: Sequence[DecoderInput]) -> list[Tensor]:
-        """Features (batch, predicted, width) of every query.
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The blocks, if there are any."""
+        return list(self.blocks) if self.config.depth else []
+
+    def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
+        """Features (batch, predicted, width) of every input.
 
         Raises:
             MmmaskError: the encoder left masked tokens out.
         """
-        if any(query.latents.index is not None for query in queries):
+        if any(own.latents.index is not None for own in inputs):
             raise MmmaskError(
                 "model.decoder: 'in_place' answers from the latents of masked tokens, and this encoder leaves them "
                 "out: set model.encoder.masked_tokens=replace, or choose the decoder 'transformer'"
             )
-        features = [query.latents.values for query in queries]
+        features = [own.latents.values for own in inputs]
         if self.config.depth:
+            positions = [positions_of(self.positions, own.key) for own in inputs]
             features = [
-                self._add_positions(self.embed(part), query) for part, query in zip(features, queries, strict=True)
+                add_positions(self.embed(x), places, own.grid)
+                for x, places, own in zip(features, positions, inputs, strict=True)
             ]
-            biases = [self._positions(query).bias(query.grid, None) for query in queries]
-            features = [self.norm(part) for part in self.blocks(features, biases)]
-        return [gather_rows(part, query.mask.predicted) for part, query in zip(features, queries, strict=True)]
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles the blocks."""
-        if self.config.depth:
-            self.blocks.compile(*args, **kwargs)
-
-    def _add_positions(self, rows: Tensor, query: DecoderInput) -> Tensor:
-        positions = self._positions(query)(query.grid)
-        return rows if positions is None else rows + positions
-
-    def _positions(self, query: DecoderInput) -> Positions:
-        return cast(Positions, self.positions[query.key])
+            biases = [places.bias(own.grid, None) for places, own in zip(positions, inputs, strict=True)]
+            outputs, _ = self.blocks(features, biases, [own.noise for own in inputs])
+            features = [self.norm(x) for x in outputs]
+        return [gather_rows(x, own.mask.predicted) for x, own in zip(features, inputs, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,10 @@ class PixelLoss(Loss):
     `normalize: channel` per token and channel (OmniMAE, VideoMAE), `token` over all numbers of a token (MAE section
     4.2), `none` the values themselves. Variances are unbiased, as in all of these systems.
 
+    Values in the unit of the source are predicted as multiples of `TokenSpec.unit` ([0, 1] pixels as they are), so that
+    a range of 4000 Hounsfield units learns as [0, 1] does. Where the spec has gaps, statistics and errors are over the
+    values that are present.
+
     With `slices` a token answers for some of its slices along the grid's first axis only (MAE-ST predicts one frame of
     each tubelet): those at the places trunc(linspace(0, T - 1, steps * slices)) of the whole sample of T slices.
     """
@@ -33,7 +38,8 @@ class PixelLoss(Loss):
         )
         unnormalize: bool = Field(
             default=True,
-            description="target in the unit of the source ([0, 1] pixels) rather than as the network sees it",
+            description="target in the unit of the source, as a share of its range ([0, 1] pixels as they are), rather "
+            "than as the network sees it",
         )
         epsilon: float = Field(default=1e-6, ge=0, description="keeps the division finite in flat tokens")
         slices: int | None = Field(
@@ -69,29 +75,39 @@ class PixelLoss(Loss):
 
     @torch.no_grad()
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:
-        """(batch, predicted, content_dim)."""
+        """(batch, predicted, content_dim).
+
+        Where the spec has gaps (batch, predicted, 2 * content_dim): the values, 0 where missing, and their weights in
+        the error of their token, 0 where missing.
+        """
         if not index.shape[1]:
-            return self._values(tokens, index)
-        parts = []
-        for part in _cache_sized(tokens.content):
-            values = self._values(Tokens(tokens.content[part], tokens.grid, tokens.spec), index[part])
-            if self.config.normalize != "none":
-                mean, deviation = self._statistics(values, tokens.spec)
-                # in place: the values were gathered for this call
-                _grouped(values, self.config.normalize, tokens.spec).sub_(mean).div_(deviation)
-            parts.append(values)
-        return torch.cat(parts)
+            return self._target(tokens, index)
+        parts = [
+            self._target(replace(tokens, content=tokens.content[part]), index[part])
+            for part in _cache_sized(tokens.content)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean over the numbers of a token: (batch, predicted), as wide as the wider of the two."""
+        """Mean over the present numbers of a token: (batch, predicted), as wide as the wider of the two.
+
+        A token without any has the error 0.
+        """
+        weights = None
+        if target.shape[-1] != prediction.shape[-1]:
+            target, weights = target.chunk(2, dim=-1)
+        elif self.config.error == "squared":
+            return _SquaredError.apply(prediction, target)
+        wide = torch.promote_types(prediction.dtype, target.dtype)
+        prediction, target = prediction.to(wide), target.to(wide)
         match self.config.error:
             case "squared":
-                return _SquaredError.apply(prediction, target)
+                error = (prediction - target).square()
             case "absolute":
-                return (prediction - target).abs().mean(-1)
+                error = (prediction - target).abs()
             case "smooth_l1":
-                wide = torch.promote_types(prediction.dtype, target.dtype)
-                return F.smooth_l1_loss(prediction.to(wide), target.to(wide), reduction="none").mean(-1)
+                error = F.smooth_l1_loss(prediction, target, reduction="none")
+        return error.mean(-1) if weights is None else (error * weights).sum(-1)
 
     @property
     def needs_statistics(self) -> bool:
@@ -111,7 +127,7 @@ class PixelLoss(Loss):
             mean, deviation = self._statistics(self._values(tokens, known), tokens.spec)
             if statistics is not None:
                 weights = _inverse_distance(tokens.grid, index, statistics)  # (batch, predicted, known)
-                mean, deviation = (torch.einsum("bpk,bkgc->bpgc", weights, part.float()) for part in (mean, deviation))
+                mean, deviation = (_averaged(weights, part.float(), tokens.spec) for part in (mean, deviation))
             grouped = _grouped(values, self.config.normalize, tokens.spec)
             values = (grouped * deviation + mean).reshape(values.shape)
         if self.config.slices is not None:  # the nearest predicted slice stands in for those that are not
@@ -119,11 +135,30 @@ class PixelLoss(Loss):
             every = torch.arange(tokens.spec.patch_size[0], device=places.device)
             nearest = (places.unsqueeze(2) - every.view(-1, 1)).abs().argmin(-1)  # (batch, k, patch_size[0])
             values = _slices_at(values.unflatten(-1, (places.shape[-1], -1)), nearest)
-        return values if self.config.unnormalize else Tokens(values, tokens.grid, tokens.spec).raw()
+        if not self.config.unnormalize:
+            return Tokens(values, tokens.grid, tokens.spec, normalized=True).raw()
+        origin, extent = tokens.spec.unit
+        return values if (origin, extent) == (0, 1) else values * extent + origin
+
+    def _target(self, tokens: Tokens, index: Tensor) -> Tensor:
+        values = self._values(tokens, index)
+        if self.config.normalize != "none" and index.shape[1]:
+            mean, deviation = self._statistics(values, tokens.spec)
+            # in place: the values were gathered for this call
+            _grouped(values, self.config.normalize, tokens.spec).sub_(mean).div_(deviation)
+        if not tokens.spec.gaps:
+            return values
+        present = ~values.isnan()
+        weights = present / present.sum(-1, keepdim=True).clamp(min=1).to(values.dtype)
+        return torch.cat([values.where(present, 0), weights], dim=-1)
 
     def _values(self, tokens: Tokens, index: Tensor) -> Tensor:
+        """The values that are predicted, (batch, k, prediction_dim), NaN where missing; float32 or wider."""
         values = tokens.raw(index) if self.config.unnormalize else tokens.values(index)
         values = values if values.dtype == torch.float64 else values.float()
+        origin, extent = tokens.spec.unit
+        if self.config.unnormalize and (origin, extent) != (0, 1):
+            values = (values - origin) / extent
         if self.config.slices is None:
             return values
         return _slices_at(values.unflatten(-1, (tokens.spec.patch_size[0], -1)), self._places(tokens, index))
@@ -144,9 +179,15 @@ class PixelLoss(Loss):
         return within.to(index.device)[step]
 
     def _statistics(self, values: Tensor, spec: TokenSpec) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each token, (batch, k, 1, channels or 1), the epsilon included."""
+        """Mean and deviation of each token, (batch, k, 1, channels or 1), the epsilon included; NaN without values."""
         grouped = _grouped(values, self.config.normalize, spec)
-        variance, mean = torch.var_mean(grouped, dim=2, keepdim=True)
+        if spec.gaps:
+            mean = grouped.nanmean(dim=2, keepdim=True)
+            count = (~grouped.isnan()).sum(dim=2, keepdim=True)
+            variance = (grouped - mean).square().nansum(dim=2, keepdim=True) / (count - 1).clamp(min=1)
+            variance = variance.where(count > 0, float("nan"))
+        else:
+            variance, mean = torch.var_mean(grouped, dim=2, keepdim=True)
         if self.config.epsilon_inside:
             return mean, (variance + self.config.epsilon).sqrt()
         return mean, variance.sqrt() + self.config.epsilon
@@ -196,6 +237,15 @@ def _cache_sized(batch: Tensor) -> list[slice]:
 def _grouped(values: Tensor, normalize: str, spec: TokenSpec) -> Tensor:
     """(batch, k, content_dim) -> (batch, k, numbers that share a mean, groups)."""
     return values.unflatten(-1, (-1, spec.channels if normalize == "channel" else 1))
+
+
+def _averaged(weights: Tensor, statistic: Tensor, spec: TokenSpec) -> Tensor:
+    """(batch, predicted, 1, groups), averages over the known tokens of (batch, known, 1, groups)."""
+    if not spec.gaps:
+        return torch.einsum("bpk,bkgc->bpgc", weights, statistic)
+    present = ~statistic.isnan()
+    total = torch.einsum("bpk,bkgc->bpgc", weights, statistic.where(present, 0))
+    return total / torch.einsum("bpk,bkgc->bpgc", weights, present.to(weights.dtype)).clamp(min=1e-12)
 
 
 def _inverse_distance(grid: tuple[int, ...], index: Tensor, known: Tensor) -> Tensor:

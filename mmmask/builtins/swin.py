@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmmask.builtins.transformer import check_stages
 from mmmask.builtins.windows import (
     WindowAttention,
     across_border,
@@ -19,6 +20,7 @@ from mmmask.builtins.windows import (
 )
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, TokenSpec, patchify
 from mmmask.model.blocks import MLP
+from mmmask.model.dropping import path_factors, scaled
 
 Count = Annotated[int, Field(gt=0)]
 Depth = Annotated[int, Field(ge=0)]
@@ -49,6 +51,13 @@ class SwinSettings(Component.Config):
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over width")
     qkv_bias: bool = Field(default=True, description="biases of the query, key and value projections")
     norm_epsilon: float = Field(default=1e-5, gt=0, description="epsilon of every LayerNorm")
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of samples that skip a branch of the last block, in training; "
+        "linear over depth from 0 (stochastic depth)",
+    )
     activation_checkpointing: bool = Field(
         default=False, description="recompute each block in backward: less memory, a third more time"
     )
@@ -84,6 +93,11 @@ class SwinSettings(Component.Config):
             return list(self.stage_heads)
         return [max(1, self.num_heads * 2**stage // self.cells) for stage in range(len(self.depths))]
 
+    @property
+    def blocks(self) -> list[int]:
+        """Blocks of each stage."""
+        return [depth if self.depth is None else self.depth for depth in self.depths]
+
     def planes(self, grid: Grid) -> list[Grid]:
         """Height and width of each stage's plane, for a grid of tokens: the last is the grid itself."""
         return [tuple(side * self.cells // 2**stage for side in grid) for stage in range(len(self.depths))]
@@ -108,22 +122,24 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=settings.norm_epsilon)
         self.mlp = MLP(width, round(width * settings.mlp_ratio))
 
-    def forward(self, plane: Tensor, shift: int = 0, apart: Tensor | None = None) -> Tensor:
+    def forward(self, plane: Tensor, shift: int = 0, apart: Tensor | None = None, path: Tensor | None = None) -> Tensor:
         """(batch, height, width, dim) -> the same shape.
 
         Args:
-            plane: one row per patch.
+            plane: one vector per patch.
             shift: windows lie so many cells further down and to the right. The plane is rolled instead, so that all of
                 them are whole (Swin, section 3.2, the cyclic shift).
             apart: `across_border` of that shift.
+            path: (2, batch) what the two branches are multiplied by, None for nothing (drop path).
         """
         _, height, width, _ = plane.shape
-        rows = self.norm1(plane)
-        rows = rows.roll((-shift, -shift), (1, 2)) if shift else rows
-        rows = self.attn(split_windows(rows, self.window), apart)
-        rows = join_windows(rows, height, width, self.window)
-        plane = plane + (rows.roll((shift, shift), (1, 2)) if shift else rows)
-        return plane + self.mlp(self.norm2(plane))
+        first, second = (None, None) if path is None else path.unbind(0)
+        x = self.norm1(plane)
+        x = x.roll((-shift, -shift), (1, 2)) if shift else x
+        x = self.attn(split_windows(x, self.window), apart)
+        x = join_windows(x, height, width, self.window)
+        plane = plane + scaled(x.roll((shift, shift), (1, 2)) if shift else x, first)
+        return plane + scaled(self.mlp(self.norm2(plane)), second)
 
 
 class PatchMerging(nn.Module):
@@ -153,31 +169,41 @@ class SwinStage(nn.Module):
     def __init__(self, settings: SwinSettings, stage: int, window: int) -> None:
         super().__init__()
         self.window, self.recompute = window, settings.activation_checkpointing
-        depth = settings.depths[stage] if settings.depth is None else settings.depth
-        self.blocks = nn.ModuleList(SwinBlock(settings, stage, window) for _ in range(depth))
+        self.blocks = nn.ModuleList(SwinBlock(settings, stage, window) for _ in range(settings.blocks[stage]))
         last = stage == len(settings.depths) - 1
         self.merge = None if last else PatchMerging(settings.widths[stage], settings.norm_epsilon)
 
-    def forward(self, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, height, width, dim) -> the same shape, and what the next stage takes (here, the same, if last)."""
+    def forward(
+        self, plane: Tensor, path: Tensor | None = None, wanted: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """(batch, height, width, dim) -> the same shape, what the next stage takes, and {block: its output}.
+
+        Args:
+            path: (blocks, 2, batch) what the branches are multiplied by, None for nothing (drop path).
+            wanted: numbers of the blocks whose outputs are returned too.
+        """
         _, height, width, _ = plane.shape
         shift = self.window // 2 if min(height, width) > self.window else 0
         apart = across_border(height, width, self.window, shift, plane.device) if shift else None
+        kept = {}
         for number, block in enumerate(self.blocks):
             shifted = (shift, apart) if number % 2 else (0, None)
+            arguments = (plane, *shifted, None if path is None else path[number])
             if self.recompute and torch.is_grad_enabled():
-                plane = cast(Tensor, checkpoint(block, plane, *shifted, use_reentrant=False))
+                plane = cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
             else:
-                plane = block(plane, *shifted)
-        return plane, plane if self.merge is None else self.merge(plane)
+                plane = block(*arguments)
+            if number in wanted:
+                kept[number] = plane
+        return plane, plane if self.merge is None else self.merge(plane), kept
 
 
 class SwinEncoder(Encoder):
     """Swin Transformer over all tokens, the masked ones replaced by a mask token (Swin; SimMIM section 3.2).
 
-    A token of the modality is one row of the last stage: `embed_patch` * 2^(stages - 1) along each side, 32 pixels with
-    four stages. Patches are embedded finer than that, and the mask token takes the place of all patches of a masked
-    token before the first block. There are no positions but the biases within windows.
+    A token of the modality is one patch of the last stage: `embed_patch` * 2^(stages - 1) along each side, 32 pixels
+    with four stages. Patches are embedded finer than that, and the mask token takes the place of all patches of a
+    masked token before the first block. There are no positions but the biases within windows.
     """
 
     class Config(SwinSettings):
@@ -197,7 +223,7 @@ class SwinEncoder(Encoder):
             {key: nn.Linear(area * embedding.spec.channels, narrow) for key, embedding in embeddings.items()}
         )
         self.patch_norm = nn.LayerNorm(narrow, eps=settings.norm_epsilon)
-        self.stages = nn.ModuleList(SwinStage(settings, stage, side) for stage, side in enumerate(self.windows))
+        self.pyramid = nn.ModuleList(SwinStage(settings, stage, side) for stage, side in enumerate(self.windows))
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         self.mask_token = nn.Parameter(torch.empty(narrow).normal_(std=0.02))
         _initialize(self)
@@ -207,50 +233,69 @@ class SwinEncoder(Encoder):
         """Width of the latents."""
         return self.config.width
 
-    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
-        """Latents (batch, tokens, width) of every group, of masked tokens too.
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The blocks of all resolutions."""
+        return [block for stage in self.pyramid for block in cast(SwinStage, stage).blocks]
+
+    def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
+        """Latents (batch, tokens, width) of every input, of masked tokens too.
+
+        The output of a stage is the patches of each token side by side, by rows.
 
         Raises:
             GridError: a grid that needs other windows than the encoder was built with.
         """
-        return [Latents(self._planes(group)[-1].flatten(1, 2)) for group in groups]
+        check_stages(stages, self.stages)
+        latents = []
+        for own in inputs:
+            planes, kept = self._planes(own, stages)
+            asked = tuple(_of_tokens(kept[number], own.part.tokens.grid) for number in stages)
+            latents.append(Latents(planes[-1].flatten(1, 2), stages=asked))
+        return latents
 
-    def feature_maps(self, groups: Sequence[EncoderInput]) -> list[list[Tensor]]:
-        """What the stages make of every group, (batch, dim, height, width) each, finest first.
+    def feature_maps(self, inputs: Sequence[EncoderInput]) -> list[list[Tensor]]:
+        """What each resolution's blocks make of every input, (batch, dim, height, width) each, finest first.
 
         The last ones are the latents, after the final norm, laid out on the grid.
 
         Raises:
             GridError: a grid that needs other windows than the encoder was built with.
         """
-        return [[plane.permute(0, 3, 1, 2) for plane in self._planes(group)] for group in groups]
+        return [[plane.permute(0, 3, 1, 2) for plane in self._planes(own)[0]] for own in inputs]
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles the stages; the embedding has little to gain."""
-        for stage in self.stages:
-            stage.compile(*args, **kwargs)
-
-    def _planes(self, group: EncoderInput) -> list[Tensor]:
-        """Every stage's output (batch, height, width, dim), the last one normalised."""
-        grid = group.tokens.grid
+    def _planes(self, own: EncoderInput, wanted: Sequence[int] = ()) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """Output of each resolution (batch, height, width, dim), the last one normalised, and of the wanted blocks."""
+        grid, depths = own.part.tokens.grid, self.config.blocks
         if (windows := self.config.windows(grid)) != self.windows:
             raise GridError(f"a grid {grid} of tokens needs windows {windows}, and the encoder has {self.windows}")
-        plane, planes = self._embed(group), []
-        for stage in self.stages:
-            features, plane = stage(plane)
+        paths = path_factors([own.noise], [len(own.mask.masked)], self.config.drop_path, sum(depths))
+        path = [None] * len(depths) if paths is None else paths[0].split(depths)
+        plane, planes, kept, first = self._embed(own), [], {}, 0
+        for stage, factors, depth in zip(self.pyramid, path, depths, strict=True):
+            features, plane, found = stage(plane, factors, [number - first for number in wanted])
             planes.append(features)
+            kept |= {first + number: output for number, output in found.items()}
+            first += depth
         planes[-1] = self.norm(planes[-1])
-        return planes
+        return planes, kept
 
-    def _embed(self, group: EncoderInput) -> Tensor:
+    def _embed(self, own: EncoderInput) -> Tensor:
         """Patches, or the mask token in their place: (batch, height, width, dim) of the first stage."""
-        settings, grid = self.config, group.tokens.grid
-        patches = patchify(group.tokens.dense(), (settings.embed_patch, settings.embed_patch))
-        plane = self.patch_norm(self.embeddings[group.key](patches.to(self.norm.weight.dtype)))
+        settings, part = self.config, own.part
+        grid = part.tokens.grid
+        patches = patchify(part.tokens.dense(), (settings.embed_patch, settings.embed_patch))
+        plane = self.patch_norm(self.embeddings[part.key](patches.to(self.norm.weight.dtype)))
         plane = plane.unflatten(1, settings.planes(grid)[0])
-        masked = group.mask.masked.unflatten(1, grid)
+        masked = own.mask.masked.unflatten(1, grid)
         masked = masked.repeat_interleave(settings.cells, 1).repeat_interleave(settings.cells, 2)
         return torch.where(masked.unsqueeze(-1), self.mask_token, plane)
+
+
+def _of_tokens(plane: Tensor, grid: Grid) -> Tensor:
+    """(batch, height, width, dim) -> (batch, tokens, patches of a token * dim)."""
+    cut = plane.unflatten(2, (grid[1], -1)).unflatten(1, (grid[0], -1))  # (batch, rows, patches, columns, patches, dim)
+    return cut.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 def _check_tokens(settings: SwinSettings, key: str, spec: TokenSpec) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.transformer import TransformerSettings, pick
-from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, Positions
-from mmmask.model.blocks import initialize
+from mmmask.builtins.transformer import TransformerSettings, pick, positions_of, with_positions
+from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding
+from mmmask.model.blocks import Blocks, initialize
 from mmmask_registry import MmmaskError
 
 
 class TransformerDecoder(Decoder):
-    """Blocks over prefix + latents + one query per predicted token; the features are the last rows.
+    """Blocks over prefix + latents + one query per predicted token; the features are those of the queries, at the end.
 
     Attention does not care about order, so nothing is ever put back into token order (MAE section 3 unshuffles).
     A query is the mask token plus the predicted token's position. That is the same for all samples of a batch, so
@@ -50,17 +50,12 @@ class TransformerDecoder(Decoder):
         super().__init__(config, embeddings, latent_width)
         settings = self.config
         self.embed = nn.Linear(latent_width, settings.width, bias=settings.embed_bias)
-        self.blocks = settings.build_blocks()
+        self.blocks = Blocks(settings)
         self.norm = nn.LayerNorm(settings.width, eps=settings.final_norm_epsilon or settings.norm_epsilon)
         initialize(self)
         token_width = latent_width if settings.positions_at == "latent" else settings.width
         self.mask_token = nn.Parameter(torch.zeros(token_width))
-        self.positions = nn.ModuleDict(
-            {
-                key: settings.build_positions(embedding, token_width, settings.prefix_tokens)
-                for key, embedding in embeddings.items()
-            }
-        )
+        self.positions = settings.positions_by_key(embeddings, token_width, settings.prefix_tokens)
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, token_width).normal_(std=0.02))
 
@@ -69,46 +64,46 @@ class TransformerDecoder(Decoder):
         """Width of the features."""
         return self.config.width
 
-    def forward(self, queries: Sequence[DecoderInput]) -> list[Tensor]:
-        """Features (batch, predicted, width) of every query."""
-        sequences = self.blocks([self._sequence(query) for query in queries], [self._bias(query) for query in queries])
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
+
+    def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
+        """Features (batch, predicted, width) of every input."""
+        sequences, biases = [self._sequence(own) for own in inputs], [self._bias(own) for own in inputs]
+        outputs, _ = self.blocks(sequences, biases, [own.noise for own in inputs])
         return [
-            self.norm(rows[:, rows.shape[1] - query.mask.predicted.shape[1] :])
-            for rows, query in zip(sequences, queries, strict=True)
+            self.norm(x[:, x.shape[1] - own.mask.predicted.shape[1] :]) for x, own in zip(outputs, inputs, strict=True)
         ]
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles the blocks."""
-        self.blocks.compile(*args, **kwargs)
-
-    def _sequence(self, query: DecoderInput) -> Tensor:
-        """Own prefix + the encoder's + latents + queries, at the decoder's width: (batch, rows, width)."""
-        latents = query.latents
+    def _sequence(self, own: DecoderInput) -> Tensor:
+        """Own prefix + the encoder's + latents + queries, at the decoder's width: (batch, tokens, width)."""
+        latents = own.latents
         seen = self.embed(latents.values)
-        positions, mask_token = self._projected(query)
+        positions, mask_token = self._projected(own)
         batch = seen.shape[0]
         if positions is None:
-            asked = mask_token.expand(*query.mask.predicted.shape, -1)
+            asked = mask_token.expand(*own.mask.predicted.shape, -1)
         else:
             seen = seen + pick(positions, latents.index)
-            asked = pick(positions + mask_token, query.mask.predicted)
+            asked = pick(positions + mask_token, own.mask.predicted)
         parts = [seen, asked.to(seen.dtype)]
         if latents.prefix is not None and self.config.prefix == "keep":
             parts.insert(0, self.embed(latents.prefix).to(seen.dtype))
         if self.config.prefix_tokens:
-            at_prefix = cast(Positions, self.positions[query.key]).prefix()
-            own = self.prefix_tokens if at_prefix is None else self.prefix_tokens + at_prefix
-            own = self.embed(own) if self.config.positions_at == "latent" else own
-            parts.insert(0, own.to(seen.dtype).unsqueeze(0))
+            prefix = with_positions(self.prefix_tokens, positions_of(self.positions, own.key))
+            prefix = self.embed(prefix) if self.config.positions_at == "latent" else prefix
+            parts.insert(0, prefix.to(seen.dtype).unsqueeze(0))
         return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
 
-    def _bias(self, query: DecoderInput) -> Tensor | None:
-        """What positions add to attention, for the rows of the sequence."""
-        latents, predicted = query.latents, query.mask.predicted
+    def _bias(self, own: DecoderInput) -> Tensor | None:
+        """What positions add to attention, for the tokens of the sequence."""
+        latents, predicted = own.latents, own.mask.predicted
         seen = latents.index
         if seen is None:
             seen = torch.arange(latents.values.shape[1], device=predicted.device).expand(predicted.shape[0], -1)
-        bias = cast(Positions, self.positions[query.key]).bias(query.grid, torch.cat([seen, predicted], dim=1))
+        bias = positions_of(self.positions, own.key).bias(own.grid, torch.cat([seen, predicted], dim=1))
         if bias is not None and latents.prefix is not None and self.config.prefix == "keep":
             raise MmmaskError(
                 "model.decoder: positions that add to attention do not know the encoder's prefix tokens: set "
@@ -116,9 +111,9 @@ class TransformerDecoder(Decoder):
             )
         return bias
 
-    def _projected(self, query: DecoderInput) -> tuple[Tensor | None, Tensor]:
+    def _projected(self, own: DecoderInput) -> tuple[Tensor | None, Tensor]:
         """Positions (tokens, width) without the projection's bias, and the mask token (width,) with it."""
-        positions = self.positions[query.key](query.grid)
+        positions = positions_of(self.positions, own.key)(own.grid)
         if self.config.positions_at == "decoder":
             return positions, self.mask_token
         projected = None if positions is None else F.linear(positions, self.embed.weight)

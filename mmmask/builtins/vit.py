@@ -9,9 +9,16 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from mmmask.builtins.transformer import TransformerSettings, pick, visible_rows
+from mmmask.builtins.transformer import (
+    TransformerSettings,
+    add_positions,
+    check_stages,
+    positions_of,
+    visible_index,
+    with_positions,
+)
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Positions
-from mmmask.model.blocks import Bias, initialize
+from mmmask.model.blocks import Bias, Blocks, initialize
 
 # width, depth, heads: tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2
 SIZES = {
@@ -36,7 +43,7 @@ def _numbers(size: object) -> dict[str, Any]:
 class ViTEncoder(Encoder):
     """Pre-norm transformer blocks over the visible tokens of all streams at once (ViT; MAE section 3).
 
-    Only visible tokens are embedded. Rows of all groups go through the linear layers as one matrix.
+    Only visible tokens are embedded. Tokens of all streams go through the linear layers as one matrix where that pays.
 
     With `masked_tokens: replace` all tokens stay, and a learned token stands in for the masked ones (SimMIM section
     3.2; MAE's ablation "encoder with mask token", table 1c).
@@ -74,7 +81,7 @@ class ViTEncoder(Encoder):
     def __init__(self, config: Component.Config, embeddings: Mapping[str, Embedding]) -> None:
         super().__init__(config, embeddings)
         width, settings = self.config.width, self.config
-        self.blocks = settings.build_blocks()
+        self.blocks = Blocks(settings)
         self.norm = nn.LayerNorm(width, eps=settings.norm_epsilon) if settings.final_norm else nn.Identity()
         initialize(self)
         self.embeddings = nn.ModuleDict({key: embedding.build(width) for key, embedding in embeddings.items()})
@@ -90,37 +97,38 @@ class ViTEncoder(Encoder):
         """Width of the latents."""
         return self.config.width
 
-    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
-        """Latents (batch, visible, width) of every group."""
-        rows = self.blocks([self._embed(group) for group in groups], [self._bias(group) for group in groups])
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
+
+    def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
+        """Latents (batch, visible, width) of every input."""
+        check_stages(stages, self.stages)
+        embedded, biases = [self._embed(own) for own in inputs], [self._bias(own) for own in inputs]
+        outputs, kept = self.blocks(embedded, biases, [own.noise for own in inputs], stages)
         prefix, latents = self.config.prefix_tokens, []
-        for part, group in zip(rows, groups, strict=True):
-            part = self.norm(part)
-            latents.append(Latents(part[:, prefix:], self._rows(group), part[:, :prefix] if prefix else None))
+        for x, seen, own in zip(outputs, kept, inputs, strict=True):
+            x = self.norm(x)
+            asked = tuple(seen[number][:, prefix:] for number in stages)
+            latents.append(Latents(x[:, prefix:], self._index(own), x[:, :prefix] if prefix else None, asked))
         return latents
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles the blocks; embedding and positions have little to gain and shapes of their own."""
-        self.blocks.compile(*args, **kwargs)
-
-    def _embed(self, group: EncoderInput) -> Tensor:
-        """Prefix and tokens of one group, with positions: (batch, prefix + rows, width)."""
-        rows, embedding = self._rows(group), self.embeddings[group.key]
-        values = group.tokens.values(rows)
+    def _embed(self, own: EncoderInput) -> Tensor:
+        """Prefix and tokens of one input, with positions: (batch, prefix + tokens, width)."""
+        part, index = own.part, self._index(own)
+        embedding, positions = self.embeddings[part.key], positions_of(self.positions, part.key)
+        values = part.tokens.values(index)
         if values.is_floating_point():
             values = values.to(next(embedding.parameters()).dtype)
-        embedded = embedding(values)
+        x = embedding(values)
         if self.config.masked_tokens == "replace":
-            embedded = torch.where(group.mask.masked.unsqueeze(-1), self.mask_token.to(embedded.dtype), embedded)
-        positions = self._positions(group)
-        added = positions(group.tokens.grid)
-        if added is not None:
-            embedded = embedded + pick(added, rows)
+            x = torch.where(own.mask.masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        x = add_positions(x, positions, part.tokens.grid, index)
         if self.config.prefix_tokens:
-            at_prefix = positions.prefix()
-            prefix = self.prefix_tokens if at_prefix is None else self.prefix_tokens + at_prefix
-            embedded = torch.cat([prefix.expand(embedded.shape[0], -1, -1).to(embedded.dtype), embedded], dim=1)
-        return embedded
+            prefix = with_positions(self.prefix_tokens, positions)
+            x = torch.cat([prefix.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        return x
 
     def _build_positions(self, embedding: Embedding) -> Positions | nn.ModuleList:
         def positions() -> Positions:
@@ -135,19 +143,14 @@ class ViTEncoder(Encoder):
             )
         return nn.ModuleList(own)
 
-    def _positions(self, group: EncoderInput) -> Positions:
-        """What is added to the tokens of a group; where every block has positions, the first block's."""
-        positions = self.positions[group.key]
-        return cast(Positions, positions[0] if isinstance(positions, nn.ModuleList) else positions)
-
-    def _bias(self, group: EncoderInput) -> Bias:
-        grid, rows = group.tokens.grid, self._rows(group)
+    def _bias(self, own: EncoderInput) -> Bias:
+        part, index = own.part, self._index(own)
         if not self.config.bias_per_block:
-            return self._positions(group).bias(grid, rows)
-        own = cast(Iterable[Positions], self.positions[group.key])
-        biases = [positions.bias(grid, rows) for positions in own]
+            return positions_of(self.positions, part.key).bias(part.tokens.grid, index)
+        of_blocks = cast(Iterable[Positions], self.positions[part.key])
+        biases = [positions.bias(part.tokens.grid, index) for positions in of_blocks]
         return [bias for bias in biases if bias is not None] or None
 
-    def _rows(self, group: EncoderInput) -> Tensor | None:
-        """The indices of the tokens that are embedded, or None where all are: no gather, then."""
-        return None if self.config.masked_tokens == "replace" else visible_rows(group)
+    def _index(self, own: EncoderInput) -> Tensor | None:
+        """The tokens that are embedded, or None where all are: no gather, then."""
+        return None if self.config.masked_tokens == "replace" else visible_index(own)

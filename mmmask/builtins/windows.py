@@ -35,18 +35,17 @@ class WindowAttention(nn.Module):
         index = relative_index((window, window), (window, window), num_prefix=0)
         self.register_buffer("_relative_index", index.to(self.relative_table.device), persistent=False)
 
-    def forward(self, rows: Tensor, apart: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, apart: Tensor | None = None) -> Tensor:
         """(B * windows, M * M, C) -> the same shape.
 
         Args:
-            rows: the windows of a sample one after the other.
+            x: the windows of a sample one after the other.
             apart: (windows, M * M, M * M) bool, True where a query must not see a key; the same in every sample.
         """
         bias = self.relative_table[self.get_buffer("_relative_index")].permute(2, 0, 1)  # (heads, M * M, M * M)
         if apart is not None:
-            bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))  # of every window of a sample
-            bias = bias.expand(rows.shape[0] // apart.shape[0], -1, -1, -1, -1).flatten(0, 1)
-        qkv = self.qkv(rows).unflatten(-1, (3, self.num_heads, -1))
+            bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))  # (windows, heads, M * M, M * M)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         return self.proj(attention(qkv, bias=bias))
 
 

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.streams import sample_loader, total_steps
-    from mmmask.model.device import find_device
+    from mmmask.model.precision import find_device
     from mmmask.profiling.cost import meta_model, parameters, stream_cost
     from mmmask.profiling.dry_run import TRIED, free_memory, read_batch, try_step
     from mmmask.training.optimizer import peak_learning_rate

@@ -99,7 +99,7 @@ def _plain(default: object) -> str:
         return str(name)
     if default is None or isinstance(default, bool):
         return {None: "null", True: "true", False: "false"}[default]
-    return str(list(default) if isinstance(default, tuple) else default)
+    return f"[{', '.join(map(_plain, default))}]" if isinstance(default, tuple) else str(default)
 
 
 def _bounds(metadata: list[object]) -> str:

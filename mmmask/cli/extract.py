@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--pool", metavar="HOW",
-        help="mean of all tokens, prefix (the first prefix token, cls), or none (all tokens); "
+        help="mean of all tokens, prefix (the first prefix token, cls), another pool (mmmask list pool), or none; "
         "default mean, and of a fine-tuned model what its head sees",
     )  # fmt: skip
     parser.add_argument(

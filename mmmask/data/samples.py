@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmmask.data.order import Draw
-from mmmask.interfaces import BadSample, Preparation, Source
+from mmmask.interfaces import PLAIN, BadSample, Preparation, Source, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 
@@ -77,7 +77,7 @@ class SampleLoader:
         Raises:
             BadSample: it cannot be decoded.
         """
-        return self.preparation.prepare(self.preparation.decode(self.source.load(index), None), None)
+        return self.preparation.prepare(self.preparation.decode(self.source.load(index), PLAIN), PLAIN)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Tensor]:
         epoch, index = draw
@@ -92,7 +92,8 @@ class SampleLoader:
 
     def _load(self, epoch: int, index: int) -> list[Tensor]:
         where = (self.seed, "sample", self.stream, epoch, index)
-        decoded = self.preparation.decode(self.source.load(index), seeded_generator(*where))
+        decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
         return [
-            self.preparation.prepare(decoded, seeded_generator(*where, replica)) for replica in range(self.replicate)
+            self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
+            for replica in range(self.replicate)
         ]

@@ -7,21 +7,23 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from mmmask.components import components
 from mmmask.evaluation.inputs import UndecodableSample, open_model, open_sources, read_ahead, require_inputs
-from mmmask.interfaces import Component, Encoder, Latents, Source
+from mmmask.interfaces import ChosenByName, Component, Encoder, Latents, Source
+from mmmask.interfaces.component import build
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.model.classifier import Classifier
-from mmmask.model.device import autocast, find_device
+from mmmask.model.precision import autocast, find_device
 from mmmask_registry import MmmaskError, UnknownName
 
-POOLS = ("mean", "prefix", "none")
 PRECISIONS = ("fp32", "bf16")
 ENDINGS = (".safetensors", ".npz")
 
@@ -89,8 +91,8 @@ def extract(
         split: `source` or `held_out`, the samples of the run's own experiment.
         stream: decodes the samples; by default told from the files' endings.
         output: a file to write, .safetensors or .npz; looked at before the work begins.
-        pool: `mean` of all tokens, `prefix` (the first prefix token, cls) or `none` (every token); by default the mean,
-            and of a classifier what its head sees.
+        pool: a pool by name, such as `mean` of all tokens or `prefix` (the first prefix token, cls), or `none` for all
+            tokens; by default the mean, and of a classifier what its head sees.
         maps: also the encoder's features laid out on grids.
         batch_size: samples in a forward.
         device: by default a GPU where there is one.
@@ -103,9 +105,11 @@ def extract(
     """
     if output is not None:
         new_file(output, ENDINGS)
-    for kind, given, known in (("pool", pool, POOLS), ("precision", precision, PRECISIONS)):
-        if given not in (None, *known):
-            raise UnknownName(kind, str(given), known)
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    pools = [*(entry.name for entry in components().registry("pool")), "none"]
+    if pool not in (None, *pools):
+        raise UnknownName("pool", str(pool), pools)
     require_inputs(model, files, source, split)
     chosen = find_device(device)
     opened, report = open_model(model, reading or {})
@@ -153,7 +157,7 @@ def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: 
     latents = model.encode(batch)[stream]
     found = {}
     if isinstance(model, Classifier):
-        seen = model.pooled(latents)
+        seen = model.norm(model.pool(latents))
         found[stream] = seen if pool is None else _pooled(latents, pool)
         found[f"{stream}.logits"] = model.head(seen)
     else:
@@ -171,11 +175,11 @@ def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: 
 def _pooled(latents: Latents, pool: str) -> Tensor:
     if pool == "none":
         return latents.values
-    if pool == "mean":
-        return latents.values.mean(dim=1)
-    if latents.prefix is None:
-        raise MmmaskError("pool prefix: the encoder has no prefix token; take mean")
-    return latents.prefix[:, 0]
+    config = TypeAdapter(Annotated[Component.Config, ChosenByName("pool")]).validate_python(pool)
+    built = build("pool", config, width=latents.values.shape[-1])
+    if any(True for _ in built.parameters()):
+        raise MmmaskError(f"pool {pool}: it has weights of its own, and the model holds none for it: take mean")
+    return built(latents)
 
 
 def _write_npz(path: Path, features: Features) -> None:

@@ -17,8 +17,8 @@ from mmmask.evaluation.figures import evaluate, held_out_samples
 from mmmask.evaluation.pictures import picture, reconstruct, save_picture, statistics_note
 from mmmask.experiment import Experiment
 from mmmask.interop.runs import RunFolder
-from mmmask.model.device import autocast
 from mmmask.model.masked_model import MaskedModel
+from mmmask.model.precision import autocast
 
 PICTURED = 4
 """Samples in a picture."""

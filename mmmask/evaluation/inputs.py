@@ -14,7 +14,17 @@ from torch import Tensor, nn
 
 from mmmask import interop
 from mmmask.components import components
-from mmmask.interfaces import BadSample, ChosenByName, Component, Modality, Preparation, Source, SourceError, SourceFile
+from mmmask.interfaces import (
+    PLAIN,
+    BadSample,
+    ChosenByName,
+    Component,
+    Modality,
+    Preparation,
+    Source,
+    SourceError,
+    SourceFile,
+)
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
 from mmmask_registry import MmmaskError, UnknownName
@@ -129,7 +139,7 @@ def read_sample(preparation: Preparation, stream: str, source: Source, index: in
         UndecodableSample: with the reason.
     """
     try:
-        return preparation.prepare(preparation.decode(source.load(index), None), None)
+        return preparation.prepare(preparation.decode(source.load(index), PLAIN), PLAIN)
     except BadSample as error:
         raise UndecodableSample(f"{source.describe(index)}: {error}") from error
     except Exception as error:  # a modality may meet what this source loads for the first time

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmmask.interfaces import Mask, MaskContext, Masker, Preparation, Tokens
 from mmmask.model.masked_model import MaskedModel
 from mmmask.model.masks import draw_mask
-from mmmask.randomness import derive_seed, rows_noise
+from mmmask.randomness import derive_seed, sample_noise
 
 GAP, MARGIN, PANEL_HEIGHT, HEADING = 6, 12, 144, 22
 INK, PAPER = (40, 40, 40), (255, 255, 255)
@@ -57,7 +57,7 @@ def reconstruct(
     part = model.streams[stream]
     found = []
     for label, masker in (maskers or {"": part.masker}).items():
-        noise = rows_noise(derive_seed(seed, "picture"), 0, len(batch), batch.device)
+        noise = sample_noise(derive_seed(seed, "picture"), 0, len(batch), batch.device)
         mask = draw_mask(masker, None, MaskContext(tokens.grid, len(batch), batch.device, noise, 0, tokens))
         latents = model.latents({stream: tokens}, {stream: mask})
         prediction = model.predictions({stream: tokens}, {stream: mask}, latents)[stream]

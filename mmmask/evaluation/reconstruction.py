@@ -13,8 +13,8 @@ from mmmask.evaluation import pictures
 from mmmask.evaluation.inputs import open_model, open_sources, read_sample, require_inputs
 from mmmask.interfaces import Component, Masker, Source
 from mmmask.interop import Report
-from mmmask.model.device import autocast, find_device
 from mmmask.model.masked_model import MaskedModel
+from mmmask.model.precision import autocast, find_device
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:

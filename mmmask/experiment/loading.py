@@ -120,7 +120,13 @@ def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - 
     """The keys that may stand at a path, found by walking settings and data together."""
     model: type[BaseModel] = Experiment
     named = False  # whether the next part is a stream's name
+    kind = None
     for part in path:
+        if isinstance(data, list):  # the part is a number in a list of components
+            data = data[int(part)]
+            if kind:
+                model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
+            continue
         data = data.get(part, {}) if isinstance(data, dict) else {}
         if named or part not in model.model_fields:
             named = False
@@ -128,6 +134,8 @@ def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - 
         settings = model.model_fields[part]
         named = typing.get_origin(settings.annotation) is dict
         kind = chosen_kind(settings)
+        if isinstance(data, list):
+            continue
         if kind:
             model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
         else:

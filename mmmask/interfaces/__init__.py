@@ -1,13 +1,13 @@
 """What a plugin may supply, one abstract class a file, and the data that flows between components."""
 
 from mmmask.components import INTERFACE_VERSION as VERSION
-from mmmask.interfaces.augmentation import Augmentation
+from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize
 from mmmask.interfaces.callback import Callback
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
 from mmmask.interfaces.evaluator import Evaluator
-from mmmask.interfaces.files import BadSample, SourceFile
+from mmmask.interfaces.files import BadSample, SourceFile, open_file, path_manager
 from mmmask.interfaces.format import ForeignWeights, Format, Written
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
@@ -26,15 +26,18 @@ from mmmask.interfaces.tokens import (
     GridError,
     Latents,
     Mask,
+    Part,
     Tokens,
     TokenSpec,
     gather_rows,
     patchify,
     unpatchify,
 )
+from mmmask.randomness import Noise
 
 __all__ = [
     "Augmentation",
+    "AugmentationChoice",
     "BadSample",
     "Batch",
     "Callback",
@@ -57,15 +60,18 @@ __all__ = [
     "MaskContext",
     "Masker",
     "Modality",
+    "Noise",
     "Objective",
     "ObjectiveContext",
     "Optimizer",
     "PLAIN",
+    "Part",
     "Plan",
     "Pool",
     "Positions",
     "PositionsChoice",
     "Preparation",
+    "Resize",
     "Sample",
     "Source",
     "SourceError",
@@ -79,6 +85,8 @@ __all__ = [
     "Written",
     "build",
     "gather_rows",
+    "open_file",
     "patchify",
+    "path_manager",
     "unpatchify",
 ]

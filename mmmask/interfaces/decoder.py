@@ -30,6 +30,11 @@ class Decoder(Component, nn.Module):
     def width(self) -> int:
         """Width of the features."""
 
+    @property
     @abstractmethod
-    def forward(self, queries: Sequence[DecoderInput]) -> list[Tensor]:
-        """Features (batch, predicted, width) of every query, in order."""
+    def stages(self) -> Sequence[nn.Module]:
+        """Units of depth in the order of computation, as `Encoder.stages`; empty where there are none."""
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
+        """Features (batch, predicted, width) of every input, in order."""

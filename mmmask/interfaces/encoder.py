@@ -33,21 +33,35 @@ class Encoder(Component, nn.Module):
     def width(self) -> int:
         """Width of the latents."""
 
+    @property
     @abstractmethod
-    def forward(self, groups: Sequence[EncoderInput]) -> list[Latents]:
-        """Latents of every group, in order."""
+    def stages(self) -> Sequence[nn.Module]:
+        """Units of depth in the order of computation, such as the blocks of a ViT.
 
-    def feature_maps(self, groups: Sequence[EncoderInput]) -> list[list[Tensor]]:
-        """Features of every group laid out on grids, finest first: (batch, channels, *grid of that stage) each.
+        Layer-wise learning rates, partial fine-tuning, sharding and compilation go by them. A stage is called as a
+        module, never bypassed, and draws no noise itself: it takes tensors, so that it can be compiled and recomputed.
+        """
 
-        By default the latents alone; an encoder of several stages gives one map for each.
+    @abstractmethod
+    def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
+        """Latents of every input, in order.
+
+        Args:
+            inputs: one for each stream.
+            stages: numbers of the stages whose outputs are wanted as `Latents.stages`.
+        """
+
+    def feature_maps(self, inputs: Sequence[EncoderInput]) -> list[list[Tensor]]:
+        """Features of every input laid out on grids, finest first: (batch, channels, *grid of that resolution) each.
+
+        By default the latents alone; an encoder of several resolutions gives one map for each.
 
         Raises:
             MmmaskError: something is masked, and tokens are missing from the grid.
         """
         maps = []
-        for group, latents in zip(groups, self(groups), strict=True):
-            if latents.values.shape[1] < group.mask.masked.shape[1]:
+        for own, latents in zip(inputs, self(inputs), strict=True):
+            if latents.values.shape[1] < own.mask.masked.shape[1]:
                 raise MmmaskError("feature maps need all tokens: mask nothing")
-            maps.append([latents.values.transpose(1, 2).unflatten(2, group.tokens.grid)])
+            maps.append([latents.values.transpose(1, 2).unflatten(2, own.part.tokens.grid)])
         return maps

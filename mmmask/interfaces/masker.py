@@ -35,6 +35,13 @@ class MaskContext:
     step: int
     tokens: Tokens
 
+    def ranks(self, groups: int) -> Tensor:
+        """(batch, groups), a random order of the groups of every sample, for maskers that mask whole groups.
+
+        Ranks, not the noise itself: two groups that drew equal noise would otherwise be masked in halves.
+        """
+        return self.noise((self.batch, groups)).argsort(dim=1, stable=True).argsort(dim=1)
+
 
 class Masker(Component):
     """Ranks tokens; the core masks exactly `num_masked` of the highest."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces.component import Component
+from mmmask.interfaces.sample import View
 from mmmask.interfaces.tokens import Grid, Mask, Tokens, TokenSpec
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ class Preparation(ABC):
     extensions: tuple[str, ...] = ()
     """File name endings this modality can decode, lower case with the dot; sources of files look for these."""
 
-    def decode(self, loaded: Any, generator: torch.Generator | None) -> Any:  # noqa: ANN401 - the plugin's own
+    def decode(self, loaded: Any, view: View) -> Any:  # noqa: ANN401 - the plugin's own
         """Makes a decoded sample of what the source loaded; once per sample, however often it is replicated.
 
         Args:
             loaded: what `Source.load` returned, such as an open `SourceFile`.
-            generator: for what all replicas of a sample share, such as the time window of a clip; None asks for
-                the deterministic choice (held-out samples, pictures).
+            view: the only source of randomness, for what all replicas of a sample share, such as the time window of a
+                clip (`view.fraction()`); a generator that is None asks for the deterministic choice.
 
         Raises:
             BadSample: it cannot be decoded; the run skips it, counts it and writes the reason down.
@@ -41,17 +42,23 @@ class Preparation(ABC):
         return loaded
 
     @abstractmethod
-    def prepare(self, decoded: Any, generator: torch.Generator | None) -> Tensor:  # noqa: ANN401
-        """One training sample (channels, *extent), augmented from `generator` alone, or plainly where it is None."""
+    def prepare(self, decoded: Any, view: View) -> Tensor:  # noqa: ANN401
+        """One sample (channels, *extent) as `Modality.tokenize` takes it.
+
+        Args:
+            decoded: what `decode` returned, unchanged by replicas that came before.
+            view: the only source of randomness: `view.place` draws crops and flips, `view.generator` the rest; a
+                generator that is None asks for the deterministic sample (held-out samples, pictures).
+        """
 
     def collate(self, samples: Sequence[Tensor]) -> Tensor:
         """(batch, ...) of prepared samples."""
         return torch.stack(list(samples))
 
     def show(self, sample: Tensor) -> np.ndarray:
-        """A picture, uint8 (height, width, 3), of one sample (channels, *extent) in the unit of the source.
+        """A picture, uint8 (height, width, 3), of one sample (channels, *extent) of raw values, or of ids.
 
-        In a sample of ids the id that follows the last of the vocabulary stands where a token is masked.
+        Where a token is masked, values are `TokenSpec.middle`, and ids are `vocab_size`, one more than the last.
 
         Raises:
             NotImplementedError: this modality draws no pictures.
@@ -94,6 +101,9 @@ class Modality(Component):
     def tokenize(self, batch: Tensor) -> Tokens:
         """(batch, *sample_shape) -> tokens; rearrangement only.
 
+        Says in `Tokens.normalized` whether the samples hold normalised values, and in `Tokens.valid` which tokens are
+        padding, if some are. Tokens that miss all of their values are found by the core.
+
         Raises:
             ValueError: the shape does not fit.
         """
@@ -105,21 +115,39 @@ class Modality(Component):
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
         """The simplest guess at masked values, which a model should beat: (batch, predicted, content_dim).
 
-        In the unit of the source, made of visible tokens alone, of any sample of the batch. By default the mean of a
-        sample's visible tokens, per channel. Never asked of a modality of ids: their loss has a baseline of its own.
+        Raw, made of visible tokens alone, of any sample of the batch. By default the mean of a sample's visible tokens,
+        per channel, without missing values and tokens that are not valid; `spec.mean` (or 0) where nothing is left.
+        Never asked of a modality of ids: their loss has a baseline of its own.
         """
-        visible = tokens.raw(mask.visible).unflatten(-1, (-1, tokens.spec.channels))
-        guess = visible.mean(dim=(1, 2)).repeat(1, tokens.spec.content_dim // tokens.spec.channels)
+        spec = tokens.spec
+        visible = tokens.raw(mask.visible).unflatten(-1, (-1, spec.channels))
+        if tokens.valid is None and not spec.gaps:
+            guess = visible.mean(dim=(1, 2))
+        else:
+            present = ~visible.isnan()
+            if tokens.valid is not None:
+                present &= tokens.valid.gather(1, mask.visible)[:, :, None, None]
+            mean = visible.where(present, float("nan")).nanmean(dim=(1, 2))
+            guess = mean.where(~mean.isnan(), mean.new_tensor(spec.mean or (0.0,) * spec.channels))
+        guess = guess.repeat(1, spec.content_dim // spec.channels)
         return guess.unsqueeze(1).expand(-1, mask.predicted.shape[1], -1)
 
     def build_embedding(self, width: int) -> nn.Module:
         """The module (batch, tokens, content_dim) -> (batch, tokens, width).
 
         A Linear, initialised as the published ViTs initialise their patch embedding: Xavier-uniform weight, and
-        the bias as a convolution's default, uniform in +-1/sqrt(content_dim).
+        the bias as a convolution's default, uniform in +-1/sqrt(content_dim). Where the spec has `gaps`, missing
+        values are 0, the mean, after normalisation.
         """
-        linear = nn.Linear(self.spec.content_dim, width)
+        linear = (_LinearWithGaps if self.spec.gaps else nn.Linear)(self.spec.content_dim, width)
         nn.init.xavier_uniform_(linear.weight)
         bound = self.spec.content_dim**-0.5
         nn.init.uniform_(linear.bias, -bound, bound)
         return linear
+
+
+class _LinearWithGaps(nn.Linear):
+    """Linear, with 0 for NaN."""
+
+    def forward(self, input: Tensor) -> Tensor:  # the parent's name for it
+        return super().forward(torch.where(input.isnan(), 0, input))

@@ -13,14 +13,29 @@ from mmmask.interfaces.tokens import Grid
 
 
 class Positions(Component, nn.Module):
-    """Positions for the tokens of one embedding key; built with (width, grids, num_prefix).
+    """Positions for the tokens of one embedding key.
 
     A module nested in an encoder or decoder: parameters and buffers are moved and saved with it.
+
+    Args:
+        config: settings.
+        width: of the tokens that positions are added to.
+        grids: that occur, in the experiment's order.
+        num_prefix: prefix tokens before those of a sample.
+        heads: attention heads of the encoder or decoder; 0 where it has none that a bias could be added to.
     """
 
-    def __init__(self, config: Any, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        config: Any,  # noqa: ANN401 - each subclass narrows it to its own Config
+        width: int,
+        grids: Sequence[Grid],
+        num_prefix: int = 0,
+        heads: int = 0,
+    ) -> None:
         nn.Module.__init__(self)
         self.config, self.width, self.grids, self.num_prefix = config, width, tuple(grids), num_prefix
+        self.heads = heads
 
     @abstractmethod
     def forward(self, grid: Grid) -> Tensor | None:
@@ -30,14 +45,19 @@ class Positions(Component, nn.Module):
         """(num_prefix, width) to be added to the prefix tokens, or None."""
         return None
 
-    def bias(self, grid: Grid, rows: Tensor | None) -> Tensor | None:
-        """(heads, R, R), or (batch, heads, R, R) for given rows, to be added to attention logits, or None."""
+    def bias(self, grid: Grid, index: Tensor | None) -> Tensor | None:
+        """(heads, tokens, tokens) to be added to attention logits, or None; (batch, heads, k, k) for an `index`.
+
+        Args:
+            grid: of all tokens.
+            index: (batch, k) the tokens that attend to one another, None for all in order.
+        """
         return None
 
 
 PositionsChoice = Annotated[Component.Config, ChosenByName("positions")]
 """The type of a setting that names positions, for encoders and decoders.
 
-`build("positions", config.positions, width=..., grids=embedding.grids, num_prefix=...)` makes them, once per embedding
-key.
+`build("positions", config.positions, width=..., grids=embedding.grids, num_prefix=..., heads=...)` makes them, once per
+embedding key.
 """

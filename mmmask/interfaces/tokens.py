@@ -1,6 +1,6 @@
 """The data that flows between components. All shapes are documented here, once.
 
-B batch, N tokens, V visible tokens, P predicted tokens, R rows of an encoder's output, D width.
+B batch, N tokens, V visible tokens, P predicted tokens, R latents of a sample, D width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from mmmask.randomness import Noise
 from mmmask_registry import MmmaskError
 
 Grid = tuple[int, ...]
@@ -26,11 +27,17 @@ class GridError(MmmaskError, ValueError):
 class TokenSpec:
     """What a token is, known before any sample exists.
 
+    Content is stored in any dtype; stored content / `scale` is the raw value, in the unit of the source (pixels in
+    [0, 1], Hounsfield units, metres), and (raw - mean) / std the normalised one.
+
     Attributes:
         patch_size: extent of a token along each grid axis, such as (2, 16, 16).
         channels: numbers per position of the grid (3 for colour).
         vocab_size: number of ids where content is discrete, None where it is continuous.
-        mean, std: per channel, in the unit of the source; empty where nothing is normalised.
+        mean, std: per channel, of raw values; empty where nothing is normalised.
+        scale: stored content per raw value: 255 for bytes that stand for [0, 1].
+        range: lowest and highest raw value, None where unbounded.
+        gaps: whether NaN in content means that a value is missing.
     """
 
     patch_size: tuple[int, ...]
@@ -38,11 +45,37 @@ class TokenSpec:
     vocab_size: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    scale: float = 1.0
+    range: tuple[float | None, float | None] = (None, None)
+    gaps: bool = False
 
     @property
     def content_dim(self) -> int:
         """How many numbers a token holds."""
         return math.prod(self.patch_size) * self.channels
+
+    @property
+    def unit(self) -> tuple[float, float]:
+        """(origin, extent), one for all channels: raw value = origin + extent * x.
+
+        Of a bounded range its lowest value and its length, so that x is in [0, 1]; otherwise the means of `mean` and
+        of `std` over the channels, so that x is about standard normal.
+        """
+        low, high = self.range
+        if low is not None and high is not None:
+            return low, high - low
+        return sum(self.mean) / len(self.mean or (0,)), sum(self.std or (1.0,)) / len(self.std or (1.0,))
+
+    @property
+    def middle(self) -> float:
+        """Raw value that stands for a masked one in pictures: the middle of a bounded range, otherwise the mean."""
+        origin, extent = self.unit
+        return origin if None in self.range else origin + extent / 2
+
+    def clamp(self, raw: Tensor) -> Tensor:
+        """Raw values limited to the range, on its bounded sides."""
+        low, high = self.range
+        return raw if low is None and high is None else raw.clamp(low, high)
 
 
 @dataclass(frozen=True)
@@ -50,14 +83,19 @@ class Tokens:
     """A batch of samples cut into tokens.
 
     Attributes:
-        content: (B, N, content_dim), channel fastest. uint8 is the source's own 0..255; floating point is taken as
-            normalised by `spec.mean` and `spec.std`; integers are ids where the spec has a vocabulary.
+        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. NaN is a
+            missing value where the spec has `gaps`.
         grid: the token layout of a sample; N is its product, the last axis varies fastest.
+        normalized: whether content holds normalised values rather than stored ones.
+        valid: (B, N) bool, False for padding and for tokens without any present value, which are masked first and
+            never counted; None where all tokens are valid.
     """
 
     content: Tensor
     grid: Grid
     spec: TokenSpec
+    normalized: bool = False
+    valid: Tensor | None = None
 
     def values(self, index: Tensor | None = None) -> Tensor:
         """What the network sees: normalised values (or ids) of the chosen tokens.
@@ -66,27 +104,34 @@ class Tokens:
             index: (B, k) token indices, or None for all tokens.
 
         Returns:
-            (B, k, content_dim). uint8 is gathered first and normalised after, four times less to move.
+            (B, k, content_dim). Integers are gathered first and normalised after (of bytes, four times less to move),
+            in float32.
         """
         content = self.content if index is None else gather_rows(self.content, index)
-        if content.dtype != torch.uint8 or self.spec.vocab_size is not None:
+        if self.normalized or self.spec.vocab_size is not None:
             return content
-        scale, shift = _affine(self.spec, "normalize", content.device, torch.float32)
-        return torch.addcmul(shift, content.float(), scale)
+        content = content if content.is_floating_point() else content.float()
+        scale, shift = _affine(self.spec, "normalize", content.device, content.dtype)
+        return torch.addcmul(shift, content, scale)
 
     def raw(self, index: Tensor | None = None) -> Tensor:
         """The chosen tokens in the unit of the source, such as pixels in [0, 1]: (B, k, content_dim)."""
         content = self.content if index is None else gather_rows(self.content, index)
         if self.spec.vocab_size is not None:
             return content
-        if content.dtype == torch.uint8:
-            return content.float().div_(255)
-        scale, shift = _affine(self.spec, "restore", content.device, content.dtype)
-        return torch.addcmul(shift, content, scale)
+        if self.normalized:
+            scale, shift = _affine(self.spec, "restore", content.device, content.dtype)
+            return torch.addcmul(shift, content, scale)
+        if content.is_floating_point():
+            return content if self.spec.scale == 1 else content / self.spec.scale
+        return content.float().div_(self.spec.scale)  # in place: the floats were made for this call
 
     def dense(self) -> Tensor:
-        """The normalised values laid out on the raw grid: (B, channels, *grid * patch_size)."""
-        return unpatchify(self.values(), self.grid, self.spec.patch_size)
+        """The normalised values laid out on the raw grid, 0 where missing: (B, channels, *grid * patch_size)."""
+        values = self.values()
+        if self.spec.gaps:
+            values = torch.where(values.isnan(), 0, values)
+        return unpatchify(values, self.grid, self.spec.patch_size)
 
 
 @dataclass(frozen=True)
@@ -107,37 +152,78 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class EncoderInput:
-    """One stream's samples on their way into an encoder; `key` names the embedding."""
+class Part:
+    """One modality's tokens of a batch; `key` names their embedding."""
 
     key: str
     tokens: Tokens
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """One stream's samples on their way into an encoder.
+
+    Attributes:
+        parts: the modalities of a sample, aligned; mostly one.
+        mask: over the tokens of all parts, one part after the other.
+        noise: source of drop path and dropout, a fixed function of (seed, stream, step, row); None outside training,
+            where nothing is dropped.
+    """
+
+    parts: tuple[Part, ...]
     mask: Mask
+    noise: Noise | None = None
+
+    @property
+    def part(self) -> Part:
+        """The only part.
+
+        Raises:
+            MmmaskError: there are several.
+        """
+        if len(self.parts) != 1:
+            raise MmmaskError(
+                f"model.encoder: this encoder takes one modality per stream, not {len(self.parts)} aligned ones "
+                f"({', '.join(part.key for part in self.parts)}): choose an encoder that does, or a stream for each"
+            )
+        return self.parts[0]
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What an encoder makes of one group.
+    """What an encoder makes of one stream's tokens.
 
     Attributes:
         values: (B, R, D) after the encoder's final norm.
         index: (B, R) the token each latent belongs to, None where all tokens are there in order.
         prefix: (B, prefix tokens, D) cls and register tokens, or None.
+        stages: outputs of the stages asked for, in the order asked for, before the final norm and without prefix
+            tokens: (B, R, width of a token at that stage) each.
     """
 
     values: Tensor
     index: Tensor | None = None
     prefix: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class DecoderInput:
-    """What a decoder is asked: answers for `mask.predicted` of one stream."""
+    """What a decoder is asked: answers for `mask.predicted` of one stream.
+
+    Attributes:
+        key: names the embedding.
+        latents: of the stream's tokens.
+        mask: what is visible and predicted.
+        grid: token layout of a sample.
+        noise: source of drop path and dropout; None outside training, where nothing is dropped.
+    """
 
     key: str
     latents: Latents
     mask: Mask
     grid: Grid
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -193,11 +279,11 @@ def unpatchify(content: Tensor, grid: Sequence[int], patch_size: Sequence[int]) 
 
 @lru_cache(maxsize=64)
 def _affine(spec: TokenSpec, direction: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Scale and shift (content_dim,) each, from 0..255 to normalised or from normalised to the source's unit."""
+    """Scale and shift (content_dim,) each, from stored to normalised or from normalised to raw."""
     # the constants serve whoever asks next, with gradients or without: never an inference tensor
     with torch.inference_mode(False):
         mean = torch.tensor(spec.mean or (0.0,) * spec.channels, dtype=torch.float64)
         std = torch.tensor(spec.std or (1.0,) * spec.channels, dtype=torch.float64)
-        scale, shift = (1 / (255 * std), -mean / std) if direction == "normalize" else (std, mean)
+        scale, shift = (1 / (spec.scale * std), -mean / std) if direction == "normalize" else (std, mean)
         repeat = math.prod(spec.patch_size)
         return scale.repeat(repeat).to(device, dtype), shift.repeat(repeat).to(device, dtype)

@@ -1,8 +1,7 @@
 """Exact softmax attention by the fastest kernel for the device, dtype and length.
 
 Everything but bfloat16 on a CPU goes to `scaled_dot_product_attention`, the best there is for GPUs and for float32. Its
-bfloat16 kernel on a CPU reaches a quarter of the matmul rate, hence two more ways. Ratios are of forward and backward
-against it, on cores with AVX-512 bf16; `benchmarks/attention.py` measures them.
+bfloat16 kernel on a CPU is slow (`mmmask.model.device`), hence two more ways; ratios are against it.
 
 - `_plain`, softmax(query key^T) value as it stands, for short sequences: 2 to 6 times as fast. All scores are kept.
 - `_Tiled`, 1.5 to 3 times as fast: matrix products and one pass of exp2 on tiles that stay in the cache, made again in
@@ -20,9 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SHORT = 4  # up to SHORT * head_dim tokens all scores are kept: wide heads make a product dearer than its exponentials
-TILE = 2_500_000  # scores per tile: 5 MB, twice that in the backward
-TILE_HEADS = 2  # at least so many heads per tile, for a product of one matrix is split badly over threads
+from mmmask.model.device import SHORT, TILE, TILE_HEADS, has_slow_attention
+
 SAFE = 2.0**64  # sums of exponentials stay below this and above its inverse, or the library takes over
 
 
@@ -31,13 +29,13 @@ def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         qkv: (batch, tokens, 3, heads, head_dim), queries, keys and values as one linear layer makes them.
-        bias: added to the scores, (heads, tokens, tokens) or (batch, heads, tokens, tokens); gradients flow into it.
+        bias: added to the scores, (heads, tokens, tokens) or (kinds, heads, tokens, tokens); gradients flow into it.
+            Sample i takes the one of kind i modulo `kinds`, which divides the batch.
 
     Returns:
         (batch, tokens, heads * head_dim), in the dtype of `qkv`; under autocast in autocast's.
     """
-    special = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and bias is None and type(qkv) is Tensor
-    if not special or torch.compiler.is_compiling():
+    if not has_slow_attention(qkv, bias) or torch.compiler.is_compiling():
         return _library(qkv, bias)
     if qkv.shape[1] <= SHORT * qkv.shape[-1]:
         return _plain(qkv)
@@ -48,9 +46,16 @@ def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _library(qkv: Tensor, bias: Tensor | None) -> Tensor:
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    if bias is not None:
-        bias = bias.to(query.dtype).reshape(-1, *bias.shape[-3:])  # the kernels ask for the axis of the batch
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+    if bias is None:
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    bias = bias.to(query.dtype).reshape(-1, *bias.shape[-3:])  # the kernels ask for the axis of the batch
+    kinds, heads = bias.shape[:2]
+    if kinds in (1, len(query)):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+    # kinds x heads in one axis, so that the bias is broadcast over the batch and never laid out for each sample
+    query, key, value = (part.unflatten(0, (-1, kinds)).flatten(1, 2) for part in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.flatten(0, 1).unsqueeze(0))
+    return out.unflatten(1, (kinds, heads)).flatten(0, 1).transpose(1, 2).flatten(2)
 
 
 def _plain(qkv: Tensor) -> Tensor:

@@ -1,61 +1,72 @@
-"""Transformer blocks over the packed rows of several sequences.
-
-Where they are few, all samples of all streams of a step lie in one matrix (rows, width): linear layers and norms see
-them together, only attention goes segment by segment. Packing pays below about 600 rows; with thousands it would cost
-three percent, for a larger matrix leaves the cache earlier.
-"""
+"""Transformer blocks over the tokens of several inputs, which may be packed into one matrix."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mmmask.interfaces import Component
 from mmmask.model.attention import attention
+from mmmask.model.device import packs
+from mmmask.model.dropping import dropout, path_factors, scaled, unit_noise
+from mmmask.randomness import Noise
 
 Segment = tuple[int, int]
-"""(batch, tokens): so many samples of so many rows each, one after the other."""
+"""(batch, tokens): so many samples of so many tokens each, one after the other."""
 
 Bias = Tensor | list[Tensor] | None
 """Added to attention logits: of all blocks, or one for each of them."""
-
-PACKED_ROWS = 1024
-"""EncoderInputs with more rows than this together go through the blocks one after the other."""
-
 
 LARGEST_LOG_SCALE = 4.6052
 """ln 100 as VideoMAE V2 rounds it; its published numbers need the rounding."""
 
 
-@dataclass(frozen=True)
-class BlockSettings:
-    """What every block of a stack has in common.
+class BlockSettings(Component.Config):
+    """A stack of blocks."""
 
-    Attributes:
-        width: of a row.
-        num_heads: attention heads; divides width.
-        mlp_ratio: hidden width of the MLP over width.
-        qkv_bias: biases of queries, keys and values, of none, or of `"query_value"`: a key bias moves all scores of a
-            query alike, and softmax does not see it (BEiT, VideoMAE).
-        norm_epsilon: of every LayerNorm.
-        cosine_attention: scores are cosines times a learned factor per head, at most 100 (Swin V2, section 3.2).
-        layer_scale: initial value of a learned factor per channel on what a block adds (CaiT, section 2), None for no
-            such factor.
-    """
+    width: int = Field(default=768, gt=0, description="width of a token inside the blocks")
+    depth: int = Field(default=12, ge=0, description="number of blocks")
+    num_heads: int = Field(default=12, gt=0, description="attention heads; must divide width")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over width")
+    qkv_bias: bool | Literal["query_value"] = Field(
+        default=True,
+        description="biases of the query, key and value projections; query_value leaves out the key's, which softmax "
+        "does not see (BEiT, VideoMAE)",
+    )
+    cosine_attention: bool = Field(
+        default=False,
+        description="attention by cosines and a learned temperature per head (Swin V2, optional in VideoMAE V2)",
+    )
+    layer_scale: float | None = Field(
+        default=None, description="initial value of a learned factor per channel on what a block adds (BEiT, SimMIM)"
+    )
+    norm_epsilon: float = Field(default=1e-6, gt=0, description="epsilon of every LayerNorm")
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of samples that skip a branch of the last block, in training; "
+        "linear over depth from 0 (stochastic depth)",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of numbers dropped after attention and after the MLP, in training"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="recompute each block in backward: less memory, a third more time"
+    )
 
-    width: int
-    num_heads: int
-    mlp_ratio: float = 4.0
-    qkv_bias: bool | Literal["query_value"] = True
-    norm_epsilon: float = 1e-6
-    cosine_attention: bool = False
-    layer_scale: float | None = None
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Any:  # noqa: ANN401 - Self
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must divide width ({self.width})")
+        return self
 
 
 class Attention(nn.Module):
@@ -75,9 +86,9 @@ class Attention(nn.Module):
         if settings.cosine_attention:
             self.log_scale = nn.Parameter(torch.full((settings.num_heads,), math.log(10)))
 
-    def forward(self, rows: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
-        """(rows, width) -> (rows, width)."""
-        qkv = self._project(rows).unflatten(-1, (3, self.num_heads, -1))  # (rows, 3, heads, head_dim)
+    def forward(self, x: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
+        """(tokens, width) -> (tokens, width)."""
+        qkv = self._project(x).unflatten(-1, (3, self.num_heads, -1))  # (tokens, 3, heads, head_dim)
         if self.log_scale is not None:
             qkv = self._cosines(qkv, self.log_scale)
         parts, first = [], 0
@@ -87,11 +98,11 @@ class Attention(nn.Module):
             first += batch * tokens
         return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
 
-    def _project(self, rows: Tensor) -> Tensor:
+    def _project(self, x: Tensor) -> Tensor:
         if self.q_bias is None or self.v_bias is None:
-            return self.qkv(rows)
+            return self.qkv(x)
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return F.linear(rows, self.qkv.weight, bias)
+        return F.linear(x, self.qkv.weight, bias)
 
     @staticmethod
     def _cosines(qkv: Tensor, log_scale: Tensor) -> Tensor:
@@ -111,9 +122,9 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(width, inner)
         self.fc2 = nn.Linear(inner, width)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(rows, width) -> (rows, width)."""
-        return self.fc2(F.gelu(self.fc1(rows)))
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -125,9 +136,9 @@ class LayerScale(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((width,), start))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(rows, width) -> (rows, width)."""
-        return rows * self.weight
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return x * self.weight
 
 
 class Block(nn.Module):
@@ -136,6 +147,7 @@ class Block(nn.Module):
     def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
         width, start = settings.width, settings.layer_scale
+        self.dropout = settings.dropout
         self.norm1 = nn.LayerNorm(width, eps=settings.norm_epsilon)
         self.attn = Attention(settings)
         self.scale1 = nn.Identity() if start is None else LayerScale(width, start)
@@ -143,43 +155,106 @@ class Block(nn.Module):
         self.mlp = MLP(width, round(width * settings.mlp_ratio))
         self.scale2 = nn.Identity() if start is None else LayerScale(width, start)
 
-    def forward(self, rows: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
-        """(rows, width) -> (rows, width)."""
-        rows = rows + self.scale1(self.attn(self.norm1(rows), segments, biases))
-        return rows + self.scale2(self.mlp(self.norm2(rows)))
+    def forward(
+        self,
+        x: Tensor,
+        segments: Sequence[Segment],
+        biases: Sequence[Tensor | None],
+        path: Tensor | None = None,
+        units: Tensor | None = None,
+    ) -> Tensor:
+        """(tokens, width) -> (tokens, width), the tokens of all samples of all inputs.
+
+        Args:
+            segments: of each input.
+            biases: of each input, added to attention logits.
+            path: (2, tokens) what the two branches are multiplied by, None for nothing (drop path).
+            units: (tokens,) keys of the noise that dropout draws from, None for no dropout.
+        """
+        noise = None if units is None else Noise(units)
+        x = x + self._branch(self.scale1(self.attn(self.norm1(x), segments, biases)), path, 0, noise)
+        return x + self._branch(self.scale2(self.mlp(self.norm2(x))), path, 1, noise)
+
+    def _branch(self, x: Tensor, path: Tensor | None, number: int, noise: Noise | None) -> Tensor:
+        x = x if noise is None else dropout(x, self.dropout, noise)
+        return scaled(x, None if path is None else path[number])
 
 
 class Blocks(nn.ModuleList):
-    """A stack of blocks over several groups of sequences at once.
+    """A stack of blocks over several inputs at once."""
 
-    Args:
-        recompute: makes each block's activations again in backward: less memory, a third more time.
-    """
+    def __init__(self, settings: BlockSettings) -> None:
+        super().__init__(Block(settings) for _ in range(settings.depth))
+        self.recompute, self.drop_path, self.dropout = (
+            settings.activation_checkpointing, settings.drop_path, settings.dropout
+        )  # fmt: skip
 
-    def __init__(self, depth: int, settings: BlockSettings, recompute: bool = False) -> None:
-        super().__init__(Block(settings) for _ in range(depth))
-        self.recompute = recompute
-
-    def forward(self, groups: Sequence[Tensor], biases: Sequence[Bias] | None = None) -> list[Tensor]:
-        """(batch, tokens, width) of every group -> the same shapes.
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        biases: Sequence[Bias] | None = None,
+        noises: Sequence[Noise | None] | None = None,
+        wanted: Sequence[int] = (),
+        paths: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[dict[int, Tensor]]]:
+        """(batch, tokens, width) of every input -> the same shapes, and the outputs of the wanted blocks.
 
         Args:
-            biases: per group, added to the attention logits of all blocks, or one for each block; None for none.
+            biases: of each input, added to the attention logits of all blocks, or one for each block; None for none.
+            noises: of each input, for drop path and dropout; None where nothing is dropped.
+            wanted: numbers of the blocks whose outputs are returned too.
+            paths: factors (depth, 2, batch) of the branches for each input, by default drawn from its noise.
+
+        Returns:
+            The outputs, and {number: (batch, tokens, width)} for each input.
         """
-        biases = biases or [None] * len(groups)
-        if len(groups) > 1 and sum(group.shape[0] * group.shape[1] for group in groups) > PACKED_ROWS:
-            return [self([group], [bias])[0] for group, bias in zip(groups, biases, strict=True)]
-        segments: list[Segment] = [(group.shape[0], group.shape[1]) for group in groups]
-        flat = [group.flatten(0, 1) for group in groups]
-        rows = flat[0] if len(flat) == 1 else torch.cat(flat)
+        biases, noises = biases or [None] * len(inputs), noises or [None] * len(inputs)
+        if paths is None:
+            paths = path_factors(noises, [len(x) for x in inputs], self.drop_path, len(self))
+        if len(inputs) > 1 and not packs(sum(x.shape[0] * x.shape[1] for x in inputs), inputs[0].device):
+            apart = [
+                self([x], [bias], [noise], wanted, None if paths is None else [paths[number]])
+                for number, (x, bias, noise) in enumerate(zip(inputs, biases, noises, strict=True))
+            ]
+            return [outputs[0] for outputs, _ in apart], [kept[0] for _, kept in apart]
+        segments: list[Segment] = [(x.shape[0], x.shape[1]) for x in inputs]
+        path = None if paths is None else _of_every_token(paths, segments)
+        units = unit_noise(noises, segments, self.dropout)
+        flat = [x.flatten(0, 1) for x in inputs]
+        x, kept = flat[0] if len(flat) == 1 else torch.cat(flat), {}
         for number, block in enumerate(self):
-            own = [bias[number] if isinstance(bias, list) else bias for bias in biases]
+            arguments = (
+                x,
+                segments,
+                [bias[number] if isinstance(bias, list) else bias for bias in biases],
+                None if path is None else path[number],
+                None if units is None else units.child(number).keys,
+            )
             if self.recompute and torch.is_grad_enabled():
-                rows = checkpoint(block, rows, segments, own, use_reentrant=False)
+                # nothing within draws from the global generators: their state need not be kept
+                x = cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
             else:
-                rows = block(rows, segments, own)
-        sizes = [batch * tokens for batch, tokens in segments]
-        return [part.unflatten(0, segment) for part, segment in zip(rows.split(sizes), segments, strict=True)]
+                x = block(*arguments)
+            if number in wanted:
+                kept[number] = _apart(x, segments)
+        return _apart(x, segments), [
+            {number: outputs[place] for number, outputs in kept.items()} for place in range(len(inputs))
+        ]
+
+
+def _of_every_token(paths: Sequence[Tensor], segments: Sequence[Segment]) -> Tensor:
+    """(blocks, 2, batch) for each input -> (blocks, 2, tokens of all samples of all inputs)."""
+    parts = [
+        path.unsqueeze(-1).expand(-1, -1, -1, tokens).flatten(2)
+        for path, (_, tokens) in zip(paths, segments, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _apart(x: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
+    """(tokens of all inputs, width) -> (batch, tokens, width) of each input."""
+    sizes = [batch * tokens for batch, tokens in segments]
+    return [part.unflatten(0, segment) for part, segment in zip(x.split(sizes), segments, strict=True)]
 
 
 def initialize(module: nn.Module) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
-from mmmask.interfaces import Component, Embedding, Modality
-from mmmask.interfaces.component import build, every_setting
+from mmmask.interfaces import Embedding, Modality, build
+from mmmask.model.backbone import Backbone
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.masked_model import MaskedModel, Stream
 from mmmask.randomness import derive_seed
@@ -30,28 +30,9 @@ def build_model(experiment: Experiment) -> MaskedModel:
         return _build(experiment)
 
 
-def settings_of(model: MaskedModel | Classifier) -> dict[str, Any]:
+def settings_of(model: Backbone) -> dict[str, Any]:
     """Plain data that the model can be built from again: an experiment without sources, or a classifier's settings."""
-    if isinstance(model, Classifier):
-        return every_setting(model.settings)
-
-    def data(component: Component) -> dict[str, Any]:
-        return every_setting(component.config)
-
-    streams = {
-        name: {
-            "modality": data(stream.modality),
-            "masker": data(stream.masker),
-            **({"decoder_masker": data(stream.decoder_masker)} if stream.decoder_masker else {}),
-            "loss": data(stream.loss),
-            "decoder": stream.decoder,
-            "head": stream.head,
-            "loss_weight": stream.weight,
-        }
-        for name, stream in model.streams.items()
-    }
-    decoder = next(iter(model.decoders.values()))
-    return {"model": {"encoder": data(model.encoder), "decoder": data(cast(Component, decoder))}, "streams": streams}
+    return model.plain_settings()
 
 
 def build_classifier(settings: ClassifierSettings) -> Classifier:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmmask.interfaces import ChosenByName, Component, Encoder, Latents, Modality, StrictModel
-from mmmask.model.features import encode, feature_maps
-from mmmask_registry import MmmaskError
+from mmmask.interfaces import ChosenByName, Component, Encoder, Modality, Pool, StrictModel, build
+from mmmask.interfaces.component import every_setting
+from mmmask.model.backbone import Backbone
 
 
 class ClassifiedStream(StrictModel):
@@ -25,8 +25,10 @@ class ClassifierSettings(StrictModel):
     description: str = ""
     encoder: Annotated[Component.Config, ChosenByName("encoder")] = Field(description="turns tokens into latents")
     streams: dict[str, ClassifiedStream] = Field(min_length=1)
-    pool: Literal["mean", "prefix", "first"] = Field(
-        default="mean", description="the mean of all latents, the first prefix token (cls), or the first token"
+    pool: Annotated[Component.Config, ChosenByName("pool")] = Field(
+        default_factory=lambda: Component.Config(name="mean"),
+        validate_default=True,
+        description="reduces the latents of a sample to one vector",
     )
     norm_epsilon: float | None = Field(
         default=None, gt=0, description="epsilon of a LayerNorm on pooled features; null for no such norm"
@@ -34,17 +36,16 @@ class ClassifierSettings(StrictModel):
     classes: int = Field(gt=0, description="outputs of the head")
 
 
-class Classifier(nn.Module):
+class Classifier(Backbone):
     """Logits from pooled features; `mmmask.model.build.build_classifier` makes it.
 
     One head serves all streams.
     """
 
     def __init__(self, settings: ClassifierSettings, modalities: Mapping[str, Modality], encoder: Encoder) -> None:
-        super().__init__()
+        super().__init__(modalities, encoder)
         self.settings = settings
-        self.modalities = dict(modalities)
-        self.encoder = encoder
+        self.pool: Pool = build("pool", settings.pool, width=encoder.width)
         epsilon = settings.norm_epsilon
         self.norm = nn.Identity() if epsilon is None else nn.LayerNorm(encoder.width, eps=epsilon)
         self.head = nn.Linear(encoder.width, settings.classes)
@@ -61,27 +62,8 @@ class Classifier(nn.Module):
 
     def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{stream: (batch, width)}, pooled and normalised: what the head sees."""
-        return {name: self.pooled(latents) for name, latents in self.encode(batch).items()}
+        return {name: self.norm(self.pool(latents)) for name, latents in self.encode(batch).items()}
 
-    def pooled(self, latents: Latents) -> Tensor:
-        """(batch, width), pooled and normalised: the features of given latents."""
-        return self.norm(self._pool(latents))
-
-    def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
-        """{stream: Latents}, values (batch, tokens, width) in token order."""
-        return encode(self.encoder, self.modalities, batch)
-
-    def feature_maps(self, batch: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Features laid out on grids, finest first: {stream: (batch, channels, *grid) each}."""
-        return feature_maps(self.encoder, self.modalities, batch)
-
-    def _pool(self, latents: Latents) -> Tensor:
-        match self.settings.pool:
-            case "mean":
-                return latents.values.mean(dim=1)
-            case "prefix":
-                if latents.prefix is None:
-                    raise MmmaskError("pool: there is no prefix token: set encoder.prefix_tokens, or pool=mean")
-                return latents.prefix[:, 0]
-            case "first":
-                return latents.values[:, 0]
+    def plain_settings(self) -> dict[str, Any]:
+        """Plain data of `ClassifierSettings`."""
+        return every_setting(self.settings)

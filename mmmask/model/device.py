@@ -1,39 +1,35 @@
-"""The device a model runs on, and the precision of its matrix products."""
+"""What a device likes: all choices that change the speed and nothing else, with what was measured.
+
+Ratios of attention are of forward and backward against the library's, on cores with AVX-512 bf16;
+`benchmarks/attention.py` measures them.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from mmmask_registry import MmmaskError
+SHORT = 4
+"""Up to SHORT * head_dim tokens a CPU keeps all scores: wide heads make a product dearer than its exponentials."""
+TILE = 2_500_000
+"""Scores per tile of attention on a CPU: 5 MB, twice that in the backward."""
+TILE_HEADS = 2
+"""At least so many heads per tile, for a product of one matrix is split badly over threads."""
+PACKED_ROWS = 1024
+"""Up to so many tokens a CPU takes several inputs as one matrix.
+
+Packing pays below about 600 tokens; with thousands it would cost three percent, for a larger matrix leaves the cache.
+"""
 
 
-def find_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device with this name; by default a GPU where there is one, else the CPU.
+def packs(tokens: int, device: torch.device) -> bool:
+    """Whether several inputs, of so many tokens together, go through linear layers as one matrix.
 
-    Raises:
-        MmmaskError: there is no such device here, or it computes nothing.
+    On a GPU always: fewer kernels, and each fills more of the device.
     """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    kinds = ["cpu", *([accelerator.type] if accelerator else [])]
-    # of cuda, PyTorch says itself why there is none
-    if name is not None and name.partition(":")[0] not in {*kinds, "cuda"}:
-        raise MmmaskError(f"--device {name}: expected one of this machine's: {', '.join(kinds)}")
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", local_rank)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise MmmaskError(f"--device {name}: {reason}. Without --device, a GPU is used where there is one.") from error
-    return device
+    return device.type != "cpu" or tokens <= PACKED_ROWS
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Context of a forward: bfloat16 products for `bf16`, nothing changed for `fp32`.
-
-    Weights, optimiser and losses stay float32.
-    """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+def has_slow_attention(query: Tensor, bias: Tensor | None) -> bool:
+    """Whether the library's attention is far from the matmul rate: in bfloat16 on a CPU it reaches a quarter of it."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and bias is None and type(query) is Tensor

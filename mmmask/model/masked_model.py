@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces import (
+    Component,
     Decoder,
     DecoderInput,
     Encoder,
@@ -20,12 +21,15 @@ from mmmask.interfaces import (
     MaskContext,
     Masker,
     Modality,
+    Part,
     Tokens,
 )
-from mmmask.model.features import encode, feature_maps
+from mmmask.interfaces.component import every_setting
+from mmmask.model.backbone import Backbone
+from mmmask.model.compiling import compile_stages
 from mmmask.model.masks import MaskError, draw_mask, mask_from_bool
-from mmmask.model.tokenizing import tokenize, tokenize_all
-from mmmask.randomness import derive_seed, rows_noise
+from mmmask.model.tokenizing import tokenize_all
+from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError
 
 
@@ -75,7 +79,7 @@ Rows = Mapping[str, tuple[int, int]]
 """{stream: (first row of this batch, rows of the whole global batch)}; masks do not depend on how rows are spread."""
 
 
-class MaskedModel(nn.Module):
+class MaskedModel(Backbone):
     """One encoder for all streams, decoders and heads by key."""
 
     def __init__(
@@ -86,10 +90,9 @@ class MaskedModel(nn.Module):
         heads: Mapping[str, nn.Module],
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__({name: stream.modality for name, stream in streams.items()}, encoder)
         self.streams = dict(streams)
         self.seed = seed
-        self.encoder = encoder
         self.decoders = nn.ModuleDict(decoders)
         self.heads = nn.ModuleDict(heads)
         # a loss with weights of its own (a tokeniser, say) moves and saves with the model
@@ -117,8 +120,9 @@ class MaskedModel(nn.Module):
         """
         tokens = tokenize_all(self.modalities, batch)
         drawn = self.draw_masks(tokens, masks or {}, step, rows or {})
-        latents = self.latents(tokens, drawn)
-        predictions = self.predictions(tokens, drawn, latents)
+        encoding, decoding = (self._noises(purpose, tokens, step, rows or {}) for purpose in ("encoder", "decoder"))
+        latents = self.latents(tokens, drawn, encoding)
+        predictions = self.predictions(tokens, drawn, latents, decoding)
         streams = {
             name: StreamOutput(
                 self.stream_loss(name, predictions[name], tokens[name], drawn[name]),
@@ -130,32 +134,30 @@ class MaskedModel(nn.Module):
         return Output(torch.stack(weighted).sum(), streams)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles encoder and decoders; masks and losses stay as they are, drawn and reduced outside of graphs."""
-        self.encoder.compile(*args, **kwargs)
-        for decoder in self.decoders.values():
-            decoder.compile(*args, **kwargs)
+        """Compiles the stages of encoder and decoders; masks and losses stay as they are, outside of graphs."""
+        decoders = [stage for decoder in self.decoders.values() for stage in cast(Decoder, decoder).stages]
+        compile_stages([*self.encoder.stages, *decoders], **kwargs)
 
-    @property
-    def modalities(self) -> dict[str, Modality]:
-        """{stream: modality}."""
-        return {name: stream.modality for name, stream in self.streams.items()}
+    def plain_settings(self) -> dict[str, Any]:
+        """An experiment without sources."""
 
-    def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Latents]:
-        """Features with nothing masked: {stream: Latents}, values (batch, tokens, width) in token order."""
-        return encode(self.encoder, self.modalities, batch)
+        def data(component: Component) -> dict[str, Any]:
+            return every_setting(component.config)
 
-    def feature_maps(self, batch: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Features with nothing masked, laid out on grids, finest first: (batch, channels, *grid) each."""
-        return feature_maps(self.encoder, self.modalities, batch)
-
-    def tokenize(self, stream: str, samples: Tensor) -> Tokens:
-        """The samples of one stream as tokens.
-
-        Raises:
-            UnknownName: there is no such stream.
-            MmmaskError: the samples do not fit the modality.
-        """
-        return tokenize(self.modalities, stream, samples)
+        streams = {
+            name: {
+                "modality": data(stream.modality),
+                "masker": data(stream.masker),
+                **({"decoder_masker": data(stream.decoder_masker)} if stream.decoder_masker else {}),
+                "loss": data(stream.loss),
+                "decoder": stream.decoder,
+                "head": stream.head,
+                "loss_weight": stream.weight,
+            }
+            for name, stream in self.streams.items()
+        }
+        decoder = cast(Component, next(iter(self.decoders.values())))
+        return {"model": {"encoder": data(self.encoder), "decoder": data(decoder)}, "streams": streams}
 
     def draw_masks(
         self, tokens: Mapping[str, Tokens], given: Mapping[str, Tensor | Mask], step: int, rows: Rows
@@ -174,25 +176,38 @@ class MaskedModel(nn.Module):
             for name, part in tokens.items()
         }
 
-    def latents(self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask]) -> dict[str, Latents]:
-        """The encoder's latents of every stream's visible tokens."""
-        groups = [
-            EncoderInput(self.streams[name].modality.embedding, part, masks[name]) for name, part in tokens.items()
+    def latents(
+        self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask], noises: Mapping[str, Noise] | None = None
+    ) -> dict[str, Latents]:
+        """The encoder's latents of every stream's visible tokens; with noises as in training."""
+        inputs = [
+            EncoderInput((Part(self.modalities[name].embedding, part),), masks[name], (noises or {}).get(name))
+            for name, part in tokens.items()
         ]
-        return dict(zip(tokens, self.encoder(groups), strict=True))
+        return dict(zip(tokens, self.encoder(inputs), strict=True))
 
     def predictions(
-        self, tokens: Mapping[str, Tokens], masks: Mapping[str, Mask], latents: Mapping[str, Latents]
+        self,
+        tokens: Mapping[str, Tokens],
+        masks: Mapping[str, Mask],
+        latents: Mapping[str, Latents],
+        noises: Mapping[str, Noise] | None = None,
     ) -> dict[str, Tensor]:
         """The heads' answers for every stream's predicted tokens: {stream: (batch, predicted, dim)}."""
         features: dict[str, Tensor] = {}
         for key, decoder in self.decoders.items():
             names = [name for name in tokens if self.streams[name].decoder == key]
-            queries = [
-                DecoderInput(self.streams[name].modality.embedding, latents[name], masks[name], tokens[name].grid)
+            inputs = [
+                DecoderInput(
+                    self.modalities[name].embedding,
+                    latents[name],
+                    masks[name],
+                    tokens[name].grid,
+                    (noises or {}).get(name),
+                )
                 for name in names
             ]
-            features |= zip(names, decoder(queries), strict=True) if names else ()
+            features |= zip(names, decoder(inputs), strict=True) if names else ()
         return {name: self.heads[self.streams[name].head](features[name]) for name in tokens}
 
     def stream_loss(self, stream: str, predictions: Tensor, tokens: Tokens, mask: Mask) -> Tensor:
@@ -209,10 +224,19 @@ class MaskedModel(nn.Module):
         with _full_precision(predictions.device):
             return self.streams[stream].loss.restore(predictions.float(), tokens, index, statistics)
 
+    def _noises(self, purpose: str, tokens: Mapping[str, Tokens], step: int, rows: Rows) -> dict[str, Noise]:
+        """Noise of every stream for one purpose; none outside training."""
+        found = {}
+        for name, part in tokens.items() if self.training else ():
+            first, total = rows.get(name) or (0, len(part.content))
+            seed = derive_seed(self.seed, purpose, name, step)
+            found[name] = sample_noise(seed, first, total, part.content.device)
+        return found
+
     def _draw(self, stream: str, tokens: Tokens, step: int, rows: tuple[int, int] | None) -> Mask:
         count, device = tokens.content.shape[0], tokens.content.device
         first, total = rows or (0, count)
-        noise = rows_noise(derive_seed(self.seed, "mask", stream, step), first, total, device)
+        noise = sample_noise(derive_seed(self.seed, "mask", stream, step), first, total, device)
         context = MaskContext(tokens.grid, count, device, noise, step, tokens)
         return draw_mask(self.streams[stream].masker, self.streams[stream].decoder_masker, context)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def tokenize(modalities: Mapping[str, Modality], stream: str, samples: Tensor) -
     modality = modalities[stream]
     try:
         _check_samples(samples, modality.spec.vocab_size)
-        return modality.tokenize(samples)
+        return _with_gaps(modality.tokenize(samples))
     except ValueError as error:
         raise MmmaskError(f"streams.{stream}: {error}") from error
 
@@ -39,19 +40,31 @@ def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]
     return {name: tokenize(modalities, name, samples) for name, samples in batch.items()}
 
 
-def _check_samples(samples: Tensor, vocabulary: int | None) -> None:
-    """What no modality takes: ids are integers within the vocabulary, values are uint8 or floating point."""
+def _with_gaps(tokens: Tokens) -> Tokens:
+    """Tokens in which those without any present value are not valid."""
+    if not tokens.spec.gaps or not tokens.content.is_floating_point():
+        return tokens
+    present = ~tokens.content.isnan().all(-1)
+    return replace(tokens, valid=present if tokens.valid is None else tokens.valid & present)
+
+
+def _check_samples(samples: Tensor, vocab_size: int | None) -> None:
+    """Refuses what no modality takes: ids are integers within the vocabulary, values are real numbers.
+
+    Raises:
+        ValueError: says what is wrong with the samples.
+    """
     if not isinstance(samples, Tensor):
         raise ValueError(f"expected a tensor, not {type(samples).__name__}")
     if not samples.dim() or not samples.shape[0]:
         raise ValueError(f"an empty batch {tuple(samples.shape)}: give at least one sample, first axis the batch")
-    if vocabulary is None:
-        if not (samples.is_floating_point() or samples.dtype == torch.uint8):
-            raise ValueError(f"values must be uint8 or floating point, not {samples.dtype}: convert the samples")
+    if vocab_size is None:
+        if samples.is_complex():
+            raise ValueError(f"values must be integers or floating point, not {samples.dtype}: convert the samples")
         return
     if samples.is_floating_point() or samples.is_complex() or samples.dtype == torch.bool:
         raise ValueError(f"ids must be integers, not {samples.dtype}: convert the samples")
-    if samples.device.type == "cpu":  # elsewhere a look would cost a wait for the device
+    if samples.device.type == "cpu":  # elsewhere the check would synchronise with the device
         least, most = (int(bound) for bound in samples.aminmax())
-        if least < 0 or most >= vocabulary:
-            raise ValueError(f"ids {least} to {most} do not fit a vocabulary of {vocabulary} (0 to {vocabulary - 1})")
+        if least < 0 or most >= vocab_size:
+            raise ValueError(f"ids {least} to {most} do not fit a vocab_size of {vocab_size} (0 to {vocab_size - 1})")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
-from mmmask.model.device import autocast
 from mmmask.model.masked_model import MaskedModel
+from mmmask.model.precision import autocast
 from mmmask.profiling.cost import meta_model, stream_cost
 from mmmask.randomness import seeded_generator
 from mmmask.training.loop import TrainingStep

@@ -15,7 +15,7 @@ from mmmask.data.streams import sample_loader
 from mmmask.experiment import Experiment
 from mmmask.interfaces import Modality
 from mmmask.model.build import build_model
-from mmmask.model.device import autocast
+from mmmask.model.precision import autocast
 
 READ, TRIED = 32, 2
 """Samples of a stream that are read at most, and those that go through the model."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mmmask.model.device import find_device
+from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError
 
 

@@ -21,8 +21,8 @@ from mmmask.experiment import Experiment
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.interop.runs import RunFolder, read_jsonl
-from mmmask.model.device import autocast
 from mmmask.model.masked_model import MaskedModel
+from mmmask.model.precision import autocast
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.counted import Shares, counted_shares
 from mmmask.training.distribution import Processes

@@ -1,4 +1,4 @@
-"""The samples of a window in time, out of a file."""
+"""Decodes the samples of a time window of a file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CONTAINERS = "wav,w64,aiff,caf,flac,mp3,aac,ogg,mov,matroska,avi"
 """Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
 
 PROBE = 2**15
-"""Bytes that are looked at to learn what a stream is. The default of five million would be spent on every WAV file,
-which might hold DTS in disguise: as long as decoding ten seconds of it takes."""
+"""Bytes read to identify a stream. The default of five million would be read of every WAV file, which might hold DTS
+in disguise: as long as decoding ten seconds of it takes."""
 
 PREROLL = 0.5
-"""Seconds that are decoded before a window and thrown away: Opus and AAC need up to 0.1 to find their state again, the
-bit reservoir of a low MP3 rate more."""
+"""Seconds decoded before a window and discarded: Opus and AAC need up to 0.1 to recover their state, the bit reservoir
+of a low MP3 rate more."""
 
 GAP = 0.05
 """Seconds by which a timestamp may differ from the count of samples. Matroska rounds to milliseconds; a longer gap
@@ -43,19 +43,19 @@ LOUDEST = 1e4
 def decode_window(path: str, sample_rate: int, samples: int, place: float, max_seconds: float) -> np.ndarray:
     """Decodes a window of a file's sound, and no more than half a second before it.
 
-    The window starts at `place` of the time that is to spare: 0 is the beginning, 1 as late as it fits. A file that is
-    shorter than the window is followed by silence. Channels are averaged: a converter's mix to mono would be 3 dB
+    The window starts at `place` of the spare time: 0 is the beginning, 1 as late as it fits. A file that is shorter
+    than the window is followed by silence. Channels are averaged: a converter's mix to mono would be 3 dB
     louder for floating point codecs (MP3, AAC, Opus) than for the others.
 
     The length comes from the header. Where it announces none, or where the window proves not to be there, all packets
     are read (none is decoded) and the window is placed again.
 
     Args:
-        path: of a local file: sound, or a video with a sound track.
-        sample_rate: Hz, of the result.
-        samples: of the result.
-        place: in [0, 1].
-        max_seconds: of the file.
+        path: local file: sound, or a video with a sound track.
+        sample_rate: sample rate of the result in Hz.
+        samples: number of samples of the result.
+        place: where the window starts, in [0, 1].
+        max_seconds: longest file that is decoded.
 
     Returns:
         float32 (samples,), full scale is [-1, 1]; exact to half a sample.
@@ -120,14 +120,14 @@ class _Reader:
         self.container.close()
 
     def announced(self) -> float | None:
-        """How long the header says the sound is; Matroska says it of the whole file only."""
+        """Length by the header, in seconds; Matroska has that of the whole file only."""
         if self.stream.duration:
             return self.stream.duration * self._unit
         # in microseconds
         return self.container.duration / 1e6 - self._origin if self.container.duration else None
 
     def measured(self, max_seconds: float) -> float:
-        """How long the sound is, from the timestamps of all packets.
+        """Length in seconds, from the timestamps of all packets.
 
         Raises:
             BadSample: longer than the limit.
@@ -261,7 +261,7 @@ def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
 
 
 def _exactly(sound: np.ndarray, samples: int) -> np.ndarray:
-    """So many samples, silence where there are fewer."""
+    """Exactly this number of samples, padded with silence."""
     return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
 
 

@@ -18,13 +18,13 @@ PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class AudioModality(Modality):
-    """Spectrograms (1, time, bands): the level of each mel band every few milliseconds.
+    """Spectrograms (1, frames, bands): the level of each mel band every few milliseconds.
 
-    The unit of the source is the level: 0 at `floor_db`, 1 at `ceiling_db`, decibels of full scale. With the default
+    Raw values are levels: 0 at `floor_db`, 1 at `ceiling_db`, decibels of full scale. With the default
     range of 100 dB, a PSNR of 20 dB is a root mean square error of 10 dB of level.
 
     The defaults are the spectrograms of Audio-MAE (Huang et al., 2022, section 4.1: 16 kHz, Hann windows of 25 ms every
-    10 ms, 128 mel bands, patches of 16 x 16) of clips of 10.24 s, which make 1024 steps.
+    10 ms, 128 mel bands, patches of 16 x 16) of clips of 10.24 s, which are 1024 frames.
     """
 
     class Config(Modality.Config):
@@ -34,27 +34,29 @@ class AudioModality(Modality):
         seconds: PositiveNumber = Field(
             default=10.24, description="length of a clip, a whole number of hops; a shorter file is followed by silence"
         )
-        hop_ms: PositiveNumber = Field(default=10.0, description="milliseconds from one step in time to the next")
-        window_ms: PositiveNumber = Field(default=25.0, description="milliseconds that a step in time looks at")
-        mel_bands: Positive = Field(default=128, description="bands of frequency")
+        hop_ms: PositiveNumber = Field(default=10.0, description="milliseconds from one frame to the next")
+        window_ms: PositiveNumber = Field(default=25.0, description="length of a frame's window in milliseconds")
+        mel_bands: Positive = Field(default=128, description="number of mel bands")
         mel_scale: MelScale = Field(
-            default="htk", description="where the bands lie: htk (as in Kaldi), or slaney (linear below 1 kHz)"
+            default="htk", description="mel scale: htk (as in Kaldi), or slaney (linear below 1 kHz)"
         )
-        fmin: float = Field(default=20.0, ge=0, description="in Hz, where the lowest band begins")
+        fmin: float = Field(default=20.0, ge=0, description="lower edge of the lowest band, in Hz")
         fmax: PositiveNumber | None = Field(
-            default=None, description="in Hz, where the highest band ends; null: half the sample rate"
+            default=None, description="upper edge of the highest band, in Hz; null: half the sample rate"
         )
         floor_db: float = Field(
-            default=-100.0, description="level 0, in decibels of full scale; what is less is taken as this"
+            default=-100.0, description="decibels of full scale at level 0; anything quieter is level 0 too"
         )
         ceiling_db: float = Field(
-            default=0.0, description="level 1, in decibels of full scale: 0 is the loudest sine within one band"
+            default=0.0, description="decibels of full scale at level 1: 0 is a sine of full scale within one band"
         )
         patch_size: tuple[Positive, Positive] = Field(
-            default=(16, 16), description="extent of a token: (steps in time, bands)"
+            default=(16, 16), description="extent of a token: (frames, bands)"
         )
-        mean: float = Field(default=0.4, description="of levels in [0, 1]; normalises what the network sees")
-        std: PositiveNumber = Field(default=0.2, description="deviation of levels in [0, 1]; does so as well")
+        mean: float = Field(default=0.4, description="mean of levels in [0, 1], used to normalise the input")
+        std: PositiveNumber = Field(
+            default=0.2, description="standard deviation of levels in [0, 1], used to normalise the input"
+        )
         max_seconds: PositiveNumber = Field(
             default=36_000.0, description="a file that lasts longer is a bad sample, and not decoded"
         )
@@ -66,26 +68,26 @@ class AudioModality(Modality):
         )
 
         @property
-        def steps(self) -> int:
-            """Steps in time of a clip."""
+        def frames(self) -> int:
+            """Number of frames of a clip."""
             return round(self.seconds * 1000 / self.hop_ms)
 
         @property
         def highest(self) -> float:
-            """Where the highest band ends, in Hz."""
+            """Upper edge of the highest band, in Hz."""
             return self.sample_rate / 2 if self.fmax is None else self.fmax
 
         def samples(self, milliseconds: float) -> int:
-            """The nearest number of samples."""
+            """Number of samples, rounded."""
             return round(milliseconds * self.sample_rate / 1000)
 
         @model_validator(mode="after")
         def _fits(self) -> AudioModality.Config:
-            if abs(self.steps * self.hop_ms - self.seconds * 1000) > 1e-6 * self.hop_ms:
+            if abs(self.frames * self.hop_ms - self.seconds * 1000) > 1e-6 * self.hop_ms:
                 raise ValueError(f"seconds {self.seconds} is not a multiple of hop_ms {self.hop_ms}")
-            if self.steps < 1 or self.steps % self.patch_size[0] or self.mel_bands % self.patch_size[1]:
+            if self.frames < 1 or self.frames % self.patch_size[0] or self.mel_bands % self.patch_size[1]:
                 raise ValueError(
-                    f"a clip has {self.steps} steps in time and {self.mel_bands} bands, not a multiple of the patch "
+                    f"a clip has {self.frames} frames and {self.mel_bands} bands, not a multiple of the patch "
                     f"size {list(self.patch_size)}"
                 )
             for name in ("hop_ms", "window_ms"):
@@ -108,19 +110,22 @@ class AudioModality(Modality):
 
     @property
     def spec(self) -> TokenSpec:
-        """What a token is."""
-        return TokenSpec(self.config.patch_size, channels=1, mean=(self.config.mean,), std=(self.config.std,))
+        """Patch of a spectrogram, levels in [0, 1]."""
+        config = self.config
+        return TokenSpec(
+            config.patch_size, channels=1, mean=(config.mean,), std=(config.std,), scale=255.0, range=(0.0, 1.0)
+        )
 
     @property
     def embedding(self) -> str:
         """Shared with every spectrogram of the same patch size, unless the settings name another."""
-        steps, bands = self.config.patch_size
-        return self.config.embedding or f"spectrogram_{steps}x{bands}"
+        frames, bands = self.config.patch_size
+        return self.config.embedding or f"spectrogram_{frames}x{bands}"
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(1, time, bands)."""
-        return (1, self.config.steps, self.config.mel_bands)
+        """(1, frames, bands)."""
+        return (1, self.config.frames, self.config.mel_bands)
 
     @property
     def preparation(self) -> AudioPreparation:
@@ -130,7 +135,7 @@ class AudioModality(Modality):
             sample_rate=config.sample_rate,
             window=config.samples(config.window_ms),
             hop=config.samples(config.hop_ms),
-            steps=config.steps,
+            frames=config.frames,
             bands=config.mel_bands,
             fmin=config.fmin,
             fmax=config.highest,
@@ -141,43 +146,46 @@ class AudioModality(Modality):
         return AudioPreparation(spectrogram, config.max_seconds)
 
     def grid(self, shape: Sequence[int]) -> Grid:
-        """(cells in time, cells in frequency) of a sample (..., time, bands).
+        """(cells in time, cells in frequency) of a sample (..., frames, bands).
 
         Raises:
             ValueError: an extent is not a multiple of the patch size.
         """
-        steps, bands = shape[-2:]
+        frames, bands = shape[-2:]
         along_time, along_frequency = self.config.patch_size
-        if not steps or steps % along_time or not bands or bands % along_frequency:
-            raise ValueError(f"{steps} steps x {bands} bands: not a multiple of {along_time} x {along_frequency}")
-        return (steps // along_time, bands // along_frequency)
+        if not frames or frames % along_time or not bands or bands % along_frequency:
+            raise ValueError(f"{frames} frames x {bands} bands: not a multiple of {along_time} x {along_frequency}")
+        return (frames // along_time, bands // along_frequency)
 
     def tokenize(self, batch: Tensor) -> Tokens:
-        """(batch, 1, time, bands) -> tokens, of any extent that the patch size divides.
+        """(batch, 1, frames, bands) -> tokens, of any extent that the patch size divides.
+
+        Floating point is taken as normalised, integers as 0 to 255.
 
         Raises:
             ValueError: the shape does not fit.
         """
         if batch.ndim != 4 or batch.shape[1] != 1:
-            raise ValueError(f"audio: expected (batch, 1, time, bands), got {tuple(batch.shape)}")
+            raise ValueError(f"audio: expected (batch, 1, frames, bands), got {tuple(batch.shape)}")
         grid = self.grid(batch.shape)
-        return Tokens(patchify(batch, self.config.patch_size), grid, self.spec)
+        content = patchify(batch, self.config.patch_size)
+        return Tokens(content, grid, self.spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
-        """(batch, tokens, content_dim) -> (batch, 1, time, bands)."""
+        """(batch, tokens, content_dim) -> (batch, 1, frames, bands)."""
         return unpatchify(content, grid, self.config.patch_size)
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
-        """The mean spectrum: for each band the mean of its visible levels, of all samples of the batch.
+        """Mean spectrum: for each band the mean of its visible levels, over all samples of the batch.
 
-        Where a band is masked in all samples, the mean of all visible levels. A mean per sample would guess the same
-        for low bands and high ones, which differ by tens of decibels nearly everywhere: too easy to beat.
+        Where a band is masked in all samples, the mean of all visible levels. A mean per sample would be the same for
+        low and high bands, which differ by tens of decibels nearly everywhere: too easy to beat.
         """
-        steps, bands = tokens.spec.patch_size
+        frames, bands = tokens.spec.patch_size
         cells = tokens.grid[-1]
-        spectra = tokens.raw(mask.visible).unflatten(-1, (steps, bands)).mean(2)  # (batch, visible, bands)
+        spectra = tokens.raw(mask.visible).unflatten(-1, (frames, bands)).mean(2)  # (batch, visible, bands)
         place = (mask.visible % cells).flatten()
         total = spectra.new_zeros(cells, bands).index_add_(0, place, spectra.flatten(0, 1))
         seen = spectra.new_zeros(cells).index_add_(0, place, torch.ones_like(place, dtype=spectra.dtype)).unsqueeze(1)
         mean = torch.where(seen > 0, total / seen.clamp(min=1), spectra.mean())  # (cells, bands)
-        return mean.repeat(1, steps)[mask.predicted % cells]  # band fastest: a token's spectrum, step after step
+        return mean.repeat(1, frames)[mask.predicted % cells]  # band fastest: a token's spectrum, frame by frame

@@ -1,4 +1,4 @@
-"""The worker side of audio: choose and decode a clip, make its spectrogram, show it."""
+"""The worker side of audio: chooses and decodes a clip, makes its spectrogram, shows it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Preparation, SourceFile
+from mmmask.interfaces import BadSample, Preparation, SourceFile, View
 from mmmask_audio.decoding import decode_window, window_of_array
 from mmmask_audio.spectrogram import MelSpectrogram
 
 COLOURS = ((0, 0, 8), (58, 14, 104), (136, 32, 120), (205, 62, 84), (243, 128, 38), (250, 204, 82), (253, 252, 210))
-"""Of the levels 0, 1/6, 2/6 ..., RGB; each is lighter than the one before, so that more looks like more in grey too."""
+"""RGB colours of the levels 0, 1/6, 2/6 ..., each lighter than the one before: the scale reads in grey too."""
 
 
 @dataclass(frozen=True)
 class AudioPreparation(Preparation):
-    """Spectrograms as uint8 (1, time, bands), 0 the floor and 255 the ceiling.
+    """Spectrograms as uint8 (1, frames, bands), 0 the floor and 255 the ceiling.
 
-    8 bits, because a step of theirs is 0.4 dB (with the default range), less than anybody hears, and its rounding
-    error of 0.1 dB far below what any model can predict; and a byte is a quarter of a float32 to collate, to
-    move, and to gather visible tokens from.
+    8 bits: their resolution of 0.4 dB (with the default range) is inaudible and their rounding error of 0.1 dB far
+    below the error of any model, and a byte is a quarter of a float32 to collate, to move, and to gather.
 
     Attributes:
-        spectrogram: of a clip.
-        max_seconds: of a file; a longer one is a bad sample.
+        spectrogram: makes the spectrogram of a clip.
+        max_seconds: most seconds of a file; a longer one is a bad sample.
     """
 
     spectrogram: MelSpectrogram
@@ -38,18 +37,18 @@ class AudioPreparation(Preparation):
         ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".avi",
     )  # fmt: skip
 
-    def decode(self, loaded: Any, generator: torch.Generator | None) -> Tensor:  # noqa: ANN401
-        """The spectrogram of one clip: uint8 (1, time, bands). What is shorter than a clip is followed by silence.
+    def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
+        """Spectrogram of one clip: uint8 (1, frames, bands). Silence follows a recording that is shorter than a clip.
 
         Args:
             loaded: a `SourceFile`, or mono sound at the modality's sample rate, a floating point array (samples,)
                 whose full scale is [-1, 1].
-            generator: chooses the window in time; None takes the middle.
+            view: places the clip in the recording; the middle where the view is the plain one.
 
         Raises:
             BadSample: it cannot be decoded, holds no sound, or is too long.
         """
-        place = 0.5 if generator is None else float(torch.rand((), dtype=torch.float64, generator=generator))
+        place = view.fraction()
         samples, rate = self.spectrogram.samples, self.spectrogram.sample_rate
         if isinstance(loaded, SourceFile):
             sound = decode_window(loaded.local_path(), rate, samples, place, self.max_seconds)
@@ -61,18 +60,18 @@ class AudioPreparation(Preparation):
         levels = self.spectrogram(torch.from_numpy(sound))
         return levels.mul_(255).round_().to(torch.uint8).unsqueeze(0)
 
-    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The spectrogram as it is: what is random about a clip is its window in time."""
+    def prepare(self, decoded: Tensor, view: View) -> Tensor:
+        """The spectrogram unchanged: only the time window is random."""
         return decoded
 
     def show(self, sample: Tensor) -> np.ndarray:
-        """uint8 (bands, time, 3) of levels (1, time, bands) in [0, 1]; low frequencies at the bottom, loud is light."""
+        """uint8 (bands, frames, 3) of levels (1, frames, bands) in [0, 1]; low bands at the bottom, loud is light."""
         levels = sample[0].detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
         return np.ascontiguousarray(_colour_table()[levels.cpu().numpy().T[::-1]])
 
 
 def _colour_table() -> np.ndarray:
-    """uint8 (256, 3), `COLOURS` and what lies between them."""
+    """uint8 (256, 3), `COLOURS` interpolated linearly."""
     anchors = np.array(COLOURS, np.float64)
     level = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(level, np.arange(len(anchors)), channel) for channel in anchors.T]

@@ -13,29 +13,29 @@ MelScale = Literal["htk", "slaney"]
 """`htk`: O'Shaughnessy's formula, as in HTK and Kaldi. `slaney`: linear below 1 kHz, as in the Auditory Toolbox."""
 
 RIPPLE = 1.0
-"""Greatest error in dB of a band's weight that comes from the distance between the Fourier transform's bins."""
+"""Greatest error in dB of a band's total weight, from the spacing of the Fourier transform's bins."""
 
 
 @dataclass(frozen=True)
 class MelSpectrogram:
     """Turns samples into levels of mel bands.
 
-    Step i looks at the samples i * hop .. i * hop + window - 1 through a Hann window. The band's power is compared with
-    a fixed reference, the power of a sine of full scale (amplitude 1): 0 dB is that sine with all of its power in one
+    Frame i is the samples i * hop .. i * hop + window - 1 under a Hann window. The power of a band is relative to a
+    fixed reference, the power of a sine of full scale (amplitude 1): 0 dB is that sine with all of its power in one
     band. A band's level is 0 at `floor_db` and below, 1 at `ceiling_db` and above, linear in decibels between.
 
-    The reference is fixed, not each clip's own loudest place: a clip that is twice as loud has other levels, silence
-    is 0 and stays it, and a level never depends on what lies outside of its step.
+    The reference is fixed rather than the clip's maximum: a clip that is twice as loud has other levels, silence is
+    always 0, and a level never depends on anything outside its frame.
 
     Sources: Davis and Mermelstein, 1980 (mel bands); Slaney, Auditory Toolbox, 1998; AES17 (decibels of full scale).
 
     Attributes:
         sample_rate: Hz.
         window, hop: in samples.
-        steps: of a clip.
-        bands: mel bands, triangles of height 1 that are equally far apart on the mel scale; one ends where the next but
-            one begins.
-        fmin, fmax: Hz, the foot of the first and of the last triangle.
+        frames: number of frames of a clip.
+        bands: number of mel bands, triangles of height 1, equally spaced on the mel scale; each ends at the centre of
+            the next.
+        fmin, fmax: Hz, lower edge of the first band and upper edge of the last.
         mel_scale: see `MelScale`.
         floor_db, ceiling_db: decibels of full scale.
     """
@@ -43,7 +43,7 @@ class MelSpectrogram:
     sample_rate: int
     window: int
     hop: int
-    steps: int
+    frames: int
     bands: int
     fmin: float
     fmax: float
@@ -53,11 +53,11 @@ class MelSpectrogram:
 
     @property
     def samples(self) -> int:
-        """How many samples a clip takes: the last window ends with the last of them."""
-        return (self.steps - 1) * self.hop + self.window
+        """Number of samples of a clip: the last window ends with the last of them."""
+        return (self.frames - 1) * self.hop + self.window
 
     def __call__(self, sound: Tensor) -> Tensor:
-        """Levels (steps, bands) in [0, 1], float32, of `samples` samples float32 in [-1, 1]."""
+        """Levels (frames, bands) in [0, 1], float32, of `samples` samples float32 in [-1, 1]."""
         window, filters, scale = _tables(
             self.sample_rate, self.window, self.bands, self.fmin, self.fmax, self.mel_scale
         )
@@ -110,11 +110,11 @@ def _edges(bands: int, fmin: float, fmax: float, mel_scale: MelScale) -> Tensor:
 def _tables(
     sample_rate: int, window: int, bands: int, fmin: float, fmax: float, mel_scale: MelScale
 ) -> tuple[Tensor, Tensor, float]:
-    """The window (window,), the filters (bins, bands), and what a band's power is multiplied with.
+    """Window (window,), filters (bins, bands), and the factor of a band's power.
 
-    The low bands of a fine scale are narrower than the bins of a transform that is just as long as its window, and
-    some would hold none. So the windowed samples are padded with zeros to the smallest power of two for which every
-    band has its weight to within `RIPPLE`.
+    The low bands of a fine scale are narrower than the bins of a transform of the window's own length, and some would
+    hold none. So the windowed samples are zero-padded to the smallest power of two for which the total weight of every
+    band is right to within `RIPPLE`.
     """
     # the constants serve whoever asks next, with gradients or without: never inference tensors
     with torch.inference_mode(False):

@@ -1,15 +1,15 @@
-"""Pictures from one number of channels to another."""
+"""Conversion between numbers of channels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mmmask.interfaces.files import BadSample
+from mmmask.interfaces import BadSample
 from mmmask_pixels.pictures import composite
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 (height, width, n) with as many channels as are wanted.
+    """Converts uint8 (height, width, n) to (height, width, channels).
 
     Where alpha is not wanted, pixels are laid on white, as a viewer shows them; where it is and there is none, it is
     255. Colour becomes grey as ITU-R BT.601 luma. Numbers above four are never converted.

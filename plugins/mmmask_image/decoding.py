@@ -1,4 +1,4 @@
-"""Files of pictures to pixels: simplejpeg for JPEG where it is installed, Pillow for the rest, with equal results."""
+"""Decodes picture files: simplejpeg for JPEG where it is installed, Pillow for the rest, with equal results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from mmmask.interfaces.files import BadSample
+from mmmask.interfaces import BadSample
 from mmmask_image.channels import with_channels
 from mmmask_image.orientation import exif_orientation, find_jpeg_exif, upright
 from mmmask_image.webp import webp_size
@@ -34,7 +34,7 @@ READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"II*\0": TiffImagePlugin.TiffImageFile,
     b"MM\0*": TiffImagePlugin.TiffImageFile,
 }
-"""How a file starts, and Pillow's class for it."""
+"""{first bytes of a file: Pillow's class for it}."""
 
 # Pillow returns its memory after every picture by default, and page faults then cost as much as decoding
 if Image.core.get_blocks_max() == 0:
@@ -60,7 +60,7 @@ def decode_image(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
 
 
 def _decode_with_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """None where Pillow should answer: no JPEG, CMYK (which differs by one), or anything that is not quite in order."""
+    """Pixels, or None for what is left to Pillow: no JPEG, CMYK (which differs by one), or irregular files."""
     if simplejpeg is None or not simplejpeg.is_jpeg(data):
         return None
     try:

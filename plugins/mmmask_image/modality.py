@@ -8,10 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces.tokens import Grid, Tokens, patchify, unpatchify
+from mmmask.interfaces import Grid, Tokens, patchify, unpatchify
 from mmmask_image.preparation import ImagePreparation
 from mmmask_pixels.modality import PixelModality
-from mmmask_pixels.settings import PixelConfig, Positive, cells, crop_settings
+from mmmask_pixels.resize import PixelResize
+from mmmask_pixels.settings import PixelConfig, Positive, augmentations, cells
 
 
 class ImageModality(PixelModality):
@@ -38,7 +39,9 @@ class ImageModality(PixelModality):
     @property
     def preparation(self) -> ImagePreparation:
         """The worker side."""
-        return ImagePreparation(crop_settings(self.config), self.config.channels, self.config.max_pixels)
+        config = self.config
+        resize = PixelResize(config.extent, config.interpolation)
+        return ImagePreparation(augmentations(config), resize, config.channels, config.max_pixels)
 
     def grid(self, shape: Sequence[int]) -> Grid:
         """(rows, columns) of a sample (..., height, width), or (1, rows, columns) of a still.
@@ -52,6 +55,8 @@ class ImageModality(PixelModality):
     def tokenize(self, batch: Tensor) -> Tokens:
         """(batch, channels, height, width) -> tokens, of any height and width that the patch size divides.
 
+        Floating point is taken as normalised, integers as 0 to 255.
+
         Raises:
             ValueError: the shape does not fit.
         """
@@ -62,7 +67,7 @@ class ImageModality(PixelModality):
         grid = self.grid(batch.shape)
         if len(grid) == 3:
             batch = batch.unsqueeze(2).expand(-1, -1, self._spec.patch_size[0], -1, -1)
-        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec)
+        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """(batch, tokens, content_dim) -> (batch, channels, height, width); of a still, the mean of its frames."""

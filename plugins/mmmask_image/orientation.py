@@ -1,4 +1,4 @@
-"""Which way up a camera held the picture."""
+"""EXIF orientation of a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ORIENTATION_TAG = 0x0112
 
 
 def find_jpeg_exif(data: bytes) -> slice | None:
-    """Where the first EXIF block of a JPEG lies, None where there is none; the rest of its header is not parsed.
+    """Slice of the first EXIF block of a JPEG, None where there is none; the rest of its header is not parsed.
 
     Source: ITU-T T.81, B.1.1 (markers and segments); Exif 2.32, 4.7.2.
     """
@@ -53,7 +53,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns (height, width, channels) the way its orientation says it is to be looked at."""
+    """Rotates and mirrors (height, width, channels) by its EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""The worker side of images: decode a file, crop it, show it."""
+"""The worker side of images: decodes a file, augments it, shows it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmmask.interfaces.files import BadSample, SourceFile
-from mmmask.interfaces.modality import Preparation
+from mmmask.interfaces import Augmentation, BadSample, Preparation, SourceFile, View
 from mmmask_image.channels import with_channels
 from mmmask_image.decoding import decode_image
-from mmmask_pixels.crop import Crop
+from mmmask_pixels.augment import augmented
 from mmmask_pixels.limits import check_size
 from mmmask_pixels.pictures import picture
+from mmmask_pixels.resize import PixelResize
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,20 @@ class ImagePreparation(Preparation):
     """Pictures as uint8 (channels, height, width).
 
     Attributes:
-        crop: how a training crop is drawn.
+        augment: augmentations of training samples, in order.
+        resize: to the size of a sample.
         channels: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; any other number for arrays only.
-        max_pixels: of a header; more is a bad sample.
+        max_pixels: most pixels that a header may announce; more is a bad sample.
     """
 
-    crop: Crop
+    augment: tuple[Augmentation, ...]
+    resize: PixelResize
     channels: int
     max_pixels: int
 
     extensions = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
-    def decode(self, loaded: Any, generator: torch.Generator | None) -> Tensor:  # noqa: ANN401
+    def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
         """uint8 (channels, height, width) of a `SourceFile` or of an array uint8 (height, width[, channels]).
 
         Raises:
@@ -48,12 +50,12 @@ class ImagePreparation(Preparation):
         else:
             kind = f"{loaded.dtype} array {loaded.shape}" if isinstance(loaded, np.ndarray) else type(loaded).__name__
             raise BadSample(f"expected a file or an array uint8 (height, width, channels), got {kind}")
-        # stays channel by channel in memory, as the crop likes it
+        # stays channels last in memory, which is fastest to crop and resize
         return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
 
-    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
-        """uint8 (channels, *size): a random resized crop, or the centre where there is no generator."""
-        return self.crop(decoded, generator)
+    def prepare(self, decoded: Tensor, view: View) -> Tensor:
+        """uint8 (channels, *size): augmented, or the centre of the deterministic view."""
+        return augmented(decoded, self.augment, view, self.resize)
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (height, width, 3) of (channels, height, width) in [0, 1]."""

@@ -1,1 +1,10 @@
-"""What images and videos share: crops, statistics, limits, pictures. No component and no hook."""
+"""What images and videos share: augmentations, resizing, statistics, limits, pictures."""
+
+from mmmask.hooks import Register, hookimpl
+
+
+@hookimpl
+def register_components(register: Register) -> None:
+    """Names the augmentations; torch is not imported before they are used."""
+    register("augmentation", "crop", "mmmask_pixels.crop:Crop", "random resized crop")
+    register("augmentation", "flip", "mmmask_pixels.flip:Flip", "mirrored left and right, or not")

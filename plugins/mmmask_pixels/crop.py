@@ -1,62 +1,48 @@
-"""Crops of uint8 pixels, drawn from an explicit generator or taken from the centre."""
+"""Random resized crops."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
-Interpolation = Literal["bicubic", "bilinear"]
+from mmmask.interfaces import Augmentation, Resize, View
+from mmmask_pixels.resize import Box
+
+Share = Annotated[float, Field(gt=0, le=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class Box:
-    """A part of a picture, in pixels."""
+class Crop(Augmentation):
+    """Random resized crop, one box for all frames of a clip; the deterministic form changes nothing."""
 
-    top: int
-    left: int
-    height: int
-    width: int
+    class Config(Augmentation.Config):
+        scale: tuple[Share, Share] = Field(
+            default=(0.2, 1.0), description="least and greatest share of the area that a crop takes"
+        )
+        ratio: tuple[PositiveNumber, PositiveNumber] = Field(
+            default=(3 / 4, 4 / 3), description="least and greatest width / height of a crop, before it is resized"
+        )
 
+        @model_validator(mode="after")
+        def _ordered(self) -> Crop.Config:
+            for name in ("scale", "ratio"):
+                least, greatest = getattr(self, name)
+                if least > greatest:
+                    raise ValueError(f"{name}: the least, {least}, comes before the greatest, {greatest}")
+            return self
 
-@dataclass(frozen=True)
-class Crop:
-    """How a training crop is drawn.
+    config: Config
 
-    Attributes:
-        size: (height, width) of the result, in pixels.
-        scale: least and greatest share of the picture's area.
-        ratio: least and greatest width / height of the box, drawn uniformly in its logarithm.
-        interpolation: of the resize, which is antialiased.
-        flip: probability of mirroring left and right.
-    """
-
-    size: tuple[int, int]
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    interpolation: Interpolation
-    flip: float
-
-    def __call__(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Crops, resizes and mirrors; all leading axes share one box, so a clip stays consistent over time.
-
-        Args:
-            pixels: uint8 (..., channels, height, width); fastest where the channels vary fastest in memory.
-            generator: the only source of randomness; None resizes the short side and crops the centre.
-
-        Returns:
-            uint8 (..., channels, *size), contiguous.
-        """
-        height, width = pixels.shape[-2:]
-        if generator is None:
-            return resize(pixels, centre_box(height, width, self.size), self.size, self.interpolation)
-        box = random_box(height, width, self.scale, self.ratio, generator)
-        cropped = resize(pixels, box, self.size, self.interpolation)
-        return cropped.flip(-1) if _uniform(generator, 0, 1) < self.flip else cropped
+    def __call__(self, content: Tensor, view: View, resize: Resize) -> Tensor:
+        """(..., height, width) -> (..., *resize.size)."""
+        if view.place is None:
+            return content
+        height, width = content.shape[-2:]
+        return resize(random_box(height, width, self.config.scale, self.config.ratio, view.place).of(content))
 
 
 def random_box(
@@ -64,7 +50,7 @@ def random_box(
 ) -> Box:
     """Draws the box of a random resized crop.
 
-    Area uniform in `scale`, logarithm of the aspect ratio uniform in `ratio`, place uniform. After ten draws that do
+    Area uniform in `scale`, logarithm of the aspect ratio uniform in `ratio`, position uniform. After ten draws that do
     not fit: the greatest centred box whose aspect ratio is within `ratio`.
 
     Source: Szegedy et al., Going Deeper with Convolutions, section 6, in the form every masked autoencoder uses.
@@ -81,42 +67,6 @@ def random_box(
     box_width = min(width, max(1, round(height * aspect)))
     box_height = min(height, max(1, round(width / aspect)))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
-
-
-def centre_box(height: int, width: int, size: tuple[int, int]) -> Box:
-    """The greatest centred box with the aspect ratio of `size`.
-
-    Resizing it is resizing the short side and cropping the centre, in one step.
-    """
-    box_height = min(height, max(1, round(width * size[0] / size[1])))
-    box_width = min(width, max(1, round(height * size[1] / size[0])))
-    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
-
-
-def resize(pixels: Tensor, box: Box, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """Resizes a box of uint8 (..., channels, height, width) to (..., channels, *size), antialiased, contiguous."""
-    part = pixels[..., box.top : box.top + box.height, box.left : box.left + box.width]
-    leading = part.shape[:-3]
-    # torch's uint8 kernel is twice as fast on pixels that lie channel by channel, and on a part that is copied first
-    part = part.reshape(-1, *part.shape[-3:]).contiguous(memory_format=torch.channels_last)
-    if (box.height, box.width) != tuple(size):
-        part = F.interpolate(part, size, mode=interpolation, align_corners=False, antialias=True)
-    return part.contiguous().reshape(*leading, *part.shape[1:])
-
-
-def shrink_short_side(pixels: Tensor, short_side: int, interpolation: Interpolation) -> Tensor:
-    """Resizes (..., channels, height, width) so that its short side has `short_side` pixels; a smaller one stays."""
-    height, width = pixels.shape[-2:]
-    short = min(height, width)
-    if short <= short_side:
-        return pixels
-    size = (max(1, round(height * short_side / short)), max(1, round(width * short_side / short)))
-    part = pixels.reshape(-1, *pixels.shape[-3:]).contiguous(memory_format=torch.channels_last)
-    small = F.interpolate(part, size, mode=interpolation, align_corners=False, antialias=True)
-    # stays as it lies in memory, for the crop that follows
-    return small.contiguous(memory_format=torch.channels_last).unflatten(0, pixels.shape[:-3] or (1,)).reshape(
-        *pixels.shape[:-3], *small.shape[1:]
-    )  # fmt: skip
 
 
 def _uniform(generator: torch.Generator, low: float, high: float) -> float:

@@ -1,8 +1,8 @@
-"""The limit on what a file's header may announce; checked before any decoder gets to work."""
+"""Limit on the size that a file's header announces, checked before anything is decoded."""
 
 from __future__ import annotations
 
-from mmmask.interfaces.files import BadSample
+from mmmask.interfaces import BadSample
 
 MAX_PIXELS = 2**26
 """Pixels of a picture or a frame, 8192 x 8192: 192 MiB of colour. A few bytes of a header can announce thousands of

@@ -1,4 +1,4 @@
-"""What the modalities of pictures and of clips have in common."""
+"""Base of the modalities of pictures and of clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mmmask_pixels.settings import PixelConfig, embedding_key, token_spec
 
 
 class PixelModality(Modality):
-    """A modality whose tokens are patches of pixels; what a sample looks like is left to the subclass."""
+    """Modality whose tokens are patches of pixels; the layout of a sample is left to the subclass."""
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__(config)
@@ -15,7 +15,7 @@ class PixelModality(Modality):
 
     @property
     def spec(self) -> TokenSpec:
-        """What a token is."""
+        """Patch of pixels, raw values in [0, 1]."""
         return self._spec
 
     @property

@@ -1,4 +1,4 @@
-"""Settings that images and videos share, and what follows from them."""
+"""Settings that images and videos share, and what is derived from them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mmmask.interfaces.modality import Modality
-from mmmask.interfaces.tokens import TokenSpec
-from mmmask_pixels.crop import Crop, Interpolation
+from mmmask.interfaces import Augmentation, AugmentationChoice, Modality, TokenSpec, build
+from mmmask_pixels.crop import Crop
+from mmmask_pixels.flip import Flip
 from mmmask_pixels.limits import MAX_PIXELS
+from mmmask_pixels.resize import Interpolation
 from mmmask_pixels.statistics import default_mean, default_std
 
 Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PixelConfig(Modality.Config):
-    """What `image` and `video` have in common; each adds its own and sets its own defaults."""
+    """Settings of `image` and `video`; each adds its own and sets its own defaults."""
 
     size: Positive | tuple[Positive, Positive] = Field(
         default=224, description="height and width in pixels, one number where they are equal"
@@ -32,14 +32,12 @@ class PixelConfig(Modality.Config):
     std: tuple[PositiveNumber, ...] = Field(
         default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.25"
     )
-    crop_scale: tuple[Share, Share] = Field(
-        default=(0.2, 1.0), description="least and greatest share of the area that a training crop takes"
+    augment: tuple[AugmentationChoice, ...] = Field(
+        default=(Crop.Config(name="crop"), Flip.Config(name="flip")),
+        description="augmentations of training samples, in order; a sample of another size after the last of them, and "
+        "every held-out one, is resized and cropped at the centre",
     )
-    crop_ratio: tuple[PositiveNumber, PositiveNumber] = Field(
-        default=(3 / 4, 4 / 3), description="least and greatest width / height of a training crop"
-    )
-    interpolation: Interpolation = Field(default="bicubic", description="of the resize: bicubic or bilinear")
-    flip: float = Field(default=0.5, ge=0, le=1, description="probability of mirroring left and right")
+    interpolation: Interpolation = Field(default="bicubic", description="of every resize: bicubic or bilinear")
     max_pixels: Positive = Field(
         default=MAX_PIXELS, description="a file whose header announces more pixels is a bad sample, and not decoded"
     )
@@ -63,18 +61,14 @@ class PixelConfig(Modality.Config):
             given = getattr(self, name)
             if given and len(given) != self.channels:
                 raise ValueError(f"{name} has {len(given)} numbers, but there are {self.channels} channels")
-        for name in ("crop_scale", "crop_ratio"):
-            least, greatest = getattr(self, name)
-            if least > greatest:
-                raise ValueError(f"{name}: the least, {least}, comes before the greatest, {greatest}")
         return self
 
 
 def token_spec(config: PixelConfig) -> TokenSpec:
-    """What a token of these pixels is."""
+    """Token of pixels: bytes that stand for [0, 1]."""
     channels = config.channels
     mean, std = config.mean or default_mean(channels), config.std or default_std(channels)
-    return TokenSpec(config.patch_size, channels, mean=mean, std=std)
+    return TokenSpec(config.patch_size, channels, mean=mean, std=std, scale=255.0, range=(0.0, 1.0))
 
 
 def embedding_key(config: PixelConfig) -> str:
@@ -82,13 +76,13 @@ def embedding_key(config: PixelConfig) -> str:
     return config.embedding or f"pixels_{'x'.join(map(str, (*config.patch_size, config.channels)))}"
 
 
-def crop_settings(config: PixelConfig) -> Crop:
-    """How a training crop is drawn."""
-    return Crop(config.extent, config.crop_scale, config.crop_ratio, config.interpolation, config.flip)
+def augmentations(config: PixelConfig) -> tuple[Augmentation, ...]:
+    """The augmentations of training samples."""
+    return tuple(build("augmentation", chosen) for chosen in config.augment)
 
 
 def cells(extent: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
-    """How many patches lie along each axis.
+    """Number of patches along each axis.
 
     Raises:
         ValueError: an extent is not a multiple of the patch size.

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNSHOWN = "\u00b7"
-"""What stands for a byte that is no character that can be seen: a middle dot."""
+"""Middle dot, shown for bytes without a printable character."""
 
 
 class Vocabulary(ABC):
-    """What ids stand for.
+    """Ids of texts.
 
     Attributes:
-        size: ids are 0 to size - 1.
-        key: of the embedding; equal vocabularies have equal keys.
-        widest: how many letters a token is given in a picture.
+        size: number of ids, 0 to size - 1.
+        key: embedding key; equal vocabularies have equal keys.
+        widest: width of a token in a picture, in letters.
     """
 
     size: int
@@ -38,11 +38,11 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def ids(self, text: bytes) -> Tensor:
-        """(tokens,) integers, of a text in UTF-8; bytes that are none are no error."""
+        """(tokens,) integers of a text in UTF-8; invalid bytes are no error."""
 
     @abstractmethod
     def texts(self, ids: Sequence[int]) -> list[str | None]:
-        """What to show for each id; None for the id that follows the last, where a token is masked."""
+        """Text to show for each id; None for the id `size`, which marks a masked token."""
 
 
 class ByteVocabulary(Vocabulary):
@@ -55,7 +55,7 @@ class ByteVocabulary(Vocabulary):
         return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
     def texts(self, ids: Sequence[int]) -> list[str | None]:
-        """A character stands at its first byte, with nothing at the others; so do not those that lack a byte."""
+        """A character stands at its first byte, with nothing at the others; incomplete ones are middle dots."""
         shown: list[str | None] = [None if byte >= self.size else UNSHOWN for byte in ids]
         for place, byte in enumerate(ids):
             length = _character_length(byte)
@@ -71,12 +71,12 @@ class ByteVocabulary(Vocabulary):
 
 
 class TokenizerVocabulary(Vocabulary):
-    """The tokens of a `tokenizer.json`, of its model and those that were added."""
+    """Tokens of a `tokenizer.json`: those of its model and added ones."""
 
     widest = 9
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # a file may say that texts are cut or filled up to some length
+        # a file may set truncation and padding
         tokenizer.no_truncation()
         tokenizer.no_padding()
         known = tokenizer.get_vocab(with_added_tokens=True)
@@ -87,15 +87,15 @@ class TokenizerVocabulary(Vocabulary):
     def ids(self, text: bytes) -> Tensor:
         """(tokens,) int64, without the special tokens that a tokenizer puts around a text.
 
-        A window of bytes may begin and end within a character: what is left of it is left out. Other bytes that are no
-        UTF-8 become the replacement character.
+        A window of bytes may begin and end within a character, which is then left out. Other bytes that are not UTF-8
+        become the replacement character.
         """
         within = next((place for place, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80), 0)
         decoded = codecs.getincrementaldecoder("utf-8")("replace").decode(text[within:])
         return torch.tensor(self.tokenizer.encode(decoded, add_special_tokens=False).ids, dtype=torch.int64)
 
     def texts(self, ids: Sequence[int]) -> list[str | None]:
-        """Every token by itself; bytes of a character that lie in several tokens are replacement characters."""
+        """Each token decoded alone; a character split over several tokens shows as replacement characters."""
         return [None if token >= self.size else self._text(token) for token in ids]
 
     def _text(self, token: int) -> str:
@@ -129,7 +129,7 @@ def open_vocabulary(path: str | None) -> Vocabulary:
 
 
 def _character_length(first: int) -> int:
-    """Bytes of the UTF-8 character that begins with this one (RFC 3629, section 3); 0 where none does."""
+    """Length in bytes of the UTF-8 character that begins with this byte (RFC 3629, section 3); 0 if none does."""
     if first < 0x80:
         return 1
     return next((length for length, start in ((2, 0xC2), (3, 0xE0), (4, 0xF0)) if start <= first < _END[length]), 0)

@@ -13,9 +13,9 @@ from mmmask.interfaces import Grid, MaskContext, Masker
 class SpanMasker(Masker):
     """Masks spans of consecutive tokens, an exact number in all (SpanBERT, Joshi et al. 2019, section 3.1).
 
-    Spans are added until enough is masked. Their lengths are geometric, without those above `max_length`: 3.8 tokens in
-    the mean by default, as published. Where a span begins is uniform, no place twice. Spans may overlap or lie side by
-    side, and end with the sample at the latest; of the last one, what is too much stays visible.
+    Spans are added until enough is masked. Their lengths are geometric, truncated at `max_length`: 3.8 tokens on
+    average by default, as published. Their first tokens are drawn uniformly without replacement. Spans may overlap or
+    touch, and end with the sample at the latest; the surplus of the last one stays visible.
     """
 
     class Config(Masker.Config):
@@ -30,9 +30,9 @@ class SpanMasker(Masker):
     config: Config
 
     def scores(self, context: MaskContext) -> Tensor:
-        """How early the first span comes that holds the token: (batch, tokens).
+        """Minus the rank of the first span that holds the token: (batch, tokens).
 
-        A span begins at every token, in a random order, so that there are spans enough for every ratio.
+        A span begins at every token, in a random order, so that there are enough spans for every ratio.
         """
         (tokens,) = context.grid
         order = context.noise((context.batch, tokens)).argsort(dim=1, stable=True)

@@ -16,13 +16,13 @@ class TextModality(Modality):
     """Texts (1, length), ids of bytes or of a vocabulary's tokens, on a grid of one axis."""
 
     class Config(Modality.Config):
-        length: int = Field(default=256, gt=0, description="tokens of a sample")
+        length: int = Field(default=256, gt=0, description="number of tokens of a sample")
         tokenizer: str | None = Field(
             default=None,
             description="path of a tokenizer.json of the library tokenizers, which the extra `text` installs; null "
             "takes the bytes of UTF-8",
         )
-        max_bytes: int = Field(default=2**24, gt=0, description="a text of more bytes is a bad sample")
+        max_bytes: int = Field(default=2**24, gt=0, description="a longer text, in bytes, is a bad sample")
 
     config: Config
 
@@ -90,11 +90,11 @@ class TextModality(Modality):
 class IdEmbedding(nn.Embedding):
     """Ids (batch, tokens, 1) -> (batch, tokens, width).
 
-    Initialised with deviation 1, on a par with the sines that are added as positions (Vaswani et al. 2017, section 3.4,
-    multiplies smaller vectors by the root of the width). With BERT's 0.02 beside them, a small model took twice as many
-    steps until it made use of what is visible; beside learned positions both did alike.
+    Initialised with standard deviation 1, like the sines that are added as positions (Vaswani et al. 2017, section 3.4,
+    multiply smaller vectors by the square root of the width). With BERT's 0.02 and sines, a small model took twice as
+    many steps to make use of visible tokens; with learned positions both did equally well.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # the parent's name for it
-        """Vectors of ids, which may be integers of any type."""
+        """Vectors of ids of any integer type."""
         return super().forward(input.squeeze(-1).long())

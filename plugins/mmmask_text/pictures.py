@@ -1,4 +1,4 @@
-"""Tokens as a picture: cells of equal size, so that pictures of a text agree whatever is masked in it."""
+"""Tokens as a picture, in cells of equal size, so that pictures of a text line up whatever is masked."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def draw_tokens(texts: Sequence[str | None], widest: int) -> np.ndarray:
     """Draws every token in a cell of its own, in lines; uint8 (height, width, 3).
 
     Args:
-        texts: of the tokens, None for a masked one, which becomes a block of colour. An empty text leaves its cell to
-            the one before.
-        widest: letters that a cell takes; longer texts are cut.
+        texts: of the tokens; None is a masked one, drawn as a block of colour. An empty text leaves its cell to the one
+            before.
+        widest: width of a cell in letters; longer texts are cut.
     """
     columns = min(len(texts), COLUMNS // widest)
     lines = -(-len(texts) // columns)

@@ -1,4 +1,4 @@
-"""The worker side of texts: read one, turn it into ids, cut a piece out, show it."""
+"""The worker side of texts: reads a text, turns it into ids, cuts a piece out, shows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Preparation, SourceFile
+from mmmask.interfaces import BadSample, Preparation, SourceFile, View
 from mmmask_text.decoding import open_vocabulary
 from mmmask_text.pictures import draw_tokens
 
@@ -21,7 +21,7 @@ class TextPreparation(Preparation):
     Attributes:
         length: tokens of a sample.
         tokenizer: path of a `tokenizer.json`, or None for bytes; opened once in every process.
-        max_bytes: of a text; a longer one is a bad sample.
+        max_bytes: most bytes of a text; a longer one is a bad sample.
     """
 
     length: int
@@ -30,12 +30,12 @@ class TextPreparation(Preparation):
 
     extensions = (".txt", ".md")
 
-    def decode(self, loaded: Any, generator: torch.Generator | None) -> Tensor:  # noqa: ANN401
+    def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
         """The ids (tokens,) of a whole text.
 
         Args:
             loaded: a `SourceFile`, bytes in UTF-8, or a str.
-            generator: not used; the piece that is cut out is chosen by `prepare`.
+            view: not used; `prepare` chooses the piece.
 
         Raises:
             BadSample: it cannot be read, is too long, empty, or no text.
@@ -52,8 +52,8 @@ class TextPreparation(Preparation):
             raise BadSample("holds a zero byte: no text, or not in UTF-8")
         return open_vocabulary(self.tokenizer).ids(text)
 
-    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
-        """int64 (1, length): a random piece, or the beginning where there is no generator.
+    def prepare(self, decoded: Tensor, view: View) -> Tensor:
+        """int64 (1, length): a random piece, or piece i of n, which starts at i / n of the spare length.
 
         Raises:
             BadSample: the text is shorter than that.
@@ -64,7 +64,10 @@ class TextPreparation(Preparation):
                 f"a text of {decoded.shape[0]} tokens, and a sample has length {self.length}: set a smaller length, or "
                 "join texts with the source text_files"
             )
-        start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+        if view.place is None:
+            start = spare * view.index // view.of
+        else:
+            start = int(torch.randint(spare + 1, (), generator=view.place))
         return decoded[start : start + self.length].long().unsqueeze(0)
 
     def show(self, sample: Tensor) -> np.ndarray:
@@ -73,7 +76,7 @@ class TextPreparation(Preparation):
         return draw_tokens(vocabulary.texts(sample.flatten().tolist()), vocabulary.widest)
 
     def _text(self, loaded: Any) -> bytes:  # noqa: ANN401
-        """At most one byte more than there may be."""
+        """The text, at most one byte more than `max_bytes`."""
         if isinstance(loaded, str):
             return loaded.encode("utf-8", "replace")
         if isinstance(loaded, bytes):

@@ -13,8 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from mmmask.builtins.sources import FolderSource, GlobSource
-from mmmask.interfaces import BadSample, Source, SourceError
-from mmmask.interfaces.files import open_file, path_manager
+from mmmask.interfaces import BadSample, Source, SourceError, open_file, path_manager
 
 Paths = str | Annotated[tuple[str, ...], Field(min_length=1)]
 SCANNED_AT_ONCE = 2**20  # bytes

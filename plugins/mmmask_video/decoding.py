@@ -1,4 +1,4 @@
-"""The exact frames of a clip, out of a file."""
+"""Decodes the exact frames of a clip."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from mmmask.interfaces.files import BadSample
+from mmmask.interfaces import BadSample
 from mmmask_pixels.limits import check_size
 from mmmask_video.index import FrameIndex, index_frames
 
 SEEK_GAIN = 12
-"""Going to a later keyframe pays when it saves decoding this many frames."""
+"""Seeking to a later keyframe pays off when it saves decoding this many frames."""
 
 SKIPPING_CODECS = ("h264", "hevc")
-"""Codecs whose frames that nothing refers to are not decoded where they are not wanted; up to 40 % of the time."""
+"""Codecs whose unreferenced frames are skipped where they are not wanted, which saves up to 40 % of the time."""
 
 
 def decode_clip(
@@ -38,13 +38,13 @@ def decode_clip(
     """Decodes the chosen frames of a video, upright as its display matrix says.
 
     Args:
-        path: of a local file.
+        path: local file.
         choose: `choose(times, end)` gives the numbers of the frames that are wanted, ascending, repetitions allowed;
             times in seconds.
-        keep: what to keep of a frame uint8 (height, width, channels); called as soon as it is decoded.
+        keep: turns a frame uint8 (height, width, channels) into what is kept; called as soon as it is decoded.
         channels: 1 grey, 3 colour.
-        max_pixels: of a frame, as the header announces it.
-        max_frames: of the video.
+        max_pixels: most pixels of a frame, by the header.
+        max_frames: most frames of the video.
 
     Returns:
         What was kept, one for each number; a repeated number is the same tensor.

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from mmmask.interfaces.files import BadSample
+from mmmask.interfaces import BadSample
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmmask.interfaces.tokens import Grid, Tokens, patchify, unpatchify
-from mmmask_pixels.crop import Interpolation
+from mmmask.interfaces import AugmentationChoice, Grid, Tokens, patchify, unpatchify
+from mmmask_pixels.crop import Crop
 from mmmask_pixels.modality import PixelModality
-from mmmask_pixels.settings import (
-    PixelConfig,
-    Positive,
-    PositiveNumber,
-    Share,
-    cells,
-    crop_settings,
-)
+from mmmask_pixels.resize import Interpolation, PixelResize
+from mmmask_pixels.settings import PixelConfig, Positive, PositiveNumber, augmentations, cells
 from mmmask_video.preparation import VideoPreparation
 from mmmask_video.sampling import ClipSampler
 
@@ -33,26 +27,23 @@ class VideoModality(PixelModality):
         channels: int = Field(default=3, description="1 grey, 3 colour")
         clip_seconds: PositiveNumber = Field(
             default=2.7,
-            description="length of the window that a clip's frames are taken from, evenly; of a shorter video the "
-            "whole is the window, and where it has fewer frames than the clip they repeat, in order",
+            description="length of the window over which a clip's frames are spaced evenly; a shorter video is taken "
+            "whole, and frames repeat, in order, where it has fewer than the clip",
         )
         stride: Positive | None = Field(
-            default=None, description="take every so-manieth frame instead of evenly from clip_seconds"
+            default=None,
+            description="temporal stride: take every n-th frame, instead of spacing frames evenly over clip_seconds",
         )
-        crop_scale: tuple[Share, Share] = Field(
-            default=(0.08, 1.0), description="least and greatest share of the area that a training crop takes"
+        augment: tuple[AugmentationChoice, ...] = Field(
+            default=(Crop.Config(name="crop", scale=(0.08, 1.0)),),
+            description="augmentations of training clips, in order, all frames alike; no flip by default, because a "
+            "motion's direction may be its meaning; held-out clips are resized and cropped at the centre",
         )
-        interpolation: Interpolation = Field(default="bilinear", description="of the resize: bicubic or bilinear")
-        flip: float = Field(
-            default=0.0,
-            ge=0,
-            le=1,
-            description="probability of mirroring left and right; 0 because a motion's direction may be its meaning",
-        )
+        interpolation: Interpolation = Field(default="bilinear", description="of every resize: bicubic or bilinear")
         short_side: Positive | None = Field(
             default=256,
-            description="frames are shrunk to this short side, in pixels, as they are decoded; smaller ones stay as "
-            "they are; null keeps every frame at full size until it is cropped",
+            description="frames whose short side is longer, in pixels, are shrunk to it as they are decoded; null "
+            "keeps every frame at full size until it is cropped",
         )
         max_frames: Positive = Field(
             default=200_000, description="a video of more frames is a bad sample, and not decoded"
@@ -81,7 +72,8 @@ class VideoModality(PixelModality):
         config = self.config
         return VideoPreparation(
             sampler=ClipSampler(config.num_frames, config.clip_seconds, config.stride),
-            crop=crop_settings(config),
+            augment=augmentations(config),
+            resize=PixelResize(config.extent, config.interpolation),
             channels=config.channels,
             short_side=config.short_side,
             max_pixels=config.max_pixels,
@@ -99,6 +91,8 @@ class VideoModality(PixelModality):
     def tokenize(self, batch: Tensor) -> Tokens:
         """(batch, channels, frames, height, width) -> tokens, of any extent that the patch size divides.
 
+        Floating point is taken as normalised, integers as 0 to 255.
+
         Raises:
             ValueError: the shape does not fit.
         """
@@ -107,7 +101,7 @@ class VideoModality(PixelModality):
                 f"videos: expected (batch, {self._spec.channels}, frames, height, width), got {tuple(batch.shape)}"
             )
         grid = self.grid(batch.shape)
-        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec)
+        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec, normalized=batch.is_floating_point())
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """(batch, tokens, content_dim) -> (batch, channels, frames, height, width)."""

@@ -1,4 +1,4 @@
-"""The worker side of videos: choose and decode a clip, crop it, show it."""
+"""The worker side of videos: chooses and decodes a clip, augments it, shows it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmmask.interfaces.files import BadSample, SourceFile
-from mmmask.interfaces.modality import Preparation
-from mmmask_pixels.crop import Crop, shrink_short_side
+from mmmask.interfaces import Augmentation, BadSample, Preparation, SourceFile, View
+from mmmask_pixels.augment import augmented
 from mmmask_pixels.pictures import picture
+from mmmask_pixels.resize import PixelResize, shrink_short_side
 from mmmask_video.decoding import decode_clip
 from mmmask_video.sampling import ClipSampler
 
 FILM_STRIP = 8
-"""Most frames of a clip that a picture shows side by side."""
+"""Largest number of frames of a clip in a picture, side by side."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,17 @@ class VideoPreparation(Preparation):
 
     Attributes:
         sampler: chooses the frames of a clip.
-        crop: how a training crop is drawn, one for all frames.
+        augment: augmentations of training clips, in order, the same for all frames.
+        resize: to the size of a sample.
         channels: 1 grey, 3 colour.
-        short_side: to which frames are shrunk as they are decoded, or None.
-        max_pixels: of a frame; a larger one is a bad sample.
-        max_frames: of a video; a longer one is a bad sample.
+        short_side: short side in pixels to which larger frames are shrunk as they are decoded, or None.
+        max_pixels: most pixels of a frame; a larger one is a bad sample.
+        max_frames: most frames of a video; a longer one is a bad sample.
     """
 
     sampler: ClipSampler
-    crop: Crop
+    augment: tuple[Augmentation, ...]
+    resize: PixelResize
     channels: int
     short_side: int | None
     max_pixels: int
@@ -42,12 +44,12 @@ class VideoPreparation(Preparation):
 
     extensions = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v")
 
-    def decode(self, loaded: Any, generator: torch.Generator | None) -> Tensor:  # noqa: ANN401
-        """The frames of one clip, chosen by the generator: uint8 (frames, channels, height, width).
+    def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
+        """Frames of one clip: uint8 (frames, channels, height, width).
 
         Args:
             loaded: a `SourceFile`.
-            generator: chooses the window in time; None takes the middle.
+            view: places the clip in the video.
 
         Raises:
             BadSample: it cannot be decoded, or is too large.
@@ -56,7 +58,7 @@ class VideoPreparation(Preparation):
             raise BadSample(f"expected a file, got {type(loaded).__name__}")
         frames = decode_clip(
             loaded.local_path(),
-            lambda times, end: self.sampler(times, end, generator),
+            lambda times, end: self.sampler(times, end, view),
             self._keep,
             channels=self.channels,
             max_pixels=self.max_pixels,
@@ -64,12 +66,12 @@ class VideoPreparation(Preparation):
         )
         if len({frame.shape for frame in frames}) > 1:
             raise BadSample("the frames change their size")
-        # (frames, height, width, channels) in memory, as the crop likes it
+        # (frames, height, width, channels) in memory, which is fastest to crop and resize
         return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
 
-    def prepare(self, decoded: Tensor, generator: torch.Generator | None) -> Tensor:
-        """uint8 (channels, frames, *size): one random resized crop for all frames, or the centre without generator."""
-        return self.crop(decoded, generator).transpose(0, 1).contiguous()
+    def prepare(self, decoded: Tensor, view: View) -> Tensor:
+        """uint8 (channels, frames, *size): augmented, all frames alike, or the centre of the deterministic view."""
+        return augmented(decoded, self.augment, view, self.resize).transpose(0, 1).contiguous()
 
     def show(self, sample: Tensor) -> np.ndarray:
         """Up to eight frames, evenly chosen, a white line between them: uint8 (height, frames * (width + 1), 3)."""
@@ -84,4 +86,4 @@ class VideoPreparation(Preparation):
         frame = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.short_side is None:
             return frame
-        return shrink_short_side(frame, self.short_side, self.crop.interpolation)
+        return shrink_short_side(frame, self.short_side, self.resize.interpolation)

@@ -119,7 +119,7 @@ def _pretraining(config: ConvMAEFormat.Config, conversion: Conversion) -> Foreig
 
 def _stage(conversion: Conversion, stage: int, key: str) -> None:
     """The patch embedding before a stage of convolutions, its blocks, and what it adds to the latents."""
-    old, new = f"blocks{stage}", f"encoder.stages.{stage - 1}"
+    old, new = f"blocks{stage}", f"encoder.pyramid.{stage - 1}"
     proj = f"encoder.embeddings.{key}" if stage == STAGES[0] else f"{new}.embed.proj"
     _convolution(conversion, f"patch_embed{stage}.proj", proj)
     conversion.take_linear(f"patch_embed{stage}.norm", f"{new}.embed.norm")

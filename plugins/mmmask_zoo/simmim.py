@@ -145,7 +145,7 @@ def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWe
     conversion.take_linear("encoder.patch_embed.norm", "encoder.patch_norm")
     conversion.flatten("encoder.mask_token", "encoder.mask_token")
     for stage in range(stages):
-        old, new = f"encoder.layers.{stage}", f"encoder.stages.{stage}"
+        old, new = f"encoder.layers.{stage}", f"encoder.pyramid.{stage}"
         computed = [name for name in source if name.startswith(old) and name.endswith((INDEX, "attn_mask"))]
         for name in computed:
             conversion.ignore(name, COMPUTED if name.endswith(INDEX) else "which windows are shifted is computed")

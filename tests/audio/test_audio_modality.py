@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mmmask import testing
 from mmmask.components import components
-from mmmask.interfaces import BadSample, SourceFile
+from mmmask.interfaces import PLAIN, BadSample, SourceFile, View
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.masks import mask_from_bool
 from mmmask_audio.modality import AudioModality
@@ -36,7 +36,7 @@ def file(audio, tmp_path_factory):
 
 
 def clicks(sample, at_least=30):
-    """The steps in time where something begins to be heard."""
+    """The frames in which something begins to be heard."""
     loud = sample[0].float().mean(1) > at_least
     return (loud & ~loud.roll(1)).nonzero().flatten().tolist()
 
@@ -75,7 +75,7 @@ def test_shapes_that_do_not_fit(shape):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seconds": 10.0}, "1000 steps in time and 128 bands, not a multiple"),
+        ({"seconds": 10.0}, "1000 frames and 128 bands, not a multiple"),
         ({"mel_bands": 100}, "not a multiple of the patch size"),
         ({"seconds": 0.645}, "not a multiple of hop_ms"),
         ({"sample_rate": 11025}, "not a whole number of samples at 11025 Hz"),
@@ -107,7 +107,7 @@ def test_settings_reach_the_worker():
 
 
 def test_without_generator_the_middle(file):
-    sample = sounds(**SMALL).preparation.decode(file, None)
+    sample = sounds(**SMALL).preparation.decode(file, PLAIN)
     assert sample.shape == (1, 64, 32)
     assert sample.dtype == torch.uint8
     # the window of 0.655 s begins at 3.6725 s, the click of 4.0 s comes 0.3275 s later and is first heard in the step
@@ -119,22 +119,22 @@ def test_with_a_generator_anywhere(file):
     preparation = sounds(**SMALL).preparation
     starts = set()
     for seed in range(8):
-        decoded = preparation.decode(file, generator(seed))
+        decoded = preparation.decode(file, View(generator(seed)))
         place = float(torch.rand((), dtype=torch.float64, generator=generator(seed)))
         begin = place * (8 - preparation.spectrogram.samples / 16000)
         expected = [time - begin for time in [*np.arange(1, 16) / 2, 3.2] if 0.03 < time - begin < 0.62]
         heard = [step * 0.01 + 0.0175 for step in clicks(decoded)]  # 25 ms less a step, half a step
         assert all(min(abs(step - time) for step in heard) < 0.011 for time in expected)
-        assert torch.equal(preparation.decode(file, generator(seed)), decoded)
-        assert torch.equal(preparation.prepare(decoded, generator(0)), decoded)
+        assert torch.equal(preparation.decode(file, View(generator(seed))), decoded)
+        assert torch.equal(preparation.prepare(decoded, View(generator(0))), decoded)
         starts.add(tuple(heard))
     assert len(starts) > 5
 
 
 def test_shorter_than_a_clip(audio, tmp_path):
     path = audio.encode(tmp_path / "a.wav", "pcm_s16le", 0.5 * audio.sound_at(np.arange(4800) / 16000), 16000)
-    for choice in (None, generator(0)):
-        sample = sounds(**SMALL).preparation.decode(SourceFile(path), choice)
+    for view in (PLAIN, View(generator(0))):
+        sample = sounds(**SMALL).preparation.decode(SourceFile(path), view)
         assert (sample[0, :28, :16].float().mean(1) > 60).all()
         assert not sample[0, 30:].any(), "silence is 0"
 
@@ -142,7 +142,7 @@ def test_shorter_than_a_clip(audio, tmp_path):
 def test_silence_is_a_sample(audio, tmp_path):
     path = audio.encode(tmp_path / "a.flac", "flac", np.zeros(16000), 16000)
     modality = sounds(**SMALL)
-    sample = modality.preparation.decode(SourceFile(path), None)
+    sample = modality.preparation.decode(SourceFile(path), PLAIN)
     assert not sample.any()
     values = modality.tokenize(sample[None]).values()
     assert torch.allclose(values, torch.tensor(-2.0))  # (0 - 0.4) / 0.2
@@ -151,31 +151,31 @@ def test_silence_is_a_sample(audio, tmp_path):
 def test_arrays(audio):
     preparation = sounds(**SMALL).preparation
     sound = 0.5 * audio.sound_at(np.arange(32000) / 16000)
-    sample = preparation.decode(sound, None)
-    assert torch.equal(sample, preparation.decode(sound.astype(np.float32), None))
+    sample = preparation.decode(sound, PLAIN)
+    assert torch.equal(sample, preparation.decode(sound.astype(np.float32), PLAIN))
     assert sample.float().mean() > 50
     for wrong in (np.zeros((2, 100)), np.zeros(100, np.int16), "a.wav"):
         with pytest.raises(BadSample, match="expected a file or a floating point array"):
-            preparation.decode(wrong, None)
+            preparation.decode(wrong, PLAIN)
 
 
 def test_limits_come_from_the_settings(file):
     with pytest.raises(BadSample, match="max_seconds = 7.5"):
-        sounds(**SMALL, max_seconds=7.5).preparation.decode(file, None)
+        sounds(**SMALL, max_seconds=7.5).preparation.decode(file, PLAIN)
 
 
 def test_preparation_can_be_sent_to_a_worker(file):
     preparation = sounds(**SMALL).preparation
     copy = pickle.loads(pickle.dumps(preparation))
     assert copy == preparation
-    assert torch.equal(copy.decode(file, generator(0)), preparation.decode(file, generator(0)))
+    assert torch.equal(copy.decode(file, View(generator(0))), preparation.decode(file, View(generator(0))))
 
 
 def test_threads_share_a_preparation(file):
     preparation = sounds(**SMALL).preparation
-    alone = [preparation.decode(file, generator(seed)) for seed in range(12)]
+    alone = [preparation.decode(file, View(generator(seed))) for seed in range(12)]
     with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda seed: preparation.decode(file, generator(seed)), range(12)))
+        together = list(threads.map(lambda seed: preparation.decode(file, View(generator(seed))), range(12)))
     assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
 
 

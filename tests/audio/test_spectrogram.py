@@ -52,7 +52,7 @@ def signal():
 def spectrogram(**settings):
     return MelSpectrogram(
         **{
-            "sample_rate": 16000, "window": 400, "hop": 160, "steps": 31, "bands": 128, "fmin": 20.0, "fmax": 8000.0,
+            "sample_rate": 16000, "window": 400, "hop": 160, "frames": 31, "bands": 128, "fmin": 20.0, "fmax": 8000.0,
             "mel_scale": "htk", "floor_db": -100.0, "ceiling_db": 0.0,
         } | settings
     )  # fmt: skip
@@ -108,7 +108,7 @@ def test_every_band_holds_a_bin():
     """With 128 bands, those at the bottom are narrower than the bins of a transform of one window."""
     noise = np.random.default_rng(0).uniform(-1, 1, 400_000)
     for settings in ({}, {"mel_scale": "slaney"}, {"bands": 200, "fmin": 0.0}):
-        found = decibels(noise, steps=2000, **settings)
+        found = decibels(noise, frames=2000, **settings)
         power = (10 ** (found / 10)).mean(0).log10() * 10
         assert power.min() > -60
         steps = power.diff()

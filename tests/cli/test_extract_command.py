@@ -16,7 +16,7 @@ from mmmask.builtins.swin import SwinEncoder
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
 from mmmask.experiment import experiment_from_data
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import PLAIN, SourceFile
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.build import build_classifier
 from mmmask.model.classifier import ClassifierSettings
@@ -59,7 +59,7 @@ def tuned(tmp_path):
 
 def samples(model, stream, paths):
     preparation = model.modalities[stream].preparation
-    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), None), None) for path in paths])
+    return torch.stack([preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), PLAIN) for path in paths])
 
 
 def paths_of(file):

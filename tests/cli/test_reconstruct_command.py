@@ -140,7 +140,7 @@ def recording(signals, tmp_path_factory):
     class RecordingPreparation(signals.SignalPreparation):
         extensions = (".npy",)
 
-        def decode(self, loaded, generator):
+        def decode(self, loaded, view):
             try:
                 return torch.from_numpy(np.load(loaded.local_path()))
             except ValueError as error:

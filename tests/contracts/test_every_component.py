@@ -24,7 +24,9 @@ from mmmask.model.build import build_model, settings_of
 
 ENTRIES = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
 # settings that have no default
-REQUIRED = {("positions", "relative_bias"): {"num_heads": 4}}
+REQUIRED = {
+    ("objective", "masked"): {"masker": {"name": "random"}, "loss": {"name": "pixels", "normalize": "none"}},
+}
 # so that a model is small: taken where a component has such settings
 SMALL = {"width": 32, "depth": 2, "num_heads": 4}
 # what fits a component to the synthetic samples, beyond that
@@ -36,13 +38,12 @@ FITTING = {
 # other settings that make another component of it
 VARIANTS = {
     ("encoder", "vit"): [
-        {"masked_tokens": "replace", "prefix_tokens": 2},
-        {"positions": "relative_bias"},
-        {"cosine_attention": True, "qkv_bias": "query_value", "layer_scale": 0.1},
+        {"masked_tokens": "replace", "prefix_tokens": 2, "positions": "relative_bias", "drop_path": 0.3},
+        {"cosine_attention": True, "qkv_bias": "query_value", "layer_scale": 0.1, "dropout": 0.2},
     ],
     ("decoder", "transformer"): [
         {"positions": "relative_bias", "prefix": "drop"},
-        {"positions_at": "decoder", "prefix_tokens": 1},
+        {"positions_at": "decoder", "prefix_tokens": 1, "drop_path": 0.3},
     ],
     ("decoder", "in_place"): [{"depth": 0}],
     ("loss", "pixels"): [
@@ -228,7 +229,7 @@ def test_it_trains_on_the_samples_of_every_modality(kind, name, modality):
     try:
         check(name, modality={"name": modality, **small("modality", modality)}, **small(kind, name))
     except testing.PromiseBroken as broken:
-        if not isinstance(broken.__cause__, testing.NotApplicable):
+        if "it refused all" not in broken.came:
             raise
         pytest.skip(broken.came)  # it says so itself
 

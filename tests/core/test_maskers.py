@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmmask.builtins.maskers import RandomMasker, TubeMasker
 from mmmask.interfaces import MaskContext, Masker
 from mmmask.model.masks import MaskError, draw_mask, mask_from_bool, nothing_masked
-from mmmask.randomness import rows_noise
+from mmmask.randomness import sample_noise
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def make(masker, **settings):
 
 
 def context(grid, batch, seed=0, noise=None, step=0):
-    return MaskContext(grid, batch, CPU, noise or rows_noise(seed, 0, batch, CPU), step, None)
+    return MaskContext(grid, batch, CPU, noise or sample_noise(seed, 0, batch, CPU), step, None)
 
 
 def draw(masker, grid, batch, seed=0, decoder_masker=None):
@@ -184,7 +184,7 @@ def test_dual_masking_draws_the_two_masks_independently():
 
 
 def rows_of(grid, first, count, total, masker=None):
-    part = MaskContext(grid, count, CPU, rows_noise(7, first, total, CPU), 0, None)
+    part = MaskContext(grid, count, CPU, sample_noise(7, first, total, CPU), 0, None)
     return draw_mask(masker or make(RandomMasker), make(RandomMasker, mask_ratio=0.5), part)
 
 
@@ -202,7 +202,7 @@ def test_masks_do_not_depend_on_how_rows_are_spread(masker, parts):
 
 
 def test_a_second_draw_gives_other_numbers():
-    noise = rows_noise(7, 0, 4, CPU)
+    noise = sample_noise(7, 0, 4, CPU)
     first, second = noise((4, 5)), noise((4, 5))
     assert not torch.equal(first, second)
     assert ((first >= 0) & (first < 1)).all()

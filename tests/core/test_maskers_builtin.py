@@ -19,7 +19,7 @@ from mmmask.builtins.maskers import (
 )
 from mmmask.interfaces import MaskContext
 from mmmask.model.masks import MaskError, draw_mask
-from mmmask.randomness import rows_noise
+from mmmask.randomness import sample_noise
 from mmmask_registry import MmmaskError
 
 ALL = [
@@ -33,7 +33,7 @@ def make(masker, **settings):
 
 
 def mask_of(masker, grid, batch=1, seed=0, noise=None, device=CPU):
-    noise = noise or rows_noise(seed, 0, batch, device)
+    noise = noise or sample_noise(seed, 0, batch, device)
     return draw_mask(masker, None, MaskContext(grid, batch, device, noise, 0, None))
 
 
@@ -69,7 +69,7 @@ def test_a_row_depends_on_its_own_noise_alone(masker):
     settings = {GridMasker: {"random_offset": True}, FrameMasker: {"mask_ratio": 0.5}}.get(masker, {})
     grid = (4, 8, 8)
     whole = masked_of(make(masker, **settings), grid, 6)
-    last = MaskContext(grid, 2, CPU, rows_noise(0, 4, 6, CPU), 0, None)
+    last = MaskContext(grid, 2, CPU, sample_noise(0, 4, 6, CPU), 0, None)
     assert torch.equal(draw_mask(make(masker, **settings), None, last).masked.view(2, *grid), whole[4:])
     assert len({tuple(row) for row in whole.flatten(1).tolist()}) > 1
 

@@ -1,6 +1,7 @@
 """The pixel loss by value, against numpy; what a prediction restores."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mmmask.builtins.pixels import PixelLoss
 from mmmask.interfaces import Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 
-SPEC = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SPEC = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0, range=(0.0, 1.0))
 ALL = torch.arange(6).expand(2, -1)
 NORMALIZE = ("none", "token", "channel")
 
@@ -27,7 +28,7 @@ def tokens():
     generator = torch.Generator().manual_seed(3)
     content = torch.randn(2, 6, 12, generator=generator, dtype=torch.float64)
     content[0, 2] = 0.3 + 0.002 * content[0, 2]
-    return Tokens(content, (2, 3), SPEC)
+    return Tokens(content, (2, 3), SPEC, normalized=True)
 
 
 def reference_target(content, normalize, unnormalize, epsilon, inside):
@@ -62,7 +63,7 @@ def test_targets_by_value(tokens, normalize, unnormalize, epsilon, inside):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_targets_are_at_least_float32(tokens, dtype):
-    narrow = Tokens(tokens.content.to(dtype), tokens.grid, SPEC)
+    narrow = Tokens(tokens.content.to(dtype), tokens.grid, SPEC, normalized=True)
     assert make().target(narrow, ALL).dtype == torch.float32
 
 
@@ -265,3 +266,95 @@ def test_tokens_without_values_or_without_a_variance_are_refused(spec, settings,
     with pytest.raises(MmmaskError, match=reason):
         PixelLoss(PixelLoss.Config(name="pixels", **settings)).prediction_dim(spec)
     assert PixelLoss(PixelLoss.Config(name="pixels", normalize="token")).prediction_dim(TokenSpec((1,), 2)) == 2
+
+
+class TestUnits:
+    """Targets in the unit of the source are shares of its range, whatever the unit."""
+
+    def pair(self, content, low, extent):
+        """The same tokens in [0, 1] and in another unit."""
+        spec = TokenSpec((2, 2), 3, mean=(0.5,) * 3, std=(0.25,) * 3, range=(0.0, 1.0))
+        mean, std = (low + 0.5 * extent,) * 3, (0.25 * extent,) * 3
+        other = TokenSpec((2, 2), 3, mean=mean, std=std, range=(low, low + extent))
+        return Tokens(content, (2, 3), spec), Tokens(low + extent * content, (2, 3), other)
+
+    @pytest.mark.parametrize(("normalize", "unnormalize"), list(itertools.product(NORMALIZE, (True, False))))
+    def test_another_unit_has_the_same_target_and_restores_to_itself(self, normalize, unnormalize):
+        content = torch.rand(2, 6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        loss = make(normalize=normalize, unnormalize=unnormalize)
+        pixels, hounsfield = self.pair(content, -1000.0, 4000.0)
+        torch.testing.assert_close(loss.target(hounsfield, ALL), loss.target(pixels, ALL))
+        restored = loss.restore(loss.target(hounsfield, ALL), hounsfield, ALL, None)
+        torch.testing.assert_close(restored.double(), hounsfield.raw(), atol=1e-2, rtol=0)
+
+    def test_an_open_range_takes_multiples_of_std_around_the_mean(self):
+        spec = TokenSpec((2,), 2, mean=(4.0, 6.0), std=(2.0, 4.0), range=(0.0, None))
+        tokens = Tokens(torch.tensor([[[5.0, 8.0, 2.0, 11.0]]]), (1,), spec)
+        loss, index = make(normalize="none"), torch.tensor([[0]])
+        assert loss.target(tokens, index).tolist() == [[[0.0, 1.0, -1.0, 2.0]]]
+        assert loss.restore(loss.target(tokens, index), tokens, index, None).tolist() == tokens.content.tolist()
+
+
+class TestGaps:
+    """Missing values are in no target, statistic or error."""
+
+    @pytest.fixture
+    def gappy(self):
+        """Token 0 is complete, 1 and 2 miss some values, 3 misses all."""
+        content = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(1))
+        content[:, 1, :5] = content[:, 2, 7] = content[:, 3] = float("nan")
+        return Tokens(content, (4,), TokenSpec((4,), 3, range=(-4.0, 4.0), gaps=True))
+
+    @pytest.mark.parametrize("error", ["squared", "absolute", "smooth_l1"])
+    @pytest.mark.parametrize("normalize", NORMALIZE)
+    def test_the_error_is_the_mean_over_present_values(self, gappy, error, normalize):
+        loss = make(error=error, normalize=normalize, unnormalize=False, epsilon=1e-2)
+        prediction = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(2), requires_grad=True)
+        found = loss.error(prediction, loss.target(gappy, torch.arange(4).expand(2, -1)))
+        found.sum().backward()
+        present = ~gappy.content.isnan()
+        for row, token in itertools.product(range(2), range(4)):
+            here = present[row, token]
+            expected = 0.0
+            if here.any():
+                expected = self.error_of_present(loss, gappy.content[row, token], prediction[row, token].detach(), here)
+            assert found[row, token].item() == pytest.approx(expected, rel=1e-4), (row, token)
+        assert torch.equal(prediction.grad != 0, present)
+
+    def error_of_present(self, loss, values, prediction, present):
+        """In numpy, of one token of 4 places x 3 channels."""
+        target = values.numpy().reshape(4, 3).astype(float)
+        axes = {"none": None, "token": (0, 1), "channel": (0,)}[loss.config.normalize]
+        if axes is not None:
+            count = present.numpy().reshape(4, 3).sum(axis=axes, keepdims=True)
+            mean = np.nansum(target, axis=axes, keepdims=True) / np.maximum(count, 1)
+            variance = np.nansum((target - mean) ** 2, axis=axes, keepdims=True) / np.maximum(count - 1, 1)
+            target = (target - mean) / np.sqrt(variance + loss.config.epsilon)
+        difference = np.abs(prediction.numpy().reshape(4, 3) - target)[~np.isnan(target)]
+        if loss.config.error == "squared":
+            return (difference**2).mean()
+        if loss.config.error == "absolute":
+            return difference.mean()
+        return np.where(difference < 1, difference**2 / 2, difference - 0.5).mean()
+
+    def test_complete_tokens_have_the_errors_of_a_spec_without_gaps(self, gappy):
+        complete = replace(gappy, spec=replace(gappy.spec, gaps=False))
+        index, prediction = torch.tensor([[0], [0]]), torch.zeros(2, 1, 12)
+        for normalize in NORMALIZE:
+            loss = make(normalize=normalize)
+            torch.testing.assert_close(
+                loss.error(prediction, loss.target(gappy, index)), loss.error(prediction, loss.target(complete, index))
+            )
+
+    def test_a_prediction_that_is_not_finite_is_seen_where_values_are_missing_too(self, gappy):
+        loss, index = make(normalize="none"), torch.tensor([[3], [3]])
+        prediction = torch.full((2, 1, 12), float("nan"))
+        assert loss.error(prediction, loss.target(gappy, index)).isnan().all()
+
+    def test_statistics_are_estimated_from_present_values(self):
+        nan = float("nan")
+        spec = TokenSpec((2,), 1, gaps=True)
+        tokens = Tokens(torch.tensor([[[1.0, 3.0], [nan, nan], [nan, nan], [0.0, 0.0]]]), (4,), spec)
+        loss = make(normalize="token", epsilon=0.0)
+        found = loss.restore(torch.tensor([[[0.0, 1.0]]]), tokens, torch.tensor([[3]]), torch.tensor([[0, 1, 2]]))
+        torch.testing.assert_close(found[0, 0], torch.tensor([2.0, 2 + 2**0.5]))

@@ -102,7 +102,7 @@ def test_places_are_resized_bicubically_and_steps_linearly():
 
 def test_the_largest_plane_and_the_most_steps_have_tables_of_their_own():
     positions = separable((1, 6, 6), (5, 2, 2))
-    assert (positions.plane, positions.steps) == ((6, 6), 5)
+    assert (positions.plane, positions.frames) == ((6, 6), 5)
     assert shapes(positions) == {"space": (36, 8), "time": (5, 8)}
 
 

@@ -1,6 +1,7 @@
 """Cutting samples into tokens and back; what the network sees and what the source held."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmmask.interfaces import Tokens, TokenSpec, gather_rows, patchify, unpatchify
 
-COLOUR = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+COLOUR = TokenSpec((2, 2), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=255.0)
 
 
 @st.composite
@@ -75,19 +76,19 @@ def test_uint8_is_normalised_by_the_statistics_of_its_channel():
     assert torch.equal(tokens.raw(index), gather_rows(tokens.raw(), index))
 
 
-def test_floating_point_is_taken_as_normalised():
+def test_normalised_content_stays_as_it_is():
     _, tokens = colour_tokens()
-    normalised = Tokens(tokens.values(), (2, 2), COLOUR)
+    normalised = Tokens(tokens.values(), (2, 2), COLOUR, normalized=True)
     assert torch.equal(normalised.values(), tokens.values())
     torch.testing.assert_close(normalised.raw(), tokens.raw(), atol=1e-6, rtol=0)
-    wide = Tokens(tokens.values().double(), (2, 2), COLOUR)
+    wide = Tokens(tokens.values().double(), (2, 2), COLOUR, normalized=True)
     assert wide.raw().dtype == torch.float64
     torch.testing.assert_close(wide.raw(), tokens.raw().double(), atol=1e-6, rtol=0)
 
 
 def test_without_statistics_values_are_those_of_the_source():
     content = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
-    tokens = Tokens(content, (1,), TokenSpec((3,), 1))
+    tokens = Tokens(content, (1,), TokenSpec((3,), 1, scale=255.0))
     torch.testing.assert_close(tokens.values(), torch.tensor([[[0.0, 0.2, 1.0]]]))
     torch.testing.assert_close(tokens.raw(), torch.tensor([[[0.0, 0.2, 1.0]]]))
 
@@ -114,3 +115,48 @@ def test_constants_made_without_gradients_serve_training_later():
     weight = torch.ones(1, requires_grad=True)
     (tokens.values() * weight).sum().backward()
     assert weight.grad.item() == pytest.approx(-0.123 / 0.5)
+
+
+HOUNSFIELD = TokenSpec((2,), 1, mean=(-400.0,), std=(500.0,), range=(-1000.0, 3000.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.float32, torch.float64])
+def test_content_of_any_dtype_is_in_the_unit_of_the_source(dtype):
+    content = torch.tensor([[[-1000, 100], [600, 3000]]]).to(dtype)
+    tokens = Tokens(content, (2,), HOUNSFIELD)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert torch.equal(tokens.raw(), content.to(wide))
+    torch.testing.assert_close(tokens.values(), (content.to(wide) + 400) / 500)
+    index = torch.tensor([[1]])
+    assert torch.equal(tokens.values(index), tokens.values()[:, 1:])
+    assert torch.equal(tokens.raw(index), tokens.raw()[:, 1:])
+
+
+def test_unsigned_integers_and_a_scale():
+    millimetres = torch.tensor([[[0, 60_000]]]).to(torch.uint16)
+    depth = TokenSpec((2,), 1, mean=(4.0,), std=(2.0,), scale=1000.0, range=(0.0, None))
+    tokens = Tokens(millimetres, (1,), depth)
+    torch.testing.assert_close(tokens.raw(torch.tensor([[0]])), torch.tensor([[[0.0, 60.0]]]))
+    torch.testing.assert_close(tokens.values(), torch.tensor([[[-2.0, 28.0]]]))
+    metres = Tokens(millimetres.float(), (1,), depth)
+    torch.testing.assert_close(metres.raw(), tokens.raw())
+
+
+def test_the_range_gives_unit_middle_and_clamp():
+    assert (HOUNSFIELD.unit, HOUNSFIELD.middle) == ((-1000.0, 4000.0), 1000.0)
+    pixels = TokenSpec((2, 2), 3, scale=255.0, range=(0.0, 1.0))
+    assert (pixels.unit, pixels.middle) == ((0.0, 1.0), 0.5)
+    depth = TokenSpec((2,), 2, mean=(4.0, 6.0), std=(2.0, 4.0), range=(0.0, None))
+    assert (depth.unit, depth.middle) == ((5.0, 3.0), 5.0)
+    assert TokenSpec((2,), 1).unit == (0.0, 1.0)
+    values = torch.tensor([-2000.0, 9.0, 9000.0])
+    assert HOUNSFIELD.clamp(values).tolist() == [-1000, 9, 3000]
+    assert depth.clamp(values).tolist() == [0, 9, 9000]
+    assert TokenSpec((2,), 1).clamp(values) is values
+
+
+def test_missing_values_stay_in_values_and_are_the_mean_where_tokens_are_laid_out():
+    content = torch.tensor([[[float("nan"), 100.0], [600.0, float("nan")]]])
+    tokens = Tokens(content, (2,), replace(HOUNSFIELD, gaps=True))
+    assert tokens.values().isnan().tolist() == tokens.raw().isnan().tolist() == content.isnan().tolist()
+    torch.testing.assert_close(tokens.dense(), torch.tensor([[[0.0, 1.0, 2.0, 0.0]]]))

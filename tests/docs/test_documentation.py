@@ -19,11 +19,15 @@ from PIL import Image
 
 import mmmask
 from mmmask import hooks, testing
+from mmmask.builtins.pixels import PixelLoss
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.compose import shipped_experiments
+from mmmask.interfaces import PLAIN, build
+from mmmask.model.masks import mask_from_bool
+from mmmask.model.tokenizing import tokenize
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -186,6 +190,42 @@ def test_the_readmes_masker_hides_the_middle(in_folder):
     assert masked[:, 70:126].mean() > 0.95 > 0.05 > masked[:, :20].mean()
 
 
+class TestTheUnitsPage:
+    """The examples of docs/units.md learn, and their figures are right."""
+
+    @pytest.fixture
+    def examples(self, in_folder):
+        return run_examples("docs/units.md", in_folder)
+
+    @pytest.mark.parametrize("kind", ["volume", "scan"])
+    @pytest.mark.parametrize("settings", [{"normalize": "none"}, {"normalize": "channel"}, {"unnormalize": False}])
+    def test_a_perfect_prediction_beats_the_baseline(self, examples, kind, settings):
+        modality = build("modality", components().get("modality", kind).Config(name=kind))
+        source = {"volume": examples.PhantomSource, "scan": examples.ScanSource}[kind](mmmask.Source.Config())
+        tokens = tokenize({kind: modality}, kind, torch.stack([source.load(index) for index in range(8)]))
+        masked = torch.rand(8, 64, generator=torch.Generator().manual_seed(0)).argsort(1) < 38
+        mask = mask_from_bool(masked)
+        loss = PixelLoss(PixelLoss.Config(name="pixels", **settings))
+        target = loss.target(tokens, mask.predicted)
+        perfect = target[..., : loss.prediction_dim(modality.spec)]
+        assert loss.error(perfect, target).max() == 0
+        truth, guess = tokens.raw(mask.predicted), modality.baseline(tokens, mask)
+        assert guess.isfinite().all()
+        restored = loss.restore(perfect, tokens, mask.predicted, None)
+        error, error_of_guess = ((raw - truth).square().nanmean().sqrt() for raw in (restored, guess))
+        assert error < 1e-2  # Hounsfield units
+        assert error_of_guess > 100
+
+    @pytest.mark.parametrize("kind", ["volume", "scan"])
+    def test_training_lowers_the_loss(self, examples, kind, in_folder):
+        source = {"volume": "phantoms", "scan": "scans"}[kind]
+        stream = [f"streams.volumes.{key}={source}" for key in ("source", "held_out")]
+        quick = ["training.log.tensorboard=false", "training.log.reconstruct_every=0", "data.workers=0"]
+        experiment = mmmask.load_experiment("volumes.yaml", [f"streams.volumes.modality={kind}", *stream, *quick])
+        run = mmmask.train(experiment, "run", device="cpu")
+        assert run.evaluations[-1]["loss"] < 0.7 * run.evaluations[0]["loss"]
+
+
 class TestThePluginPage:
     """The examples of docs/plugins.md do more than load."""
 
@@ -231,7 +271,7 @@ class TestThePluginPage:
             streams.close()
         assert micro.samples["stereo"].shape == (16, 2, 64)
         with pytest.raises(mmmask.BadSample, match="shorter"):
-            modality.preparation.prepare(torch.zeros(2, 10), None)
+            modality.preparation.prepare(torch.zeros(2, 10), PLAIN)
 
     def test_the_checkerboard_leaves_one_in_so_many(self, examples):
         masker = examples.CheckerboardMasker(examples.CheckerboardMasker.Config(keep_one_in=4))

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmmask.builtins.conv_vit import ConvViTEncoder, places_on_plane
-from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Tokens, TokenSpec, gather_rows, patchify
+from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Part, Tokens, TokenSpec, gather_rows, patchify
+from mmmask.model.compiling import compile_stages
 from mmmask_registry import MmmaskError
 
 SMALL = {
@@ -39,7 +40,7 @@ def group(samples, masked=None, patch=(16, 16), key="a"):
     visible = (~masked).nonzero()[:, 1].view(masked.shape[0], -1)
     predicted = masked.nonzero()[:, 1].view(masked.shape[0], -1)
     tokens = Tokens(patchify(samples, patch), grid, TokenSpec(patch, samples.shape[1]))
-    return EncoderInput(key, tokens, Mask(visible, predicted, predicted.float(), masked))
+    return EncoderInput((Part(key, tokens),), Mask(visible, predicted, predicted.float(), masked))
 
 
 def some_masked(batch=2, tokens=16, count=10):
@@ -76,7 +77,7 @@ def dense(encoder, samples, masked, grid, key="a"):
     """
     visible = (~masked).to(samples.dtype).view(-1, 1, *grid)
     plane, planes, shares = samples, [], []
-    for number, (stage, side) in enumerate(zip(encoder.stages, encoder.config.stage_patches, strict=True)):
+    for number, (stage, side) in enumerate(zip(encoder.pyramid, encoder.config.stage_patches, strict=True)):
         plane = convolution(stage.embed.proj if number else encoder.embeddings[key], plane, side)
         plane = F.gelu(channels(stage.embed.norm, plane))
         for block in stage.blocks:
@@ -92,7 +93,7 @@ def dense(encoder, samples, masked, grid, key="a"):
     rows = rows + encoder.positions[key](grid)
     latents = torch.zeros_like(rows)
     for sample, seen in enumerate(~masked):
-        part = encoder.blocks([rows[sample : sample + 1, seen]])[0]
+        part = encoder.blocks([rows[sample : sample + 1, seen]])[0][0]
         latents[sample, seen] = encoder.norm(part + sum(share[sample, seen] for share in shares))[0]
     return latents, planes
 
@@ -195,9 +196,9 @@ def test_a_gradient_reaches_every_parameter():
 def test_what_stands_in_the_weights():
     names = {name for name, _ in build(depth=1, stage_depths=(1, 1)).named_parameters()}
     block = ("norm1", "conv1", "depthwise", "conv2", "norm2", "mlp.fc1", "mlp.fc2")
-    modules = [f"stages.{stage}.blocks.0.{layer}" for stage in (0, 1) for layer in block]
-    modules += ["embeddings.a", "stages.0.embed.norm", "stages.1.embed.proj", "stages.1.embed.norm", "embed.proj"]
-    modules += ["embed.norm", "project", "norm", "stages.0.fuse", "stages.1.fuse"]
+    modules = [f"pyramid.{stage}.blocks.0.{layer}" for stage in (0, 1) for layer in block]
+    modules += ["embeddings.a", "pyramid.0.embed.norm", "pyramid.1.embed.proj", "pyramid.1.embed.norm", "embed.proj"]
+    modules += ["embed.norm", "project", "norm", "pyramid.0.fuse", "pyramid.1.fuse"]
     expected = {f"{module}.{part}" for module in modules for part in ("weight", "bias")}
     assert {name for name in names if not name.startswith("blocks.0.")} == expected
 
@@ -235,10 +236,10 @@ def test_it_runs_in_bf16():
 def test_bytes_are_normalised_as_their_spec_says():
     encoder = spread(build())
     raw = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), scale=255.0)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (spec.mean, spec.std))
     of = group((raw.float() / 255 - mean) / std, some_masked())
-    bytes_ = EncoderInput("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)
+    bytes_ = EncoderInput((Part("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec)),), of.mask)
     assert torch.allclose(encoder([bytes_])[0].values, encoder([of])[0].values, atol=1e-4)
 
 
@@ -260,7 +261,7 @@ def test_recomputing_activations_changes_no_gradient():
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_compiled_stages_give_the_same_latents_and_gradients():
     plain, compiled = (spread(build(depth=0, stage_depths=(1, 1))) for _ in range(2))
-    compiled.compile()
+    compile_stages(compiled.stages)
     gradients = []
     for encoder in (plain, compiled):
         latents = encoder([group(draw(2, 3, 64, 64), some_masked())])[0].values

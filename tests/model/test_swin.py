@@ -15,7 +15,7 @@ from mmmask.builtins.windows import (
     join_windows,
     split_windows,
 )
-from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Tokens, TokenSpec, patchify
+from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Part, Tokens, TokenSpec, patchify
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 4, "window": 4, "embed_patch": 2}  # a token is 16 x 16
 
@@ -39,7 +39,7 @@ def group(samples, masked=None, side=16, key="a"):
     masked = torch.zeros(samples.shape[0], grid[0] * grid[1], dtype=torch.bool) if masked is None else masked
     nowhere = torch.zeros(samples.shape[0], 0, dtype=torch.int64)
     tokens = Tokens(patchify(samples, (side, side)), grid, TokenSpec((side, side), samples.shape[1]))
-    return EncoderInput(key, tokens, Mask(nowhere, nowhere, nowhere.float(), masked))
+    return EncoderInput((Part(key, tokens),), Mask(nowhere, nowhere, nowhere.float(), masked))
 
 
 def half_masked(batch=2, tokens=16):
@@ -118,10 +118,10 @@ def test_the_same_seed_gives_the_same_latents_in_both_precisions():
 def test_bytes_are_normalised_as_their_spec_says():
     encoder = spread(build())
     raw = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    spec = TokenSpec((16, 16), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), scale=255.0)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (spec.mean, spec.std))
     of = group((raw.float() / 255 - mean) / std)
-    bytes_ = EncoderInput("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec), of.mask)
+    bytes_ = EncoderInput((Part("a", Tokens(patchify(raw, (16, 16)), (4, 4), spec)),), of.mask)
     assert torch.allclose(encoder([bytes_])[0].values, encoder([of])[0].values, atol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_a_cell_reaches_its_window_and_no_further(at, shift):
 def test_every_second_block_is_shifted_where_a_plane_is_larger_than_a_window():
     encoder = spread(build(depth=3))
     seen = []
-    for stage in encoder.stages:
+    for stage in encoder.pyramid:
         for block in stage.blocks:
             block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
     encoder([group(draw(1, 3, 64, 64))])
@@ -220,7 +220,7 @@ def test_planes_may_be_oblong_and_others_than_the_first_of_the_same_windows():
 def test_a_small_plane_is_a_window_of_its_own():
     encoder = build({"a": embedding(((2, 2),))})
     assert encoder.windows == [4, 4, 4, 2]
-    assert encoder.stages[3].blocks[0].attn.relative_table.shape == (9, 4)
+    assert encoder.pyramid[3].blocks[0].attn.relative_table.shape == (9, 4)
 
 
 def test_settings_of_the_stages():
@@ -231,8 +231,8 @@ def test_settings_of_the_stages():
     given = SwinEncoder.Config(width=48, stage_heads=(1, 2, 3, 4), depths=(2, 2, 2, 1))
     assert (given.widths, given.heads) == ([6, 12, 24, 48], [1, 2, 3, 4])
     two = build({"a": embedding(((4, 4),), (4, 4))}, depths=(1, 3), depth=None)
-    assert [len(stage.blocks) for stage in two.stages] == [1, 3]
-    assert [len(stage.blocks) for stage in build(depth=1).stages] == [1, 1, 1, 1]
+    assert [len(stage.blocks) for stage in two.pyramid] == [1, 3]
+    assert [len(stage.blocks) for stage in build(depth=1).pyramid] == [1, 1, 1, 1]
 
 
 def test_parameters_of_the_published_size():

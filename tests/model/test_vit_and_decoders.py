@@ -87,7 +87,7 @@ class TestMaskTokensInPlace:
 class TestAttentionSettings:
     def attention(self, **settings):
         torch.manual_seed(0)
-        return Attention(BlockSettings(32, 4, **settings)).double()
+        return Attention(BlockSettings(width=32, num_heads=4, **settings)).double()
 
     def run(self, attention, rows):
         return attention(rows.flatten(0, 1), [rows.shape[:2]], [None]).unflatten(0, rows.shape[:2])
@@ -184,7 +184,7 @@ class TestRelativeBias:
         asked = F.linear(decoder.mask_token, decoder.embed.weight, decoder.embed.bias)
         rows = torch.cat([decoder.embed(found.latents), asked.expand(2, 8, -1)], 1)
         whole = torch.empty_like(rows).scatter_(1, order.unsqueeze(-1).expand_as(rows), rows)
-        features = decoder.norm(decoder.blocks([whole], [positions.bias((4, 4), None)])[0])
+        features = decoder.norm(decoder.blocks([whole], [positions.bias((4, 4), None)])[0][0])
         expected = model.heads["pixels_16x16x3"](features)[mask].unflatten(0, (2, 8))
         torch.testing.assert_close(found.predictions, expected)
 

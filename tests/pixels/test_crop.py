@@ -1,11 +1,15 @@
-"""Crops: where the boxes fall, what the resize does, and that the generator alone decides."""
+"""Crop and flip: where the boxes fall, what the resize does, and that the generator alone decides."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmmask_pixels.crop import Box, Crop, centre_box, random_box, resize, shrink_short_side
+from mmmask.interfaces import PLAIN, View
+from mmmask_pixels.augment import augmented
+from mmmask_pixels.crop import Crop, random_box
+from mmmask_pixels.flip import Flip
+from mmmask_pixels.resize import Box, PixelResize, centre_box, shrink_short_side
 
 
 def generator(seed):
@@ -16,8 +20,18 @@ def noise(*shape):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(0))
 
 
-def crop(size=(32, 32), scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bicubic", flip=0.5):
-    return Crop(size, scale, ratio, interpolation, flip)
+def crop(size=(32, 32), interpolation="bicubic", flip=0.5, **settings):
+    """What the modalities do with their augmentations."""
+    augmentations = [
+        Crop(Crop.Config(name="crop", **settings)),
+        Flip(Flip.Config(name="flip", probability=flip)),
+    ]
+
+    def applied(pixels, generator):
+        view = PLAIN if generator is None else View(generator)
+        return augmented(pixels, augmentations, view, PixelResize(size, interpolation))
+
+    return applied
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,10 +85,22 @@ def test_resize_is_that_of_pillow(interpolation):
 
     pixels = noise(3, 90, 70)
     box = Box(5, 7, 61, 50)
-    ours = resize(pixels, box, (24, 20), interpolation).permute(1, 2, 0).numpy().astype(int)
+    ours = PixelResize((24, 20), interpolation)(box.of(pixels)).permute(1, 2, 0).numpy().astype(int)
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).crop((7, 5, 57, 66))
     theirs = np.asarray(image.resize((20, 24), getattr(Image.Resampling, interpolation.upper()))).astype(int)
     assert abs(ours - theirs).max() <= 1
+
+
+def test_without_augmentations_the_centre_is_trained_on():
+    pixels, resize = noise(3, 32, 48), PixelResize((32, 32), "bicubic")
+    assert torch.equal(augmented(pixels, [], View(generator(0)), resize), pixels[:, :, 8:40])
+
+
+def test_aligned_parts_share_crops_and_flips():
+    pixels, resize = noise(3, 50, 60), PixelResize((32, 32), "bicubic")
+    augmentations = [Crop(Crop.Config(name="crop")), Flip(Flip.Config(name="flip"))]
+    views = [View(generator(seed), geometry=generator(9)) for seed in (1, 2)]
+    assert torch.equal(*(augmented(pixels, augmentations, view, resize) for view in views))
 
 
 def test_memory_layout_does_not_matter():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmmask.interfaces import MaskContext
 from mmmask.model.masks import draw_mask
-from mmmask.randomness import rows_noise
+from mmmask.randomness import sample_noise
 from mmmask_registry import MmmaskError
 from mmmask_text.maskers import SpanMasker
 
@@ -21,7 +21,7 @@ def make(**settings):
 
 
 def context(tokens, rows=1, first=0, total=None, seed=0):
-    return MaskContext((tokens,), rows, CPU, rows_noise(seed, first, total or rows, CPU), 0, None)
+    return MaskContext((tokens,), rows, CPU, sample_noise(seed, first, total or rows, CPU), 0, None)
 
 
 def masked(masker, tokens, rows=1, **which):
@@ -63,7 +63,7 @@ def test_what_comes_first_is_one_span(tokens, longest, seed):
 
 def test_lengths_are_the_published_ones():
     """A geometric distribution of p = 0.2 without what is above 10: 3.8 in the mean (section 3.1)."""
-    noise = rows_noise(0, 0, 200, CPU)((200, 1000))
+    noise = sample_noise(0, 0, 200, CPU)((200, 1000))
     lengths = make()._lengths(noise)
     assert lengths.min() == 1
     assert lengths.max() == 10

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import mmmask
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
-from mmmask.interfaces import BadSample, SourceFile
+from mmmask.interfaces import PLAIN, BadSample, SourceFile, View
 from mmmask.interfaces.component import validate_strictly
 from mmmask_text.modality import TextModality
 
@@ -24,8 +24,8 @@ def generator(seed):
 
 
 def prepared(preparation, loaded, seed=None):
-    drawn = None if seed is None else generator(seed)
-    return preparation.prepare(preparation.decode(loaded, drawn), drawn)
+    view = PLAIN if seed is None else View(generator(seed))
+    return preparation.prepare(preparation.decode(loaded, view), view)
 
 
 def test_found_by_name():
@@ -247,7 +247,7 @@ class TestVocabularies:
             (whole.encode()[1:-2], whole[1:-1]),
             (b"a\xffb", "a\ufffdb"),
         ]:
-            ids, wanted = (preparation.decode(part, None) for part in (text_bytes, kept))
+            ids, wanted = (preparation.decode(part, PLAIN) for part in (text_bytes, kept))
             assert torch.equal(ids, wanted), kept
 
     def test_it_is_opened_again_elsewhere(self, path):
@@ -293,7 +293,7 @@ class TestVocabularies:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (torch.tensor([[[3, 256]]]), r"ids 3 to 256 do not fit a vocabulary of 256 \(0 to 255\)"),
+        (torch.tensor([[[3, 256]]]), r"ids 3 to 256 do not fit a vocab_size of 256 \(0 to 255\)"),
         (torch.tensor([[[-1, 7]]]), r"ids -1 to 7 do not fit"),
         (torch.zeros(1, 1, 4), "ids must be integers, not torch.float32"),
     ],

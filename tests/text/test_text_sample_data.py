@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mmmask.interfaces import BadSample
+from mmmask.interfaces import PLAIN, BadSample
 from mmmask_registry import MmmaskError
 from mmmask_text.modality import TextModality
 from mmmask_text.sample_data import COUNTS, PARAGRAPHS, SIZES, write
@@ -35,9 +35,9 @@ def test_every_file_is_a_text_long_enough_for_samples(corpus):
         assert SIZES[0] <= path.stat().st_size < SIZES[1] + 600
         assert path.read_text(encoding="utf-8").endswith("\n")
     preparation = TextModality(TextModality.Config(length=SIZES[0])).preparation
-    assert all(preparation.prepare(preparation.decode(path.read_bytes(), None), None) is not None for path in files)
+    assert all(preparation.prepare(preparation.decode(path.read_bytes(), PLAIN), PLAIN) is not None for path in files)
     with pytest.raises(BadSample):
-        preparation.prepare(preparation.decode(b"short", None), None)
+        preparation.prepare(preparation.decode(b"short", PLAIN), PLAIN)
 
 
 def test_folders_and_labels_say_the_kind(corpus):

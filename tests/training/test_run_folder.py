@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmmask.interop.checkpoints import Checkpoints
-from mmmask.randomness import rows_noise
+from mmmask.randomness import sample_noise
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
@@ -60,11 +60,11 @@ def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment
 
 
 def test_a_row_has_the_same_noise_wherever_it_is_drawn():
-    whole = rows_noise(7, 0, 12, torch.device("cpu"))((12, 5))
-    parts = [rows_noise(7, first, 12, torch.device("cpu"))((4, 5)) for first in (0, 4, 8)]
+    whole = sample_noise(7, 0, 12, torch.device("cpu"))((12, 5))
+    parts = [sample_noise(7, first, 12, torch.device("cpu"))((4, 5)) for first in (0, 4, 8)]
     assert torch.equal(whole, torch.cat(parts))
     assert whole.unique().numel() == whole.numel(), "rows differ"
-    draw = rows_noise(7, 0, 12, torch.device("cpu"))
+    draw = sample_noise(7, 0, 12, torch.device("cpu"))
     assert not torch.equal(draw((12, 5)), draw((12, 5))), "a second call draws other numbers"
     with pytest.raises(ValueError, match="the first axis is the batch"):
         draw((13, 5))

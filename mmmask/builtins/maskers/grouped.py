@@ -27,7 +27,7 @@ class TubeMasker(Masker):
     def scores(self, context: MaskContext) -> Tensor:
         """One rank per cell, repeated along the first axis: (batch, tokens)."""
         steps, *cells = context.grid
-        return _random_ranks(context, math.prod(cells)).repeat(1, steps)
+        return context.ranks(math.prod(cells)).repeat(1, steps)
 
     def num_masked(self, grid: Grid, step: int) -> int:
         """Whole tubes: steps * the masked cells of one step.
@@ -53,7 +53,7 @@ class FrameMasker(Masker):
     def scores(self, context: MaskContext) -> Tensor:
         """One rank per step, repeated for its cells: (batch, tokens)."""
         steps, *cells = context.grid
-        return _random_ranks(context, steps).repeat_interleave(math.prod(cells), dim=1)
+        return context.ranks(steps).repeat_interleave(math.prod(cells), dim=1)
 
     def num_masked(self, grid: Grid, step: int) -> int:
         """The cells of int(ratio * steps) whole steps; of a single step nothing is masked.
@@ -85,7 +85,7 @@ class UnitMasker(Masker):
     def scores(self, context: MaskContext) -> Tensor:
         """One rank per unit, repeated for its tokens: (batch, tokens)."""
         unit, units = self._units(context.grid)
-        ranks = _random_ranks(context, math.prod(units)).view(context.batch, *units)
+        ranks = context.ranks(math.prod(units)).view(context.batch, *units)
         for axis, extent in enumerate(unit, start=1):
             ranks = ranks.repeat_interleave(extent, dim=axis)
         return ranks.flatten(1)
@@ -111,11 +111,3 @@ class UnitMasker(Masker):
                 "choose a unit that divides it, or samples of another size"
             )
         return unit, tuple(size // extent for size, extent in zip(grid, unit, strict=True))
-
-
-def _random_ranks(context: MaskContext, groups: int) -> Tensor:
-    """(batch, groups), a random order of the groups of every sample.
-
-    Ranks, not the noise itself: two groups that drew equal noise would otherwise be masked in halves.
-    """
-    return context.noise((context.batch, groups)).argsort(dim=1, stable=True).argsort(dim=1)

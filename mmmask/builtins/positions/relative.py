@@ -43,9 +43,16 @@ class RelativeBias(Positions):
     config: Config
     no_weight_decay = ("table",)
 
-    def __init__(self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:
-        super().__init__(config, width, grids, num_prefix)
-        if self.config.num_heads is None:
+    def __init__(
+        self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
+    ) -> None:
+        super().__init__(config, width, grids, num_prefix, heads)
+        own = self.config.num_heads
+        if own is not None and heads and own != heads:
+            # a bias of attention has as many heads as the blocks, whoever says how many
+            raise ValueError(f"positions.num_heads ({own}) must be num_heads ({heads}), or null")
+        self.heads = own or heads
+        if not self.heads:
             raise ValueError("positions relative_bias: num_heads is not known here: give it")
         if len({len(grid) for grid in self.grids}) > 1:
             raise ValueError(
@@ -54,32 +61,32 @@ class RelativeBias(Positions):
             )
         self.reference: Grid = tuple(max(sizes) for sizes in zip(*self.grids, strict=True))
         rows = math.prod(offset_counts(self.reference)) + (PREFIX_ROWS if num_prefix else 0)
-        self.table = nn.Parameter(torch.zeros(rows, self.config.num_heads))
+        self.table = nn.Parameter(torch.zeros(rows, self.heads))
         self._indices: dict[tuple[Grid, torch.device], Tensor] = {}
 
     def forward(self, grid: Grid) -> None:
         """None: nothing is added to the tokens."""
 
-    def bias(self, grid: Grid, rows: Tensor | None) -> Tensor:
+    def bias(self, grid: Grid, index: Tensor | None) -> Tensor:
         """What is added to attention logits, for queries along the last axis but one and keys along the last.
 
         Args:
             grid: of all N tokens.
-            rows: (B, R) tokens of each sample, or None for all; P prefix tokens come before them.
+            index: (B, R) tokens of each sample, or None for all; P prefix tokens come before them.
 
         Returns:
-            (heads, P + N, P + N), or (B, heads, P + R, P + R) for given rows.
+            (heads, P + N, P + N), or (B, heads, P + R, P + R) for given tokens.
 
         Raises:
             ValueError: the grid is larger than those that it was built with.
         """
-        index = self.index(grid)
-        if rows is None:
-            return self._look_up(index)
-        at = rows + self.num_prefix
+        pairs = self.index(grid)
+        if index is None:
+            return self._look_up(pairs)
+        at = index + self.num_prefix
         if self.num_prefix:
             at = torch.cat([torch.arange(self.num_prefix, device=at.device).expand(len(at), -1), at], dim=1)
-        return self._look_up(index[at.unsqueeze(2), at.unsqueeze(1)]).transpose(0, 1)
+        return self._look_up(pairs[at.unsqueeze(2), at.unsqueeze(1)]).transpose(0, 1)
 
     def index(self, grid: Grid) -> Tensor:
         """(P + N, P + N) int64, the row of `table` for each query and key; computed once per grid.

@@ -1,7 +1,7 @@
 """Tables of one grid made to fit another.
 
-The last two axes of a grid are its plane; all axes before them, flattened, are its steps. A grid of two axes is one
-step, a grid of one axis is a line. Everything is differentiable, and tables narrower than float32 are resized in
+The last two axes of a grid are its plane; all axes before them, flattened, are its frames. A grid of two axes is one
+frame, a grid of one axis is a line. Everything is differentiable, and tables narrower than float32 are resized in
 float32.
 """
 
@@ -21,8 +21,8 @@ def resize_table(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
     """A table of one row a token, for another grid than it was trained on.
 
     The plane is resized bicubically (corners not aligned, no antialiasing), as fine-tuning at another resolution does
-    since ViT (Dosovitskiy et al. 2020, section 3.2), steps and lines linearly. One step takes the first step's rows, as
-    OmniMAE's stills do (Girdhar et al. 2022); one trained step is repeated.
+    since ViT (Dosovitskiy et al. 2020, section 3.2), frames and lines linearly. One frame takes the first frame's rows,
+    as OmniMAE's stills do (Girdhar et al. 2022); one trained frame is repeated.
 
     Args:
         table: (tokens of `trained`, width).
@@ -44,12 +44,12 @@ def resize_table(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
     cells = _at_least_float32(table)
     if len(grid) == 1:
         return _resize_line(cells, grid[0]).to(table.dtype)
-    (trained_steps, trained_plane), (steps, plane) = steps_and_plane(trained), steps_and_plane(grid)
-    cells = cells.unflatten(0, (trained_steps, *trained_plane))
-    if steps == 1 or trained_steps == 1:
-        cells = resize_planes(cells[:1], plane).expand(steps, *plane, -1)
+    (trained_frames, trained_plane), (frames, plane) = frames_and_plane(trained), frames_and_plane(grid)
+    cells = cells.unflatten(0, (trained_frames, *trained_plane))
+    if frames == 1 or trained_frames == 1:
+        cells = resize_planes(cells[:1], plane).expand(frames, *plane, -1)
     else:
-        cells = resize_planes(_resize_line(cells, steps), plane)
+        cells = resize_planes(_resize_line(cells, frames), plane)
     return cells.flatten(0, 2).to(table.dtype)
 
 
@@ -96,15 +96,15 @@ def resize_relative_table(table: Tensor, trained: Grid, grid: Grid, extra: int =
 
 
 def resize_planes(planes: Tensor, plane: Sequence[int]) -> Tensor:
-    """(steps, height, width, channels) -> (steps, *plane, channels), bicubically, step by step."""
+    """(frames, height, width, channels) -> (frames, *plane, channels), bicubically, frame by frame."""
     if tuple(planes.shape[1:3]) == tuple(plane):
         return planes
     cells = F.interpolate(planes.permute(0, 3, 1, 2), size=tuple(plane), mode="bicubic", align_corners=False)
     return cells.permute(0, 2, 3, 1)
 
 
-def steps_and_plane(grid: Grid) -> tuple[int, tuple[int, int]]:
-    """How many steps the axes before the last two make, and the last two.
+def frames_and_plane(grid: Grid) -> tuple[int, tuple[int, int]]:
+    """How many frames the axes before the last two make, and the last two.
 
     Raises:
         ValueError: a grid of one axis, which has no plane.

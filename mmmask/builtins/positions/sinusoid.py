@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
-from mmmask.builtins.positions.resizing import check_resizable, resize_planes, resize_table, steps_and_plane
+from mmmask.builtins.positions.resizing import check_resizable, frames_and_plane, resize_planes, resize_table
 from mmmask.interfaces import Component, Grid, GridError, Positions
 
 Size = Annotated[int, Field(gt=0)]
@@ -36,8 +36,10 @@ class FixedTable(Positions):
 
     config: Config
 
-    def __init__(self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(
+        self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
+    ) -> None:
+        super().__init__(config, width, grids, num_prefix, heads)
         self.trained_grid: Grid | None = self.config.trained_grid
         if self.trained_grid is not None:
             for grid in self.grids:
@@ -70,20 +72,22 @@ class FlatSinusoid(FixedTable):
     al. 2017, section 3.5, over t slowest, then h, then w).
 
     Without `trained_grid` the table of the largest grid it is built with is the reference. A grid of another height
-    and width takes that table's cells, resized bicubically, step by step of the leading axes (OmniMAE resizes the
-    first step only, and refuses clips of another size; a longer clip simply goes on counting here). With
-    `trained_grid` the number of steps is resized too, linearly: no row then is of an index that the weights never saw.
+    and width takes that table's cells, resized bicubically, frame by frame of the leading axes (OmniMAE resizes the
+    first frame only, and refuses clips of another size; a longer clip simply goes on counting here). With
+    `trained_grid` the number of frames is resized too, linearly: no row then is of an index that the weights never saw.
     """
 
     class Config(FixedTable.Config):
         trained_grid: Annotated[tuple[Size, ...], Field(min_length=1)] | None = Field(
             default=None,
             description="the grid that weights were trained on; the table of any other grid is that grid's, resized; "
-            "null: the largest grid it is built with is the reference, and more steps go on counting",
+            "null: the largest grid it is built with is the reference, and more frames go on counting",
         )
 
-    def __init__(self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:
-        super().__init__(config, width, grids, num_prefix)
+    def __init__(
+        self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
+    ) -> None:
+        super().__init__(config, width, grids, num_prefix, heads)
         self.reference: Grid = self.trained_grid or max(self.grids, key=math.prod)
 
     def compute(self, grid: Grid) -> Tensor:
@@ -92,7 +96,7 @@ class FlatSinusoid(FixedTable):
 
 
 class SinCos2d(FixedTable):
-    """Fixed sines and cosines of column and row, as in MAE; the same at every step of the leading axes.
+    """Fixed sines and cosines of column and row, as in MAE; the same in every frame.
 
     The first half of the channels encodes the column, the second the row. In each half of width / 2 channels all sines
     come first, then all cosines, of the angles position * 10000^(-k / (width / 4)) with k = 0 .. width / 4 - 1 (MAE, He
@@ -109,11 +113,13 @@ class SinCos2d(FixedTable):
             "bicubically; null: computed for each grid anew",
         )
 
-    def __init__(self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0) -> None:
+    def __init__(
+        self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
+    ) -> None:
         _check_sincos_2d(width, grids)
-        super().__init__(config, width, grids, num_prefix)
+        super().__init__(config, width, grids, num_prefix, heads)
         if self.trained_grid is not None:
-            self.trained_grid = self.trained_grid[-2:]  # all steps are the same
+            self.trained_grid = self.trained_grid[-2:]  # all frames are the same
 
     def compute(self, grid: Grid) -> Tensor:
         """(tokens, width)."""
@@ -128,15 +134,15 @@ def flat_sinusoid_table(grid: Grid, width: int, reference: Grid) -> Tensor:
     with torch.device("cpu"):
         plane = tuple(grid[-2:]) if len(grid) > 1 else ()
         reference_plane = tuple(reference[-2:]) if len(grid) > 1 else ()
-        steps = math.prod(grid[: len(grid) - len(plane)])
-        rows = torch.arange(steps * math.prod(reference_plane), dtype=torch.float64)
+        frames = math.prod(grid[: len(grid) - len(plane)])
+        rows = torch.arange(frames * math.prod(reference_plane), dtype=torch.float64)
         exponent = 2 * (torch.arange(width) // 2).double() / width
         angle = rows[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64), exponent)
         angle[:, 0::2] = angle[:, 0::2].sin()
         angle[:, 1::2] = angle[:, 1::2].cos()
         table = angle.float()
         if plane != reference_plane:
-            table = resize_planes(table.unflatten(0, (steps, *reference_plane)), plane).reshape(-1, width)
+            table = resize_planes(table.unflatten(0, (frames, *reference_plane)), plane).reshape(-1, width)
         return table
 
 
@@ -147,7 +153,7 @@ def sincos_2d_table(grid: Grid, width: int) -> Tensor:
         ValueError: the width does not divide by 4, or the grid has one axis.
     """
     _check_sincos_2d(width, [grid])
-    steps, (height, columns) = steps_and_plane(grid)
+    frames, (height, columns) = frames_and_plane(grid)
     with torch.device("cpu"):
         frequency = torch.pow(
             torch.tensor(10000.0, dtype=torch.float64), -torch.arange(width // 4, dtype=torch.float64) / (width / 4)
@@ -159,7 +165,7 @@ def sincos_2d_table(grid: Grid, width: int) -> Tensor:
 
         by_column = encode(columns)[None, :].expand(height, columns, -1)
         by_row = encode(height)[:, None].expand(height, columns, -1)
-        return torch.cat([by_column, by_row], dim=-1).flatten(0, 1).repeat(steps, 1)
+        return torch.cat([by_column, by_row], dim=-1).flatten(0, 1).repeat(frames, 1)
 
 
 def _check_sincos_2d(width: int, grids: Sequence[Grid]) -> None:

@@ -11,18 +11,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Grid, Modality, Preparation, Tokens, TokenSpec, patchify, unpatchify
+from mmmask.interfaces import BadSample, Grid, Modality, Preparation, Tokens, TokenSpec, View, patchify, unpatchify
 
 
 @dataclass(frozen=True)
 class TidePreparation(Preparation):
     hours: int
 
-    def prepare(self, decoded: Any, generator: torch.Generator | None) -> Tensor:
+    def prepare(self, decoded: Any, view: View) -> Tensor:
         spare = len(decoded) - self.hours
         if spare < 0:
             raise BadSample(f"{len(decoded)} hours, shorter than {self.hours}")
-        start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+        start = int((spare + 1) * view.fraction())
         return torch.as_tensor(decoded[None, start : start + self.hours])
 
     def show(self, sample: Tensor) -> np.ndarray:
@@ -40,7 +40,7 @@ class TideModality(Modality):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.config.patch,), channels=1, mean=(0.5,), std=(0.25,))
+        return TokenSpec((self.config.patch,), channels=1, mean=(0.5,), std=(0.25,), scale=255.0, range=(0.0, 1.0))
 
     @property
     def embedding(self) -> str:
