@@ -204,9 +204,9 @@ def counted_forwards(monkeypatch, encoder):
     """Samples of every forward to come of such encoders."""
     calls, forward = [], encoder.forward
 
-    def counting(self, groups):
-        calls.append(len(groups[0].tokens.content))
-        return forward(self, groups)
+    def counting(self, inputs, *stages):
+        calls.append(len(inputs[0].part.tokens.content))
+        return forward(self, inputs, *stages)
 
     monkeypatch.setattr(encoder, "forward", counting)
     return calls
@@ -384,7 +384,7 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     def refused(*options, output="features.npz", model=checkpoint):
         return mistake("extract", model, image, "-o", tmp_path / output, *options)
 
-    assert refused("--pool", "max") == "no pool is named 'max'. Known: mean, none, prefix."
+    assert refused("--pool", "max") == "no pool is named 'max'. Known: first, mean, none, prefix."
     assert refused("--pool", "prefix", model=tuned[1]) == "pool prefix: the encoder has no prefix token; take mean"
     assert refused("--precision", "fp8") == "no precision is named 'fp8'. Known: bf16, fp32."
     for device in ("meta", "tpu", "nonsense", "mkldnn", "hpu", "vulkan", "xla:0", ""):
