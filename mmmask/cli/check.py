@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         samples = batches[name] = read.samples
         print(
             f"{name}: {read.total} samples; read {len(samples)} in {read.seconds:.2f} s as {samples.dtype} "
-            f"{tuple(samples.shape)}, values {samples.min().item()} to {samples.max().item()}"
+            f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")

@@ -104,7 +104,7 @@ def _problems(stream: str, samples: Tensor, names: list[str], modality: Modality
     shape, expected = tuple(samples.shape[1:]), tuple(modality.sample_shape)
     if shape != expected:
         return [f"streams.{stream}: samples are {shape}, and the modality's sample_shape says {expected}"]
-    if getattr(modality.spec, "gaps", False) or not samples.is_floating_point():
+    if modality.spec.gaps or not samples.is_floating_point():
         return []
     unusable = (~samples.isfinite()).flatten(1).sum(1).tolist()
     found = [(name, count) for name, count in zip(names, unusable, strict=True) if count]

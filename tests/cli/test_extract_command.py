@@ -385,7 +385,9 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
         return mistake("extract", model, image, "-o", tmp_path / output, *options)
 
     assert refused("--pool", "max") == "no pool is named 'max'. Known: first, mean, none, prefix."
-    assert refused("--pool", "prefix", model=tuned[1]) == "pool prefix: the encoder has no prefix token; take mean"
+    assert refused("--pool", "prefix", model=tuned[1]) == (
+        "pool: there is no prefix token: set encoder.prefix_tokens, or pool=mean"
+    )
     assert refused("--precision", "fp8") == "no precision is named 'fp8'. Known: bf16, fp32."
     for device in ("meta", "tpu", "nonsense", "mkldnn", "hpu", "vulkan", "xla:0", ""):
         message = refused("--device", device)
