@@ -2,16 +2,24 @@
 
     python benchmarks/data_rate.py images FOLDER [--repetitions 5]
     python benchmarks/data_rate.py step EXPERIMENT [key=value ...] [--repetitions 10]
+    python benchmarks/data_rate.py process EXPERIMENT [key=value ...] [--repetitions 5]
+    python benchmarks/data_rate.py accumulate EXPERIMENT [key=value ...] [--repetitions 5]
 
 `images`: decode and crop of every JPEG in a folder through the image plugin against a plain loop of simplejpeg and
 `F.interpolate`, file by file in turn, in CPU seconds of one thread. `step`: a joint training step fed from files
 against the same step on a cached batch plus (CPU seconds of decoding) / cores; above 1 is time lost to reading.
+`process`: batches as fast as they come, from threads and from a process of its own (`data.process`) in turn, while
+another thread runs Python half of the time, as one that launches kernels does; and how much slower that thread gets.
+`accumulate`: seconds per step of a trainer that waits 90 ms a step without holding the interpreter, with the step cut
+into more and more micro-batches.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +39,10 @@ from mmmask.randomness import seeded_generator
 
 BLOCK = 3
 """Steps in a row of one kind."""
+SECONDS = 4.0
+"""How long one way of loading is measured at a time."""
+COMPUTE = 0.09
+"""Seconds per step of a trainer that only waits."""
 
 
 def images(folder: str, repetitions: int) -> None:
@@ -71,12 +83,13 @@ def step(name: str, overrides: list[str], repetitions: int) -> None:
     for repetition in range(repetitions + 1):  # the first warms up
         cached = statistics.median(timed(partial(bench.step, names), device) for _ in range(BLOCK))
         decode = sum(_decode_seconds(experiment, stream, repetition) for stream in names)
-        fed = Streams(experiment, consumed=dict.fromkeys(names, repetition * (2 * BLOCK)))
+        fed = Streams(experiment)
+        fed.consumed |= dict.fromkeys(names, repetition * (2 * BLOCK))
         seconds = []
         for number in range(2 * BLOCK):  # the first half empties what was read before the clock began
             started = time.perf_counter()
-            (micro,) = fed.step(number)
-            bench.step(names, micro.samples)
+            (micro,) = fed.micro_steps(number)
+            bench.step(names, {stream: batch.content for stream, batch in micro.batches.items()})
             seconds.append(time.perf_counter() - started)
         fed.close()
         rows.append((statistics.mean(seconds[BLOCK:]), cached, decode))
@@ -86,6 +99,97 @@ def step(name: str, overrides: list[str], repetitions: int) -> None:
         f"from files {fed_step:.3f} s a step; cached {cached:.3f} s + decoding {decode:.3f} CPU s / {cores} cores = "
         f"{cached + decode / cores:.3f} s; ratio {ratio:.2f}"
     )
+
+
+def process(name: str, overrides: list[str], repetitions: int) -> None:
+    """Prints batches per second and the busy thread's rate, with threads and with a process."""
+    torch.set_num_threads(1)
+    data = load_experiment(name, overrides).to_data()
+    found: dict[tuple[bool, bool], list[tuple[float, float]]] = {}
+    rounds = _python_5_ms()
+    alone = _Busy(rounds)
+    time.sleep(SECONDS)
+    idle_rate = alone.end()
+    for repetition in range(repetitions + 1):  # the first warms up
+        for busy in (False, True):
+            for there in (False, True):
+                data["data"]["process"] = there
+                fed = Streams(experiment_from_data(data))
+                micro_steps = (micro for step in itertools.count() for micro in fed.micro_steps(step))
+                for _ in range(2 * (fed.experiment.data.workers + fed.experiment.training.accumulate)):
+                    next(micro_steps)  # what was read before the clock began
+                thread = _Busy(rounds) if busy else None
+                started, batches = time.perf_counter(), 0
+                while time.perf_counter() < started + SECONDS:
+                    next(micro_steps)
+                    batches += 1
+                rate = batches / (time.perf_counter() - started)
+                slower = idle_rate / thread.end() if thread else 1.0
+                micro_steps.close()
+                fed.close()
+                if repetition:
+                    found.setdefault((busy, there), []).append((rate, slower))
+    for busy in (False, True):
+        for there in (False, True):
+            rate, slower = (statistics.median(side) for side in zip(*found[busy, there], strict=True))
+            print(
+                f"{'busy' if busy else 'idle'} trainer, {'process' if there else 'threads'}: {rate:.1f} batches/s"
+                + (f"; the trainer takes {slower:.2f} of its time" if busy else "")
+            )
+        ratio = statistics.median(a / b for (a, _), (b, _) in zip(found[busy, True], found[busy, False], strict=True))
+        print(f"  process / threads: {ratio:.2f}")
+
+
+class _Busy:
+    """A thread that runs Python for 5 ms, waits for 5 ms, and so on; its rate says how much others hold it up."""
+
+    def __init__(self, loop: int) -> None:
+        self._loop = loop
+        self._ended, self._rounds, self._started = threading.Event(), 0, time.perf_counter()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def end(self) -> float:
+        """Stops it; rounds per second."""
+        self._ended.set()
+        self._thread.join()
+        return self._rounds / (time.perf_counter() - self._started)
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.005):
+            for _ in range(self._loop):
+                pass
+            self._rounds += 1
+
+
+def accumulate(name: str, overrides: list[str], repetitions: int) -> None:
+    """Prints seconds per step over the number of micro-batches."""
+    torch.set_num_threads(1)
+    data = load_experiment(name, overrides).to_data()
+    for number in (1, 2, 4, 8, 16):
+        data["training"]["accumulate"] = number
+        fed = Streams(experiment_from_data(data))
+        seconds, waits = [], []
+        for step in range(2 + repetitions):  # the first two fill what is read ahead
+            started, waited = time.perf_counter(), 0.0
+            for micro in fed.micro_steps(step):
+                time.sleep(COMPUTE / number)
+                waited += micro.wait
+            seconds.append(time.perf_counter() - started)
+            waits.append(waited)
+        fed.close()
+        print(
+            f"accumulate {number}: {statistics.median(seconds[2:]) * 1000:.0f} ms a step, "
+            f"{statistics.median(waits[2:]) * 1000:.0f} ms of it waiting"
+        )
+
+
+def _python_5_ms() -> int:
+    """Rounds of an empty loop that take 5 ms."""
+    started = time.perf_counter()
+    for _ in range(1_000_000):
+        pass
+    return int(1_000_000 * 0.005 / (time.perf_counter() - started))
 
 
 def _decode_seconds(experiment: Experiment, stream: str, repetition: int) -> float:
@@ -123,7 +227,7 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("images", "step"))
+    parser.add_argument("what", choices=("images", "step", "process", "accumulate"))
     parser.add_argument("where", help="a folder of JPEGs, or an experiment")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--repetitions", type=int, default=5)
@@ -131,7 +235,8 @@ def main() -> None:
     if arguments.what == "images":
         images(arguments.where, arguments.repetitions)
     else:
-        step(arguments.where, arguments.overrides, arguments.repetitions)
+        measure = {"step": step, "process": process, "accumulate": accumulate}[arguments.what]
+        measure(arguments.where, arguments.overrides, arguments.repetitions)
 
 
 if __name__ == "__main__":

@@ -11,30 +11,40 @@ from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask import interfaces, interop, testing
+    from mmmask.data.sample_corpus import write_sample_data
     from mmmask.evaluation.extraction import Features, extract
     from mmmask.evaluation.reconstruction import reconstruct
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
+        Augmentation,
         BadSample,
+        Batch,
+        Callback,
         Component,
         Decoder,
         Encoder,
+        Evaluator,
         Format,
         Loss,
         Mask,
         MaskContext,
         Masker,
         Modality,
+        Objective,
+        Optimizer,
+        Pool,
         Positions,
         Preparation,
+        Sample,
         Source,
         Tokens,
         TokenSpec,
+        View,
     )
     from mmmask.interop.runs import Run, load_run
     from mmmask.model.build import build_model
     from mmmask.model.classifier import Classifier
-    from mmmask.training.run import train
+    from mmmask.training.train import train
 
 __version__ = "0.1.0"
 
@@ -46,6 +56,15 @@ _LAZY = {
     **dict.fromkeys(
         (
             "BadSample",
+            "View",
+            "Sample",
+            "Pool",
+            "Optimizer",
+            "Objective",
+            "Evaluator",
+            "Callback",
+            "Batch",
+            "Augmentation",
             "Component",
             "Decoder",
             "Encoder",
@@ -68,13 +87,15 @@ _LAZY = {
     "build_model": "mmmask.model.build",
     "Classifier": "mmmask.model.classifier",
     **dict.fromkeys(("Run", "load_run"), "mmmask.interop.runs"),
-    "train": "mmmask.training.run",
+    "train": "mmmask.training.train",
+    "write_sample_data": "mmmask.data.sample_corpus",
 }
 __all__ = [
-    "BadSample", "Classifier", "Component", "Decoder", "Encoder", "Experiment", "Features", "Format", "Loss",
-    "Mask", "MaskContext", "Masker", "MmmaskError", "Modality", "Positions", "Preparation", "Run", "Source",
-    "TokenSpec", "Tokens", "build_model", "extract", "hookimpl", "interfaces", "interop", "load_experiment",
-    "load_run", "reconstruct", "register", "testing", "train",
+    "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",
+    "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
+    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens",
+    "View", "build_model", "extract", "hookimpl", "interfaces", "interop", "load_experiment", "load_run",
+    "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -72,6 +72,7 @@ class Components:
         self.manager.add_hookspecs(hooks)
         self.broken: list[BrokenPlugin] = []
         self._suppliers: dict[str, str] = {}
+        self.plugin_files: list[str] = []  # another process needs them too
         from mmmask import builtins
 
         self.manager.register(builtins, "mmmask:builtins")
@@ -126,7 +127,26 @@ class Components:
             known = isinstance(error, MmmaskError | ValueError | pluggy.PluginValidationError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             raise MmmaskError(f"--plugin {path}: {reason}") from error
+        self.plugin_files.append(path)
         return module
+
+    def ask_every_plugin(self, hook: str, publish_for: Callable[[str], object], report: Callable[[str], None]) -> None:
+        """Calls a hook as `hook(publish=publish_for(supplier))`, plugin by plugin, mmmask's own first.
+
+        Args:
+            publish_for: gets the distribution or plugin file, and gives what the plugin names things with.
+            report: takes a line for every plugin that fails; the others are asked all the same.
+        """
+        for name, plugin in self.manager.list_name_plugin():
+            try:
+                self._call(plugin, hook, publish=publish_for(name.rpartition(":")[0] or name))
+            except Exception as error:  # a plugin's own code runs in here
+                report(f"plugin {name}: {hook} failed: {type(error).__name__}: {error}")
+
+    def _call(self, plugin: object, hook: str, **arguments: object) -> None:
+        """Calls a hook of one plugin alone."""
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        self.manager.subset_hook_caller(hook, others)(**arguments)
 
     def _collect(self, plugin_name: str, supplier: str) -> None:
         """Calls one plugin's `register_components`; either all of its names are taken or none."""
@@ -139,9 +159,7 @@ class Components:
             named.append((kind, name, target, description))
 
         self._suppliers[plugin_name] = supplier
-        plugin = self.manager.get_plugin(plugin_name)
-        others = [other for other in self.manager.get_plugins() if other is not plugin]
-        self.manager.subset_hook_caller("register_components", others)(register=register)
+        self._call(self.manager.get_plugin(plugin_name), "register_components", register=register)
         for kind, name, target, description in named:
             self.registries[kind].register(name, target, supplier=supplier, description=description)
 

@@ -5,17 +5,41 @@ The project's own components, log writers and sample writers come in through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 if TYPE_CHECKING:
-    from mmmask.training.loop import RunState
+    from torch import nn
 
 hookspec = pluggy.HookspecMarker("mmmask")
 hookimpl = pluggy.HookimplMarker("mmmask")
+
+
+class RunState(Protocol):
+    """A run, as hooks see it.
+
+    Attributes:
+        experiment: what is trained (`mmmask.Experiment`).
+        output: the run's folder.
+        model: the model, without any wrapper.
+        total_steps: number of optimiser steps of the run.
+        step: optimiser steps done.
+        is_main: whether this process writes the folder.
+        evaluations: {stream: [figures at the start, ..., the newest]}.
+        pictures: {stream: path of its newest reconstruction picture}.
+    """
+
+    experiment: Any
+    output: Path
+    model: nn.Module
+    total_steps: int
+    step: int
+    is_main: bool
+    evaluations: dict[str, list[dict[str, Any]]]
+    pictures: dict[str, Path]
 
 
 class Register(Protocol):
@@ -63,11 +87,35 @@ def publish_checkpoints(publish: Publish) -> None:
     """Names published checkpoints for `mmmask.interop.load`: `publish(name, address, format, licence, ...)`."""
 
 
-@hookspec
-def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes this plugin's part of a small labelled corpus below `folder`; `progress` takes a line per file.
+class PublishExperiment(Protocol):
+    """What `publish_experiments` is given."""
 
-    Called on the main process only.
+    def __call__(self, name: str, path: str | Path) -> None:
+        """Names one experiment.
+
+        Args:
+            name: what users train it by, such as `acme/tides`.
+            path: its YAML file, inside the plugin's package; the first line, a comment, shows in `mmmask list`.
+        """
+
+
+@hookspec
+def publish_experiments(publish: PublishExperiment) -> None:
+    """Names experiments that come with the plugin: `publish(name, path)`."""
+
+
+@hookspec
+def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None], parts: Collection[str] | None) -> None:
+    """Writes this plugin's parts of a small labelled corpus, one folder each below `folder`.
+
+    Called on the main process only, before every run that has `data.sample_data`: a writer leaves alone what is
+    complete already, as `mmmask.interfaces.write_part` does.
+
+    Args:
+        folder: the whole corpus, which exists.
+        seed: equal seeds give equal files.
+        progress: takes a line per file.
+        parts: names of the folders that are needed; None: all.
     """
 
 
@@ -80,8 +128,23 @@ def run_started(run: RunState) -> None:
 
 
 @hookspec
+def optimizer_stepped(run: RunState) -> None:
+    """An optimiser step is done, `run.step` in all. Called after every step, on every process."""
+
+
+@hookspec
 def step_ended(run: RunState, metrics: dict[str, Any]) -> None:
     """A logged step is done; `metrics` is the line of `metrics.jsonl`. Called on the main process only."""
+
+
+@hookspec
+def evaluated(run: RunState, stream: str, figures: dict[str, Any]) -> None:
+    """A stream was evaluated; `figures` are a line of `evaluations.jsonl`. Called on the main process only."""
+
+
+@hookspec
+def picture_drawn(run: RunState, stream: str, path: Path) -> None:
+    """A picture of a stream's samples was written. Called on the main process only."""
 
 
 @hookspec

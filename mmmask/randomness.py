@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,6 +20,18 @@ def derive_seed(*parts: int | str) -> int:
 def seeded_generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """Global random state seeded by `derive_seed` meanwhile, and as it was afterwards; on the default device."""
+    device = torch.get_default_device()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # torch.manual_seed would seed every GPU, and fork_rng would not put those back
+        torch.default_generator.manual_seed(derive_seed(*parts))
+        if device.type == "cuda":
+            torch.cuda.manual_seed(derive_seed(*parts))
+        yield
 
 
 CACHED = 32_000

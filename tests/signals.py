@@ -67,13 +67,15 @@ class SignalModality(Modality):
 
 
 class WaveSource(Source):
-    """Sine waves; numbers in `bad` cannot be loaded."""
+    """Sine waves; numbers in `bad` cannot be loaded, sample `nan_at` is NaN, the loss on sample `huge_at` overflows."""
 
     class Config(Source.Config):
         count: int = 24
         length: int = 80
         bad: tuple[int, ...] = ()
         nan_at: int = -1
+        huge_at: int = -1
+        labelled: bool = False
 
     def __len__(self):
         return self.config.count
@@ -86,7 +88,12 @@ class WaveSource(Source):
         wave = 0.5 + 0.4 * torch.sin(time * (1 + index % 5) / 3 + phase)
         if index == self.config.nan_at:
             return wave * float("nan")
+        if index == self.config.huge_at:
+            return wave * 1e38
         return (wave * 255).to(torch.uint8)
+
+    def label(self, index):
+        return "abc"[index % 3] if self.config.labelled else None
 
 
 @mmmask.hookimpl

@@ -1,6 +1,8 @@
-"""Components that need only a token grid, or only files; registered through the same hook as anybody's."""
+"""Components that need only a token grid, or only files, and the shipped experiments; through anybody's hooks."""
 
-from mmmask.hooks import Register, hookimpl
+from pathlib import Path
+
+from mmmask.hooks import PublishExperiment, Register, hookimpl
 
 
 @hookimpl
@@ -41,3 +43,18 @@ def register_components(register: Register) -> None:
     register("source", "folder", f"{here}.sources:FolderSource", "every file below a folder, nested or flat")
     register("source", "list", f"{here}.sources:ListSource", "a file with one `path` or `path,label` a line")
     register("source", "glob", f"{here}.sources:GlobSource", "every file that matches a pattern")
+    register("objective", "masked", f"{here}.objectives.masked:MaskedObjective", "predict masked tokens")
+    register("optimizer", "adamw", f"{here}.optimizers:AdamW", "Adam with decoupled weight decay")
+    reconstruction = f"{here}.evaluators.reconstruction:ReconstructionEvaluator"
+    register("evaluator", "reconstruction", reconstruction, "held-out loss and PSNR, against the simplest guess")
+    register("callback", "tensorboard", f"{here}.callbacks.tensorboard:TensorBoard", "TensorBoard events")
+
+
+@hookimpl
+def publish_experiments(publish: PublishExperiment) -> None:
+    """Names the experiments that come with mmmask, such as `omnimae/vit_base`."""
+    package = Path(__file__).parents[1]
+    # a wheel holds them inside the package, a checkout beside it
+    folder = next(f for f in (package / "configs", package.parent / "configs") if f.is_dir())
+    for path in sorted(folder.rglob("*.yaml")):
+        publish(path.relative_to(folder).with_suffix("").as_posix(), path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from pydantic import Field
@@ -32,6 +33,10 @@ class _FileSource(Source):
         """Paths and labels, in an order that does not depend on the machine."""
         raise NotImplementedError
 
+    def _folder(self) -> str:
+        """The folder that names are relative to."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -43,9 +48,18 @@ class _FileSource(Source):
         """Its label, or None."""
         return self._labels[index]
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """The names that are labels of some file."""
+        return classes_of(self._labels)
+
     def describe(self, index: int) -> str:
         """Its path."""
         return self._paths[index]
+
+    def name(self, index: int) -> str:
+        """Its path relative to the source's folder, where it lies below it."""
+        return self._paths[index].removeprefix(_join(self._folder(), ""))
 
 
 class FolderSource(_FileSource):
@@ -65,6 +79,9 @@ class FolderSource(_FileSource):
         found = sorted(_walk_remote(root) if _is_remote(root) else _walk_local(root))
         chosen = _with_extensions(found, self.extensions, f"source folder: {path}")
         return [(_join(root, name), name.split("/", 1)[0] if "/" in name else None) for name in chosen]
+
+    def _folder(self) -> str:
+        return os.path.expanduser(self.config.path)
 
 
 class GlobSource(_FileSource):
@@ -86,6 +103,13 @@ class GlobSource(_FileSource):
             raise SourceError(f"source glob: {pattern} matches nothing. Set source.path to a pattern of files.")
         found = sorted(path for path in matches if os.path.isfile(path))
         return [(path, None) for path in _with_extensions(found, self.extensions, f"source glob: {pattern}")]
+
+    def _folder(self) -> str:
+        """What the pattern names before its first sign that stands for others."""
+        plain = itertools.takewhile(
+            lambda part: not glob.has_magic(part), os.path.expanduser(self.config.path).split(os.sep)
+        )
+        return os.sep.join(plain)
 
 
 class ListSource(_FileSource):
@@ -118,6 +142,15 @@ class ListSource(_FileSource):
                 f"source list: {self.config.path} names no file. Write one `path` or `path,label` a line into it."
             )
         return files
+
+    def _folder(self) -> str:
+        return os.path.dirname(os.path.expanduser(self.config.path))
+
+
+def classes_of(labels: Iterable[str | None]) -> Mapping[str, tuple[str, ...]]:
+    """{"label": the sorted names among labels}; empty where none is a name."""
+    names = {label for label in labels if label is not None}
+    return {"label": tuple(sorted(names))} if names else {}
 
 
 def _check_folder(path: str) -> None:

@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load(arguments)
     from rich.console import Console
 
-    from mmmask.model.precision import find_device
     from mmmask.profiling.bench import StepBench, default_sizes, measure_steps, peak_memory
+    from mmmask.model.precision import find_device
 
     device = find_device(arguments.device)
     sizes = default_sizes(experiment, device)
@@ -89,11 +89,11 @@ def _print_data_wait(
         print(f"data wait: not measured, as there is no data: {error}")
         return
     try:
-        fed.step(0)
+        list(fed.micro_steps(0))
         waited, started = 0.0, time.perf_counter()
         for step in range(1, repetitions + 1):
-            (micro,) = fed.step(step)
-            bench.step(tuple(sizes), {name: samples.to(device) for name, samples in micro.samples.items()})
+            (micro,) = fed.micro_steps(step)
+            bench.step(tuple(sizes), {name: batch.content.to(device) for name, batch in micro.batches.items()})
             waited += micro.wait
         seconds = time.perf_counter() - started
     finally:

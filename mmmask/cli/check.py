@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     print(f"parameters: {counts['total']:,} ({parts})")
-    training, problems, batches = experiment.training, [], {}
+    training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"
     copies = 2 * counts["total"] if half else 0  # of the weights, in bfloat16
     activations, trial, under_way = float(copies), float(copies), 0.0
@@ -58,16 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
             print(f"{name}: {len(sample_loader(experiment, name, held_out=True).source)} held-out samples")
+        sizes[name] = read.total
         problems += read.problems
-        # ready or being made, in the workers, and the step's own
-        under_way += samples[0].nbytes * stream.batch_size * (1 + experiment.data.workers / training.accumulate)
+        # being made or ready in the workers, and the micro-batch that trains
+        ahead = experiment.data.workers + training.accumulate if experiment.data.workers else 0
+        under_way += samples[0].nbytes * stream.batch_size / training.accumulate * (1 + ahead)
     state = 16 * counts["total"]  # float32 weight, gradient and two moments
     print(
         f"memory on one process: about {_size(state)} for weights, gradients and optimiser, "
         f"{_size(activations)} for activations of a micro-batch ({training.precision}), {_size(under_way)} for batches "
         "under way; more processes divide the last two, training.accumulate the activations"
     )
-    print(f"peak learning rate {peak_learning_rate(experiment):g}, {total_steps(experiment)} steps, {training.mixing}")
+    print(
+        f"peak learning rate {peak_learning_rate(experiment):g}, {total_steps(experiment, sizes)} steps, {training.mixing}"
+    )
     needed, free = 8 * counts["total"] + 2 * trial, free_memory(device)
     if not problems and needed < free:
         problems = try_step(experiment, batches, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
-from mmmask.experiment.compose import shipped_experiments
+from mmmask.experiment.compose import published_experiments
 from mmmask.interop.published import published
 from mmmask_registry import UnknownName
 
@@ -37,12 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
         for entry in found.registry(kind)
     ]
     if "experiment" in wanted:
-        rows += [("experiment", name, "mmmask", _first_comment(path)) for name, path in shipped_experiments().items()]
+        experiments = published_experiments(_report).items()
+        rows += [("experiment", name, part.supplier, _first_comment(part.path)) for name, part in experiments]
     if "checkpoint" in wanted:
-        rows += [
-            ("checkpoint", part.name, part.licence, part.description or part.address)
-            for part in published(lambda problem: print(f"mmmask: {problem}", file=sys.stderr)).values()
-        ]
+        checkpoints = published(_report).values()
+        rows += [("checkpoint", part.name, part.licence, part.description or part.address) for part in checkpoints]
     for _, group in itertools.groupby(rows, key=lambda row: row[0]):
         alike = list(group)
         widths = [max(len(row[column]) for row in alike) for column in range(3)]
@@ -53,6 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not any(entry for entry in found.registry("modality")):
         print("mmmask: no modality was found. Is mmmask installed (pip install -e .)?", file=sys.stderr)
     return 0
+
+
+def _report(problem: str) -> None:
+    print(f"mmmask: {problem}", file=sys.stderr)
 
 
 def _first_comment(path: Path) -> str:

@@ -21,8 +21,8 @@ from rich.progress import (
 from mmmask.hooks import hookimpl
 
 if TYPE_CHECKING:
+    from mmmask.hooks import RunState
     from mmmask.interop.runs import Run
-    from mmmask.training.loop import RunState
 
 
 class TrainingProgress:

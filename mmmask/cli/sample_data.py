@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,21 +28,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_what_is_asked_for(experiment: Experiment) -> None:
-    """The corpus of `data.sample_data`, if the experiment has one."""
+    """The parts of `data.sample_data` that the experiment reads, if it has a corpus."""
+    from mmmask.data.sample_corpus import needed_parts
+
     if experiment.data.sample_data:
-        show_writing(Path(experiment.data.sample_data))
+        show_writing(Path(experiment.data.sample_data), parts=needed_parts(experiment))
 
 
-def show_writing(folder: Path, seed: int = 0) -> None:
+def show_writing(folder: Path, seed: int = 0, parts: Collection[str] | None = None) -> None:
     """Writes the corpus with a progress line, and says what there is."""
     from rich.console import Console
 
-    from mmmask.sample_data import write_sample_data
+    from mmmask.data.sample_corpus import write_sample_data
 
     console = Console(stderr=True)
     doing = f"writing sample data to {folder}"
     with console.status(doing) as status:
-        write_sample_data(folder, seed, progress=lambda line: status.update(f"{doing}: {line}"))
+        write_sample_data(folder, seed, lambda line: status.update(f"{doing}: {line}"), parts)
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 2**20
     console.print(f"sample data: {len(files)} files, {size:.1f} MiB in {folder}")

@@ -20,6 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mmmask.training.optimizer import peak_learning_rate
 
     for part, config in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
+        if config is None:
+            continue
         written = config.model_dump(mode="json")
         implied = [f"{key} {value}" for key, value in config if key not in written]
         if implied:  # what a size sets is not written beside it

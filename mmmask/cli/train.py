@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load(arguments)
     from mmmask.cli.progress import TrainingProgress
     from mmmask.cli.sample_data import write_what_is_asked_for
-    from mmmask.training.run import train
+    from mmmask.training.train import train
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     if main_process:

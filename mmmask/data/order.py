@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Iterator
 
 import torch
-from torchdata.nodes import BaseNode
 
 from mmmask.randomness import seeded_generator
 
@@ -35,8 +35,10 @@ class EndlessOrder:
         return epoch, int(permutation[offset])
 
 
-class MicroBatches(BaseNode[list[Draw]]):
-    """The draws of one process's micro-batches, without end; its state is a position.
+def micro_batches(
+    order: EndlessOrder, batch: int, accumulate: int, rank: int, world_size: int, first_batch: int
+) -> Iterator[list[Draw]]:
+    """The draws of one process's micro-batches, without end.
 
     A global batch is a fixed run of positions. It is cut into `accumulate * world_size` equal chunks; micro-batch m
     of process r is chunk m * world_size + r, so another number of processes trains on the same batches.
@@ -47,28 +49,8 @@ class MicroBatches(BaseNode[list[Draw]]):
         accumulate, rank, world_size: which chunks are this process's.
         first_batch: global batches already trained on.
     """
-
-    def __init__(
-        self, order: EndlessOrder, batch: int, accumulate: int, rank: int, world_size: int, first_batch: int
-    ) -> None:
-        super().__init__()
-        self.order, self.batch, self.accumulate, self.rank, self.world_size = order, batch, accumulate, rank, world_size
-        self.position = first_batch * accumulate
-
-    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
-        """Begins at the state's position, or stays where it was built to begin."""
-        super().reset(initial_state)
-        if initial_state is not None:
-            self.position = initial_state["position"]
-
-    def next(self) -> list[Draw]:
-        """The draws of the next micro-batch."""
-        batch, micro = divmod(self.position, self.accumulate)
-        size = self.batch // (self.accumulate * self.world_size)
-        first = batch * self.batch + (micro * self.world_size + self.rank) * size
-        self.position += 1
-        return [self.order.at(position) for position in range(first, first + size)]
-
-    def get_state(self) -> dict[str, Any]:
-        """The position, in micro-batches."""
-        return {"position": self.position}
+    size = batch // (accumulate * world_size)
+    for number in itertools.count(first_batch):
+        for micro in range(accumulate):
+            first = number * batch + (micro * world_size + rank) * size
+            yield [order.at(position) for position in range(first, first + size)]

@@ -2,72 +2,65 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torchdata.nodes import BaseNode, ParallelMapper
+from torchdata.nodes import BaseNode, IterableWrapper, ParallelMapper, Prefetcher
 
 from mmmask.data.order import Draw
-from mmmask.data.samples import Batch
+from mmmask.data.samples import LoadedBatch
 from mmmask_registry import MmmaskError
-
-_thread = threading.local()
 
 
 class BatchPipeline:
     """Batches of one stream, in order, made by threads ahead of time.
 
-    Threads, not processes: decoders and torch release the interpreter lock, and nothing needs to be copied. Each
-    thread makes whole batches.
+    Each thread makes whole batches: at most `workers` are being made (or wait for an earlier one), and at most `ready`
+    have been made and not been taken. A batch of clips may be gigabytes, so both are counted in batches, not guessed.
 
     Args:
-        draws: endless node of the draws of micro-batches.
+        draws: endless, of the micro-batches.
         load: makes a batch of draws.
         workers: threads; 0 makes batches in the caller's thread, when asked.
+        ready: batches that may lie ready.
         pin: whether the batches go to a CUDA device; their memory is then page-locked, so that copying them does not
             hold up the thread that trains.
     """
 
     def __init__(
-        self, draws: BaseNode[list[Draw]], load: Callable[[list[Draw]], Batch], workers: int, pin: bool
+        self,
+        draws: Iterable[list[Draw]],
+        load: Callable[[list[Draw]], LoadedBatch],
+        workers: int,
+        ready: int,
+        pin: bool,
     ) -> None:
-        def load_or_report(item: list[Draw]) -> Batch | MmmaskError:
-            if workers and not getattr(_thread, "single", False):
-                # two workers on two cores must not start four threads of torch's own; concerns this thread only
-                torch.set_num_threads(1)
-                _thread.single = True
+        def load_or_report(item: list[Draw]) -> LoadedBatch | MmmaskError:
             try:
-                batch = load(item)
-                return replace(batch, samples=batch.samples.pin_memory()) if pin else batch
+                loaded = load(item)
             except MmmaskError as error:
                 return error  # torchdata would wrap it in a traceback; it is one line for the user
+            return replace(loaded, batch=loaded.batch.map(lambda part: part.pin_memory())) if pin else loaded
 
-        self._mapper: ParallelMapper[Any] = ParallelMapper(
-            draws,
-            load_or_report,
-            num_workers=workers,
-            in_order=True,
-            method="thread",
-            max_concurrent=workers or None,  # batches under way or ready: a batch of clips may be gigabytes
+        mapper: ParallelMapper[LoadedBatch | MmmaskError] = ParallelMapper(
+            IterableWrapper(draws), load_or_report, workers, method="thread", max_concurrent=workers or None
         )
-        self._mapper.reset()
+        self._node: BaseNode[LoadedBatch | MmmaskError] | None = Prefetcher(mapper, ready) if workers else mapper
+        self._node.reset()
 
-    def next(self) -> Batch:
+    def next(self) -> LoadedBatch:
         """The next micro-batch, waiting for it if need be.
 
         Raises:
             MmmaskError: what went wrong in the worker, for the user.
         """
-        item = next(self._mapper)
+        if self._node is None:
+            raise ValueError("closed")
+        item = next(self._node)
         if isinstance(item, MmmaskError):
             raise item
         return item
 
     def close(self) -> None:
-        """Stops the threads."""
-        iterator = getattr(getattr(self._mapper, "_it", None), "_it", None)  # torchdata has no public way
-        if iterator is not None:
-            iterator._shutdown()
+        """Stops the threads: torchdata's nodes stop theirs when nothing refers to them any more."""
+        self._node = None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmmask.data.order import Draw
-from mmmask.interfaces import PLAIN, BadSample, Preparation, Source, View
+from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 
 ATTEMPTS = 20
+UNLABELLED = -1
+"""Number of the class of a sample that has none, in a source whose other samples do."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,16 @@ class BadRecord:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One micro-batch of a stream.
+class LoadedBatch:
+    """One micro-batch of a stream, as a worker made it.
 
     Attributes:
-        samples: (batch, *sample_shape), replicas of a sample side by side.
+        batch: replicas of a sample side by side.
         distinct: decoded samples.
         bad: samples that were replaced on the way.
     """
 
-    samples: Tensor
+    batch: Batch
     distinct: int
     bad: tuple[BadRecord, ...]
 
@@ -48,38 +51,62 @@ class TooManyBad(SourceError):
             f"{records[-1].sample}: {records[-1].reason}"
         )
 
+    def __reduce__(self) -> tuple[type[TooManyBad], tuple[str, tuple[BadRecord, ...]]]:
+        return TooManyBad, (self.stream, self.records)
+
 
 class SampleLoader:
     """Turns draws into batches; a pure function of (seed, stream, draw), whichever worker runs it.
 
     Random draws within a sample come from (seed, stream, epoch, index), of a replica's crop from (..., replica).
+
+    Args:
+        source, preparation: where samples come from, and how they are decoded and prepared.
+        spec: of the modality's tokens; says whether NaN may stand for what is missing.
+        replicate: prepared samples per decoded one.
+        seed, stream: of the random draws; a sample's only part is named like the stream.
+        classes: {label set: names}; the number of a class is its place among these. None takes the source's own.
     """
 
-    def __init__(self, source: Source, preparation: Preparation, replicate: int, seed: int, stream: str) -> None:
-        self.source, self.preparation = source, preparation
+    def __init__(
+        self,
+        source: Source,
+        preparation: Preparation,
+        spec: TokenSpec,
+        replicate: int,
+        seed: int,
+        stream: str,
+        classes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.source, self.preparation, self.spec = source, preparation, spec
         self.replicate, self.seed, self.stream = replicate, seed, stream
+        self.classes = dict(source.classes if classes is None else classes)
+        self._numbers = {
+            label_set: {name: number for number, name in enumerate(names)} for label_set, names in self.classes.items()
+        }
 
-    def batch(self, draws: list[Draw]) -> Batch:
+    def batch(self, draws: Sequence[Draw]) -> LoadedBatch:
         """The samples of the draws, each replaced, deterministically, where it is bad.
 
         Raises:
             SourceError: many samples in a row are bad.
         """
-        samples: list[Tensor] = []
+        samples: list[Sample] = []
         bad: list[BadRecord] = []
         for draw in draws:
             samples.extend(self._replicas(draw, bad))
-        return Batch(self.preparation.collate(samples), len(draws), tuple(bad))
+        return LoadedBatch(Batch.of(samples, self.preparation.collate), len(draws), tuple(bad))
 
-    def plain(self, index: int) -> Tensor:
-        """One sample, prepared without any randomness, (*sample_shape).
+    def plain(self, index: int, view: View = PLAIN) -> Sample:
+        """One sample, prepared without any randomness, or as another view asks for.
 
         Raises:
-            BadSample: it cannot be decoded.
+            BadSample: it cannot be decoded, or holds values that are no numbers.
         """
-        return self.preparation.prepare(self.preparation.decode(self.source.load(index), PLAIN), PLAIN)
+        decoded = self.preparation.decode(self.source.load(index), view)
+        return self._sample(index, self.preparation.prepare(decoded, view))
 
-    def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Tensor]:
+    def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw
         substitutes = seeded_generator(self.seed, "substitute", self.stream, epoch, index)
         for _ in range(ATTEMPTS):
@@ -90,10 +117,32 @@ class SampleLoader:
                 index = int(torch.randint(len(self.source), (), generator=substitutes))
         raise TooManyBad(self.stream, tuple(bad))
 
-    def _load(self, epoch: int, index: int) -> list[Tensor]:
+    def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)
         decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
         return [
-            self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
+            self._sample(index, self.preparation.prepare(decoded, View(seeded_generator(*where, replica))))
             for replica in range(self.replicate)
         ]
+
+    def _sample(self, index: int, part: Tensor) -> Sample:
+        if part.is_floating_point():
+            unusable = part.isinf() if self.spec.gaps else ~part.isfinite()
+            if count := int(unusable.sum()):
+                kind = "infinite" if self.spec.gaps else "NaN or infinite"
+                raise BadSample(f"holds {kind} values: {count} of {part.numel()}")
+        return Sample({self.stream: part}, self._labels(index), index)
+
+    def _labels(self, index: int) -> dict[str, int]:
+        if not self.classes:
+            return {}
+        named = self.source.labels(index)
+        try:
+            return {
+                label_set: numbers[named[label_set]] if label_set in named else UNLABELLED
+                for label_set, numbers in self._numbers.items()
+            }
+        except KeyError as error:
+            raise SourceError(
+                f"streams.{self.stream}: {self.source.describe(index)}: class {error} is none of the source's classes"
+            ) from error

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from mmmask.data.order import EndlessOrder, MicroBatches
+from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import BatchPipeline
+from mmmask.data.process import WorkerProcess, pays
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import Component, Modality, Source
+from mmmask.interfaces import Batch, Component, Modality, Source
 from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
+
+NAMES_COMPARED = 4096
+"""Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +32,25 @@ class MicroStep:
     """One micro-batch of every stream of a step.
 
     Attributes:
-        samples: {stream: (batch, *sample_shape)} on the CPU.
-        rows: {stream: (first row, rows of the global batch)}.
+        batches: {stream: batch} on the CPU.
+        shard: {stream: (first row, rows of the global batch)}.
         distinct: {stream: decoded samples}.
         bad: {stream: samples that were replaced}.
         wait: seconds spent waiting for the workers.
     """
 
-    samples: dict[str, Tensor]
-    rows: dict[str, tuple[int, int]]
+    batches: dict[str, Batch]
+    shard: dict[str, tuple[int, int]]
     distinct: dict[str, int]
     bad: dict[str, tuple[BadRecord, ...]]
     wait: float
 
 
 class Streams:
-    """Feeds training, from the given number of batches per stream on.
+    """Feeds training. Workers start with the first step, so `load_state_dict` comes before it.
 
     Args:
         experiment: its streams need a source each.
-        consumed: {stream: global batches already trained on}.
         rank, world_size: of this process.
         pin: whether batches go to a CUDA device.
 
@@ -54,43 +59,65 @@ class Streams:
         SourceError: a source that is missing or empty.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        consumed: Mapping[str, int] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        pin: bool = False,
-    ) -> None:
-        self.experiment, self.rank, self.world_size = experiment, rank, world_size
-        self.consumed = {name: (consumed or {}).get(name, 0) for name in experiment.streams}
+    def __init__(self, experiment: Experiment, rank: int = 0, world_size: int = 1, pin: bool = False) -> None:
+        self.experiment, self.rank, self.world_size, self.pin = experiment, rank, world_size, pin
+        self.consumed = dict.fromkeys(experiment.streams, 0)
         check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
-        training, data = experiment.training, experiment.data
+        self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
+        self.process: WorkerProcess | None = None
         self._pipelines: dict[str, BatchPipeline] = {}
-        for name, stream in experiment.streams.items():
-            loader = self.loaders[name]
-            draws = MicroBatches(
-                EndlessOrder(len(loader.source), training.seed, name),
-                batch=stream.batch_size // stream.replicate,
-                accumulate=training.accumulate,
-                rank=rank,
-                world_size=world_size,
-                first_batch=self.consumed[name],
-            )
-            self._pipelines[name] = BatchPipeline(draws, loader.batch, data.workers, pin)
+        self._within_step = False
 
-    def step(self, step: int) -> list[MicroStep]:
-        """The micro-batches of a training step, on this process."""
+    def micro_steps(self, step: int) -> Iterator[MicroStep]:
+        """The micro-batches of a training step on this process, each while the next ones are being loaded.
+
+        The step counts as consumed when this has come to its end: one that is given up half way does not, and no other
+        can follow it.
+
+        Raises:
+            MmmaskError: what went wrong in a worker, for the user.
+        """
+        if self._within_step:
+            raise RuntimeError("the micro-batches of the step before were not all taken")
+        if not self._pipelines:
+            self._start()
         names = streams_of_step(self.experiment, step)
-        micro_steps = [self._micro_step(names, micro) for micro in range(self.experiment.training.accumulate)]
+        self._within_step = True
+        for micro in range(self.experiment.training.accumulate):
+            yield self._micro_step(names, micro)
+        self._within_step = False
         for name in names:
             self.consumed[name] += 1
-        return micro_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Global batches consumed per stream, and what tells a source from another, for a checkpoint."""
+        return {"consumed": dict(self.consumed), "sizes": dict(self.sizes), "names": dict(self._digests)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            ExperimentError: a source holds other samples than it did.
+        """
+        changed = [
+            f"streams.{name}.source: {state['sizes'][name]} samples when the run was interrupted, now {size}"
+            for name, size in self.sizes.items()
+            if state["sizes"][name] != size
+        ] or [
+            f"streams.{name}.source: as many samples as when the run was interrupted, but not the same ones (they have "
+            "other names)"
+            for name, digest in self._digests.items()
+            if state["names"][name] != digest
+        ]
+        if changed:
+            raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
+        self.close()
+        self.consumed |= state["consumed"]
 
     def epochs(self) -> dict[str, float]:
         """Passes over each stream's source so far."""
-        return {name: self.distinct(name) / len(self.loaders[name].source) for name in self.experiment.streams}
+        return {name: self.distinct(name) / size for name, size in self.sizes.items()}
 
     def distinct(self, stream: str) -> int:
         """Samples of a stream decoded so far, over all processes, each replicated sample counted once."""
@@ -101,22 +128,46 @@ class Streams:
         """Stops all workers."""
         for pipeline in self._pipelines.values():
             pipeline.close()
+        self._pipelines, self._within_step = {}, False
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def _start(self) -> None:
+        training, data = self.experiment.training, self.experiment.data
+        if data.process or (data.process is None and pays(data.workers, gpu=self.pin)):
+            self.process = WorkerProcess(self.loaders, data.workers)
+        for name, stream in self.experiment.streams.items():
+            draws = micro_batches(
+                EndlessOrder(self.sizes[name], training.seed, name),
+                batch=stream.batch_size // stream.replicate,
+                accumulate=training.accumulate,
+                rank=self.rank,
+                world_size=self.world_size,
+                first_batch=self.consumed[name],
+            )
+            load = partial(self.process.load, name) if self.process else self.loaders[name].batch
+            self._pipelines[name] = BatchPipeline(draws, load, data.workers, ready=training.accumulate, pin=self.pin)
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
-        batches = {name: self._pipelines[name].next() for name in names}
+        loaded = {name: self._pipelines[name].next() for name in names}
         wait = time.perf_counter() - started
         chunk = micro * self.world_size + self.rank
         return MicroStep(
-            samples={name: batch.samples for name, batch in batches.items()},
-            rows={
-                name: (chunk * batch.samples.shape[0], self.experiment.streams[name].batch_size)
-                for name, batch in batches.items()
+            batches={name: part.batch for name, part in loaded.items()},
+            shard={
+                name: (chunk * len(part.batch), self.experiment.streams[name].batch_size)
+                for name, part in loaded.items()
             },
-            distinct={name: batch.distinct for name, batch in batches.items()},
-            bad={name: batch.bad for name, batch in batches.items() if batch.bad},
+            distinct={name: part.distinct for name, part in loaded.items()},
+            bad={name: part.bad for name, part in loaded.items() if part.bad},
             wait=wait,
         )
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:
@@ -129,27 +180,61 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
 
 
-def sample_loader(experiment: Experiment, stream: str, held_out: bool = False) -> SampleLoader:
+def sample_loader(
+    experiment: Experiment, stream: str, held_out: bool = False, classes: Mapping[str, Sequence[str]] | None = None
+) -> SampleLoader:
     """The loader of a stream's training samples, or of its held-out ones.
+
+    Args:
+        classes: of held-out samples, the `classes` of the stream's training loader, so that a class has the same
+            number in both; without them held-out samples have no labels.
 
     Raises:
         ExperimentError: the stream has no such source.
-        SourceError: it is missing or empty.
+        SourceError: it is missing or empty, or has a class that is none of `classes`.
     """
+    settings = experiment.streams[stream]
+    modality: Modality = build("modality", settings.modality)
+    preparation = modality.preparation
+    source = _source(experiment, stream, preparation.extensions, held_out)
+    known = (classes or {}) if held_out else source.classes
+    for label_set, names in known.items():
+        strange = sorted(set(source.classes.get(label_set, ())).difference(names))
+        if strange:
+            raise SourceError(
+                f"streams.{stream}.held_out: class {strange[0]!r} of {label_set!r} is none of the training source's "
+                f"({_listed(names)})"
+            )
+    return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
+
+
+def _source(experiment: Experiment, stream: str, extensions: tuple[str, ...], held_out: bool = False) -> Source:
     settings = experiment.streams[stream]
     key = "held_out" if held_out else "source"
     config: Component.Config | None = settings.held_out if held_out else settings.source
     if config is None:
         raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
-    modality: Modality = build("modality", settings.modality)
-    preparation = modality.preparation
     try:
-        source: Source = build("source", config, extensions=preparation.extensions)
+        source: Source = build("source", config, extensions=extensions)
     except SourceError as error:
         raise SourceError(f"streams.{stream}.{key}: {error}") from error
     if not len(source):
         raise SourceError(f"streams.{stream}.{key}: there is not a single sample")
-    return SampleLoader(source, preparation, settings.replicate, experiment.training.seed, stream)
+    return source
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join([*names[:most], f"... {len(names)} in all"] if len(names) > most else names)
+
+
+def _names_digest(source: Source) -> str:
+    """Stands for the names of a source's samples, at the same cost for a huge one."""
+    size = len(source)
+    count = min(size, NAMES_COMPARED)
+    digest = hashlib.blake2b(digest_size=16)
+    for number in range(count):
+        digest.update(source.name(number * size // count).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def check_batch_sizes(experiment: Experiment, world_size: int) -> None:
@@ -169,10 +254,13 @@ def check_batch_sizes(experiment: Experiment, world_size: int) -> None:
         raise ExperimentError(problems)
 
 
-def total_steps(experiment: Experiment) -> int:
+def total_steps(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> int:
     """`training.steps`, or what `training.epochs` comes to with the sizes of the sources.
 
     With `alternate` mixing it is the expected number of steps, as a stream has only its share of them.
+
+    Args:
+        sizes: {stream: samples of its source} where they are known; otherwise the source is looked through.
 
     Raises:
         ExperimentError: neither is given.
@@ -184,7 +272,10 @@ def total_steps(experiment: Experiment) -> int:
         raise ExperimentError(["training.steps: required here (or `training.epochs: {stream: n}`)"])
     ((name, epochs),) = training.epochs.items()
     stream: StreamSettings = experiment.streams[name]
-    batches = epochs * len(sample_loader(experiment, name).source) * stream.replicate / stream.batch_size
+    if sizes is None:
+        modality: Modality = build("modality", stream.modality)
+        sizes = {name: len(_source(experiment, name, modality.preparation.extensions))}
+    batches = epochs * sizes[name] * stream.replicate / stream.batch_size
     if training.mixing == "alternate":
         batches *= sum(other.sampling_weight for other in experiment.streams.values()) / stream.sampling_weight
     return max(1, math.ceil(batches))

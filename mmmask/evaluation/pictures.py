@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,22 +11,20 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mmmask.interfaces import Mask, MaskContext, Masker, Preparation, Tokens
-from mmmask.model.masked_model import MaskedModel
+from mmmask.interfaces import Batch, Mask, MaskContext, Masker, Preparation, Tokens
 from mmmask.model.masks import draw_mask
+from mmmask.model.model import Model
 from mmmask.randomness import derive_seed, sample_noise
 
 GAP, MARGIN, PANEL_HEIGHT, HEADING = 6, 12, 144, 22
 INK, PAPER = (40, 40, 40), (255, 255, 255)
-MASKED = 0.5
-"""What a masked token is filled with, in the unit of the source."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
     """One stream's samples, masked in one way and reconstructed.
 
-    Content (batch, tokens, content_dim): values in [0, 1], or ids, with the vocabulary's size where a token is masked.
+    Content (batch, tokens, content_dim): raw values, or ids, with the vocabulary's size where a token is masked.
     """
 
     label: str
@@ -36,42 +34,50 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruct(
-    model: MaskedModel,
+    model: Model,
     stream: str,
-    batch: Tensor,
-    maskers: dict[str, Masker] | None = None,
+    batch: Tensor | Batch,
+    maskers: Mapping[str, Masker] | None = None,
     true_statistics: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> tuple[Tokens, list[Reconstruction]]:
     """Masks, predicts and puts together what was seen and what was predicted.
 
     Args:
         batch: (batch, *sample_shape) on the model's device.
-        maskers: {label: masker}; by default the stream's own, labelled with what it masks.
+        maskers: {label: masker}; by default the stream's own, labelled with its mask ratio.
         true_statistics: undo a normalised target with the tokens' true statistics, which a model cannot know, instead
             of those estimated from the visible tokens.
-        seed: of the masks.
+        seed: of the masks of `maskers`; by default the model's.
+
+    Raises:
+        NotImplementedError: the stream's objective or loss does not predict content.
     """
     model.eval()
-    tokens = model.tokenize(stream, batch)
-    part = model.streams[stream]
+    batch = batch if isinstance(batch, Batch) else Batch({stream: batch})
+    tokens = model.tokenize(stream, batch.content)
+    given: dict[str, Mask | None] = {} if maskers else {"": None}
+    for label, masker in (maskers or {}).items():
+        content = tokens.content
+        noise = sample_noise(
+            derive_seed(model.seed if seed is None else seed, "picture"), 0, len(content), content.device
+        )
+        given[label] = draw_mask(masker, None, MaskContext(tokens.grid, len(content), content.device, noise, 0, tokens))
     found = []
-    for label, masker in (maskers or {"": part.masker}).items():
-        noise = sample_noise(derive_seed(seed, "picture"), 0, len(batch), batch.device)
-        mask = draw_mask(masker, None, MaskContext(tokens.grid, len(batch), batch.device, noise, 0, tokens))
-        latents = model.latents({stream: tokens}, {stream: mask})
-        prediction = model.predictions({stream: tokens}, {stream: mask}, latents)[stream]
-        statistics = None if true_statistics else mask.visible
-        restored = model.restore(stream, prediction, tokens, mask.predicted, statistics)
-        masked_share = f"{mask.masked.float().mean().item():.0%} masked"
-        found.append(Reconstruction(label or masked_share, *_compose(tokens, mask, restored)))
+    for label, mask in given.items():
+        plans = model.plan({stream: batch}, None if mask is None else {stream: mask})
+        (plan,) = plans.values()
+        output = model(plans=plans).streams[stream]
+        restored = model.objective(stream).restore(plan, stream, output.predictions, true_statistics)
+        share = f"{output.mask.masked.float().mean().item():.0%} masked"
+        found.append(Reconstruction(label or share, *_compose(tokens, output.mask, restored)))
     return tokens, found
 
 
 def picture(
     tokens: Tokens,
     reconstructions: Sequence[Reconstruction],
-    model: MaskedModel,
+    model: Model,
     stream: str,
     captions: Sequence[str] = (),
     note: str = "",
@@ -80,11 +86,12 @@ def picture(
 
     Narrow panels stand side by side, a row per sample; wide ones (film strips, spectrograms) lie under each other.
     """
-    modality = model.streams[stream].modality
+    modality = model.modalities[stream]
+    low, high = tokens.spec.range
     show = modality.preparation
 
     def panels(content: Tensor) -> list[np.ndarray]:
-        shown = content if tokens.spec.vocab_size is not None else content.float().clamp(0, 1)
+        shown = content if tokens.spec.vocab_size is not None or low is high is None else content.clamp(low, high)
         return [_panel(show, sample) for sample in modality.detokenize(shown, tokens.grid).cpu()]
 
     columns = [("original", panels(tokens.raw()))]
@@ -105,9 +112,9 @@ def stacked(images: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
-def statistics_note(model: MaskedModel, stream: str, true_statistics: bool) -> str:
+def statistics_note(model: Model, stream: str, true_statistics: bool) -> str:
     """Says which statistics a picture used, where the target is normalised."""
-    if not model.streams[stream].loss.needs_statistics:
+    if not model.objective(stream).needs_statistics(stream):
         return ""
     if true_statistics:
         return "mean and deviation of masked tokens: the true ones, which the model cannot know"
@@ -125,12 +132,21 @@ def save_picture(image: Image.Image, path: Path) -> None:
 
 
 def _compose(tokens: Tokens, mask: Mask, restored: Tensor) -> tuple[Tensor, Tensor]:
-    """Masked and reconstructed content: what is visible, with a mark or with predictions in the rest."""
+    """Masked and reconstructed content, raw: what is visible, with a mark or with predictions in the rest."""
     ids = tokens.spec.vocab_size
     content = tokens.raw() if ids is not None else tokens.raw().float()
-    masked = torch.where(mask.masked.unsqueeze(-1), MASKED if ids is None else ids, content)
+    masked = torch.where(mask.masked.unsqueeze(-1), _fill(tokens) if ids is None else ids, content)
     index = mask.predicted.unsqueeze(-1).expand(-1, -1, content.shape[-1])
     return masked, masked.scatter(1, index, restored.to(content.dtype))
+
+
+def _fill(tokens: Tokens) -> float:
+    """Raw value of a masked token: the middle of the range, or the mean where there is none."""
+    low, high = tokens.spec.range
+    if low is not None and high is not None:
+        return (low + high) / 2
+    mean = tokens.spec.mean
+    return sum(mean) / len(mean) if mean else 0.0
 
 
 def _panel(preparation: Preparation, sample: Tensor) -> np.ndarray:

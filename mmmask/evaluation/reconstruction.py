@@ -13,7 +13,7 @@ from mmmask.evaluation import pictures
 from mmmask.evaluation.inputs import open_model, open_sources, read_sample, require_inputs
 from mmmask.interfaces import Component, Masker, Source
 from mmmask.interop import Report
-from mmmask.model.masked_model import MaskedModel
+from mmmask.model.model import Model
 from mmmask.model.precision import autocast, find_device
 from mmmask_registry import MmmaskError
 
@@ -89,7 +89,7 @@ def reconstruct(
     require_inputs(model, files, source, split)
     chosen = find_device(device)
     opened, report = open_model(model, reading or {})
-    if not isinstance(opened, MaskedModel):
+    if not isinstance(opened, Model):
         raise MmmaskError(f"{model}: a classifier, which has no decoder to reconstruct with: give a pretrained model")
     if report is not None and report.initialised:
         raise MmmaskError(
@@ -106,7 +106,7 @@ def reconstruct(
         batch = preparation.collate([read_sample(preparation, name, found, index) for index in indices]).to(chosen)
         names[name] = [found.describe(index) for index in indices]
         notes[name] = pictures.statistics_note(opened, name, true_statistics)
-        maskers = _maskers(opened, name, mask_ratios) if mask_ratios else None
+        maskers = _maskers(opened, name, mask_ratios)
         try:
             with autocast(chosen, precision):
                 tokens, made = pictures.reconstruct(opened, name, batch, maskers, true_statistics, seed)
@@ -117,9 +117,18 @@ def reconstruct(
     return Page(pictures.stacked(drawn), names, notes, report)
 
 
-def _maskers(model: MaskedModel, stream: str, ratios: Sequence[float]) -> dict[str, Masker]:
-    """{label: the stream's masker at another ratio}."""
-    masker = model.streams[stream].masker
+def _maskers(model: Model, stream: str, ratios: Sequence[float]) -> dict[str, Masker]:
+    """{label: the stream's masker}, at other ratios where some are given.
+
+    Raises:
+        MmmaskError: nothing is masked in this stream, or its masker has no ratio.
+    """
+    maskers = getattr(model.objective(stream), "masker_of", {})
+    if stream not in maskers:
+        raise MmmaskError(f"streams.{stream}: its objective masks nothing, so there is nothing to reconstruct")
+    masker = maskers[stream]
+    if not ratios:
+        return {"": masker}
     if "mask_ratio" not in type(masker.config).model_fields:
         raise MmmaskError(f"mask ratios: the masker of stream {stream!r} ({masker.config.name}) has no mask_ratio")
     return {

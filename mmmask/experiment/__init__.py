@@ -9,18 +9,17 @@ from mmmask.experiment.errors import ExperimentError
 
 if TYPE_CHECKING:
     from mmmask.experiment.loading import experiment_from_data, load_experiment
-    from mmmask.experiment.settings import Experiment, OptimizerSettings, ScheduleSettings, StreamSettings
+    from mmmask.experiment.settings import Experiment, ScheduleSettings, StreamSettings
 
 # Imported on first use: names of experiments are listed without torch.
 _LAZY = {
     **dict.fromkeys(("experiment_from_data", "load_experiment"), "loading"),
-    **dict.fromkeys(("Experiment", "OptimizerSettings", "ScheduleSettings", "StreamSettings"), "settings"),
+    **dict.fromkeys(("Experiment", "ScheduleSettings", "StreamSettings"), "settings"),
 }
 
 __all__ = [
     "Experiment",
     "ExperimentError",
-    "OptimizerSettings",
     "ScheduleSettings",
     "StreamSettings",
     "experiment_from_data",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +15,74 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, NodeEvent
 
+from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
+from mmmask.hooks import PublishExperiment
 from mmmask_registry import did_you_mean
 
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
 
 
-def shipped_experiments() -> dict[str, Path]:
-    """{name: file} of the experiments that come with mmmask, such as `omnimae/vit_base`."""
-    package = Path(__file__).parents[1]
-    # a wheel holds them inside the package, a checkout beside it
-    folder = next(f for f in (package / "configs", package.parent / "configs") if f.is_dir())
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+@dataclass(frozen=True)
+class PublishedExperiment:
+    """An experiment that is known by name.
+
+    Attributes:
+        path: its YAML file.
+        supplier: distribution or plugin file that it comes with.
+    """
+
+    path: Path
+    supplier: str
+
+
+def published_experiments(report: Callable[[str], None] = lambda problem: None) -> dict[str, PublishedExperiment]:
+    """{name: experiment} of mmmask and of all plugins, mmmask's own first.
+
+    Args:
+        report: takes a line for every plugin that fails, every file that is not there, and every name that is taken
+            already; who was first keeps it, and all other experiments stay.
+    """
+    found: dict[str, PublishedExperiment] = {}
+
+    def publish_for(supplier: str) -> PublishExperiment:
+        def publish(name: str, path: str | Path) -> None:
+            left_out = f"the experiment {name!r} of {supplier} is left out: "
+            if name in found:
+                report(f"{left_out}{found[name].supplier} has one of this name")
+            elif not Path(path).is_file():
+                report(f"{left_out}there is no file {path}")
+            else:
+                found[name] = PublishedExperiment(Path(path), supplier)
+
+        return publish
+
+    components().ask_every_plugin("publish_experiments", publish_for, report)
+    return found
 
 
 def read_experiment(name_or_path: str) -> dict[str, Any]:
-    """The data of a shipped experiment or a YAML file, with `extends` applied, nothing validated yet.
+    """The data of an experiment, known by name or in a YAML file, with `extends` applied, nothing validated yet.
 
     Raises:
-        ExperimentError: no such experiment, or not YAML.
+        ExperimentError: no such experiment, not YAML, or it extends itself.
     """
-    path = _find(name_or_path)
-    data = _load(path)
-    if (base := data.pop("extends", None)) is not None:
-        base_data = _load(_find(str(base), beside=path))
-        if "extends" in base_data:
-            raise ExperimentError(
-                [f"extends: {base} itself extends {base_data['extends']}; only one level is allowed"], name_or_path
-            )
-        data = merge(base_data, data)
-    return data
+    path, name = _find(name_or_path), name_or_path
+    levels: dict[Path, tuple[str, dict[str, Any]]] = {}  # {file: its name, its own data}, from the top down
+    while True:
+        data = _load(path)
+        base = data.pop("extends", None)
+        levels[path.resolve()] = name, data
+        if base is None:
+            break
+        if not isinstance(base, str):
+            raise ExperimentError([f"extends: expected a name or a .yaml file, not {base!r}"], str(path))
+        path, name = _find(base, said_in=path), base
+        if path.resolve() in levels:
+            circle = [name for name, _ in levels.values()][list(levels).index(path.resolve()) :]
+            raise ExperimentError([f"extends: a circle: {' extends '.join([*circle, circle[0]])}"], name_or_path)
+    return reduce(merge, [data for _, data in reversed(levels.values())])
 
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -171,22 +210,27 @@ def _flow_lists(data: object) -> object:
     return data
 
 
-def _find(name_or_path: str, beside: Path | None = None) -> Path:
-    shipped = shipped_experiments()
-    candidate = Path(name_or_path)
-    if candidate.suffix in (".yaml", ".yml"):
-        for path in (candidate, *([beside.parent / candidate] if beside else [])):
-            if path.is_file():
-                return path
-        raise ExperimentError(["there is no such file"], name_or_path)
-    if name_or_path in shipped:
-        return shipped[name_or_path]
-    raise ExperimentError(
-        [
-            f"no experiment is named {name_or_path!r}.{did_you_mean(name_or_path, shipped)} "
-            f"Known: {', '.join(shipped)}; or give the path of a .yaml file"
-        ]
+def _find(name_or_path: str, said_in: Path | None = None) -> Path:
+    """The file of an experiment; what a file extends lies beside it, unless it is known by name.
+
+    Raises:
+        ExperimentError: there is none.
+    """
+    where, key = (str(said_in), "extends: ") if said_in else ("", "")
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = said_in.parent / name_or_path if said_in else Path(name_or_path)
+        if path.is_file():
+            return path
+        raise ExperimentError([f"{key}{path}: there is no such file"], where)
+    problems = [f"plugin {part.name} ({part.supplier}) failed to load: {part.reason}" for part in components().broken]
+    known = published_experiments(problems.append)
+    if name_or_path in known:
+        return known[name_or_path].path
+    unknown = (
+        f"{key}no experiment is named {name_or_path!r}.{did_you_mean(name_or_path, known)} "
+        f"Known: {', '.join(known)}; or give the path of a .yaml file"
     )
+    raise ExperimentError([unknown, *problems], where)
 
 
 def _load(path: Path) -> dict[str, Any]:

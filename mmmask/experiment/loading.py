@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mmmask.components import components
 from mmmask.experiment.compose import apply_overrides, read_experiment
 from mmmask.experiment.errors import ExperimentError
-from mmmask.experiment.settings import Experiment, StreamSettings, TrainingSettings
+from mmmask.experiment.settings import Experiment, StreamSettings, TrainingSettings, stream_settings
 from mmmask.interfaces.component import chosen_kind, validate_strictly
 from mmmask_registry import did_you_mean
 
@@ -109,7 +110,7 @@ def _problem(detail: ErrorDetails, data: dict[str, Any]) -> str:
             return f"{where}: required, and not given"
         case "value_error" | "assertion_error":
             return f"{where}: {detail['msg'].partition(', ')[2]}"
-        case "unknown_name" | "no_name":
+        case "unknown_name" | "no_name" | "no_stream":
             return f"{where}: {detail['msg']}"
         case _:
             message = detail["msg"][0].lower() + detail["msg"][1:]
@@ -128,17 +129,28 @@ def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - 
                 model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
             continue
         data = data.get(part, {}) if isinstance(data, dict) else {}
-        if named or part not in model.model_fields:
+        if named:
             named = False
+            name = _mapping(data).get("objective", StreamSettings.model_fields["objective"].default)
+            model = stream_settings(components().get("objective", name))
+            continue
+        if part not in model.model_fields:
             continue
         settings = model.model_fields[part]
-        named = typing.get_origin(settings.annotation) is dict
+        named = part == "streams" and model is Experiment
         kind = chosen_kind(settings)
         if isinstance(data, list):
             continue
         if kind:
-            model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
+            model = components().get(kind, _chosen_name(settings, data)).Config
         else:
             inner = [settings.annotation, *typing.get_args(settings.annotation)]
             model = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), model)
     return [key for key in model.model_fields if key != "name" or model.__qualname__.endswith("Config")]
+
+
+def _chosen_name(settings: FieldInfo, data: Any) -> str:  # noqa: ANN401 - raw YAML
+    """The name in a block, or the one that stands for a block without."""
+    if not isinstance(data, dict):
+        return str(data)
+    return data["name"] if "name" in data else settings.get_default(call_default_factory=True).name

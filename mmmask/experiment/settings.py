@@ -2,72 +2,88 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, PrivateAttr, create_model, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from mmmask.components import components
 from mmmask.experiment.compose import dump_yaml
-from mmmask.interfaces.component import ChosenByName, Component, StrictModel
+from mmmask.interfaces import Objective, Optimizer
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel, validate_strictly
+from mmmask_registry import MmmaskError
 
 EncoderChoice = Annotated[Component.Config, ChosenByName("encoder")]
 DecoderChoice = Annotated[Component.Config, ChosenByName("decoder")]
 ModalityChoice = Annotated[Component.Config, ChosenByName("modality")]
 SourceChoice = Annotated[Component.Config, ChosenByName("source")]
-MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
-LossChoice = Annotated[Component.Config, ChosenByName("loss")]
+EvaluatorChoice = Annotated[Component.Config, ChosenByName("evaluator")]
+OptimizerChoice = Annotated[Optimizer.Config, ChosenByName("optimizer", default="adamw")]
+CallbackChoice = Annotated[Component.Config, ChosenByName("callback")]
 
 
 class ModelSettings(StrictModel):
     """The model: what all streams share."""
 
     encoder: EncoderChoice = Field(description="turns visible tokens into latents")
-    decoder: DecoderChoice = Field(description="answers for masked tokens")
+    decoder: DecoderChoice | None = Field(
+        default=None, description="predicts masked tokens; required by the objective masked"
+    )
 
 
 class StreamSettings(StrictModel):
-    """One flow of samples into training."""
+    """One flow of samples into training: the keys that every stream has; its objective adds its own."""
 
+    objective: str = Field(default="masked", description="what is learned from it; its settings are keys of the stream")
     modality: ModalityChoice = Field(description="how samples become tokens")
     source: SourceChoice | None = Field(default=None, description="where training samples come from")
     held_out: SourceChoice | None = Field(default=None, description="samples never trained on, for evaluation")
-    masker: MaskerChoice = Field(description="which tokens are masked")
-    decoder_masker: MaskerChoice | None = Field(
-        default=None, description="chooses tokens NOT to be predicted; without it all masked tokens are predicted"
-    )
-    loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
     batch_size: int = Field(default=32, gt=0, description="samples per step, over all processes, after replication")
     replicate: int = Field(default=1, gt=0, description="crops and masks trained on per decoded sample")
     loss_weight: float = Field(default=1.0, ge=0, description="weight of this stream's loss")
     sampling_weight: float = Field(default=1.0, gt=0, description="share of steps with `mixing: alternate`")
-    decoder: str = Field(
-        default="shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder"
-    )
-    head: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9_]+$",
-        description="streams with one name share a head; default: the embedding's",
+    evaluators: tuple[EvaluatorChoice, ...] | None = Field(
+        default=None, description="what is measured on held-out samples; default: what suits the objective"
     )
 
 
-class OptimizerSettings(StrictModel):
-    """AdamW."""
+@cache
+def stream_settings(objective: type[Objective]) -> type[StreamSettings]:
+    """The settings of a stream with this objective: the common keys and those of the objective's Config.
 
-    learning_rate: float | None = Field(default=None, gt=0, description="peak rate; overrides base_learning_rate")
-    base_learning_rate: float = Field(
-        default=1.5e-4, gt=0, description="peak rate per 256 samples of a step: times (global batch / 256)"
-    )
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay of the moments")
-    epsilon: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
-    weight_decay: float = Field(default=0.05, ge=0, description="decoupled; biases and LayerNorms have none")
-    clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
+    Raises:
+        MmmaskError: the objective claims a common key.
+    """
+    if taken := sorted(StreamSettings.model_fields.keys() & objective.Config.model_fields.keys()):
+        raise MmmaskError(f"objective {objective.__name__}: {', '.join(taken)} are keys of every stream: rename them")
+    return create_model("StreamSettings", __base__=(objective.Config, StreamSettings))  # type: ignore[return-value]
 
-    @field_validator("betas")
-    @classmethod
-    def _betas_are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if any(not 0 <= beta < 1 for beta in betas):
-            raise ValueError(f"each must be in [0, 1), not {list(betas)}")
-        return betas
+
+class _ByObjective:
+    """Marks the settings of a stream, whose keys depend on its `objective`."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda settings: settings.model_dump(mode="json")
+            ),
+        )
+
+    def _validate(self, value: object) -> StreamSettings:
+        if isinstance(value, StreamSettings):
+            value = value.model_dump(mode="json")
+        if not isinstance(value, dict):
+            raise PydanticCustomError("no_stream", "{message}", {"message": f"should be an object, not {value!r}"})
+        name = value.get("objective", StreamSettings.model_fields["objective"].default)
+        try:
+            objective = components().get("objective", name if isinstance(name, str) else "")
+            model = stream_settings(objective)
+        except MmmaskError as error:
+            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "objective"}) from None
+        return validate_strictly(model, value)
 
 
 class ScheduleSettings(StrictModel):
@@ -138,7 +154,9 @@ class TrainingSettings(StrictModel):
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of matrix products; weights stay float32")
     seed: int = Field(default=0, ge=0, description="of weights, order, crops and masks")
     compile: bool = Field(default=False, description="torch.compile the encoder and decoders")
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: OptimizerChoice = Field(
+        default_factory=lambda: Component.Config(name="adamw"), validate_default=True, description="how weights change"
+    )
     schedule: ScheduleSettings = ScheduleSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()
@@ -151,6 +169,11 @@ class DataSettings(StrictModel):
     workers: int = Field(
         default=2, ge=0, description="loader threads per stream and process; results do not depend on it"
     )
+    process: bool | None = Field(
+        default=None,
+        description="load in one more process per process that trains, with as many threads; null: where batches go "
+        "to a GPU and a process can safely be started",
+    )
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"
     )
@@ -158,15 +181,23 @@ class DataSettings(StrictModel):
         default=None, description="folder where the sample corpus is written first, if missing"
     )
 
+    @model_validator(mode="after")
+    def _a_process_has_workers(self) -> DataSettings:
+        if self.process and not self.workers:
+            raise ValueError("process true needs workers: set data.workers to 1 or more, or data.process to false")
+        return self
+
 
 class Experiment(StrictModel):
     """A model, one or more streams, the training settings."""
 
     description: str = Field(default="", description="what the experiment is, and its source")
     model: ModelSettings
-    streams: dict[str, StreamSettings] = Field(min_length=1)
-    training: TrainingSettings = TrainingSettings()
+    # Any: a StreamSettings with the keys of the stream's objective, which no type checker knows
+    streams: dict[str, Annotated[Any, _ByObjective()]] = Field(min_length=1)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
     data: DataSettings = DataSettings()
+    callbacks: tuple[CallbackChoice, ...] = Field(default=(), description="what is told of every step, in this order")
     _name: str = PrivateAttr("")
 
     @property

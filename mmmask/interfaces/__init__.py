@@ -4,6 +4,7 @@ from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize
 from mmmask.interfaces.callback import Callback
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
+from mmmask.interfaces.corpus import CorpusPart, write_part
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
 from mmmask.interfaces.evaluator import Evaluator
@@ -43,6 +44,7 @@ __all__ = [
     "Callback",
     "ChosenByName",
     "Component",
+    "CorpusPart",
     "Decoder",
     "DecoderInput",
     "Embedding",
@@ -89,4 +91,5 @@ __all__ = [
     "patchify",
     "path_manager",
     "unpatchify",
+    "write_part",
 ]

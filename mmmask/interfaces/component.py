@@ -65,10 +65,14 @@ class ChosenByName:
 
     In YAML it is a block `{name: random, mask_ratio: 0.9}`, or just the name. Its value is the Config of the
     component that has that name.
+
+    Args:
+        kind: of component.
+        default: the name where a block gives none.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, default: str | None = None) -> None:
+        self.kind, self.default = kind, default
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -83,6 +87,8 @@ class ChosenByName:
             value = value.model_dump(mode="json")
         if isinstance(value, str):
             value = {"name": value}
+        if isinstance(value, dict) and self.default is not None:
+            value = {"name": self.default} | value
         known = ", ".join(entry.name for entry in components().registry(self.kind))
         if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
             message = f"expected the name of a {self.kind} and its settings, as {{name: ..., ...}}. Known: {known}."

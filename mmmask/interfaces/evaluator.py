@@ -9,7 +9,7 @@ from mmmask.interfaces.component import Component
 from mmmask.interfaces.sample import Batch
 
 if TYPE_CHECKING:
-    from mmmask.model.masked_model import MaskedModel as Model
+    from mmmask.model.model import Model
 
 
 class Evaluator(Component):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+import os
+import tempfile
+import weakref
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
 from typing import IO, Any
 
 from iopath.common.file_io import HTTPURLHandler, PathManager
@@ -33,22 +37,31 @@ class BadSample(Exception):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that was found and not read yet.
+    """A file that was found and not read yet, or one that is held in memory.
 
     Attributes:
-        path: as the source knows it, local or remote (iopath).
+        path: as the source knows it, local or remote (iopath); of a file in memory its name.
+        data: content of a file in memory, such as a member of an archive.
     """
 
     path: str
+    data: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_bytes(cls, name: str, data: bytes) -> SourceFile:
+        """A file in memory; the ending of its name says what it is."""
+        return cls(name, data)
 
     def local_path(self) -> str:
         """A path on this machine; a remote file is fetched and cached.
+
+        A file in memory is written to a temporary one, which is removed with the last reference to this object.
 
         Raises:
             BadSample: it cannot be had.
         """
         try:
-            return local_path(self.path)
+            return local_path(self.path) if self.data is None else self._spilled
         except OSError as error:
             raise BadSample(f"{type(error).__name__}: {error}") from error
 
@@ -58,8 +71,26 @@ class SourceFile:
         Raises:
             BadSample: it cannot be read.
         """
+        if self.data is not None:
+            return self.data
         try:
             with open_file(self.path, "rb") as file:
                 return file.read()
         except OSError as error:
             raise BadSample(f"{type(error).__name__}: {error}") from error
+
+    def __reduce__(self) -> tuple[type[SourceFile], tuple[str, bytes | None]]:
+        return SourceFile, (self.path, self.data)  # a temporary file belongs to the process that wrote it
+
+    @cached_property
+    def _spilled(self) -> str:
+        descriptor, path = tempfile.mkstemp(suffix=os.path.splitext(self.path)[1], prefix="mmmask_")
+        weakref.finalize(self, _remove, path, os.getpid())
+        with open(descriptor, "wb") as file:
+            file.write(self.data or b"")
+        return path
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner:  # not a fork of it
+        Path(path).unlink(missing_ok=True)

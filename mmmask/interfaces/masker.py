@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces.component import Component
-from mmmask.interfaces.tokens import Grid, Tokens
+from mmmask.interfaces.tokens import Grid, Latents, Mask, Tokens
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class MaskContext:
             step, row): independent of how rows are spread over processes, micro-batches and workers. A second
             call draws other numbers.
         step: of training, from 0.
-        tokens: the samples themselves, for maskers that look at the data.
+        tokens: the samples themselves, for maskers that look at the data; None where only the grid is known.
+        stream: its name.
+        features: `features()` gives the encoder's latents of the samples with nothing masked, in evaluation mode and
+            without gradient, for maskers that ask the model.
     """
 
     grid: Grid
@@ -33,7 +36,9 @@ class MaskContext:
     device: torch.device
     noise: Callable[[tuple[int, ...]], Tensor]
     step: int
-    tokens: Tokens
+    tokens: Tokens | None
+    stream: str = ""
+    features: Callable[[], Latents] | None = None
 
     def ranks(self, groups: int) -> Tensor:
         """(batch, groups), a random order of the groups of every sample, for maskers that mask whole groups.
@@ -44,7 +49,11 @@ class MaskContext:
 
 
 class Masker(Component):
-    """Ranks tokens; the core masks exactly `num_masked` of the highest."""
+    """Ranks tokens; the core masks exactly `num_masked` of the highest.
+
+    A masker with weights is a `torch.nn.Module` too: it moves, trains and saves with the model. Its gradient comes
+    through `loss`, as the choice of tokens itself has none.
+    """
 
     @abstractmethod
     def scores(self, context: MaskContext) -> Tensor:
@@ -53,3 +62,12 @@ class Masker(Component):
     @abstractmethod
     def num_masked(self, grid: Grid, step: int) -> int:
         """How many of the tokens of a grid are masked at a step. Change it stepwise: it sets the shapes."""
+
+    def loss(self, mask: Mask, error: Tensor) -> Tensor | None:
+        """What a masker with weights learns from: (batch, predicted), added to the error in training; None: nothing.
+
+        Args:
+            mask: as it was drawn, with the masker's `scores` (batch, tokens) and their graph.
+            error: (batch, predicted) of the model's predictions, without graph.
+        """
+        return None

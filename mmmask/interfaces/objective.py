@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from mmmask.interfaces.component import Component, StrictModel
 from mmmask.interfaces.modality import Modality
 from mmmask.interfaces.sample import Batch
 from mmmask.interfaces.tokens import Embedding, EncoderInput, Latents, Tokens
+from mmmask.randomness import Noise
 
 if TYPE_CHECKING:
     from mmmask.interfaces.encoder import Encoder
@@ -45,14 +46,13 @@ class StepContext:
 
     Attributes:
         step: of training, from 0.
-        noise: `noise(stream, purpose)` is the noise function of a stream's rows (see `MaskContext.noise`), for one
-            purpose such as "mask".
+        noise: `noise(stream, purpose)` gives uniform numbers for the rows of a stream, for one purpose such as "mask".
         given: {stream: what the caller gives instead of a random draw}, such as a mask.
         training: whether randomness that only training has (dropout, mixing) is wanted.
     """
 
     step: int
-    noise: Callable[[str, str], Callable[[tuple[int, ...]], Tensor]]
+    noise: Callable[[str, str], Noise]
     given: Mapping[str, Any] = field(default_factory=dict)
     training: bool = True
 
@@ -111,6 +111,11 @@ class Objective(Component, nn.Module):
         """Streams whose counts differ from batch to batch: the step's are added up before its first forward."""
         return ()
 
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """Units of depth of its own, such as a decoder's blocks: what is compiled and sharded one by one."""
+        return ()
+
     @abstractmethod
     def plan(self, tokens: Mapping[str, Tokens], batches: Mapping[str, Batch], context: StepContext) -> Plan:
         """Draws all randomness of a micro-batch, cheaply, on the device of the samples."""
@@ -122,6 +127,17 @@ class Objective(Component, nn.Module):
     def after_step(self, step: int) -> None:
         """Called after every optimiser step: a teacher's moving average, a queue."""
 
-    def parts_of(self, stream: str) -> list[nn.Module]:
-        """Modules that only some streams use and this one does."""
-        return []
+    def restore(self, plan: Any, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # noqa: ANN401 - its own plan
+        """Predictions as raw content, for pictures: (batch, predicted, content_dim).
+
+        Args:
+            true_statistics: undo a normalised target with the tokens' true statistics, which a model cannot know.
+
+        Raises:
+            NotImplementedError: this objective does not predict content.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not predict content")
+
+    def needs_statistics(self, stream: str) -> bool:
+        """Whether `restore` depends on statistics of the tokens."""
+        return False

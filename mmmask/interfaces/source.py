@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from mmmask.interfaces.component import Component
@@ -20,7 +21,8 @@ class Source(Component):
 
     One object serves all worker threads of a stream, so `load` runs at the same time in several threads: a file handle
     that they share needs a lock, or is opened within the call. A number must always stand for the same sample, or a
-    run that goes on will not see what an uninterrupted one would.
+    run that goes on will not see what an uninterrupted one would. With `data.process` a source is pickled and its
+    samples are loaded by another process, so it holds nothing open.
     """
 
     def __init__(self, config: Any, extensions: tuple[str, ...] = ()) -> None:  # noqa: ANN401
@@ -42,6 +44,32 @@ class Source(Component):
         """Its label where the source knows one; never needed for pretraining."""
         return None
 
+    def labels(self, index: int) -> Mapping[str, str]:
+        """Its class in each label set; by default `label` in the set `label`, and nothing where there is none."""
+        label = self.label(index)
+        return {} if label is None else {"label": label}
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """{label set: sorted names of its classes}.
+
+        By default gathered from the labels of all samples; to be overridden where a source knows them without.
+        """
+        if type(self).label is Source.label and type(self).labels is Source.labels:
+            return {}  # a source without labels may have very many samples
+        found: dict[str, set[str]] = {}
+        for index in range(len(self)):
+            for label_set, name in self.labels(index).items():
+                found.setdefault(label_set, set()).add(name)
+        return {label_set: tuple(sorted(names)) for label_set, names in sorted(found.items())}
+
     def describe(self, index: int) -> str:
         """What to call the sample in messages and in `bad_samples.jsonl`, such as its path."""
         return f"sample {index}"
+
+    def name(self, index: int) -> str:
+        """What the sample is called wherever the source lies, such as its path relative to the source's folder.
+
+        A run that goes on compares these: a source that was moved goes on, one that holds others does not.
+        """
+        return self.describe(index)

@@ -143,12 +143,14 @@ class Mask:
         predicted: (B, P) int64.
         counted: (B, P) floating point, 1 where the prediction enters the loss, else 0.
         masked: (B, N) bool, True = masked.
+        scores: (B, N) of the masker, with their graph, where it has weights; else None.
     """
 
     visible: Tensor
     predicted: Tensor
     counted: Tensor
     masked: Tensor
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)

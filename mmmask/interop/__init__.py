@@ -1,4 +1,8 @@
-"""Foreign checkpoints, in and out. The formats themselves are components, most of them plugins'."""
+"""Foreign checkpoints, in and out. The formats themselves are components, most of them plugins'.
+
+Besides loading and saving: what a format needs of the model, that is keys, settings, and the tables of positions that
+mmmask computes and a file may hold.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,53 @@ from typing import TYPE_CHECKING, Any
 from mmmask.interop.errors import InteropError
 
 if TYPE_CHECKING:
+    from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
+    from mmmask.builtins.positions.relative import relative_index
+    from mmmask.builtins.windows import across_border
     from mmmask.interop.converting import Converted, convert
-    from mmmask.interop.loading import Loaded, Report, load, read
+    from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import save
+    from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
 _LAZY = {
-    **dict.fromkeys(("Loaded", "Report", "load", "read"), "loading"),
-    **dict.fromkeys(("Converted", "convert"), "converting"),
-    "save": "saving",
+    **dict.fromkeys(
+        ("flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"),
+        "mmmask.builtins.positions",
+    ),
+    "relative_index": "mmmask.builtins.positions.relative",
+    "across_border": "mmmask.builtins.windows",
+    **dict.fromkeys(
+        ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"), "mmmask.interop.loading"
+    ),
+    **dict.fromkeys(("Converted", "convert"), "mmmask.interop.converting"),
+    "save": "mmmask.interop.saving",
+    "ClassifierSettings": "mmmask.model.classifier",
 }
 
-__all__ = ["Converted", "InteropError", "Loaded", "Report", "convert", "load", "read", "save"]
+__all__ = [
+    "DECODERS",
+    "HEADS",
+    "ClassifierSettings",
+    "Converted",
+    "InteropError",
+    "Loaded",
+    "Report",
+    "across_border",
+    "convert",
+    "flat_sinusoid_table",
+    "load",
+    "model_settings",
+    "read",
+    "relative_index",
+    "resize_relative_table",
+    "resize_table",
+    "save",
+    "sincos_2d_table",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
     if name not in _LAZY:
         raise AttributeError(f"module 'mmmask.interop' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mmmask.interop.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)

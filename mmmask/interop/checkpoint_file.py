@@ -21,7 +21,7 @@ WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
 """Keys under which trainers keep the state dict."""
 
 PARALLEL = "module."
-"""What DataParallel and its kin put before every key."""
+"""Prefix that DataParallel and its kin put before every key."""
 
 
 def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from mmmask_registry import MmmaskError
 
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"step_(\d{8,})\.pt")
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmmask.components import components
-from mmmask.experiment import experiment_from_data
+from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import read_state
@@ -24,13 +24,16 @@ from mmmask.interop.published import address_of, published
 from mmmask.interop.runs import RunFolder, load_run
 from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
-from mmmask.model.masked_model import MaskedModel
+from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, did_you_mean
+
+DECODERS, HEADS = "objectives.masked.decoders", "objectives.masked.heads"
+"""Keys of decoders and heads of the objective `masked`; its other weights are those of losses and maskers."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every key.
+    """Account of every key.
 
     Attributes:
         format: the name of the format.
@@ -65,13 +68,13 @@ class Report:
 class Loaded:
     """A model and the report on how it was loaded; `model` is a Classifier where the file is fine-tuned."""
 
-    model: MaskedModel | Classifier
+    model: Model | Classifier
     report: Report
 
 
 def load(
     source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
-) -> Any:  # noqa: ANN401 - MaskedModel or Classifier, which only the file tells
+) -> Any:  # noqa: ANN401 - Model or Classifier, which only the file tells
     """Loads a published checkpoint.
 
     Args:
@@ -83,7 +86,7 @@ def load(
         options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads.
 
     Returns:
-        A `MaskedModel` with streams `images` and `videos` as the system has them; of a fine-tuned file a
+        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a
         `Classifier`.
 
     Raises:
@@ -153,14 +156,28 @@ def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[st
     return Loaded(run.model, Report(f"run (step {run.step})", keys, origin=keys))
 
 
-def _build(settings: dict[str, Any], where: str) -> MaskedModel | Classifier:
-    if "classes" not in settings:
-        return build_model(experiment_from_data(settings, where))
+def model_settings(data: Mapping[str, Any], where: str) -> Experiment | ClassifierSettings:
+    """Validates the plain data of a model: an experiment's, or a classifier's where it has `classes`.
+
+    Args:
+        data: as `mmmask.interfaces.ForeignWeights.settings`.
+        where: it comes from, for messages.
+
+    Raises:
+        MmmaskError: all problems at once.
+    """
+    if "classes" not in data:
+        return experiment_from_data(dict(data), where)
     try:
-        return build_classifier(validate_strictly(ClassifierSettings, settings))
+        return validate_strictly(ClassifierSettings, dict(data))
     except ValidationError as error:
         lines = [f"{where}: {'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
         raise InteropError("\n".join(lines)) from None
+
+
+def _build(data: Mapping[str, Any], where: str) -> Model | Classifier:
+    settings = model_settings(data, where)
+    return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
 
 
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:
@@ -178,7 +195,7 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
     used = {key for origin in foreign.origin.values() for key in origin}
     problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
     missing = [key for key in expected if key not in foreign.state and key not in foreign.keeps]
-    decoder = [key for key in expected if key.startswith(("decoders.", "heads."))]
+    decoder = [key for key in expected if key.startswith("objectives.")]
     if decoder and set(decoder) <= set(missing):
         problems.append(
             f"the decoder is not in the file, {len(decoder)} keys of it: strict=False loads the encoder alone"

@@ -45,13 +45,7 @@ def published(report: Callable[[str], None] = lambda problem: None) -> dict[str,
             own = dict(options or {})
             found[name] = Published(name, address, format, licence, description, by_hand, encoder_alone, own)
 
-    manager = components().manager
-    for plugin in [plugin for _, plugin in manager.list_name_plugin()]:
-        others = [other for other in manager.get_plugins() if other is not plugin]
-        try:
-            manager.subset_hook_caller("publish_checkpoints", others)(publish=publish)
-        except Exception as error:  # a plugin's own code runs in here
-            report(f"plugin {manager.get_name(plugin)}: publish_checkpoints failed: {type(error).__name__}: {error}")
+    components().ask_every_plugin("publish_checkpoints", lambda supplier: publish, report)
     return dict(sorted(found.items()))
 
 

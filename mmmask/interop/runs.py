@@ -13,7 +13,7 @@ from mmmask.experiment import Experiment, load_experiment
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.model.build import build_model
-from mmmask.model.masked_model import MaskedModel
+from mmmask.model.model import Model
 from mmmask_registry import MmmaskError
 
 
@@ -90,7 +90,7 @@ class Run:
         return self.checkpoint["step"]
 
     @cached_property
-    def model(self) -> MaskedModel:
+    def model(self) -> Model:
         """The model at the newest checkpoint, on the CPU, in evaluation mode."""
         model = build_model(self.experiment)
         model.load_state_dict(self.checkpoint["model"])

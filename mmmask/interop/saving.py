@@ -12,10 +12,10 @@ from mmmask.interop.checkpoint_file import write_tensors
 from mmmask.interop.errors import InteropError
 from mmmask.model.build import settings_of
 from mmmask.model.classifier import Classifier
-from mmmask.model.masked_model import MaskedModel
+from mmmask.model.model import Model
 
 
-def save(model: MaskedModel | Classifier, path: str | Path, format: str = "mmmask") -> Written:
+def save(model: Model | Classifier, path: str | Path, format: str = "mmmask") -> Written:
     """Writes a model as safetensors, and beside it `config.json` where the layout's own library wants one.
 
     Args:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch._dynamo import config
-from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from mmmask_registry import MmmaskError
 
@@ -39,6 +37,9 @@ def compile_stages(stages: Iterable[nn.Module], **options: Any) -> None:  # noqa
 
 def _limited(call: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The call with dynamo's limit as an error of ours."""
+    # not with the module: the compiler takes seconds to import
+    from torch._dynamo import config
+    from torch._dynamo.exc import FailOnRecompileLimitHit
 
     def limited(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the stage takes
         with config.patch(fail_on_recompile_limit_hit=True, recompile_limit=MOST_GRAPHS):

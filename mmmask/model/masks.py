@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Grid, Mask, MaskContext, Masker
+from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
 from mmmask_registry import MmmaskError
 
 
@@ -27,11 +27,17 @@ def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContex
     Raises:
         MaskError: a masker chooses all tokens, a negative number, or scores another number of tokens.
     """
-    visible, masked_index, masked = _choose(masker, context)
+    visible, masked_index, masked, scores = _choose(masker, context)
+    kept = scores if scores.requires_grad else None
+    valid = _valid(context)
     if decoder_masker is None:
-        return Mask(visible, masked_index, torch.ones_like(masked_index, dtype=torch.float32), masked)
-    predicted, _, _ = _choose(decoder_masker, context)
-    return Mask(visible, predicted, masked.gather(1, predicted).float(), masked)
+        counted = torch.ones_like(masked_index, dtype=torch.float32)
+        return Mask(
+            visible, masked_index, counted if valid is None else valid.gather(1, masked_index).float(), masked, kept
+        )
+    predicted, *_ = _choose(decoder_masker, context)
+    counted = masked if valid is None else masked & valid
+    return Mask(visible, predicted, counted.gather(1, predicted).float(), masked, kept)
 
 
 def mask_from_bool(masked: Tensor) -> Mask:
@@ -61,8 +67,8 @@ def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
     return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
 
 
-def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of tokens left and masked, both ascending, and the bool mask."""
+def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Indices of tokens left and masked, both ascending, the bool mask, and the scores."""
     tokens = math.prod(context.grid)
     count = masker.num_masked(context.grid, context.step)
     name = masker.config.name or type(masker).__name__
@@ -71,7 +77,48 @@ def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tenso
     scores = masker.scores(context)
     if scores.shape != (context.batch, tokens):
         raise MaskError(f"masker {name!r} scored {tuple(scores.shape)}, expected {(context.batch, tokens)}")
-    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranked, valid = scores.detach(), _valid(context)
+    if valid is not None:
+        if bool((valid.sum(dim=1) < tokens - count).any()):
+            raise MaskError(
+                f"masker {name!r} leaves {tokens - count} tokens visible, and a sample has fewer valid ones"
+            )
+        ranked = torch.where(valid, ranked, ranked.max() + 1)  # masked first
+    order = ranked.argsort(dim=1, descending=True, stable=True)
     masked = torch.zeros(context.batch, tokens, dtype=torch.bool, device=scores.device)
     masked.scatter_(1, order[:, :count], True)
-    return order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values, masked
+    return order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values, masked, scores
+
+
+def _valid(context: MaskContext) -> Tensor | None:
+    return None if context.tokens is None else context.tokens.valid
+
+
+def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
+    """The caller's mask, checked, on the samples' device."""
+    where, shape = f"masks.{stream}", tuple(tokens.content.shape[:2])
+    if not isinstance(mask, Tensor | Mask):
+        raise MaskError(f"{where}: expected a bool tensor or a Mask, not {type(mask).__name__}")
+    try:
+        mask = mask if isinstance(mask, Mask) else mask_from_bool(mask)
+    except MaskError as error:
+        raise MaskError(f"{where}: {error}") from error
+    if tuple(mask.masked.shape) != shape:
+        raise MaskError(f"{where}: {tuple(mask.masked.shape)} does not fit {shape} (batch, tokens)")
+    for name, index in (("visible", mask.visible), ("predicted", mask.predicted)):
+        _check_index(f"{where}.{name}", index, *shape)
+    if mask.counted.shape != mask.predicted.shape:
+        counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
+        raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")
+    device = tokens.content.device
+    parts = (mask.visible, mask.predicted, mask.counted, mask.masked, mask.scores)
+    return Mask(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+
+def _check_index(where: str, index: Tensor, batch: int, tokens: int) -> None:
+    if index.dtype != torch.int64 or index.dim() != 2 or index.shape[0] != batch:
+        raise MaskError(f"{where}: expected integers ({batch}, n), not {index.dtype} {tuple(index.shape)}")
+    if outside := index[(index < 0) | (index >= tokens)].tolist():
+        raise MaskError(f"{where}: holds {outside[0]}, tokens are 0 to {tokens - 1}")
+    if bool((index.diff(dim=1) <= 0).any()):
+        raise MaskError(f"{where}: every row must ascend, without repetition")

@@ -1,4 +1,4 @@
-"""The device that a model runs on, and the precision of its matrix products."""
+"""The device that a model runs on, and the precision of its matrix products: weights, losses stay float32."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ def find_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Context of a forward: bfloat16 products for `bf16`, nothing changed for `fp32`.
-
-    Weights, optimiser and losses stay float32.
-    """
+    """The context a forward runs in: bfloat16 products for `bf16`, nothing changed for `fp32`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Undoes a surrounding autocast."""
+    kind = device.type if torch.amp.is_autocast_available(device.type) else "cpu"  # the meta device has none
+    return torch.autocast(kind, enabled=False)

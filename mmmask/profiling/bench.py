@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mmmask.experiment import Experiment
+from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
-from mmmask.model.masked_model import MaskedModel
+from mmmask.model.model import Model
 from mmmask.model.precision import autocast
 from mmmask.profiling.cost import meta_model, stream_cost
 from mmmask.randomness import seeded_generator
-from mmmask.training.loop import TrainingStep
-from mmmask.training.optimizer import build_optimizer
+from mmmask.training.optimizer import parameter_groups
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class StepBench:
         self.model = model
         if experiment.training.compile:
             model.compile()
-        self.step_module = TrainingStep(model)
-        self.optimizer = build_optimizer(model, experiment.training.optimizer)
+        settings = experiment.training.optimizer
+        self.optimizer = build("optimizer", settings).build(parameter_groups(model, settings.weight_decay))
         self.batches = {name: synthetic_batch(experiment, model, name, size).to(device) for name, size in sizes.items()}
         counted = meta_model(experiment)
         self.flops = {name: stream_cost(counted, name).training_flops * size for name, size in sizes.items()}
@@ -57,7 +57,7 @@ class StepBench:
         """One optimiser step on some of the streams."""
         samples = {name: (batches or self.batches)[name] for name in streams}
         with autocast(self.device, self.precision):
-            loss = self.step_module(samples, 0, {})[0]
+            loss = self.model(samples).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -146,15 +146,15 @@ def default_sizes(experiment: Experiment, device: torch.device) -> dict[str, int
     factor = 8 if device.type == "cuda" else 1
     sizes = {}
     for name, stream in experiment.streams.items():
-        modality = model.streams[name].modality
+        modality = model.modalities[name]
         tokens = math.prod(modality.grid(modality.sample_shape))
         sizes[name] = min(stream.batch_size, factor * max(8, min(32, 6272 // tokens)))
     return sizes
 
 
-def synthetic_batch(experiment: Experiment, model: MaskedModel, stream: str, size: int) -> Tensor:
+def synthetic_batch(experiment: Experiment, model: Model, stream: str, size: int) -> Tensor:
     """Random uint8 values (or ids) in the shape of a stream's batch."""
-    modality = model.streams[stream].modality
+    modality = model.modalities[stream]
     generator = seeded_generator(experiment.training.seed, "bench", stream)
     vocabulary = modality.spec.vocab_size
     dtype = torch.uint8 if vocabulary is None else torch.int64

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
-from mmmask.model.masked_model import MaskedModel
+from mmmask.model.model import Model
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,30 @@ class StreamCost:
     activation_bytes: int
 
 
-def parameters(model: MaskedModel) -> dict[str, int]:
+def parameters(model: Model) -> dict[str, int]:
     """Parameters of the whole model and of its parts."""
-    parts = {"encoder": model.encoder, "decoders": model.decoders, "heads": model.heads}
+    parts: dict[str, nn.Module] = {"encoder": model.encoder}
+    for objective in model.objectives.values():
+        parts |= {name: part for name, part in objective.named_children() if any(True for _ in part.parameters())}
     return {
         "total": sum(parameter.numel() for parameter in model.parameters()),
         **{name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()},
     }
 
 
-def meta_model(experiment: Experiment) -> MaskedModel:
+def meta_model(experiment: Experiment) -> Model:
     """The model without memory."""
     with torch.device("meta"):
         return build_model(experiment)
 
 
-def stream_cost(model: MaskedModel, stream: str, batch: int = 2) -> StreamCost:
+def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     """Counts one stream on a model from `meta_model`."""
-    modality = model.streams[stream].modality
+    modality = model.modalities[stream]
     ids = modality.spec.vocab_size is not None
     dtype = torch.int64 if ids else torch.float32
     samples = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
-    tokens = model.tokenize(stream, samples)
-    mask = model.draw_masks({stream: tokens}, {}, 0, {})[stream]
+    plans = model.plan({stream: samples})
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,17 +71,15 @@ def stream_cost(model: MaskedModel, stream: str, batch: int = 2) -> StreamCost:
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as forward, saving:
-        latents = model.latents({stream: tokens}, {stream: mask})
-        prediction = model.predictions({stream: tokens}, {stream: mask}, latents)[stream]
-        loss = model.stream_loss(stream, prediction, tokens, mask)
+        output = model(plans=plans).streams[stream]
     with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
-        loss.backward()
+        output.loss.backward()
     flops, backward_flops = forward.get_total_flops(), backward.get_total_flops()
     return StreamCost(
-        grid=tuple(tokens.grid),
-        tokens=tokens.content.shape[1],
-        visible=mask.visible.shape[1],
-        predicted=mask.predicted.shape[1],
+        grid=tuple(output.tokens.grid),
+        tokens=output.tokens.content.shape[1],
+        visible=output.mask.visible.shape[1],
+        predicted=output.mask.predicted.shape[1],
         forward_flops=flops // batch,
         training_flops=(flops + backward_flops) // batch,
         activation_bytes=sum(kept.values()) // batch,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmmask.data.samples import BadRecord, SampleLoader
+from mmmask.data.samples import BadRecord
 from mmmask.data.streams import sample_loader
 from mmmask.experiment import Experiment
 from mmmask.interfaces import Modality
@@ -53,12 +53,10 @@ def read_batch(experiment: Experiment, stream: str, modality: Modality) -> ReadB
     started = time.perf_counter()
     batch = loader.batch([(0, index % size) for index in range(count)])
     seconds = time.perf_counter() - started
-    samples = batch.samples[:: settings.replicate]
-    names = [loader.source.describe(index % size) for index in range(count)]
-    if batch.bad:  # others took their places
-        names = [f"sample {row} of the batch" for row in range(count)]
-    problems = _problems(stream, samples, names, modality, loader)
-    return ReadBatch(samples, size, seconds, batch.bad, tuple(problems))
+    samples = batch.batch.content[:: settings.replicate]
+    shape, expected = tuple(samples.shape[1:]), tuple(modality.sample_shape)
+    problem = f"streams.{stream}: samples are {shape}, and the modality's sample_shape says {expected}"
+    return ReadBatch(samples, size, seconds, batch.bad, () if shape == expected else (problem,))
 
 
 def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:
@@ -98,20 +96,3 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 2**63
-
-
-def _problems(stream: str, samples: Tensor, names: list[str], modality: Modality, loader: SampleLoader) -> list[str]:
-    shape, expected = tuple(samples.shape[1:]), tuple(modality.sample_shape)
-    if shape != expected:
-        return [f"streams.{stream}: samples are {shape}, and the modality's sample_shape says {expected}"]
-    if modality.spec.gaps or not samples.is_floating_point():
-        return []
-    unusable = (~samples.isfinite()).flatten(1).sum(1).tolist()
-    found = [(name, count) for name, count in zip(names, unusable, strict=True) if count]
-    if not found:
-        return []
-    (name, count), maker = found[0], type(loader.preparation).__name__
-    return [
-        f"streams.{stream}: {len(found)} of {len(names)} samples hold values that are not finite, such as {name} "
-        f"({count} of {samples[0].numel()}): mend the files, or raise BadSample in {maker}"
-    ]

@@ -29,14 +29,17 @@ class BadSamples:
 
     def __init__(self, path: Path, sizes: Mapping[str, int], max_share: float, write: bool = True) -> None:
         self.path, self.sizes, self.max_share, self.write = path, dict(sizes), max_share, write
-        self.known: dict[str, set[str]] = {name: set() for name in sizes}
+        self.known: dict[str, set[str]] = {}
         self.draws = dict.fromkeys(sizes, 0)
         self.failed = dict.fromkeys(sizes, 0)
-        for line in read_jsonl(path):
-            self.known.setdefault(line["stream"], set()).add(line["sample"])
+        self.read_known()
 
-    def add(self, step: int, stream: str, records: Iterable[BadRecord], draws: int) -> None:
+    def add(self, step: int, stream: str, records: Iterable[BadRecord], draws: int, write: bool | None = None) -> None:
         """Takes note of a micro-batch.
+
+        Args:
+            write: whether to write the file; by default what this object was made for. A process that fails writes its
+                last records itself.
 
         Raises:
             SourceError: more than the allowed share is bad.
@@ -47,20 +50,26 @@ class BadSamples:
         for record in records:
             if record.sample not in self.known[stream]:
                 self.known[stream].add(record.sample)
-                if self.write:
+                if self.write if write is None else write:
                     line = {"step": step, "stream": stream, "sample": record.sample, "reason": record.reason}
                     append_jsonl(self.path, line)
         if records:
             self._judge(stream, records[-1])
 
-    def state(self) -> dict[str, dict[str, int]]:
+    def read_known(self) -> None:
+        """Takes what the file holds as known, and nothing else."""
+        self.known = {name: set() for name in self.sizes}
+        for line in read_jsonl(self.path):
+            self.known.setdefault(line["stream"], set()).add(line["sample"])
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
         """The counts, for a checkpoint."""
         return {"draws": dict(self.draws), "failed": dict(self.failed)}
 
-    def load_state(self, state: dict[str, dict[str, int]]) -> None:
+    def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
         """Goes on from the counts of a checkpoint."""
-        self.draws |= state["draws"]
-        self.failed |= state["failed"]
+        self.draws |= state_dict["draws"]
+        self.failed |= state_dict["failed"]
 
     def _judge(self, stream: str, last: BadRecord) -> None:
         distinct, size = len(self.known[stream]), self.sizes[stream]

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +21,11 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.runs import RunFolder, read_jsonl
 from mmmask_registry import MmmaskError
 
-# key prefixes that may change when a run goes on: its length, what it logs, and how fast data is loaded
-MAY_CHANGE = (
-    "description",
-    "training.steps",
-    "training.epochs",
-    "training.log",
-    "training.checkpoint",
-    "training.evaluate",
-    "data",
+# keys that may change when a run goes on: its length, what it logs, how it is computed, and where its files are (that
+# these are the same ones is for `Streams.load_state_dict` to say)
+MAY_CHANGE = re.compile(
+    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
+    r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.(source\.path|held_out|evaluators)"
 )
 
 LOCK = ".lock"
@@ -87,7 +84,7 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
         for key in {**before, **after}
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+        if before.get(key) != after.get(key) and not MAY_CHANGE.match(key)
     ]
 
 

@@ -1,347 +1,187 @@
-"""The training loop."""
+"""The training loop: micro-batches, forward, backward, update. All else is told by it, not done in it."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mmmask.data.samples import TooManyBad
-from mmmask.data.streams import MicroStep, Streams
-from mmmask.evaluation.held_out import HeldOut
-from mmmask.experiment import Experiment
-from mmmask.experiment.errors import ExperimentError
-from mmmask.interop.checkpoints import Checkpoints
-from mmmask.interop.runs import RunFolder, read_jsonl
-from mmmask.model.masked_model import MaskedModel
+from mmmask.data.streams import MicroStep, Streams, streams_of_step
+from mmmask.interfaces import Plan
 from mmmask.model.precision import autocast
-from mmmask.training.bad_samples import BadSamples
-from mmmask.training.counted import Shares, counted_shares
-from mmmask.training.distribution import Processes
-from mmmask.training.folder import cut_back, sync
-from mmmask.training.interruption import Interruption
-from mmmask.training.json_lines import append_jsonl
-from mmmask.training.optimizer import build_optimizer, peak_learning_rate
-from mmmask.training.schedule import learning_rate_schedule
+from mmmask.training.parallelism import Parallelism
+from mmmask.training.run_control import RunControl
 from mmmask_registry import MmmaskError
 
-if TYPE_CHECKING:
-    import pluggy
-
 CHECK_EVERY = 16
-"""Steps whose losses a GPU may keep before they are looked at; looking costs a wait for the device."""
+"""Check losses for NaN and infinity every this many steps on a GPU; each check synchronises with the device."""
 
 
 class NotFinite(MmmaskError):
-    """A loss is infinite or no number."""
+    """A loss, a gradient or a weight is infinite or no number."""
 
 
-@dataclass
-class RunState:
-    """A run, as hooks see it.
+@dataclass(frozen=True)
+class StepResult:
+    """One optimiser step.
 
     Attributes:
-        experiment: what is trained.
-        output: the run's folder.
-        model: the masked model, without any wrapper.
-        total_steps: how many steps the run has.
-        step: steps done.
-        is_main: whether this process writes the folder.
-        evaluations: {stream: [figures at the start, ..., the newest]}.
-        pictures: {stream: path of its newest reconstruction picture}.
+        streams: the streams it trained on.
+        losses: (1 + streams,) on the device: the weighted sum, then each stream's, over all processes.
+        gradient_norm: of all gradients together, where they are clipped.
+        samples: prepared samples of the global batch.
+        wait: seconds spent waiting for data.
     """
 
-    experiment: Experiment
-    output: Path
-    model: MaskedModel
-    total_steps: int
-    step: int = 0
-    is_main: bool = True
-    evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    pictures: dict[str, Path] = field(default_factory=dict)
-
-
-class TrainingStep(nn.Module):
-    """The part of a step that distribution wraps: losses (1 + streams,) of a micro-batch, the weighted sum first."""
-
-    def __init__(self, model: MaskedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, samples: dict[str, Tensor], step: int, rows: dict[str, tuple[int, int]], shares: Shares | None = None
-    ) -> Tensor:
-        """One forward with every stream of the step, their losses times `shares`."""
-        output, shares = self.model(samples, step=step, rows=rows), shares or {}
-        losses = {name: part.loss * shares.get(name, 1.0) for name, part in output.streams.items()}
-        weighted = [self.model.streams[name].weight * loss for name, loss in losses.items()]
-        return torch.stack([torch.stack(weighted).sum(), *losses.values()])
+    streams: tuple[str, ...]
+    losses: Tensor
+    gradient_norm: Tensor | None
+    samples: int
+    wait: float
 
 
 class TrainingLoop:
-    """Everything a run needs between its first step and its last.
+    """Trains until a number of steps is done, or until it is asked to stop.
 
     Args:
-        state: the run; its `step` is set from the newest checkpoint.
-        folder: where it lives.
-        processes: this process among its peers.
-        hook: pluggy's hook caller.
+        parallelism: the model, as this process trains it.
+        optimizer: over the parameter groups.
+        learning_rate: of a step.
+        streams: batches of this process.
+        control: bad samples and requests to stop, of all processes.
+        precision: of matrix products.
+        clip_gradient: largest norm of the whole gradient, None for no limit.
     """
 
-    def __init__(self, state: RunState, folder: RunFolder, processes: Processes, hook: pluggy.HookRelay) -> None:
-        self.state, self.folder, self.processes, self.hook = state, folder, processes, hook
-        self.experiment, self.device = state.experiment, processes.device
-        training = self.experiment.training
-        self.model = state.model.to(self.device)
-        self.optimizer = build_optimizer(self.model, training.optimizer)
-        self.learning_rate = learning_rate_schedule(
-            training.schedule, peak_learning_rate(self.experiment), state.total_steps
-        )
-        self.checkpoints = Checkpoints(folder.checkpoints, training.checkpoint.keep)
-        checkpoint = self.checkpoints.newest()
-        if checkpoint:
-            self.model.load_state_dict(checkpoint["model"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-            state.step = checkpoint["step"]
-        if len(set(processes.gather(state.step))) > 1:
-            raise MmmaskError(f"{folder.path}: the processes do not see the same checkpoints; is the folder shared?")
-        if processes.is_main:
-            cut_back(folder, state.step if checkpoint else -1)
-        processes.wait()
-        for line in read_jsonl(folder.evaluations):
-            state.evaluations.setdefault(line["stream"], []).append(line)
-        self.streams = Streams(
-            self.experiment,
-            checkpoint["consumed"] if checkpoint else None,
-            processes.rank,
-            processes.world_size,
-            pin=self.device.type == "cuda",
-        )
-        self.sizes = {name: len(loader.source) for name, loader in self.streams.loaders.items()}
-        self.bad_samples = BadSamples(
-            folder.bad_samples,
-            self.sizes,
-            self.experiment.data.max_bad_share,
-            write=processes.is_main,
-        )
-        if checkpoint:
-            self.bad_samples.load_state(checkpoint["bad_samples"])
-            _same_sizes(checkpoint["sizes"], self.sizes)
-        self.held_out = HeldOut(self.model, self.experiment, self.streams.loaders, folder, self.device)
-        if training.compile:
-            self.model.compile()
-        self._forward = self._wrap(TrainingStep(self.model))
-        self._unchecked: list[tuple[int, list[str], Tensor]] = []
+    def __init__(
+        self,
+        parallelism: Parallelism,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        streams: Streams,
+        control: RunControl,
+        precision: str,
+        clip_gradient: float | None,
+    ) -> None:
+        self.parallelism, self.optimizer, self.learning_rate = parallelism, optimizer, learning_rate
+        self.streams, self.control = streams, control
+        self.precision, self.clip_gradient = precision, clip_gradient
+        self.model, self.processes = parallelism.model, parallelism.processes
+        self.device = self.processes.device
+        self._unchecked: list[tuple[int, StepResult]] = []
 
-    def run(self, interruption: Interruption) -> str:
-        """Trains to the end, or until interrupted; `finished` or `interrupted`.
+    def run(self, first: int, last: int) -> Iterator[StepResult]:
+        """Steps `first` to `last - 1`, one after the other; ends early where a process was asked to stop.
 
         Raises:
-            NotFinite: a loss is not finite; the last good checkpoint stays.
+            NotFinite: a loss is not finite.
             SourceError: too many samples are bad.
         """
-        state, training = self.state, self.experiment.training
-        self.hook.run_started(run=state)
-        if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
-            self._evaluate()
-        window = None
-        while state.step < state.total_steps:
-            window = window or _Window()  # after evaluating, drawing and saving, which are no part of a step
-            micro_steps = self._load()
-            if self._exchange(micro_steps, interruption):
-                self._save()
-                return "interrupted"
-            losses, norm = self._step(micro_steps)
-            state.step += 1
-            last = state.step == state.total_steps
-            window.add(micro_steps)
-            if state.step % training.log.every == 0 or state.step == 1 or last:
-                self._log(list(micro_steps[0].samples), losses, norm, window)
-                window = None
-            evaluate = training.evaluate.every and state.step % training.evaluate.every == 0
-            if evaluate or last:
-                self._evaluate()
-            draw = training.log.reconstruct_every and state.step % training.log.reconstruct_every == 0
-            if (draw or last) and self.processes.is_main:
-                state.pictures |= self.held_out.draw(state.step)
-            if state.step % training.checkpoint.every == 0 or last:
-                self._save()
-        return "finished"
+        for step in range(first, last):
+            if self.control.exchange(step):
+                return
+            yield self._step(step)
 
-    def close(self) -> None:
-        """Stops the workers."""
-        self.streams.close()
-
-    def _step(self, micro_steps: list[MicroStep]) -> tuple[Tensor, Tensor | None]:
-        """Forward, backward and update; the step's losses (1 + streams,), and the gradient's norm where clipped."""
-        training, step = self.experiment.training, self.state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        total = torch.zeros(1 + len(micro_steps[0].samples), device=self.device)
-        shares = counted_shares(self.model, micro_steps, step, self.processes)
-        for number, micro in enumerate(micro_steps):
-            samples = {name: part.to(self.device, non_blocking=True) for name, part in micro.samples.items()}
-            last = number == len(micro_steps) - 1
-            synchronize = nullcontext() if last or self.processes.world_size == 1 else self._forward.no_sync()
-            with synchronize:
-                with autocast(self.device, training.precision):
-                    losses = self._forward(samples, step, micro.rows, shares[number]) / len(micro_steps)
-                losses[0].backward()
-            total += losses.detach()
-        total = self.processes.mean(total)
-        self._unchecked.append((step + 1, list(micro_steps[0].samples), total))
-        if self.device.type == "cpu" or len(self._unchecked) >= CHECK_EVERY:
-            self._check_finite()
-        norm = None
-        if training.optimizer.clip_gradient is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), training.optimizer.clip_gradient)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total, norm
-
-    def _check_finite(self) -> None:
+    def check_finite(self) -> None:
         """Looks at the losses of the steps since the last look.
 
         Raises:
             NotFinite: naming step and stream.
         """
         unchecked, self._unchecked = self._unchecked, []
-        for step, names, losses in unchecked:
-            values = losses.tolist()
-            if not all(map(math.isfinite, values)):
-                found = {name: value for name, value in zip(names, values[1:], strict=True) if not math.isfinite(value)}
-                listed = ", ".join(f"{name}: {value}" for name, value in found.items()) or f"their sum: {values[0]}"
-                raise self._not_finite(f"step {step}: the loss is not finite ({listed})")
+        for step, result in unchecked:
+            total, *losses = result.losses.tolist()
+            by_stream = zip(result.streams, losses, strict=True)
+            found = [f"{name}: {loss}" for name, loss in by_stream if not math.isfinite(loss)]
+            if found or not math.isfinite(total):
+                listed = ", ".join(found) or f"their sum: {total}"
+                raise NotFinite(f"step {step}: the loss is not finite ({listed})")
+            norm = None if result.gradient_norm is None else float(result.gradient_norm)
+            if norm is not None and not math.isfinite(norm):
+                raise NotFinite(f"step {step}: the gradient's norm is not finite ({norm})")
 
-    def _not_finite(self, what: str) -> NotFinite:
-        kept = self.checkpoints.paths()
-        return NotFinite(
-            f"{what}. {f'The last good checkpoint is {kept[-1]}' if kept else 'There is no checkpoint yet'}. "
-            "Try a lower training.optimizer.learning_rate, clip_gradient, or precision fp32."
-        )
+    def _step(self, step: int) -> StepResult:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step) * group.get("lr_scale", 1.0)
+        sums: dict[str, Tensor] = {}
+        totals: dict[str, Any] = {}
+        samples, wait = 0, 0.0
+        for micro, plans, totals, last in self._planned(step):
+            with self.parallelism.trains(micro.batches, last):
+                with autocast(self.device, self.precision):
+                    output = self.parallelism.forward(plans, totals)
+                self.parallelism.backward(output.loss, micro.batches, last)
+            for name, part in output.streams.items():
+                sums[name] = sums.get(name, 0) + part.sum.detach()
+            samples, wait = sum(total for _, total in micro.shard.values()), wait + micro.wait
+        names = tuple(sums)
+        summed = self.processes.sum(torch.stack([sums[name].float() for name in names]))
+        losses = summed / torch.stack([_tensor(totals[name], self.device).clamp(min=1) for name in names])
+        weights = torch.tensor([self.model.weights[name] for name in names], device=self.device)
+        norm = None
+        if self.clip_gradient is not None:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_gradient)
+        result = StepResult(names, torch.cat([(weights * losses).sum().view(1), losses]), norm, samples, wait)
+        self._unchecked.append((step + 1, result))
+        if self.device.type == "cpu" or len(self._unchecked) >= CHECK_EVERY:
+            self.check_finite()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for objective in self.model.objectives.values():
+            objective.after_step(step)  # type: ignore[operator]
+        return result
 
-    def _log(self, names: list[str], losses: Tensor, norm: Tensor | None, window: _Window) -> None:
-        self._check_finite()
-        if not self.processes.is_main:
+    def _planned(self, step: int) -> Iterator[tuple[MicroStep, dict[str, Plan], dict[str, Any], bool]]:
+        """The step's micro-batches on the device, with plans and with the counts of the whole step.
+
+        Counts that are the same in every micro-batch are known from the first; of others the whole step is planned
+        before its first forward.
+        """
+        accumulate = self.streams.experiment.training.accumulate
+        chunks = accumulate * self.processes.world_size
+        planned = ((micro, self._plan(micro, step)) for micro in self._loaded(step))
+        if chunks > 1 and self.model.counts_vary(streams_of_step(self.streams.experiment, step)):
+            whole = list(planned)
+            totals = self._added_up(plans for _, plans in whole)
+            for number, (micro, plans) in enumerate(whole, 1):
+                yield micro, plans, totals, number == len(whole)
             return
-        step = self.state.step
-        values = losses.tolist()
-        distinct = sum(self.streams.distinct(name) for name in self.experiment.streams)
-        seen = {
-            name: self.streams.distinct(name) * stream.replicate for name, stream in self.experiment.streams.items()
-        }
-        metrics: dict[str, Any] = {"step": step, "loss": values[0]}
-        metrics |= {f"loss/{name}": value for name, value in zip(names, values[1:], strict=True)}
-        metrics["learning_rate"] = self.learning_rate(step - 1)
-        metrics |= {} if norm is None else {"gradient_norm": float(norm)}
-        metrics |= {"samples": sum(seen.values()), "distinct_samples": distinct}
-        metrics |= {f"epochs/{name}": epochs for name, epochs in self.streams.epochs().items()}
-        metrics["bad_samples"] = sum(self.bad_samples.failed.values())
-        metrics |= window.timings()
-        self.hook.step_ended(run=self.state, metrics=metrics)
+        for number, (micro, plans) in enumerate(planned, 1):
+            totals = {name: count * chunks for name, count in _counts(plans).items()}
+            yield micro, plans, totals, number == accumulate
 
-    def _evaluate(self) -> None:
-        """Held-out figures; every process computes them, so that none waits at a collective for another."""
-        for name, figures in self.held_out.evaluate().items():
-            line = {"step": self.state.step, "stream": name} | figures
-            self.state.evaluations.setdefault(name, []).append(line)
-            if self.processes.is_main:
-                append_jsonl(self.folder.evaluations, line)
-
-    def _save(self) -> None:
-        self._check_finite()
-        # a gradient may overflow in a step whose loss was still finite
-        damaged = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
-        if damaged:
-            raise self._not_finite(f"step {self.state.step}: weights are not finite ({damaged[0]})")
-        if self.processes.is_main:
-            sync(self.folder)
-            path = self.checkpoints.save(
-                self.state.step,
-                {
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "consumed": dict(self.streams.consumed),
-                    "bad_samples": self.bad_samples.state(),
-                    "sizes": self.sizes,
-                },
-            )
-            self.hook.checkpoint_saved(run=self.state, path=path)
-        self.processes.wait()
-
-    def _load(self) -> list[MicroStep]:
-        """The step's micro-batches; what could not be decoded is written down even where the run ends over it."""
+    def _loaded(self, step: int) -> Iterator[MicroStep]:
+        """The step's micro-batches; bad samples are noted, also where the run ends over them."""
         try:
-            return self.streams.step(self.state.step)
+            for micro in self.streams.micro_steps(step):
+                self.control.take(micro)
+                yield micro
         except TooManyBad as error:
-            self.bad_samples.add(self.state.step + 1, error.stream, error.records, 0)
+            self.control.fail(step + 1, error)
             raise
 
-    def _exchange(self, micro_steps: list[MicroStep], interruption: Interruption) -> bool:
-        """Tells all processes of bad samples and interruptions; whether to stop before this step."""
-        found = self.processes.gather((interruption.requested, [(m.bad, m.distinct) for m in micro_steps]))
-        if any(requested for requested, _ in found):
-            for name in micro_steps[0].samples:
-                self.streams.consumed[name] -= 1  # loaded, not trained on
-            return True
-        for _, notes in found:
-            for bad, distinct in notes:
-                for name, draws in distinct.items():
-                    self.bad_samples.add(self.state.step + 1, name, bad.get(name, ()), draws)
-        return False
-
-    def _wrap(self, step: TrainingStep) -> Any:  # noqa: ANN401 - the module, or DDP around it
-        if self.processes.world_size == 1:
-            return step
-        # with `alternate` mixing a step leaves without gradient what only the other streams use
-        streams = self.model.streams.items()
-        parts = {
-            (s.modality.embedding, s.decoder, s.head, name if name in self.model.losses else "") for name, s in streams
+    def _plan(self, micro: MicroStep, step: int) -> dict[str, Plan]:
+        batches = {
+            name: batch.map(lambda part: part.to(self.device, non_blocking=True))
+            for name, batch in micro.batches.items()
         }
-        unused = self.experiment.training.mixing == "alternate" and len(parts) > 1
-        return DistributedDataParallel(step, find_unused_parameters=unused, gradient_as_bucket_view=True)
+        return self.model.plan(batches, step=step, shard=micro.shard)
+
+    def _added_up(self, plans: Iterable[Mapping[str, Plan]]) -> dict[str, Tensor]:
+        """Counts of all micro-batches of all processes."""
+        parts = [_counts(each) for each in plans]
+        counts = [torch.stack([_tensor(part[name], self.device) for name in part]) for part in parts]
+        return dict(zip(parts[0], self.processes.sum(torch.stack(counts).sum(0)), strict=True))
 
 
-class _Window:
-    """Timings since the last logged step."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.samples, self.wait, self.steps = 0, 0.0, 0
-
-    def add(self, micro_steps: list[MicroStep]) -> None:
-        self.steps += 1
-        self.samples += sum(total for _, total in micro_steps[0].rows.values())
-        self.wait += sum(micro.wait for micro in micro_steps)
-
-    def timings(self) -> dict[str, float]:
-        """The only figures that differ from run to run."""
-        seconds = time.perf_counter() - self.started
-        return {
-            "samples_per_second": round(self.samples / seconds, 2),
-            "data_wait_seconds": round(self.wait / self.steps, 4),
-            "step_seconds": round(seconds / self.steps, 4),
-        }
+def _counts(plans: Mapping[str, Plan]) -> dict[str, Tensor | float]:
+    return {name: count for plan in plans.values() for name, count in plan.counts.items()}
 
 
-def _same_sizes(before: Mapping[str, int], now: Mapping[str, int]) -> None:
-    """The order of the samples depends on how many there are.
-
-    Raises:
-        MmmaskError: a source grew or shrank while the run was interrupted.
-    """
-    changed = [
-        f"streams.{name}.source: {before[name]} samples when the run was interrupted, now {count}"
-        for name, count in now.items()
-        if before[name] != count
-    ]
-    if changed:
-        raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
+def _tensor(count: Tensor | float, device: torch.device) -> Tensor:
+    return torch.as_tensor(count, dtype=torch.float32, device=device)

@@ -1,18 +1,19 @@
-"""AdamW with the published parameter groups."""
+"""Parameter groups and peak learning rate."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import nn
 
-from mmmask.experiment import Experiment, OptimizerSettings
+from mmmask.experiment.settings import Experiment
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: what decays, and what does not.
 
     Biases, all parameters of a LayerNorm and what a module names in `no_weight_decay` do not decay; everything else
-    does, the mask token too (OmniMAE's released configuration).
+    does, the mask token too (OmniMAE's released configuration). Frozen parameters are in no group.
     """
     exempt = {
         id(parameter)
@@ -20,20 +21,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
         for name, parameter in module.named_parameters(recurse=False)
         if name == "bias" or isinstance(module, nn.LayerNorm) or name in getattr(module, "no_weight_decay", ())
     }
-    decayed = [parameter for parameter in model.parameters() if id(parameter) not in exempt]
-    kept = [parameter for parameter in model.parameters() if id(parameter) in exempt]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW; the learning rate is set at every step by the schedule."""
-    return torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay),
-        lr=0.0,
-        betas=settings.betas,
-        eps=settings.epsilon,
-        fused=True,
-    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if id(parameter) not in exempt]
+    kept = [parameter for parameter in trained if id(parameter) in exempt]
+    return [
+        {"params": decayed, "lr_scale": 1.0, "weight_decay": weight_decay},
+        {"params": kept, "lr_scale": 1.0, "weight_decay": 0.0},
+    ]
 
 
 def peak_learning_rate(experiment: Experiment) -> float:

@@ -1,8 +1,5 @@
 """Audio: log-mel spectrograms of sound files and of the sound tracks of videos."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 from mmmask.hooks import Register, hookimpl
 
 
@@ -12,11 +9,3 @@ def register_components(register: Register) -> None:
     register("modality", "audio", "mmmask_audio.modality:AudioModality", "sound, as patches of a log-mel spectrogram")
     bands = "mmmask_audio.maskers:TimeFrequencyBandsMasker"
     register("masker", "time_frequency_bands", bands, "whole frames and whole bands of a grid (time, frequency)")
-
-
-@hookimpl
-def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes the sounds of the sample corpus, `folder/audio`."""
-    from mmmask_audio.sample_data import write
-
-    write(folder, seed, progress)

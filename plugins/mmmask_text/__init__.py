@@ -1,8 +1,5 @@
 """Texts: UTF-8 bytes, or the tokens of a vocabulary."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 from mmmask.hooks import Register, hookimpl
 
 MMMASK_INTERFACE = 1
@@ -16,11 +13,3 @@ def register_components(register: Register) -> None:
     register("source", "text_files", f"{sources}:TextFilesSource", "text files, joined and cut into windows")
     register("source", "json_lines", f"{sources}:JsonLinesSource", "texts out of files with a JSON object per line")
     register("masker", "span", "mmmask_text.maskers:SpanMasker", "spans of tokens, as in SpanBERT, on one axis")
-
-
-@hookimpl
-def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-    """Writes the texts of the sample corpus, `folder/text`."""
-    from mmmask_text.sample_data import write
-
-    write(folder, seed, progress)

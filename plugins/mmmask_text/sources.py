@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from mmmask.builtins.sources import FolderSource, GlobSource
+from mmmask.builtins.sources import FolderSource, GlobSource, classes_of
 from mmmask.interfaces import BadSample, Source, SourceError, open_file, path_manager
 
 Paths = str | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -44,15 +46,16 @@ class TextFilesSource(Source):
         super().__init__(config, extensions)
         self._separator = config.separator.encode("utf-8", "replace")
         found = find_files(config.path, extensions, "text_files")
-        sized = [(path, label, _size(path, "text_files")) for path, label in found]
-        files = [(path, label, size) for path, label, size in sized if size]
+        sized = [(file, _size(file.path, "text_files")) for file in found]
+        files = [(file, size) for file, size in sized if size]
         if not files:
             raise SourceError(
                 f"source text_files: {_named(config.path)}: every file is empty. Set another source.path."
             )
-        self._paths = [path for path, _, _ in files]
-        self._labels = [label for _, label, _ in files]
-        self._sizes = [size for _, _, size in files]
+        self._paths = [file.path for file, _ in files]
+        self._names = [file.name for file, _ in files]
+        self._labels = [file.label for file, _ in files]
+        self._sizes = [size for _, size in files]
         ends = list(accumulate(size + len(self._separator) for size in self._sizes))
         self._starts = [0, *ends[:-1]]  # where each file begins in the whole
         self._total = ends[-1] - len(self._separator)
@@ -82,11 +85,23 @@ class TextFilesSource(Source):
         labels = {self._labels[number] for number in self._files(*self._bounds(index))}
         return labels.pop() if len(labels) == 1 else None
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """The labels of the files."""
+        return classes_of(self._labels)
+
     def describe(self, index: int) -> str:
         """The file that the window begins in, and where."""
+        return self._described(index, self._paths)
+
+    def name(self, index: int) -> str:
+        """The same, with the file's path relative to the folder it was found in."""
+        return self._described(index, self._names)
+
+    def _described(self, index: int, paths: Sequence[str]) -> str:
         first, _ = self._bounds(index)
         number = bisect_right(self._starts, first) - 1
-        return f"{self._paths[number]}, byte {first - self._starts[number]}"
+        return f"{paths[number]}, byte {first - self._starts[number]}"
 
     def _bounds(self, index: int) -> tuple[int, int]:
         first = index * self.config.window
@@ -129,7 +144,9 @@ class JsonLinesSource(Source):
     def __init__(self, config: Config, extensions: tuple[str, ...] = ()) -> None:
         super().__init__(config, extensions)
         self._separator = config.separator.encode("utf-8", "replace")
-        self._paths = [path for path, _ in find_files(config.path, (".jsonl", ".ndjson"), "json_lines")]
+        found = find_files(config.path, (".jsonl", ".ndjson"), "json_lines")
+        self._paths = [file.path for file in found]
+        self._names = [file.name for file in found]
         lines = [_line_starts(path) for path in self._paths]
         sizes = [size for _, size in lines]
         self._file_starts = [0, *accumulate(sizes)]  # in the bytes of all files
@@ -166,8 +183,22 @@ class JsonLinesSource(Source):
 
     def describe(self, index: int) -> str:
         """The file and the line that the sample begins in, and where in the line."""
-        line, into = self._place(index)
-        return f"{self._where(line)}, byte {into}" if into else self._where(line)
+        return self._described(index, self._paths)
+
+    def name(self, index: int) -> str:
+        """The same, with the file's path relative to the folder it was found in."""
+        return self._described(index, self._names)
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """The labels of the lines, all of which are read for it; none without `label_field`."""
+        if self.config.label_field is None:
+            return {}
+        labels: set[str | None] = set()
+        for number, raw in self._lines(0):
+            with suppress(BadSample):  # which has no label
+                labels.add(self._parse(number, raw)[1])
+        return classes_of(labels)
 
     def _load(self, index: int) -> tuple[bytes, set[str | None]]:
         """The bytes of a sample, and the labels of the lines it was made of."""
@@ -216,34 +247,54 @@ class JsonLinesSource(Source):
         try:
             record = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise BadSample(f"{self._where(number)}: not JSON: {error}") from error
+            raise BadSample(f"{self._where(number, self._paths)}: not JSON: {error}") from error
         text = record.get(self.config.field) if isinstance(record, dict) else None
         if not isinstance(text, str):
-            raise BadSample(f"{self._where(number)}: no object with a text under {self.config.field!r}")
+            raise BadSample(f"{self._where(number, self._paths)}: no object with a text under {self.config.field!r}")
         label = record.get(self.config.label_field) if self.config.label_field else None
         return text.encode("utf-8", "replace"), None if label is None else str(label)
 
-    def _where(self, line: int) -> str:
+    def _described(self, index: int, paths: Sequence[str]) -> str:
+        line, into = self._place(index)
+        where = self._where(line, paths)
+        return f"{where}, byte {into}" if into else where
+
+    def _where(self, line: int, paths: Sequence[str]) -> str:
         number = bisect_right(self._first_lines, line) - 1
-        return f"{self._paths[number]}: line {line - self._first_lines[number] + 1}"
+        return f"{paths[number]}: line {line - self._first_lines[number] + 1}"
 
 
-def find_files(paths: str | Sequence[str], endings: tuple[str, ...], source: str) -> list[tuple[str, str | None]]:
-    """Paths and labels of the files that folders, patterns and files stand for, in order, each once.
+@dataclass(frozen=True)
+class FoundFile:
+    """A file that was found.
+
+    Attributes:
+        path: where it is.
+        name: its path relative to the folder that was looked through.
+        label: the first-level subfolder it lies in.
+    """
+
+    path: str
+    name: str
+    label: str | None = None
+
+
+def find_files(paths: str | Sequence[str], endings: tuple[str, ...], source: str) -> list[FoundFile]:
+    """The files that folders, patterns and files stand for, in order, each once.
 
     A file that is named itself may end as it likes.
 
     Raises:
         SourceError: there are none.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, FoundFile] = {}
     for path in [paths] if isinstance(paths, str) else paths:
-        for file, label in _found_at(os.path.expanduser(path), endings, source):
-            found.setdefault(file, label)
-    return list(found.items())
+        for file in _found_at(os.path.expanduser(path), endings, source):
+            found.setdefault(file.path, file)
+    return list(found.values())
 
 
-def _found_at(path: str, endings: tuple[str, ...], source: str) -> list[tuple[str, str | None]]:
+def _found_at(path: str, endings: tuple[str, ...], source: str) -> list[FoundFile]:
     try:
         folder = path_manager().isdir(path)
     except NotImplementedError:  # a handler that knows files only, such as that of http
@@ -252,14 +303,14 @@ def _found_at(path: str, endings: tuple[str, ...], source: str) -> list[tuple[st
     if not (folder or pattern):
         if path.lower().endswith(COMPRESSED):
             raise SourceError(f"source {source}: {path}: compressed files have no middle to read from. Unpack it.")
-        return [(path, None)]
+        return [FoundFile(path, os.path.basename(path))]
     kind = FolderSource if folder else GlobSource
     name = "folder" if folder else "glob"
     try:
         files = kind(kind.Config(name=name, path=path), endings)
     except SourceError as error:
         raise SourceError(str(error).replace(f"source {name}:", f"source {source}:", 1)) from error
-    return [(files.describe(index), files.label(index)) for index in range(len(files))]
+    return [FoundFile(files.describe(index), files.name(index), files.label(index)) for index in range(len(files))]
 
 
 def _line_starts(path: str) -> tuple[np.ndarray, int]:

@@ -2,25 +2,32 @@
 
 from mmmask.hooks import Publish, Register, hookimpl
 
+FORMATS = {
+    "convmae": ("convmae:ConvMAEFormat", "ConvMAE: pretrained, the encoder alone"),
+    "huggingface_videomae": (
+        "huggingface_videomae:HuggingFaceVideoMAEFormat",
+        "transformers' VideoMAE and its classifiers, with config.json",
+    ),
+    "huggingface_vitmae": (
+        "huggingface_vitmae:HuggingFaceViTMAEFormat",
+        "transformers' ViTMAE, and ViT classifiers, with config.json",
+    ),
+    "mae": ("mae:MAEFormat", "MAE: pretrained, the encoder alone, fine-tuned"),
+    "mae_st": ("mae_st:MAESTFormat", "MAE-ST: pretrained, the encoder alone, fine-tuned"),
+    "omnimae": ("omnimae:OmniMAEFormat", "OmniMAE: pretrained (hub, trainer), fine-tuned"),
+    "simmim": ("simmim:SimMIMFormat", "SimMIM: pretrained ViT and Swin, fine-tuned ViT"),
+    "timm_vit": ("timm:TimmFormat", "timm's VisionTransformer, mostly to be written"),
+    "videomae": ("videomae:VideoMAEFormat", "VideoMAE: pretrained, the encoder alone, fine-tuned"),
+    "videomaev2": ("videomae:VideoMAEV2Format", "VideoMAE V2: as videomae"),
+}
+"""Name -> class within mmmask_zoo, description."""
+
 
 @hookimpl
 def register_components(register: Register) -> None:
     """Names the formats."""
-    here = "mmmask_zoo"
-    register("format", "convmae", f"{here}.convmae:ConvMAEFormat", "ConvMAE: pretrained, the encoder alone")
-    vitmae = f"{here}.huggingface_vitmae:HuggingFaceViTMAEFormat"
-    register("format", "huggingface_vitmae", vitmae, "transformers' ViTMAE, and ViT classifiers; also written")
-    videomae = f"{here}.huggingface_videomae:HuggingFaceVideoMAEFormat"
-    register("format", "huggingface_videomae", videomae, "transformers' VideoMAE and its classifiers; also written")
-    register("format", "mae", f"{here}.mae:MAEFormat", "MAE: pretrained, the encoder alone, fine-tuned")
-    register("format", "mae_st", f"{here}.mae_st:MAESTFormat", "MAE-ST: pretrained, the encoder alone, fine-tuned")
-    register("format", "omnimae", f"{here}.omnimae:OmniMAEFormat", "OmniMAE: pretrained (hub, trainer), fine-tuned")
-    register("format", "simmim", f"{here}.simmim:SimMIMFormat", "SimMIM: pretrained ViT and Swin, fine-tuned ViT")
-    register("format", "timm_vit", f"{here}.timm:TimmFormat", "timm's VisionTransformer, mostly to be written")
-    register(
-        "format", "videomae", f"{here}.videomae:VideoMAEFormat", "VideoMAE: pretrained, the encoder alone, fine-tuned"
-    )
-    register("format", "videomaev2", f"{here}.videomaev2:VideoMAEV2Format", "VideoMAE V2: as videomae")
+    for name, (target, description) in FORMATS.items():
+        register("format", name, f"mmmask_zoo.{target}", description)
 
 
 @hookimpl

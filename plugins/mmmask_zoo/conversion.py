@@ -1,25 +1,46 @@
-"""One checkpoint on its way into mmmask's terms: what was taken, what was changed, what was left."""
+"""Reading: the tensors of a file, the sizes that they tell, and an account of every key."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmmask.builtins.positions import resize_table
 from mmmask.interfaces import ForeignWeights
 from mmmask.interop import InteropError
 
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+ATTENTION_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 """Width of a published encoder -> its attention heads, which no key tells."""
 
 
+@dataclass(frozen=True)
+class Patches:
+    """Patches that an encoder embeds.
+
+    Attributes:
+        width: of an embedded patch.
+        channels: numbers of a pixel.
+        size: of a patch: (height, width) in pixels, with frames before these in clips.
+        key: of the embedding in mmmask.
+    """
+
+    width: int
+    channels: int
+    size: tuple[int, ...]
+    key: str
+
+    def modality(self, name: str, size: int, **more: object) -> dict[str, Any]:
+        """Settings of a modality of such patches; `size` is height and width of its samples in pixels."""
+        return {"name": name, "size": size, "patch_size": list(self.size), "channels": self.channels, **more}
+
+
 class Conversion:
-    """Collects mmmask's keys from a state dict, with an account of every foreign key.
+    """Collects mmmask's weights from a state dict, with an account of every foreign key.
 
     Args:
         format: its name, for messages.
@@ -34,21 +55,21 @@ class Conversion:
         self.unused: dict[str, str] = {}
 
     def finished(self, settings: dict[str, Any]) -> ForeignWeights:
-        """What was collected, for the model that the settings describe."""
+        """The collected weights, for the model that the settings describe."""
         return ForeignWeights(settings, self.state, self.origin, self.converted, self.unused)
 
     def error(self, problem: str) -> InteropError:
         """A problem with the format's name in front."""
         return InteropError(f"format {self.format}: {problem}")
 
-    # --- what the file says of the model
+    # --- sizes that the file tells
 
     def has(self, *prefixes: str) -> bool:
         """Whether any key begins so."""
         return any(key.startswith(prefixes) for key in self.source)
 
     def tensor(self, key: str, axes: str) -> Tensor:
-        """A tensor that cannot be done without, or that must be laid out anew.
+        """A tensor that is needed.
 
         Args:
             axes: names of its axes, such as `decoder width, width`.
@@ -66,11 +87,20 @@ class Conversion:
         return tensor
 
     def shape(self, key: str, axes: str) -> tuple[int, ...]:
-        """The shape of a tensor that tells the model's sizes, as `tensor`."""
+        """Shape of a tensor that tells sizes of the model, checked as in `tensor`."""
         return tuple(self.tensor(key, axes).shape)
 
+    def patches(self, key: str, axes: str) -> Patches:
+        """Patches of a convolution; `axes` names those of its kernel, such as `height, width`.
+
+        Raises:
+            InteropError: as `tensor`.
+        """
+        width, channels, *size = self.shape(key, f"width, channels, {axes} of a patch")
+        return Patches(width, channels, tuple(size), embedding_key(size, channels))
+
     def depth(self, prefix: str) -> int:
-        """How many blocks `prefix.0`, `prefix.1`, ... there are.
+        """Number of blocks `prefix.0`, `prefix.1`, ...
 
         Raises:
             InteropError: one is missing.
@@ -82,8 +112,8 @@ class Conversion:
             raise self.error(f"{prefix}.{depth - 1}: blocks before it are missing")
         return depth
 
-    def heads(self, given: int | None, width: int, published: Mapping[int, int] = HEADS) -> int:
-        """Attention heads: those given, or those published for a width.
+    def heads(self, given: int | None, width: int, published: Mapping[int, int] = ATTENTION_HEADS) -> int:
+        """Attention heads: as given, or as published for a width.
 
         Raises:
             InteropError: neither is known.
@@ -92,103 +122,56 @@ class Conversion:
             return given or published[width]
         raise self.error(f"an encoder of width {width} is not published: give num_heads")
 
-    def require_multiple(self, option: str, value: int | None, patch: int, unit: str) -> None:
-        """Refuses a size that the file's patches do not fill.
+    def require_filled(self, options: object, patch: Sequence[int]) -> None:
+        """Checks that patches (frames, height, width) or (height, width) fill the sizes among a format's options.
 
-        Args:
-            value: of the option, None where it is not given.
-            patch: what it must be a multiple of, in `unit`s, such as pixels.
+        Raises:
+            InteropError: they do not.
         """
-        if value and value % patch:
-            raise self.error(f"{option} {value} is not a multiple of the file's patches of {patch} {unit}")
+        pixels = math.lcm(*patch[-2:])
+        units = {"size": (pixels, "pixels"), "trained_size": (pixels, "pixels")}
+        if len(patch) == 3:
+            units |= {"num_frames": (patch[0], "frames"), "trained_frames": (patch[0], "frames")}
+        for option, (extent, unit) in units.items():
+            if (value := getattr(options, option, None)) and value % extent:
+                raise self.error(f"{option} {value} is not a multiple of the file's patches of {extent} {unit}")
 
     # --- what is taken
 
-    def take(self, old: str, new: str) -> None:
-        """A tensor as it is; nothing where the file lacks it."""
-        if old in self.source:
-            self.state[new], self.origin[new] = self.source[old], (old,)
+    def take(self, foreign: str, own: str) -> None:
+        """Takes a tensor as it is, where the file has it."""
+        if foreign in self.source:
+            self.state[own], self.origin[own] = self.source[foreign], (foreign,)
 
-    def take_linear(self, old: str, new: str) -> None:
-        """Weight and bias as they are."""
-        for part in ("weight", "bias"):
-            self.take(f"{old}.{part}", f"{new}.{part}")
-
-    def take_blocks(self, old: str, new: str, renamed: Mapping[str, str] | None = None) -> None:
-        """Every tensor under `old.0`, `old.1`, ... that is not accounted for already.
+    def convert(self, foreign: str | Sequence[str], own: str, tensor: Tensor, how: str) -> None:
+        """Takes a tensor made of one or several of the file's.
 
         Args:
-            renamed: what a tensor is called within a block, where that differs: {foreign: mmmask's}.
+            how: it was made, for the report.
         """
-        pattern = re.compile(re.escape(old) + r"\.(\d+)\.(.+)")
-        known = {key for origin in self.origin.values() for key in origin} | self.unused.keys()
-        for key in self.source:
-            if (block := pattern.fullmatch(key)) and key not in known:
-                self.take(key, f"{new}.{block[1]}.{(renamed or {}).get(block[2], block[2])}")
-
-    def convert(self, old: str | Sequence[str], new: str, tensor: Tensor, how: str) -> None:
-        """A tensor that was made of one or several foreign ones."""
-        origin = (old,) if isinstance(old, str) else tuple(old)
-        self.state[new], self.origin[new] = tensor, origin
+        origin = (foreign,) if isinstance(foreign, str) else tuple(foreign)
+        self.state[own], self.origin[own] = tensor, origin
         self.converted |= dict.fromkeys(origin, how)
 
-    def flatten(self, old: str, new: str, row: bool = False) -> None:
-        """A token or a bias that the file holds with leading axes of one; (1, width) where it is one of a `row`."""
-        if old in self.source:
-            flat = self.source[old].flatten()
-            self.convert(old, new, flat.unsqueeze(0) if row else flat, "flattened")
+    def ignore(self, foreign: str, why: str) -> None:
+        """Names a tensor as unused, where the file has it."""
+        if foreign in self.source:
+            self.unused[foreign] = why
 
-    def embedding(self, old: str, new: str, inflate: int | None = None) -> None:
-        """A patch embedding: a convolution whose kernel is its stride, as a linear layer over a token.
-
-        Args:
-            inflate: makes tubelets of so many frames of patches: the kernel repeated in time and divided by their
-                number, so that a still gives what its picture gave (I3D, section 2.1; OmniMAE's baseline).
-        """
-        weight, how = self.source[f"{old}.weight"], "convolution as a linear layer over a token, channel fastest"
-        if inflate:
-            weight = (weight / inflate).unsqueeze(2).repeat(1, 1, inflate, *([1] * (weight.dim() - 2)))
-            how += f"; repeated over {inflate} frames and divided by their number"
-        self.convert(f"{old}.weight", f"{new}.weight", channel_fastest(weight), how)
-        self.take(f"{old}.bias", f"{new}.bias")
-
-    def ignore(self, old: str, why: str) -> None:
-        """A tensor that is not needed."""
-        if old in self.source:
-            self.unused[old] = why
-
-    def learned_table(self, old: str, new: str, table: Tensor, trained: Sequence[int], grid: Sequence[int]) -> None:
-        """A learned table of positions (tokens, width), resized where the grid differs, and said so.
-
-        Raises:
-            InteropError: it has another number of rows than the grid that it was trained for.
-        """
-        try:
-            resized = resize_table(table, tuple(trained), tuple(grid))
-        except ValueError as error:
-            raise self.error(f"{old}: {error}") from error
-        how = f"resized from {times(trained)} to {times(grid)} tokens" if tuple(trained) != tuple(grid) else "flattened"
-        self.convert(old, new, resized, how)
-
-    def fixed_table(self, old: str, computed: Tensor) -> bool:
-        """Leaves out a table (1, rows, width) that is computed anyway; False where the file's is another one."""
-        table = self.tensor(old, "1, positions, width")
+    def fixed_table(self, foreign: str, computed: Tensor) -> bool:
+        """Whether a table (1, rows, width) is the one that mmmask computes; it is unused then."""
+        table = self.tensor(foreign, "1, positions, width")
         if table.shape[1:] != computed.shape:
             return False
         rounding = torch.finfo(table.dtype).eps / 2  # of the file's dtype, relative
         if not torch.allclose(table[0].float(), computed.float(), rtol=rounding, atol=1e-5):
             return False
-        self.ignore(old, "the table is computed; the file's is the same")
+        self.ignore(foreign, "the table is computed; the file's is the same")
         return True
 
 
-def channel_fastest(weight: Tensor) -> Tensor:
-    """(out, channels, *patch) -> (out, prod(patch) * channels), as tokens hold their content."""
-    return weight.permute(0, *range(2, weight.dim()), 1).flatten(1)
-
-
 def embedding_key(patch: Sequence[int], channels: int) -> str:
-    """What the modalities of pixels call the embedding of such patches."""
+    """The key that modalities of pixels give to the embedding of a patch."""
     return f"pixels_{times((*patch, channels))}"
 
 

@@ -1,135 +1,198 @@
 """Tensors of a foreign layout and mmmask's own, pair by pair: one table, read in one direction, written in the other.
 
-A pair of which the file or the model has nothing does nothing: what then is missing, the loader finds.
+A pair does nothing where the file (reading) or the model (writing) lacks its tensors: the loader reports what is then
+missing.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmmask_zoo.conversion import Conversion
+from mmmask.interfaces import Grid
+from mmmask.interop import resize_table
+from mmmask_zoo.conversion import Conversion, times
 from mmmask_zoo.writing import Writing
 
 
-class Pair(ABC):
-    """What a file holds, and what mmmask holds in its place."""
+@dataclass(frozen=True)
+class Pair:
+    """One or several tensors of a file, and the model's that corresponds to them.
 
-    @abstractmethod
+    Attributes:
+        foreign: keys in the file.
+        own: key in mmmask.
+        how: the tensor is converted, for the report; empty where it is taken as it is.
+        to_own: of the file's tensors; it raises ValueError where they do not fit.
+        to_foreign: the inverse.
+        axes: names of the axes that the file's tensor must have; empty where any will do.
+    """
+
+    foreign: tuple[str, ...]
+    own: str
+    how: str = ""
+    to_own: Callable[..., Tensor] = lambda tensor: tensor
+    to_foreign: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: [tensor]
+    axes: str = ""
+
     def read(self, conversion: Conversion) -> None:
         """From the file to mmmask.
 
         Raises:
-            InteropError: the file has a part of it only, or parts that do not fit together.
+            InteropError: the file has some of the tensors only, or they do not fit.
         """
+        source = conversion.source
+        missing = [key for key in self.foreign if key not in source]
+        if len(missing) == len(self.foreign):
+            return None
+        if missing:
+            raise conversion.error(f"{missing[0]} is missing")
+        if not self.how:
+            return conversion.take(self.foreign[0], self.own)
+        parts = [conversion.tensor(key, self.axes) if self.axes else source[key] for key in self.foreign]
+        try:
+            own = self.to_own(*parts)
+        except ValueError as error:
+            raise conversion.error(f"{', '.join(self.foreign)}: {error}") from error
+        return conversion.convert(self.foreign, self.own, own, self.how)
 
-    @abstractmethod
     def write(self, writing: Writing) -> None:
         """From mmmask to the file."""
+        if (tensor := writing.pop(self.own)) is not None:
+            writing.written |= zip(self.foreign, self.to_foreign(tensor), strict=True)
 
 
 @dataclass(frozen=True)
-class Same(Pair):
-    """A tensor as it is, under another name."""
+class Computed:
+    """A buffer of the file that mmmask computes when it is needed.
+
+    Attributes:
+        compute: the tensor to write, None for none.
+    """
 
     foreign: str
-    own: str
+    compute: Callable[[], Tensor | None]
+    why: str
 
     def read(self, conversion: Conversion) -> None:
-        """Takes it."""
-        conversion.take(self.foreign, self.own)
+        """Names it as unused."""
+        conversion.ignore(self.foreign, self.why)
 
     def write(self, writing: Writing) -> None:
-        """Gives it."""
-        if (tensor := writing.pop(self.own)) is not None:
+        """Computes it."""
+        if (tensor := self.compute()) is not None:
             writing.written[self.foreign] = tensor
 
 
+Table = Iterable[Pair | Computed]
+
+
 def linear(foreign: str, own: str) -> Iterator[Pair]:
-    """Weight and bias of a linear layer or a LayerNorm."""
+    """Weight and bias of a linear layer, a LayerNorm or any other module, as they are."""
     for part in ("weight", "bias"):
-        yield Same(f"{foreign}.{part}", f"{own}.{part}")
+        yield Pair((f"{foreign}.{part}",), f"{own}.{part}")
 
 
-@dataclass(frozen=True)
-class Token(Pair):
-    """A learned token: (1, 1, width) in the file; (width,) in mmmask, or (1, width) where it is one of a `row`."""
+def vector(foreign: str, own: str, shape: tuple[int, ...] = (1, 1, -1), row: bool = False) -> Pair:
+    """A token or another vector: with axes of length one in the file, flat in mmmask.
 
-    foreign: str
-    own: str
-    row: bool = False
-
-    def read(self, conversion: Conversion) -> None:
-        """Drops the leading axes."""
-        conversion.flatten(self.foreign, self.own, self.row)
-
-    def write(self, writing: Writing) -> None:
-        """Adds them."""
-        if (tensor := writing.pop(self.own)) is not None:
-            writing.written[self.foreign] = tensor.reshape(1, 1, -1)
-
-
-@dataclass(frozen=True)
-class PatchEmbedding(Pair):
-    """A convolution whose kernel is its stride; in mmmask a linear layer over a token, channel fastest."""
-
-    foreign: str
-    own: str
-    patch: tuple[int, ...]
-
-    def read(self, conversion: Conversion) -> None:
-        """Flattens the kernel."""
-        conversion.embedding(self.foreign, self.own)
-
-    def write(self, writing: Writing) -> None:
-        """Lays it out again."""
-        if (weight := writing.pop(f"{self.own}.weight")) is not None:
-            writing.written[f"{self.foreign}.weight"] = channels_first(weight, self.patch)
-        Same(f"{self.foreign}.bias", f"{self.own}.bias").write(writing)
+    Args:
+        shape: in the file, with -1 for its length.
+        row: mmmask holds it as (1, width), one of several prefix tokens.
+    """
+    own_shape = (1, -1) if row else (-1,)
+    return Pair(
+        (foreign,),
+        own,
+        "flattened",
+        lambda tensor: tensor.flatten().unflatten(0, own_shape),
+        lambda tensor: [tensor.reshape(shape)],
+    )
 
 
-@dataclass(frozen=True)
-class Stacked(Pair):
+def patch_embedding(foreign: str, own: str, patch: tuple[int, ...]) -> Iterator[Pair]:
+    """A convolution whose kernel is its stride; in mmmask a linear layer over a patch, channel fastest."""
+    yield Pair(
+        (f"{foreign}.weight",),
+        f"{own}.weight",
+        "convolution as a linear layer over a token, channel fastest",
+        lambda weight: weight.movedim(1, -1).flatten(1),
+        lambda weight: [weight.unflatten(1, (*patch, -1)).movedim(-1, 1)],
+        axes=f"outputs, inputs, {', '.join(('frames', 'height', 'width')[-len(patch) :])} of a kernel",
+    )
+    yield Pair((f"{foreign}.bias",), f"{own}.bias")
+
+
+def stacked(foreign: tuple[str, ...], own: str) -> Pair:
     """Equally large tensors that mmmask holds as one, one below the other, such as queries, keys and values."""
 
-    foreign: tuple[str, ...]
-    own: str
-
-    def read(self, conversion: Conversion) -> None:
-        """Stacks them."""
-        present = [key for key in self.foreign if key in conversion.source]
-        if not present:
-            return
-        if missing := [key for key in self.foreign if key not in present]:
-            raise conversion.error(f"{missing[0]} is missing")
-        parts = [conversion.source[key] for key in self.foreign]
+    def stack(*parts: Tensor) -> Tensor:
         shapes = [tuple(part.shape) for part in parts]
         if len(set(shapes)) > 1 or () in shapes:
-            raise conversion.error(f"{', '.join(self.foreign)}: shapes {', '.join(map(str, shapes))} do not stack")
-        conversion.convert(self.foreign, self.own, torch.cat(parts), f"one of {len(parts)} parts of {self.own}")
+            raise ValueError(f"shapes {', '.join(map(str, shapes))} do not stack")
+        return torch.cat(parts)
 
-    def write(self, writing: Writing) -> None:
-        """Takes them apart."""
-        if (tensor := writing.pop(self.own)) is not None:
-            writing.written |= zip(self.foreign, tensor.chunk(len(self.foreign)), strict=True)
+    return Pair(foreign, own, f"one of {len(foreign)} parts of {own}", stack, lambda whole: whole.chunk(len(foreign)))
 
 
-def read_all(pairs: Iterable[Pair], conversion: Conversion) -> None:
-    """Every pair from the file to mmmask."""
-    for pair in pairs:
+def learned_table(foreign: str, own: str, trained: Grid, grid: Grid) -> Pair:
+    """A learned table of positions: (1, tokens, width) in the file, (tokens, width) in mmmask.
+
+    Args:
+        trained: grid of the file's table.
+        grid: the model's, to which a table that is read is resized.
+    """
+    return Pair(
+        (foreign,),
+        own,
+        how_resized(trained, grid),
+        lambda table: resize_table(table[0], trained, grid),
+        lambda table: [table.unsqueeze(0)],
+        axes="1, positions, width",
+    )
+
+
+def take_table(
+    conversion: Conversion,
+    foreign: str,
+    own: str,
+    num_prefix: int,
+    trained: Grid,
+    grid: Grid,
+    takes_prefix: bool = True,
+) -> None:
+    """Takes a learned table that begins with rows of prefix tokens, as `own.prefix_table` and `own.table`.
+
+    Args:
+        takes_prefix: whether mmmask has positions of the prefix tokens.
+
+    Raises:
+        InteropError: it has not as many rows as the grid that it was trained for.
+    """
+    rows, how = conversion.tensor(foreign, "1, positions, width")[0], how_resized(trained, grid)
+    try:
+        conversion.convert(foreign, f"{own}.table", resize_table(rows[num_prefix:], trained, grid), how)
+    except ValueError as error:
+        raise conversion.error(f"{foreign}: {error}") from error
+    if num_prefix and takes_prefix:
+        conversion.convert(foreign, f"{own}.prefix_table", rows[:num_prefix], how)
+
+
+def how_resized(trained: Grid, grid: Grid) -> str:
+    """Description of how a table is converted, for the report."""
+    return "flattened" if tuple(trained) == tuple(grid) else f"resized from {times(trained)} to {times(grid)} tokens"
+
+
+def read_all(table: Table, conversion: Conversion) -> None:
+    """Reads every pair."""
+    for pair in table:
         pair.read(conversion)
 
 
-def write_all(pairs: Iterable[Pair], writing: Writing) -> None:
-    """Every pair from mmmask to the file."""
-    for pair in pairs:
+def write_all(table: Table, writing: Writing) -> None:
+    """Writes every pair."""
+    for pair in table:
         pair.write(writing)
-
-
-def channels_first(weight: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """(out, prod(patch) * channels) -> (out, channels, *patch), the inverse of `conversion.channel_fastest`."""
-    return weight.unflatten(1, (*patch, -1)).movedim(-1, 1)

@@ -2,172 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import Format
-from mmmask.interfaces.format import ForeignWeights
-from mmmask_zoo.conversion import Conversion, embedding_key, square
-from mmmask_zoo.correspondence import Stacked
-from mmmask_zoo.fine_tuned import classifier_of_mean
-from mmmask_zoo.mae_decoder import PREDICTOR, take_mae_decoder
+from mmmask.interfaces import ForeignWeights, Format, Grid
+from mmmask_zoo.conversion import Conversion, Patches, square
+from mmmask_zoo.correspondence import Pair, learned_table, read_all, take_table, vector, write_all
+from mmmask_zoo.layout import SHARED, Block, Layout, LayoutFormat
+from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NormalizedTokens, NumHeads
+from mmmask_zoo.writing import Writing
 
-PATCH = "patch_embed.proj"
+LAYOUT = Layout(block=Block(projections=("attn.q", "attn.k", "attn.v"), query_value=()), pooled_norm="norm")
+PUBLISHED_DECODER = {"width": 512, "depth": 4}
+STATISTICS = ((0.45,) * 3, (0.225,) * 3)
+"""Mean and standard deviation of colours: its own, not ImageNet's."""
+TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 
 
-class MAESTFormat(Format):
+class MAESTFormat(LayoutFormat):
     """MAE-ST's checkpoints: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
 
     `stills` makes OmniMAE's baseline for images: each is repeated over the frames of one tubelet.
     """
 
     class Config(Format.Config):
-        size: int | None = Field(default=None, gt=0, description="height and width in pixels; null: the file's")
+        size: FilesSize = None
         num_frames: int | None = Field(default=None, gt=0, description="frames of a clip; null: the file's")
         stills: bool = Field(default=False, description="images too, each repeated over the frames of one tubelet")
-        num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
-        decoder_num_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
-        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the tokens that is masked")
-        normalize: Literal["token", "none"] = Field(
-            default="token", description="whether the decoder was trained on normalised patches; no key tells"
-        )
+        num_heads: NumHeads = None
+        decoder_num_heads: DecoderNumHeads = 16
+        mask_ratio: MaskRatio = 0.9
+        normalize: NormalizedTokens = "token"
 
     config: Config
 
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether it cuts tubelets and has projections of its own for queries."""
-        return {f"{PATCH}.weight", "blocks.0.attn.q.weight"} <= keys.keys() and keys[f"{PATCH}.weight"].dim() == 5
+        patch = f"{LAYOUT.patch}.weight"
+        return {patch, "blocks.0.attn.q.weight"} <= keys.keys() and keys[patch].dim() == 5
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
-
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        parts = _Parts(self.config, Conversion(self.config.name, state))
-        return parts.classifier() if "head.weight" in state else parts.pretraining()
-
-
-class _Parts:
-    """The sizes that a file tells, and the model part by part."""
-
-    def __init__(self, config: MAESTFormat.Config, conversion: Conversion) -> None:
-        self.config, self.conversion = config, conversion
-        axes = "width, channels, frames, height, width of a patch"
-        self.width, self.channels, *patch = conversion.shape(f"{PATCH}.weight", axes)
-        conversion.require_multiple("num_frames", config.num_frames, patch[0], "frames")
-        conversion.require_multiple("size", config.size, patch[1], "pixels")
-        self.trained = self._trained_grid(patch)
-        size, frames = config.size or self.trained[1] * patch[1], config.num_frames or self.trained[0] * patch[0]
-        self.grid = (frames // patch[0], size // patch[1], size // patch[1])
-        self.patch = patch
-        self.key = embedding_key(patch, self.channels)
-        pixels = {"size": size, "patch_size": patch, "channels": self.channels}
-        if self.channels == 3:  # its own, not ImageNet's
-            pixels |= {"mean": [0.45] * 3, "std": [0.225] * 3}
-        self.modalities = {"videos": {"name": "video", "num_frames": frames, **pixels}}
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        config, prefix = self.config, int(LAYOUT.cls_token in conversion.source)
+        patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
+        conversion.require_filled(config, patches.size)
+        depth, side, _ = patches.size
+        trained = _trained_grid(conversion, (config.num_frames or 16) // depth, prefix)
+        size, frames = config.size or trained[1] * side, config.num_frames or trained[0] * depth
+        grid = (frames // depth, size // side, size // side)
+        colours = {"mean": list(STATISTICS[0]), "std": list(STATISTICS[1])} if patches.channels == 3 else {}
+        modalities = {"videos": patches.modality("video", size, num_frames=frames, **colours)}
         if config.stills:
-            self.modalities = {"images": {"name": "image", **pixels}} | self.modalities
-
-    def pretraining(self) -> ForeignWeights:
-        """A masked model. Of a file without the decoder, the published recipe's sizes."""
-        conversion = self.conversion
-        conversion.flatten("decoder_cls_token", "decoders.shared.prefix_tokens", row=True)
-        self._join_projections("decoder_blocks", "decoders.shared.blocks")
-        decoder = take_mae_decoder(conversion, f"heads.{self.key}", self.config.decoder_num_heads, depth=4)
-        decoder |= {"prefix": "drop", "prefix_tokens": 1}
-        decoder["positions"] = self._positions("decoder_pos_embed", "decoders.shared")
-        encoder = self._encoder()
-        conversion.take_linear("norm", "encoder.norm")
+            modalities = {"images": patches.modality("image", size, **colours)} | modalities
+        positions = {
+            part: _read_positions(conversion, part, f"{owner}.positions.{patches.key}", num_prefix, trained, grid)
+            for part, owner, num_prefix in (("encoder", "encoder", prefix), ("decoder", SHARED, 1))
+        }
+        slices = _slices(conversion, patches)
         stream = {
-            "masker": {"name": "random", "mask_ratio": self.config.mask_ratio, "round_down": "visible"},
-            "loss": {
-                "name": "pixels", "normalize": self.config.normalize, "unnormalize": False, "slices": self._slices()
+            "masker": {"name": "random", "mask_ratio": config.mask_ratio, "round_down": "visible"},
+            "loss": {"name": "pixels", "normalize": config.normalize, "unnormalize": False, "slices": slices},
+        }
+        return LAYOUT.read(
+            conversion,
+            patches,
+            "an MAE-ST",
+            {name: stream | {"modality": modality} for name, modality in modalities.items()},
+            config,
+            encoder={"prefix_tokens": prefix, "positions": positions["encoder"]},
+            decoder={
+                "prefix": "drop",
+                "prefix_tokens": 1,
+                "positions_at": "decoder",
+                "positions": positions["decoder"],
             },
-        }  # fmt: skip
-        return conversion.finished(
-            {
-                "description": "an MAE-ST checkpoint",
-                "model": {"encoder": encoder, "decoder": decoder},
-                "streams": {name: stream | {"modality": modality} for name, modality in self.modalities.items()},
-            }
+            published=PUBLISHED_DECODER,
         )
 
-    def classifier(self) -> ForeignWeights:
-        """A classifier of the mean over all patches, normalised after it."""
-        return classifier_of_mean(self.conversion, "MAE-ST", self._encoder(), self.modalities, norm="norm")
+    def _write(self, writing: Writing) -> None:
+        writing.require_statistics(*STATISTICS)
+        patches, biases = writing.patches("frames", "height", "width"), {"qkv_bias": (True, False)}
+        decoder = {"prefix": ("drop",), "prefix_tokens": (1,), "positions_at": ("decoder",), **biases}
+        LAYOUT.write(writing, patches, {"prefix_tokens": (0, 1), **biases}, decoder)
+        for part in writing.parts:
+            settings, grid = writing.part(part), writing.grid(writing.stream)
+            if settings.positions.name == "learned_separable":
+                write_all(_separable(TABLES[part], writing.positions_key(part), grid, grid), writing)
+            else:
+                writing.written[TABLES[part]] = writing.position_table(part, settings.prefix_tokens)
 
-    def _encoder(self) -> dict[str, Any]:
-        conversion = self.conversion
-        conversion.embedding(PATCH, f"encoder.embeddings.{self.key}")
-        conversion.flatten("cls_token", "encoder.prefix_tokens", row=True)
-        self._join_projections("blocks", "encoder.blocks")
-        conversion.take_blocks("blocks", "encoder.blocks")
-        return {
-            "name": "vit",
-            "width": self.width,
-            "depth": conversion.depth("blocks"),
-            "num_heads": conversion.heads(self.config.num_heads, self.width),
-            "prefix_tokens": 1 if "cls_token" in conversion.source else 0,
-            "qkv_bias": "blocks.0.attn.q.bias" in conversion.source,
-            "positions": self._positions("pos_embed", "encoder"),
-        }
 
-    def _join_projections(self, old: str, new: str) -> None:
-        """Queries, keys and values of all blocks in one."""
-        conversion = self.conversion
-        for block in range(conversion.depth(old)):
-            for part in ("weight", "bias"):
-                parts = tuple(f"{old}.{block}.attn.{name}.{part}" for name in "qkv")
-                Stacked(parts, f"{new}.{block}.attn.qkv.{part}").read(conversion)
+def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) -> Grid:
+    """(frames, height, width) of the grid that the encoder's tables are for; one table for all tells no frames."""
+    table = LAYOUT.positions
+    if f"{table}_spatial" in conversion.source:
+        cells = conversion.shape(f"{table}_spatial", "1, places, width")[1]
+        frames = conversion.shape(f"{table}_temporal", "1, frames, width")[1]
+    else:
+        tokens, frames = conversion.shape(table, "1, positions, width")[1] - num_prefix, assumed_frames
+        cells = tokens // frames
+        if cells * frames != tokens:
+            raise conversion.error(f"{table}: {tokens} positions are not {frames} frames: give num_frames")
+    side = square(cells)
+    if side is None:
+        raise conversion.error(f"the positions of a frame, {cells}, are no square: give num_frames")
+    return frames, side, side
 
-    def _trained_grid(self, patch: list[int]) -> tuple[int, int, int]:
-        """(steps, rows, columns) that the tables of positions are for."""
-        conversion = self.conversion
-        if "pos_embed_spatial" in conversion.source:
-            cells = conversion.shape("pos_embed_spatial", "1, places, width")[1]
-            steps = conversion.shape("pos_embed_temporal", "1, steps, width")[1]
-        else:  # one table for all: of the published size, or of the size that is asked for
-            tokens = conversion.shape("pos_embed", "1, positions, width")[1] - ("cls_token" in conversion.source)
-            steps = (self.config.num_frames or 16) // patch[0]
-            cells = tokens // steps
-            if cells * steps != tokens:
-                raise conversion.error(
-                    f"pos_embed: {tokens} positions are not {steps} steps of a clip: give num_frames"
-                )
-        side = square(cells)
-        if side is None:
-            raise conversion.error(f"the positions of a step, {cells}, are no square: give num_frames")
-        return steps, side, side
 
-    def _positions(self, old: str, owner: str) -> dict[str, Any]:
-        """Tables for place and step, or one for both, resized where the grid differs."""
-        conversion, new = self.conversion, f"{owner}.positions.{self.key}"
-        source, (steps, *plane) = conversion.source, self.trained
-        if f"{old}_spatial" in source:
-            space = conversion.tensor(f"{old}_spatial", "1, places, width")[0]
-            conversion.learned_table(f"{old}_spatial", f"{new}.space", space, plane, self.grid[1:])
-            time = conversion.tensor(f"{old}_temporal", "1, steps, width")[0]
-            conversion.learned_table(f"{old}_temporal", f"{new}.time", time, (steps,), self.grid[:1])
-            conversion.flatten(f"{old}_class", f"{new}.prefix_table", row=True)
-        elif old in source:
-            table = conversion.tensor(old, "1, positions, width")[0]
-            prefix = len(table) - steps * plane[0] * plane[1]
-            conversion.learned_table(old, f"{new}.table", table[prefix:], self.trained, self.grid)
-            if prefix:
-                conversion.convert(old, f"{new}.prefix_table", table[:prefix], conversion.converted[old])
-            return {"name": "learned"}
+def _read_positions(
+    conversion: Conversion, part: str, own: str, num_prefix: int, trained: Grid, grid: Grid
+) -> dict[str, Any]:
+    """Takes tables of places and frames, or one for both, resized where the grid differs."""
+    table, source = TABLES[part], conversion.source
+    if f"{table}_spatial" in source or table not in source:
+        read_all(_separable(table, own, trained, grid), conversion)
         return {"name": "learned_separable"}
+    take_table(conversion, table, own, num_prefix, trained, grid)
+    return {"name": "learned"}
 
-    def _slices(self) -> int | None:
-        """How many frames of its own a token predicts, told from the head; null for all."""
-        depth, *cells = self.patch
-        if f"{PREDICTOR}.weight" not in self.conversion.source:
-            return 1
-        numbers = self.conversion.shape(f"{PREDICTOR}.weight", "numbers of a token, decoder width")[0]
-        slices = numbers // (cells[0] * cells[1] * self.channels)
-        return None if slices == depth else slices
+
+def _separable(table: str, own: str, trained: Grid, grid: Grid) -> Iterator[Pair]:
+    """Tables of places and of frames, and a row for the cls token."""
+    yield learned_table(f"{table}_spatial", f"{own}.space", trained[1:], grid[1:])
+    yield learned_table(f"{table}_temporal", f"{own}.time", trained[:1], grid[:1])
+    yield vector(f"{table}_class", f"{own}.prefix_table", row=True)
+
+
+def _slices(conversion: Conversion, patches: Patches) -> int | None:
+    """Frames that a token predicts, told from the head; None for all of its own."""
+    (depth, height, width), key = patches.size, f"{LAYOUT.head}.weight"
+    if key not in conversion.source:
+        return 1
+    numbers = conversion.shape(key, "numbers of a token, decoder width")[0]
+    slices = numbers // (height * width * patches.channels)
+    return None if slices == depth else slices

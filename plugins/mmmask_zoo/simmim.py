@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.positions import resize_relative_table
-from mmmask.interfaces import Format
-from mmmask.interfaces.format import ForeignWeights
-from mmmask_zoo.conversion import Conversion, embedding_key, square
-from mmmask_zoo.fine_tuned import classifier
+from mmmask.interfaces import ForeignWeights, Format, Grid
+from mmmask.interop import HEADS, across_border, relative_index, resize_relative_table
+from mmmask_zoo.conversion import Conversion, Patches, embedding_key, square
+from mmmask_zoo.correspondence import (
+    Computed,
+    Pair,
+    Table,
+    linear,
+    patch_embedding,
+    read_all,
+    vector,
+    write_all,
+)
+from mmmask_zoo.layout import Block, Layout, LayoutFormat
+from mmmask_zoo.options import FilesSize, NumHeads
+from mmmask_zoo.writing import Writing
 
-PATCH = "patch_embed.proj"
-RELATIVE = "relative_position_bias_table"
-INDEX = "relative_position_index"
-VIT_BLOCK = {"gamma_1": "scale1.weight", "gamma_2": "scale2.weight"}
-SWIN_BLOCK = {f"attn.{RELATIVE}": "attn.relative_table"}
-"""What a tensor of a block is called, where that differs: {foreign: mmmask's}."""
+LAYOUT = Layout(
+    patch="encoder.patch_embed.proj",
+    cls_token="encoder.cls_token",
+    positions="encoder.rel_pos_bias.relative_position_bias_table",
+    blocks="encoder.blocks",
+    block=Block(scales=("gamma_1", "gamma_2")),
+    norm="encoder.norm",
+    mask_token="encoder.mask_token",
+    head="decoder.0",
+)
+"""Names in pretrained files of a ViT; those of a Swin differ in the blocks only."""
+
+FINE_TUNED = LAYOUT.without("encoder.")
+TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 COMPUTED = "which row of the table a pair of tokens has is computed"
+STAGES, FIRST_BLOCK = "encoder.layers", "encoder.layers.0.blocks.0.norm1.weight"
+"""Keys of a Swin's stages, and of one tensor that every Swin has."""
 
 
-class SimMIMFormat(Format):
+class SimMIMFormat(LayoutFormat):
     """SimMIM's checkpoints: ViT and Swin, pretrained; ViT fine-tuned as well."""
 
     class Config(Format.Config):
-        size: int | None = Field(
-            default=None, gt=0, description="height and width in pixels; null: the file's, of a Swin 192"
-        )
-        num_heads: int | None = Field(default=None, gt=0, description="attention heads; null: told from the width")
+        size: FilesSize = Field(default=None, description="height and width in pixels; null: the file's, of a Swin 192")
+        num_heads: NumHeads = None
         stage_heads: tuple[int, ...] | None = Field(
             default=None, description="of a Swin: attention heads of each stage; null: told from its tables"
         )
@@ -44,172 +64,188 @@ class SimMIMFormat(Format):
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether it is a Swin that is pretrained, or a ViT with relative positions and layer scale."""
-        if "encoder.mask_token" in keys and "encoder.layers.0.blocks.0.norm1.weight" in keys:
+        if LAYOUT.mask_token in keys and FIRST_BLOCK in keys:
             return True
-        return any(f"{prefix}blocks.0.gamma_1" in keys and _relative(keys, prefix) for prefix in ("encoder.", ""))
+        layouts = (LAYOUT, FINE_TUNED)
+        return any(f"{layout.blocks}.0.gamma_1" in keys and bool(_tables(keys, layout)) for layout in layouts)
 
-    def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict.
+    def _read(self, conversion: Conversion) -> ForeignWeights:
+        return (_read_swin if FIRST_BLOCK in conversion.source else _read_vit)(self.config, conversion)
 
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        conversion = Conversion(self.config.name, state)
-        if "encoder.layers.0.blocks.0.norm1.weight" in state:
-            return _read_swin(self.config, conversion)
-        vit = _ViT(self.config, conversion, "" if "head.weight" in state else "encoder.")
-        return vit.classifier() if "head.weight" in state else vit.pretraining()
-
-
-class _ViT:
-    """The plain ViT: the sizes that a file tells, and the model part by part; the file's keys begin with `prefix`."""
-
-    def __init__(self, config: SimMIMFormat.Config, conversion: Conversion, prefix: str) -> None:
-        self.config, self.conversion, self.prefix = config, conversion, prefix
-        self.width, channels, *patch = conversion.shape(
-            f"{prefix}{PATCH}.weight", "width, channels, height, width of a patch"
-        )
-        tables = _relative(conversion.source, prefix)
-        if not tables:
-            raise conversion.error(f"{prefix}rel_pos_bias.{RELATIVE} is missing")
-        offsets = square(conversion.shape(tables[0], "offsets, heads")[0] - 3)
-        if offsets is None or offsets % 2 == 0:
-            raise conversion.error(f"{tables[0]}: its rows are not those of a square and a cls token")
-        side = (offsets + 1) // 2
-        conversion.require_multiple("size", config.size, math.lcm(*patch), "pixels")
-        size = config.size or side * patch[0]
-        self.tables, self.patch, self.channels = tables, patch, channels
-        self.trained, self.grid = (side, side), (size // patch[0], size // patch[1])
-        self.key = embedding_key(patch, channels)
-        self.modality = {"name": "image", "size": size, "patch_size": patch, "channels": channels}
-
-    def pretraining(self) -> ForeignWeights:
-        """A masked model: mask tokens within the encoder, the head alone behind it."""
-        conversion = self.conversion
-        encoder = self._encoder() | {"masked_tokens": "replace"}
-        conversion.flatten(f"{self.prefix}mask_token", "encoder.mask_token")
-        conversion.take_linear(f"{self.prefix}norm", "encoder.norm")
-        _head(conversion, f"heads.{self.key}", self.channels, self.patch)
-        return conversion.finished(_experiment(self.config, encoder, self.modality))
-
-    def classifier(self) -> ForeignWeights:
-        """A classifier of the mean of all patches, normalised after it."""
-        return classifier(self.conversion, "SimMIM", self._encoder(), {"images": self.modality}, token="prefix")
-
-    def _encoder(self) -> dict[str, Any]:
-        conversion, prefix = self.conversion, self.prefix
-        conversion.embedding(f"{prefix}{PATCH}", f"encoder.embeddings.{self.key}")
-        conversion.flatten(f"{prefix}cls_token", "encoder.prefix_tokens", row=True)
-        per_block = ".blocks." in f".{self.tables[0]}"
-        indices = [key.replace(RELATIVE, INDEX) for key in self.tables]
-        for number, key in enumerate(self.tables):
-            new = f"encoder.positions.{self.key}.{f'{number}.' if per_block else ''}table"
-            table = conversion.tensor(key, "offsets, heads")
-            if self.grid == self.trained:
-                conversion.take(key, new)
-            else:
-                resized = resize_relative_table(table, self.trained, self.grid, extra=3)
-                conversion.convert(key, new, resized, f"resized from {self.trained} to {self.grid} tokens")
-            conversion.ignore(indices[number], COMPUTED)
-        conversion.take_blocks(f"{prefix}blocks", "encoder.blocks", VIT_BLOCK)
-        return {
-            "name": "vit",
-            "width": self.width,
-            "depth": conversion.depth(f"{prefix}blocks"),
-            "num_heads": conversion.heads(self.config.num_heads, self.width),
-            "prefix_tokens": 1,
-            "qkv_bias": "query_value",
-            "layer_scale": 0.1,
-            "positions": {"name": "relative_bias"},
-            "bias_per_block": per_block,
-        }
+    def _write(self, writing: Writing) -> None:
+        writing.require_statistics()
+        patches, is_swin = writing.patches("height", "width"), writing.part("encoder").name == "swin"
+        (_write_swin if is_swin and not writing.classifier else _write_vit)(writing, patches)
+        if not writing.classifier:
+            writing.require_part("decoder", "in_place", depth=(0,))
+            write_all(_head(writing.head_key, patches), writing)
 
 
-def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWeights:
-    """A masked model with a Swin encoder; a token of its stream is a cell of the last stage."""
-    source = conversion.source
-    embed_width, channels, embed_patch, _ = conversion.shape(
-        f"encoder.{PATCH}.weight", "width, channels, height, width of a patch"
-    )
-    stages = conversion.depth("encoder.layers")
-    depths = [conversion.depth(f"encoder.layers.{stage}.blocks") for stage in range(stages)]
-    tables = [
-        conversion.shape(f"encoder.layers.{stage}.blocks.0.attn.{RELATIVE}", "offsets, heads")
-        for stage in range(stages)
-    ]
-    windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
-    patch = [embed_patch * 2 ** (stages - 1)] * 2
-    conversion.require_multiple("size", config.size, patch[0], "pixels")
-    key, size = embedding_key(patch, channels), config.size or _swin_size(conversion, windows[0], embed_patch)
-    conversion.embedding(f"encoder.{PATCH}", f"encoder.embeddings.{key}")
-    conversion.take_linear("encoder.patch_embed.norm", "encoder.patch_norm")
-    conversion.flatten("encoder.mask_token", "encoder.mask_token")
-    for stage in range(stages):
-        old, new = f"encoder.layers.{stage}", f"encoder.pyramid.{stage}"
-        computed = [name for name in source if name.startswith(old) and name.endswith((INDEX, "attn_mask"))]
-        for name in computed:
-            conversion.ignore(name, COMPUTED if name.endswith(INDEX) else "which windows are shifted is computed")
-        conversion.take_blocks(f"{old}.blocks", f"{new}.blocks", SWIN_BLOCK)
-        conversion.take_linear(f"{old}.downsample.norm", f"{new}.merge.norm")
-        conversion.take_linear(f"{old}.downsample.reduction", f"{new}.merge.reduction")
-    conversion.take_linear("encoder.norm", "encoder.norm")
-    _head(conversion, f"heads.{key}", channels, patch)
-    encoder = {
-        "name": "swin",
-        "width": embed_width * 2 ** (stages - 1),
-        "depths": depths,
-        "stage_heads": list(config.stage_heads or [heads for _, heads in tables]),
-        "window": max(windows),
-        "embed_patch": embed_patch,
-    }
-    modality = {"name": "image", "size": size, "patch_size": patch, "channels": channels}
-    return conversion.finished(_experiment(config, encoder, modality))
+def _head(own: str, patches: Patches) -> Iterator[Pair]:
+    """A 1 x 1 convolution with outputs (channel, height, width) of a token; in mmmask linear, channel fastest."""
+    channels, (height, width) = patches.channels, patches.size
 
+    def to_own(tensor: Tensor) -> Tensor:
+        if tensor.shape[0] != channels * height * width:
+            raise ValueError(f"{tensor.shape[0]} outputs, a token has {channels} x {height} x {width}")
+        tensor = tensor.flatten(1) if tensor.dim() > 1 else tensor
+        return tensor.unflatten(0, (channels, height, width)).movedim(0, 2).flatten(0, 2)
 
-def _experiment(config: SimMIMFormat.Config, encoder: dict[str, Any], modality: dict[str, Any]) -> dict[str, Any]:
-    unit = [max(1, config.unit // side) for side in modality["patch_size"]]
-    return {
-        "description": "a SimMIM checkpoint",
-        "model": {"encoder": encoder, "decoder": {"name": "in_place"}},
-        "streams": {
-            "images": {
-                "modality": modality,
-                "masker": {"name": "unit", "unit": unit, "mask_ratio": config.mask_ratio},
-                "loss": {"name": "pixels", "error": "absolute", "normalize": "none", "unnormalize": False},
-            }
-        },
-    }
+    def to_foreign(tensor: Tensor) -> list[Tensor]:
+        tensor = tensor.unflatten(0, (height, width, channels)).movedim(2, 0).flatten(0, 2)
+        return [tensor if tensor.dim() == 1 else tensor[..., None, None]]
 
-
-def _head(conversion: Conversion, new: str, channels: int, patch: list[int]) -> None:
-    """The decoder: a 1 x 1 convolution with outputs (channel, row, column) of a token, as the pixel shuffle asks."""
+    how = "convolution and pixel shuffle as a linear layer, channel fastest"
     for part, axes in (("weight", "outputs, width, 1, 1"), ("bias", "outputs")):
-        old = f"decoder.0.{part}"
-        if old in conversion.source:
-            tensor = conversion.tensor(old, axes)
-            tensor = tensor.flatten(1) if part == "weight" else tensor.unsqueeze(1)
-            if tensor.shape[0] != channels * patch[0] * patch[1]:
-                raise conversion.error(
-                    f"{old}: {tensor.shape[0]} outputs, a token has {channels} x {patch[0]} x {patch[1]}"
-                )
-            tensor = tensor.unflatten(0, (channels, *patch)).permute(1, 2, 0, 3).flatten(0, 2)
-            how = "convolution and pixel shuffle as a linear layer, channel fastest"
-            conversion.convert(old, f"{new}.{part}", tensor if part == "weight" else tensor.flatten(), how)
+        yield Pair((f"{LAYOUT.head}.{part}",), f"{own}.{part}", how, to_own, to_foreign, axes)
 
 
-def _relative(keys: Mapping[str, Tensor], prefix: str) -> list[str]:
-    """The tables of relative positions of a ViT: one that all blocks share, or one for each, in order."""
-    shared = f"{prefix}rel_pos_bias.{RELATIVE}"
-    if shared in keys:
-        return [shared]
-    pattern = re.compile(re.escape(f"{prefix}blocks.") + r"(\d+)\.attn\." + RELATIVE)
+# --- the plain ViT
+
+
+def _tables(keys: Mapping[str, Tensor], layout: Layout) -> list[str]:
+    """Tables of relative positions of a ViT: one that all blocks share, or one for each, in order."""
+    if layout.positions in keys:
+        return [layout.positions]
+    pattern = re.compile(re.escape(f"{layout.blocks}.") + r"(\d+)\.attn\." + TABLE)
     found = {int(match[1]): key for key in keys if (match := pattern.fullmatch(key))}
     return [found[number] for number in sorted(found)]
 
 
+def _position_pairs(tables: list[str], own: str, trained: Grid, grid: Grid) -> Table:
+    """Tables of relative positions, resized where the grid differs, and their indices."""
+    per_block = not tables[0].endswith(f"rel_pos_bias.{TABLE}")
+    how = "" if trained == grid else f"resized from {trained} to {grid} tokens"
+    for number, table in enumerate(tables):
+        key = f"{own}.{number}.table" if per_block else f"{own}.table"
+        resize = partial(resize_relative_table, trained=trained, grid=grid, extra=3)
+        yield Pair((table,), key, how, resize, axes="offsets, heads")
+        yield Computed(table.replace(TABLE, INDEX), partial(relative_index, grid, grid, num_prefix=1), COMPUTED)
+
+
+def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWeights:
+    is_classifier = "head.weight" in conversion.source
+    layout = FINE_TUNED if is_classifier else LAYOUT
+    patches = conversion.patches(f"{layout.patch}.weight", "height, width")
+    tables = _tables(conversion.source, layout)
+    if not tables:
+        raise conversion.error(f"{layout.positions} is missing")
+    offsets = square(conversion.shape(tables[0], "offsets, heads")[0] - 3)
+    if offsets is None or offsets % 2 == 0:
+        raise conversion.error(f"{tables[0]}: its rows are not those of a square and a cls token")
+    side, (height, width) = (offsets + 1) // 2, patches.size
+    conversion.require_filled(config, patches.size)
+    size = config.size or side * height
+    own, grid = f"encoder.positions.{patches.key}", (size // height, size // width)
+    read_all(_position_pairs(tables, own, (side, side), grid), conversion)
+    if not is_classifier:
+        vector(layout.mask_token, "encoder.mask_token").read(conversion)
+        read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
+    return layout.read(
+        conversion,
+        patches,
+        "a SimMIM",
+        _streams(config, patches, size),
+        config,
+        encoder={
+            "prefix_tokens": 1,
+            "positions": {"name": "relative_bias"},
+            "bias_per_block": tables[0] != layout.positions,
+            "masked_tokens": "drop" if is_classifier else "replace",
+        },
+        decoder=None,
+        is_classifier=is_classifier,
+        pool="prefix",
+    )
+
+
+def _write_vit(writing: Writing, patches: Patches) -> None:
+    layout = FINE_TUNED if writing.classifier else LAYOUT
+    allowed: dict[str, Any] = {
+        "free": ("layer_scale", "bias_per_block"),
+        "prefix_tokens": (1,),
+        "qkv_bias": ("query_value",),
+        "positions": ("relative_bias",),
+        "masked_tokens": ("drop" if writing.classifier else "replace",),
+    }
+    layout.write(writing, patches, allowed, None, pools=("prefix",))
+    encoder = writing.part("encoder")
+    tables = [layout.positions]
+    if encoder.bias_per_block:
+        tables = [f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(encoder.depth)]
+    grid = writing.grid(writing.stream)
+    write_all(_position_pairs(tables, f"encoder.positions.{patches.key}", grid, grid), writing)
+    vector(layout.mask_token, "encoder.mask_token").write(writing)
+
+
+# --- Swin
+
+
+def _swin_pairs(patches: Patches, embed_patch: int, depths: list[int], windows: list[int], planes: list[Grid]) -> Table:
+    """The encoder; of every stage there are the number of blocks, the side of windows, and the plane in patches."""
+    yield from patch_embedding(LAYOUT.patch, f"encoder.embeddings.{patches.key}", (embed_patch, embed_patch))
+    yield from linear("encoder.patch_embed.norm", "encoder.patch_norm")
+    yield vector(LAYOUT.mask_token, "encoder.mask_token")
+    for stage, (depth, window, (height, width)) in enumerate(zip(depths, windows, planes, strict=True)):
+        old, new = f"{STAGES}.{stage}", f"encoder.stages.{stage}"
+        yield from Block().pairs(f"{old}.blocks", f"{new}.blocks", depth)
+        for block in range(depth):
+            attention = f"{old}.blocks.{block}.attn"
+            yield Pair((f"{attention}.{TABLE}",), f"{new}.blocks.{block}.attn.relative_table")
+            index = partial(relative_index, (window, window), (window, window), num_prefix=0)
+            yield Computed(f"{attention}.{INDEX}", index, COMPUTED)
+            if block % 2:
+                mask = partial(_shifted, height, width, window)
+                yield Computed(f"{attention}_mask", mask, "which windows are shifted is computed")
+        yield from linear(f"{old}.downsample.norm", f"{new}.merge.norm")
+        yield from linear(f"{old}.downsample.reduction", f"{new}.merge.reduction")
+    yield from linear(LAYOUT.norm, "encoder.norm")
+
+
+def _shifted(height: int, width: int, window: int) -> Tensor | None:
+    """(windows, cells, cells) added to attention within shifted windows: -100 across the plane's border, else 0.
+
+    None for a plane that is no larger than a window, which is not shifted.
+    """
+    if min(height, width) <= window:
+        return None
+    across = across_border(height, width, window, window // 2, torch.device("cpu"))
+    return torch.zeros(across.shape).masked_fill(across, -100.0)
+
+
+def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWeights:
+    """A masked model with a Swin encoder; a token of its stream is a cell of the last stage."""
+    embedded = conversion.patches(f"{LAYOUT.patch}.weight", "height, width")
+    stages, embed_patch = conversion.depth(STAGES), embedded.size[0]
+    depths = [conversion.depth(f"{STAGES}.{stage}.blocks") for stage in range(stages)]
+    tables = [conversion.shape(f"{STAGES}.{stage}.blocks.0.attn.{TABLE}", "offsets, heads") for stage in range(stages)]
+    windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
+    cells = 2 ** (stages - 1)
+    side, width = embed_patch * cells, embedded.width * cells
+    patches = Patches(width, embedded.channels, (side, side), embedding_key((side, side), embedded.channels))
+    conversion.require_filled(config, patches.size)
+    size = _swin_size(conversion, windows[0], embed_patch)
+    planes = [(size // embed_patch // 2**stage,) * 2 for stage in range(stages)]
+    read_all(_swin_pairs(patches, embed_patch, depths, windows, planes), conversion)
+    first = Block().settings(conversion, f"{STAGES}.0.blocks", embedded.width)
+    encoder = {
+        "name": "swin",
+        "width": width,
+        "depths": depths,
+        "stage_heads": list(config.stage_heads or [heads for _, heads in tables]),
+        "window": max(windows),
+        "embed_patch": embed_patch,
+        "mlp_ratio": first.get("mlp_ratio", 4.0),
+    }
+    read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
+    model = {"encoder": encoder, "decoder": {"name": "in_place"}}
+    streams = _streams(config, patches, config.size or size)
+    return conversion.finished({"description": "a SimMIM checkpoint", "model": model, "streams": streams})
+
+
 def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
     """Height and width in pixels, told from how many windows the first shifted block has, else the published 192."""
-    mask = "encoder.layers.0.blocks.1.attn_mask"
+    mask = f"{STAGES}.0.blocks.1.attn_mask"
     if mask not in conversion.source:
         return 192
     windows = conversion.shape(mask, "windows, cells of a window, cells of a window")[0]
@@ -217,3 +253,22 @@ def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
     if side is None:
         raise conversion.error(f"{mask}: {windows} windows, which are no square")
     return side * window * embed_patch
+
+
+def _write_swin(writing: Writing, patches: Patches) -> None:
+    encoder = writing.require_part("encoder", "swin", ("depths", "stage_heads", "window", "embed_patch"))
+    depths = [encoder.depth] * len(encoder.depths) if encoder.depth is not None else list(encoder.depths)
+    grid = writing.grid(writing.stream)
+    pairs = _swin_pairs(patches, encoder.embed_patch, depths, encoder.windows(grid), encoder.planes(grid))
+    write_all(pairs, writing)
+
+
+def _streams(config: SimMIMFormat.Config, patches: Patches, size: int) -> dict[str, Any]:
+    unit = [max(1, config.unit // side) for side in patches.size]
+    return {
+        "images": {
+            "modality": patches.modality("image", size),
+            "masker": {"name": "unit", "unit": unit, "mask_ratio": config.mask_ratio},
+            "loss": {"name": "pixels", "error": "absolute", "normalize": "none", "unnormalize": False},
+        }
+    }

@@ -1,24 +1,27 @@
-"""One model on its way into a foreign layout: what was written, what was left out, what cannot be said."""
+"""Writing: a model in a foreign layout, with an account of every key; models that the layout cannot say are refused."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mmmask.builtins.transformer import TransformerSettings
-from mmmask.builtins.vit import ViTEncoder
-from mmmask.experiment import Experiment, experiment_from_data
-from mmmask.interfaces import Embedding, Modality, StrictModel
-from mmmask.interfaces.component import build, validate_strictly
-from mmmask.interfaces.format import Written
-from mmmask.interop import InteropError
-from mmmask.model.classifier import ClassifierSettings
+from mmmask.interfaces import Component, Embedding, Modality, StrictModel, Written, build
+from mmmask.interop import DECODERS, HEADS, ClassifierSettings, InteropError, model_settings
+from mmmask_pixels.statistics import IMAGENET_MEAN, IMAGENET_STD
+from mmmask_zoo.conversion import Patches
+
+Part = Literal["encoder", "decoder"]
+
+FREE = frozenset(
+    ("name", "size", "width", "depth", "num_heads", "mlp_ratio", "positions", "activation_checkpointing")
+)  # fmt: skip
+"""Settings that every layout can say, or need not: sizes, which the keys tell, and positions, checked apart."""
 
 
 class Writing:
@@ -33,22 +36,19 @@ class Writing:
         settings: the same, validated.
         written: {foreign key: tensor}.
         left_out: {mmmask key: why the layout has no place for it}.
+        dtype: of the model.
     """
 
     def __init__(self, format: str, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         self.format = format
-        self.settings: Experiment | ClassifierSettings = (
-            validate_strictly(ClassifierSettings, dict(settings))
-            if "classes" in settings
-            else experiment_from_data(dict(settings))
-        )
+        self.settings: Any = model_settings(settings, f"format {format}")
         self.written: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
         self._waiting = dict(state)
-        self._dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+        self.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
 
     def finished(self, config: dict[str, Any] | None = None) -> Written:
-        """What was collected.
+        """The collected weights.
 
         Raises:
             InteropError: a key of the model was neither written nor left out.
@@ -61,11 +61,11 @@ class Writing:
         """A problem with the format's name in front."""
         return InteropError(f"format {self.format}: {problem}")
 
-    # --- what the model is
+    # --- the model
 
     @cached_property
     def classifier(self) -> ClassifierSettings | None:
-        """The settings of a classifier, None where the model is none."""
+        """Settings of a classifier, None where the model is none."""
         return self.settings if isinstance(self.settings, ClassifierSettings) else None
 
     @cached_property
@@ -74,110 +74,203 @@ class Writing:
         return {name: build("modality", stream.modality) for name, stream in self.settings.streams.items()}
 
     @cached_property
-    def encoder(self) -> ViTEncoder.Config:
-        """The settings of the encoder.
+    def stream(self) -> str:
+        """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams.
 
         Raises:
-            InteropError: it is no plain vision transformer.
+            InteropError: two streams have another embedding, decoder or head.
         """
-        settings = self.settings
-        encoder = settings.encoder if isinstance(settings, ClassifierSettings) else settings.model.encoder
-        if not isinstance(encoder, ViTEncoder.Config):
-            raise self.error(f"{self.path('encoder')}.name is {encoder.name}; the layout is that of a vit")
-        return encoder
+        shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
+        if len(shared) > 1:
+            self.require_one_stream()
+        return max(self.modalities, key=lambda name: math.prod(self.grid(name)))
 
-    def path(self, part: str) -> str:
+    @property
+    def parts(self) -> list[Part]:
+        """The parts that have positions."""
+        return ["encoder"] if self.classifier else ["encoder", "decoder"]
+
+    @property
+    def modality(self) -> Modality:
+        """The stream's modality."""
+        return self.modalities[self.stream]
+
+    @property
+    def decoder_key(self) -> str:
+        """Key of the stream's decoder."""
+        return f"{DECODERS}.{self._decoder_and_head(self.stream)[0]}"
+
+    @property
+    def head_key(self) -> str:
+        """Key of the stream's head."""
+        return f"{HEADS}.{self._decoder_and_head(self.stream)[1]}"
+
+    def positions_key(self, part: Part) -> str:
+        """Key of the stream's positions."""
+        owner = "encoder" if part == "encoder" else self.decoder_key
+        return f"{owner}.positions.{self.modality.embedding}"
+
+    def grid(self, stream: str) -> tuple[int, ...]:
+        """Grid of a stream's samples."""
+        return self.modalities[stream].grid(self.modalities[stream].sample_shape)
+
+    def path(self, part: Part) -> str:
         """Where the settings of encoder or decoder stand."""
         return part if self.classifier else f"model.{part}"
 
-    def one_stream(self) -> str:
-        """The name of the only stream.
+    def part(self, part: Part) -> Any:  # noqa: ANN401 - settings of a component
+        """Settings of encoder or decoder."""
+        return getattr(self.settings if self.classifier else self.settings.model, part)
 
-        Raises:
-            InteropError: there are several.
-        """
-        names = list(self.settings.streams)
-        if len(names) > 1:
-            raise self.error(f"streams: {', '.join(names)}; the layout is that of a model of one stream")
-        return names[0]
-
-    def square_patches(self, stream: str, *axes: str) -> tuple[list[int], int]:
-        """Height and width in pixels of a stream's samples, and the side of its patches.
+    def patches(self, *axes: str, square: bool = True) -> Patches:
+        """Patches of the stream.
 
         Args:
-            axes: what the axes of a patch are, such as frames, height, width.
+            axes: of a patch that the layout has, such as frames, height, width.
+            square: whether samples must be as high as they are wide.
 
         Raises:
-            InteropError: its tokens have other axes, or are not square in the last two.
+            InteropError: patches have other axes or are not square, samples are not square, or no clips.
         """
-        modality = self.modalities[stream]
-        patch = modality.spec.patch_size
-        if len(patch) != len(axes) or patch[-1] != patch[-2]:
+        where, modality = f"streams.{self.stream}.modality", self.modality
+        patch, (height, width) = modality.spec.patch_size, modality.sample_shape[-2:]
+        if modality.spec.vocab_size is not None or len(patch) != len(axes) or patch[-1] != patch[-2]:
             raise self.error(
-                f"streams.{stream}.modality.patch_size is {list(patch)}; the layout has patches of "
-                f"({', '.join(axes)}), height and width equal"
+                f"{where}.patch_size is {list(patch)}; the layout has patches of ({', '.join(axes)}), height and width "
+                "equal"
             )
-        return list(modality.sample_shape[-2:]), patch[-1]
+        if square and height != width:
+            raise self.error(f"{where}.size is {[height, width]}; the layout is that of square pictures")
+        if "frames" in axes and len(modality.sample_shape) != 4:
+            raise self.error(f"{where}.name is {modality.config.name}; the layout is that of clips")
+        return Patches(self.part("encoder").width, modality.spec.channels, patch, modality.embedding)
+
+    # --- settings that the layout cannot say
+
+    def require_one_stream(self) -> None:
+        """Checks that there are not several streams.
+
+        Raises:
+            InteropError: there are.
+        """
+        if len(self.modalities) > 1:
+            raise self.error(f"streams: {', '.join(self.modalities)}; the layout is that of a model of one stream")
 
     def require(self, where: str, settings: StrictModel, **allowed: tuple[object, ...]) -> None:
         """Checks settings that the layout takes for granted, or can say in a few ways only.
 
         Args:
             where: they stand, such as `model.encoder`.
-            allowed: {setting: the values that it may have}.
+            allowed: {setting: the values that it may have}; of a component, names.
 
         Raises:
             InteropError: one has another value.
         """
         for name, values in allowed.items():
-            if (found := getattr(settings, name)) not in values:
+            found = getattr(settings, name)
+            found = found.name if isinstance(found, Component.Config) else found
+            if found not in values:
                 possible = " or ".join(map(json.dumps, values))
                 raise self.error(f"{where}.{name} is {json.dumps(found)}; the layout can only say {possible}")
 
-    # --- what is written
+    def require_part(self, part: Part, name: str, free: Collection[str] = (), **allowed: tuple[object, ...]) -> Any:  # noqa: ANN401 - settings of a component
+        """Settings of encoder or decoder, where the layout can say them.
+
+        Args:
+            name: of the component, such as `vit`.
+            free: settings that may have any value, besides `FREE`.
+            allowed: {setting: the values that it may have}; every other has its default.
+
+        Raises:
+            InteropError: it is another component, or a setting has another value.
+        """
+        settings = self.part(part)
+        if settings.name != name:
+            raise self.error(f"{self.path(part)}.name is {settings.name}; the layout is that of a {name}")
+        for setting, field in type(settings).model_fields.items():
+            if setting not in FREE and setting not in free:
+                allowed.setdefault(setting, (field.get_default(call_default_factory=True),))
+        self.require(self.path(part), settings, **allowed)
+        return settings
+
+    def require_statistics(
+        self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+    ) -> None:
+        """Checks how colours are normalised, which no key tells.
+
+        Raises:
+            InteropError: otherwise than the system does it.
+        """
+        spec = self.modality.spec
+        if spec.channels == 3 and (spec.mean, spec.std) != (mean, std):
+            raise self.error(
+                f"streams.{self.stream}.modality: mean and std must be {list(mean)} and {list(std)}, the system's"
+            )
+
+    # --- weights
 
     def pop(self, own: str) -> Tensor | None:
-        """A tensor of the model's, now accounted for; None where it has none of this name."""
+        """A tensor of the model, now accounted for; None where it has none of this name."""
         return self._waiting.pop(own, None)
 
     def leave_out(self, prefix: str, why: str) -> None:
-        """Leaves out all tensors of the model's whose key begins so."""
+        """Leaves out all tensors of the model whose key begins so."""
         for own in [own for own in self._waiting if own.startswith(prefix)]:
             del self._waiting[own]
             self.left_out[own] = why
 
-    def position_table(
-        self, part: str, owner: str, settings: TransformerSettings, embedding: str, width: int, num_prefix: int
-    ) -> Tensor:
-        """The table (prefix + tokens, width) that positions add to the largest grid of an embedding; zeros for none.
+    def position_table(self, part: Part, num_prefix: int, zeros: int = 0) -> Tensor:
+        """Table (1, zeros + prefix + tokens, width) that positions add to the stream's grid; zeros for none.
 
         Args:
-            part: `encoder` or `decoder`, for messages.
-            owner: key of the module that the positions belong to.
+            zeros: rows of zeros before it, for tokens of the layout that have no position.
 
         Raises:
             InteropError: the positions add to attention instead.
         """
-        same = [modality for modality in self.modalities.values() if modality.embedding == embedding]
-        grids = tuple(dict.fromkeys(modality.grid(modality.sample_shape) for modality in same))
-        parts = Embedding(same[0].spec, grids, same[0].build_embedding)
-        positions = settings.build_positions(parts, width, num_prefix)
-        grid = max(grids, key=math.prod)
+        settings, embedding = self.part(part), self.modality.embedding
+        same = [name for name, modality in self.modalities.items() if modality.embedding == embedding]
+        grids, grid = tuple(dict.fromkeys(map(self.grid, same))), self.grid(self.stream)
+        described = Embedding(self.modality.spec, grids, self.modality.build_embedding)
+        positions = settings.build_positions(described, settings.width, num_prefix)
         if positions.bias(grid, None) is not None:
             raise self.error(
                 f"{self.path(part)}.positions is {settings.positions.name}, which adds to attention; the layout has a "
                 "table that is added to the tokens"
             )
-        prefix = f"{owner}.positions.{embedding}."
-        own = {name: self.pop(prefix + name) for name in positions.state_dict()}
+        own = {name: self.pop(f"{self.positions_key(part)}.{name}") for name in positions.state_dict()}
         positions.load_state_dict({name: tensor for name, tensor in own.items() if tensor is not None})
-        positions.to(self._dtype)
+        positions.to(self.dtype)
         with torch.no_grad():
-            rows = [positions.prefix() if num_prefix else None, positions(grid)]
-        sizes = [num_prefix, math.prod(grid)]
-        return torch.cat(
-            [
-                torch.zeros(size, width, dtype=self._dtype) if part is None else part
-                for part, size in zip(rows, sizes, strict=True)
-            ]
-        )
+            rows = [None, positions.prefix() if num_prefix else None, positions(grid)]
+        sizes = [zeros, num_prefix, math.prod(grid)]
+        parts = [
+            torch.zeros(size, settings.width, dtype=self.dtype) if part is None else part
+            for part, size in zip(rows, sizes, strict=True)
+        ]
+        return torch.cat(parts).unsqueeze(0)
+
+    def require_table(self, part: Part, name: str, computed: Tensor) -> Tensor:
+        """Positions of encoder or decoder (1, tokens, width), where they are the table that the layout computes.
+
+        Args:
+            name: of positions that compute it.
+            computed: table (tokens, width).
+
+        Raises:
+            InteropError: they are others.
+        """
+        table = self.position_table(part, 0)
+        if not torch.equal(table[0], computed.to(table.dtype)):
+            raise self.error(
+                f"{self.path(part)}.positions is {self.part(part).positions.name} of another table than {name} has for "
+                f"the grid {self.grid(self.stream)}; the layout computes that one"
+            )
+        return table
+
+    def _decoder_and_head(self, stream: str) -> tuple[str, str]:
+        """Names of a stream's decoder and head; of a classifier, the same for all."""
+        if self.classifier:
+            return "", ""
+        settings = self.settings.streams[stream]
+        return settings.decoder, settings.head or self.modalities[stream].embedding

@@ -1,5 +1,6 @@
 """Running commands in this process, and two small trained runs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -42,12 +43,12 @@ def mistake(cli):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A few real JPEG and MP4 files: images/train, images/held_out, videos/train, videos/held_out."""
-    from mmmask_image.sample_data import write as write_images
-    from mmmask_video.sample_data import write as write_videos
+    from mmmask.interfaces import write_part
+    from mmmask_samples import images, videos
 
     folder = tmp_path_factory.mktemp("corpus")
-    for write in (write_images, write_videos):
-        write(folder, 0, lambda line: None, counts={"train": 1, "held_out": 1})
+    for part in (images.PART, videos.PART):
+        write_part(replace(part, counts={"train": 1, "held_out": 1}), folder, 0, lambda line: None)
     return folder
 
 

@@ -32,7 +32,7 @@ def checkpoint(model, tmp_path):
 @pytest.fixture
 def encoder_only(checkpoint, tmp_path):
     """The checkpoint without its decoder and heads."""
-    state = {key: tensor for key, tensor in load_file(checkpoint).items() if not key.startswith(("decoders", "heads"))}
+    state = {key: tensor for key, tensor in load_file(checkpoint).items() if not key.startswith("objectives.")}
     path = tmp_path / "encoder.safetensors"
     save_file(state, path)
     return path
@@ -52,6 +52,24 @@ class LayoutOfATest(Format):
         kept = {f"theirs.{key}": tensor for key, tensor in state.items() if key.startswith("encoder.")}
         left = {key: "it has no decoder" for key in state if not key.startswith("encoder.")}
         return Written(kept, {"hidden_size": settings["model"]["encoder"]["width"]}, left)
+
+
+class ReadLayoutOfATest(Format):
+    """For reading only."""
+
+    @classmethod
+    def recognizes(cls, keys):
+        return False
+
+    def read(self, state):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def read_only():
+    mmmask.register("format", "read_only", ReadLayoutOfATest)
+    yield "read_only"
+    components().registry("format").unregister("read_only")
 
 
 class WholeLayoutOfATest(LayoutOfATest):
@@ -125,6 +143,23 @@ def test_a_layout_with_a_config_and_no_place_for_the_decoder(cli, model, checkpo
     assert all(key.startswith("theirs.encoder.") for key in load_file(tmp_path / "theirs.safetensors"))
 
 
+def test_a_published_layout_is_written_whole(cli, tmp_path):
+    small = [
+        "model.encoder.size=tiny",
+        "model.encoder.depth=1",
+        "model.decoder.depth=1",
+        "streams.images.modality.size=32",
+    ]
+    model = mmmask.build_model(mmmask.load_experiment("mae/vit_base", small))
+    mmmask.interop.save(model, tmp_path / "own.safetensors")
+    done = cli("convert", tmp_path / "own.safetensors", "--to", "mae", "-o", tmp_path / "mae.safetensors")
+    assert (done.code, done.err) == (0, "")
+    assert "left out" not in done.out
+    again = mmmask.interop.read(tmp_path / "mae.safetensors")
+    assert again.report.format == "mae"
+    assert all(torch.equal(tensor, again.model.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
 def test_verbose_names_every_key(cli, model, checkpoint, theirs, tmp_path):
     done = cli("convert", "--verbose", checkpoint, "--to", theirs, "-o", tmp_path / "theirs.safetensors")
     assert "  unused  mmmask.settings: what the model was built from\n" in done.out
@@ -140,7 +175,7 @@ def test_an_encoder_alone_needs_no_strict(cli, mistake, encoder_only, tmp_path):
     done = cli("convert", encoder_only, "--no-strict", "--verbose", "-o", output)
     assert done.code == 0, done.err
     assert "mask_token: not in the file; as initialised (--no-strict)\n" in done.out
-    assert mmmask.interop.load(output).decoders
+    assert mmmask.interop.load(output).objectives["masked"].decoders
 
 
 def test_what_is_not_from_the_file_is_said(cli, model, encoder_only, theirs, tmp_path):
@@ -149,7 +184,7 @@ def test_what_is_not_from_the_file_is_said(cli, model, encoder_only, theirs, tmp
     keys = model.state_dict()
     initialised = [key for key in keys if key not in state]
     parts = ", ".join(dict.fromkeys(key.partition(".")[0] for key in initialised))
-    assert parts.startswith("decoders")
+    assert parts.startswith("objectives")
     assert done.err == (
         f"mmmask: {len(initialised)} of {len(keys)} tensors are not from {encoder_only}: as initialised ({parts})\n"
     )
@@ -174,7 +209,7 @@ def test_no_other_layout_is_filled_up_with_what_was_initialised(
     start, _, choose = message.partition(": give a file that has them, decoder and all, or write layout ")
     assert start == (
         f"layout {whole}: {missing} of {len(model.state_dict())} tensors are not from {encoder_only}: as initialised "
-        "(decoders, heads), and it would hold them as weights"
+        "(objectives), and it would hold them as weights"
     )
     assert {"mmmask", theirs} <= set(choose.split(" or ")) <= {"mmmask", theirs, "timm_vit"}
     assert not output.parent.exists()
@@ -182,15 +217,15 @@ def test_no_other_layout_is_filled_up_with_what_was_initialised(
     assert (done.code, done.err) == (0, "")
 
 
-def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs, tmp_path):
+def test_what_cannot_be_written_is_said_before_anything_is_read(mistake, theirs, read_only, tmp_path):
     nowhere, output = tmp_path / "nowhere.safetensors", tmp_path / "out.safetensors"
     names = [entry.name for entry in components().registry("format")]
     assert mistake("convert", nowhere, "--to", "maa", "-o", output) == (
         f"no format is named 'maa'. Did you mean 'mae'? Known: {', '.join(names)}. "
         f"Written can be: {', '.join(name for name in names if writable(name))}."
     )
-    assert mistake("convert", nowhere, "--to", "simmim", "-o", output).startswith(
-        "the format 'simmim' is for reading only. Written can be: "
+    assert mistake("convert", nowhere, "--to", read_only, "-o", output).startswith(
+        "the format 'read_only' is for reading only. Written can be: "
     )
     assert mistake("convert", nowhere, "-o", tmp_path / "out.pt") == (
         f"{tmp_path}/out.pt: let the name end in .safetensors"
@@ -215,8 +250,8 @@ def test_a_config_that_is_there_is_found_before_anything_is_read(cli, mistake, c
     assert cli("convert", checkpoint, "-o", tmp_path / "out.safetensors").code == 0
 
 
-def test_a_mistake_leaves_no_folder(mistake, checkpoint, tmp_path):
-    for arguments in ((tmp_path / "nowhere.safetensors",), (checkpoint, "num_head=4"), (checkpoint, "--to", "simmim")):
+def test_a_mistake_leaves_no_folder(mistake, checkpoint, read_only, tmp_path):
+    for arguments in ((tmp_path / "nowhere.safetensors",), (checkpoint, "num_head=4"), (checkpoint, "--to", read_only)):
         assert mistake("convert", *arguments, "-o", tmp_path / "a" / "b" / "out.safetensors")
         assert not (tmp_path / "a").exists()
 

@@ -2,15 +2,17 @@
 
 import pytest
 
+from mmmask.components import components
 from mmmask.experiment.compose import (
     apply_overrides,
     dump_yaml,
     merge,
     parse_yaml,
+    published_experiments,
     read_experiment,
-    shipped_experiments,
 )
 from mmmask.experiment.errors import ExperimentError
+from mmmask_registry import BrokenPlugin
 
 
 def write(folder, name, text):
@@ -19,8 +21,8 @@ def write(folder, name, text):
     return str(path)
 
 
-def test_the_shipped_experiments_are_found_by_name():
-    assert {"quickstart", "omnimae/vit_base", "omnimae/vit_base_released"} <= set(shipped_experiments())
+def test_the_published_experiments_are_found_by_name():
+    assert {"quickstart", "omnimae/vit_base", "omnimae/vit_base_released"} <= set(published_experiments())
     assert read_experiment("omnimae/vit_base")["streams"]["videos"]["masker"]["mask_ratio"] == 0.95
 
 
@@ -44,19 +46,74 @@ def test_a_file_extends_its_neighbour(tmp_path, monkeypatch):
     assert read_experiment(path) == {"training": {"steps": 7, "seed": 1}}
 
 
-def test_only_one_level_is_extended(tmp_path):
-    path = write(tmp_path, "mine.yaml", "extends: omnimae/vit_base_released\n")
+def test_extends_goes_over_several_levels(tmp_path, monkeypatch):
+    """Each file's paths are relative to itself, wherever it is read from."""
+    (tmp_path / "deep").mkdir()
+    write(tmp_path, "deep/a.yaml", "training: {steps: 1, seed: 1, mixing: joint}\n")
+    write(tmp_path, "deep/b.yaml", "extends: a.yaml\ntraining: {steps: 2, seed: 2}\n")
+    write(tmp_path, "c.yaml", "extends: deep/b.yaml\n")
+    path = write(tmp_path, "d.yaml", "extends: ./c.yaml\ntraining: {steps: 4}\n")
+    write(tmp_path, "a.yaml", "training: {steps: 99}\n")
+    monkeypatch.chdir(tmp_path)
+    expected = {"training": {"steps": 4, "seed": 2, "mixing": "joint"}}
+    assert read_experiment(path) == read_experiment("d.yaml") == expected
+    monkeypatch.chdir("/")
+    assert read_experiment(path) == expected
+
+
+def test_another_name_drops_settings_at_every_level(tmp_path):
+    write(tmp_path, "a.yaml", "masker: {name: random, mask_ratio: 0.9}\n")
+    write(tmp_path, "b.yaml", "extends: a.yaml\nmasker: {name: tube}\n")
+    path = write(tmp_path, "c.yaml", "extends: b.yaml\nmasker: {name: random}\n")
+    assert read_experiment(path) == {"masker": {"name": "random"}}
+
+
+def test_a_file_extends_a_shipped_experiment_that_extends_another(tmp_path):
+    path = write(tmp_path, "mine.yaml", "extends: omnimae/vit_huge\n")
+    assert read_experiment(path) == read_experiment("omnimae/vit_huge")
+
+
+def test_a_name_without_ending_is_no_file(tmp_path):
+    write(tmp_path, "quickstart", "training: {steps: 1}\n")
+    path = write(tmp_path, "mine.yaml", "extends: quickstart\n")
+    assert read_experiment(path) == read_experiment("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        ({"a": "a"}, "a.yaml extends a.yaml"),
+        ({"a": "b", "b": "a"}, "a.yaml extends b.yaml extends a.yaml"),
+        ({"a": "b", "b": "c", "c": "d", "d": "b"}, "b.yaml extends c.yaml extends d.yaml extends b.yaml"),
+        ({"a": "b", "b": "./../{folder}/a"}, "a.yaml extends b.yaml extends a.yaml"),
+    ],
+)
+def test_a_circle_is_named_whole(tmp_path, monkeypatch, files, circle):
+    for name, base in files.items():
+        write(tmp_path, f"{name}.yaml", f"extends: {base.format(folder=tmp_path.name)}.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError) as raised:
+        read_experiment("a.yaml")
+    assert str(raised.value) == f"a.yaml: extends: a circle: {circle}"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            "omnimae/vit_bse",
+            "extends: no experiment is named 'omnimae/vit_bse'. Did you mean 'omnimae/vit_base'?",
+        ),
+        ("base.yml", "extends: {folder}/base.yml: there is no such file"),
+        ("[quickstart]", "extends: expected a name or a .yaml file, not ['quickstart']"),
+    ],
+)
+def test_a_base_that_is_not_there_is_said_where_it_is_named(tmp_path, base, message):
+    middle = write(tmp_path, "middle.yaml", f"extends: {base}\n")
+    path = write(tmp_path, "mine.yaml", "extends: middle.yaml\n")
     with pytest.raises(ExperimentError) as raised:
         read_experiment(path)
-    assert str(raised.value) == (
-        f"{path}: extends: omnimae/vit_base_released itself extends omnimae/vit_base; only one level is allowed"
-    )
-
-
-def test_an_unknown_base_is_an_error(tmp_path):
-    path = write(tmp_path, "mine.yaml", "extends: omnimae/vit_bse\n")
-    with pytest.raises(ExperimentError, match="Did you mean 'omnimae/vit_base'"):
-        read_experiment(path)
+    assert str(raised.value).startswith(f"{middle}: {message.format(folder=tmp_path)}")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +128,14 @@ def test_an_unknown_experiment_says_what_is_known(name, message):
     with pytest.raises(ExperimentError) as raised:
         read_experiment(name)
     assert message in str(raised.value)
+
+
+def test_an_unknown_experiment_may_be_that_of_a_broken_plugin(monkeypatch):
+    broken = [BrokenPlugin("theirs", "their-package", "RuntimeError: no licence")]
+    monkeypatch.setattr(components(), "broken", broken)
+    with pytest.raises(ExperimentError) as raised:
+        read_experiment("theirs/best")
+    assert raised.value.problems[1:] == ["plugin theirs (their-package) failed to load: RuntimeError: no licence"]
 
 
 @pytest.mark.parametrize(

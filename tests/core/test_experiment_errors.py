@@ -3,7 +3,7 @@
 import pytest
 
 from mmmask.experiment import ExperimentError, experiment_from_data, load_experiment
-from mmmask.experiment.compose import parse_yaml, shipped_experiments
+from mmmask.experiment.compose import parse_yaml, published_experiments
 from mmmask_registry import MmmaskError
 
 
@@ -213,7 +213,7 @@ def test_an_experiment_survives_a_round_trip(signals):
     assert again.to_yaml() == experiment.to_yaml()
 
 
-@pytest.mark.parametrize("name", shipped_experiments())
+@pytest.mark.parametrize("name", published_experiments())
 def test_every_shipped_experiment_survives_a_round_trip(name):
     experiment = load_experiment(name)
     assert experiment.name == name

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import mmmask
-from mmmask.experiment import OptimizerSettings, ScheduleSettings, experiment_from_data
-from mmmask.training.optimizer import build_optimizer, parameter_groups, peak_learning_rate
+from mmmask.builtins.optimizers import AdamW
+from mmmask.experiment import ScheduleSettings, experiment_from_data
+from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 
 
@@ -83,14 +84,22 @@ def test_biases_and_layer_norms_do_not_decay_and_the_mask_token_does(signals):
     decayed, kept = ({names[id(parameter)] for parameter in group["params"]} for group in (decayed, kept))
     assert decayed | kept == set(names.values())
     assert not decayed & kept
-    assert {"decoders.shared.mask_token", "encoder.prefix_tokens", "encoder.blocks.0.attn.qkv.weight"} <= decayed
-    assert all(name.endswith("weight") for name in decayed - {"decoders.shared.mask_token", "encoder.prefix_tokens"})
+    assert {
+        "objectives.masked.decoders.shared.mask_token",
+        "encoder.prefix_tokens",
+        "encoder.blocks.0.attn.qkv.weight",
+    } <= decayed
+    assert all(
+        name.endswith("weight")
+        for name in decayed - {"objectives.masked.decoders.shared.mask_token", "encoder.prefix_tokens"}
+    )
     assert kept == {name for name in names.values() if name.endswith(".bias") or ".norm" in name}
 
 
 def test_decay_is_decoupled_and_leaves_biases_alone(signals):
     model = mmmask.build_model(experiment_from_data(signals.signal_data()))
-    optimizer = build_optimizer(model, OptimizerSettings(weight_decay=0.1))
+    adamw = AdamW(AdamW.Config(name="adamw"))
+    optimizer = adamw.build(parameter_groups(model, 0.1))
     for group in optimizer.param_groups:
         group["lr"] = 0.5
     with torch.no_grad():
@@ -99,7 +108,7 @@ def test_decay_is_decoupled_and_leaves_biases_alone(signals):
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    assert model.decoders["shared"].mask_token[0].item() == pytest.approx(1 - 0.5 * 0.1)
+    assert model.objectives["masked"].decoders["shared"].mask_token[0].item() == pytest.approx(1 - 0.5 * 0.1)
     assert model.encoder.blocks[0].mlp.fc1.weight[0, 0].item() == pytest.approx(1 - 0.5 * 0.1)
     assert model.encoder.blocks[0].mlp.fc1.bias[0].item() == 1.0
     assert model.encoder.norm.weight[0].item() == 1.0

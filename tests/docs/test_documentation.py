@@ -24,7 +24,7 @@ from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
 from mmmask.data.streams import Streams
 from mmmask.experiment import experiment_from_data
-from mmmask.experiment.compose import shipped_experiments
+from mmmask.experiment.compose import published_experiments
 from mmmask.interfaces import PLAIN, build
 from mmmask.model.masks import mask_from_bool
 from mmmask.model.tokenizing import tokenize
@@ -266,10 +266,10 @@ class TestThePluginPage:
         assert torch.equal(modality.detokenize(tokens.content, tokens.grid), batch)
         streams = Streams(examples.experiment)
         try:
-            (micro,) = streams.step(0)
+            (micro,) = streams.micro_steps(0)
         finally:
             streams.close()
-        assert micro.samples["stereo"].shape == (16, 2, 64)
+        assert micro.batches["stereo"].content.shape == (16, 2, 64)
         with pytest.raises(mmmask.BadSample, match="shorter"):
             modality.preparation.prepare(torch.zeros(2, 10), PLAIN)
 
@@ -407,10 +407,10 @@ def test_files_named_in_running_text_and_trees_exist():
             assert any(f"/{path}".endswith(f"/{name}") for path in tracked), f"{page}: {name}"
 
 
-def test_shipped_experiments_named_in_the_pages_exist():
+def test_published_experiments_named_in_the_pages_exist():
     for page, text in TEXTS.items():
         named = set(re.findall(r"\b(?:omnimae|mae|videomae|simmim|convmae)/\w+", text))
-        assert named <= set(shipped_experiments()), page
+        assert named <= set(published_experiments()), page
 
 
 def test_names_in_examples_exist():

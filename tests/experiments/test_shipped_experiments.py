@@ -1,16 +1,20 @@
 """Every shipped experiment: short, valid, buildable, and able to take a training step at a small size."""
 
+import re
+
 import pytest
 import torch
 
 import mmmask
-from mmmask.experiment.compose import shipped_experiments
+from mmmask.experiment.compose import parse_yaml, published_experiments
+from mmmask.interfaces import build
 from mmmask.profiling.bench import synthetic_batch
 from mmmask.profiling.cost import meta_model, parameters
-from mmmask.training.optimizer import build_optimizer, peak_learning_rate
+from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 
-NAMES = list(shipped_experiments())
+SHIPPED = {name: found.path for name, found in published_experiments().items() if found.supplier == "mmmask"}
+NAMES = list(SHIPPED)
 SMALL = (
     "model.encoder.width=32", "model.encoder.depth=2", "model.encoder.num_heads=2", "model.decoder.width=32",
     "model.decoder.depth=1", "model.decoder.num_heads=2",
@@ -36,11 +40,30 @@ def test_there_are_experiments():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_short_and_says_what_it_is(name):
-    lines = shipped_experiments()[name].read_text().splitlines()
+    text = SHIPPED[name].read_text()
+    lines = text.splitlines()
     assert len(lines) < 60
     assert lines[0].startswith("# ")
     assert len(lines[0]) < 120
-    assert mmmask.load_experiment(name).description
+    own = parse_yaml(text)["description"]  # not that of what it extends
+    assert len(own) > 60
+    if not name.endswith("quickstart"):
+        assert re.search(r"\(\w+ et al\. \d{4}", own), "the paper"
+
+
+def test_descriptions_differ():
+    assert len({mmmask.load_experiment(name).description for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_users_can_derive_from_it(name, tmp_path):
+    stream = next(iter(mmmask.load_experiment(name).streams))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: {name}\ndescription: mine\nstreams: {{{stream}: {{batch_size: 96}}}}\n")
+    derived = mmmask.load_experiment(mine, ["training.seed=3"])
+    assert (derived.name, derived.description, derived.training.seed) == ("mine", "mine", 3)
+    expected = mmmask.load_experiment(name, ["training.seed=3", "description=mine", f"streams.{stream}.batch_size=96"])
+    assert derived.to_data() == expected.to_data()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,14 +71,15 @@ def test_it_is_valid_and_can_be_built(name):
     experiment = mmmask.load_experiment(name)
     assert all(stream.source is not None for stream in experiment.streams.values())
     model = meta_model(experiment)
-    assert list(model.streams) == list(experiment.streams)
+    assert list(model.modalities) == list(experiment.streams)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_takes_a_training_step(name):
     experiment = small(name)
     model = mmmask.build_model(experiment)
-    optimizer = build_optimizer(model, experiment.training.optimizer)
+    settings = experiment.training.optimizer
+    optimizer = build("optimizer", settings).build(parameter_groups(model, settings.weight_decay))
     rate = learning_rate_schedule(experiment.training.schedule, peak_learning_rate(experiment), 100)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     batch = {stream: synthetic_batch(experiment, model, stream, 2) for stream in experiment.streams}
@@ -73,7 +97,7 @@ def test_it_takes_a_training_step(name):
     assert set(output.streams) == set(experiment.streams)
 
 
-@pytest.mark.parametrize("path", shipped_experiments().values(), ids=NAMES)
+@pytest.mark.parametrize("path", SHIPPED.values(), ids=NAMES)
 def test_numbers_are_numbers(path):
     """YAML 1.1 readers would take 1e-3 for a text; ours must not."""
     experiment = mmmask.load_experiment(str(path))
@@ -133,10 +157,10 @@ def test_parameter_counts_at_full_size(name):
 )
 def test_published_token_counts(name, stream, tokens, visible):
     model = meta_model(mmmask.load_experiment(name))
-    part = model.streams[stream]
-    grid = part.modality.grid(part.modality.sample_shape)
+    modality, masker = model.modalities[stream], model.objective(stream).masker_of[stream]
+    grid = modality.grid(modality.sample_shape)
     assert torch.Size(grid).numel() == tokens
-    assert tokens - part.masker.num_masked(grid, 0) == visible
+    assert tokens - masker.num_masked(grid, 0) == visible
 
 
 def test_the_released_omnimae_mixes_as_its_epochs_do():

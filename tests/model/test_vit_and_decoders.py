@@ -64,7 +64,7 @@ class TestMaskTokensInPlace:
     def test_the_linear_decoder_answers_from_the_latents_themselves(self):
         model = build(self.IN_PLACE, {"name": "in_place"})
         part = model({"a": samples()}, masks={"a": masked()}).streams["a"]
-        expected = model.heads["pixels_16x16x3"](part.latents)[masked()].unflatten(0, (2, 8))
+        expected = model.objectives["masked"].heads["pixels_16x16x3"](part.latents)[masked()].unflatten(0, (2, 8))
         torch.testing.assert_close(part.predictions, expected)
 
     def test_an_encoder_that_drops_tokens_is_told(self):
@@ -174,18 +174,18 @@ class TestRelativeBias:
     def test_a_decoder_attends_by_place_too(self):
         """Rows of the decoder's sequence are not in token order; the bias must follow them."""
         model = build(decoder=DECODER | self.RELATIVE).double()
-        positions = model.decoders["shared"].positions["pixels_16x16x3"]
+        positions = model.objectives["masked"].decoders["shared"].positions["pixels_16x16x3"]
         with torch.no_grad():
             positions.table.normal_()
         batch, mask = samples().double(), masked()
         found = model({"a": batch}, masks={"a": mask}).streams["a"]
-        decoder = model.decoders["shared"]
+        decoder = model.objectives["masked"].decoders["shared"]
         order = torch.cat([(~mask).nonzero()[:, 1].view(2, 8), mask.nonzero()[:, 1].view(2, 8)], 1)
         asked = F.linear(decoder.mask_token, decoder.embed.weight, decoder.embed.bias)
         rows = torch.cat([decoder.embed(found.latents), asked.expand(2, 8, -1)], 1)
         whole = torch.empty_like(rows).scatter_(1, order.unsqueeze(-1).expand_as(rows), rows)
         features = decoder.norm(decoder.blocks([whole], [positions.bias((4, 4), None)])[0][0])
-        expected = model.heads["pixels_16x16x3"](features)[mask].unflatten(0, (2, 8))
+        expected = model.objectives["masked"].heads["pixels_16x16x3"](features)[mask].unflatten(0, (2, 8))
         torch.testing.assert_close(found.predictions, expected)
 
     def test_a_decoder_that_keeps_prefix_tokens_cannot(self):
@@ -199,7 +199,7 @@ def test_a_decoder_has_prefix_tokens_of_its_own(at):
     settings = {"prefix": "drop", "prefix_tokens": 2, "positions_at": at, "positions": {"name": "learned_separable"}}
     model = build({"prefix_tokens": 1}, DECODER | settings)
     model({"a": samples()}).loss.backward()
-    decoder = model.decoders["shared"]
+    decoder = model.objectives["masked"].decoders["shared"]
     assert decoder.prefix_tokens.shape == (2, 32)
     assert decoder.prefix_tokens.grad.abs().sum() > 0
     assert decoder.positions["pixels_16x16x3"].prefix_table.grad.abs().sum() > 0
@@ -216,9 +216,8 @@ def test_dual_masking_is_general():
     assert part.mask.predicted.tolist() == [list(range(8))] * 2
     assert part.predictions.shape == (2, 8, 768)
     assert part.mask.counted.tolist() == [[0, 1, 0, 1, 1, 1, 1, 1]] * 2
-    error = model.streams["a"].loss.error(
-        part.predictions, model.streams["a"].loss.target(part.tokens, part.mask.predicted)
-    )
+    loss = model.objective("a").loss_of["a"]
+    error = loss.error(part.predictions, loss.target(part.tokens, part.mask.predicted))
     assert part.loss.item() == pytest.approx((error * part.mask.counted).sum().item() / 12)
 
 

@@ -16,7 +16,15 @@ import torch
 pytest.importorskip("hatchling")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-PLUGINS = ["mmmask_audio", "mmmask_image", "mmmask_pixels", "mmmask_text", "mmmask_video", "mmmask_zoo"]
+PLUGINS = [
+    "mmmask_audio",
+    "mmmask_image",
+    "mmmask_pixels",
+    "mmmask_samples",
+    "mmmask_text",
+    "mmmask_video",
+    "mmmask_zoo",
+]
 PACKAGES = ["mmmask", "mmmask_registry", *PLUGINS]
 
 

@@ -1,6 +1,7 @@
 """Files are found in the same order everywhere; what is wrong with a source is said in one line."""
 
 import os
+import shutil
 
 import pytest
 
@@ -191,3 +192,33 @@ def test_a_remote_folder_is_walked_through_iopath(tree, monkeypatch, root):
     assert found == [f"{prefix}{name}" for name in ("a/3.jpg", "b/2.JPG", "b/deep/1.png", "top.png")]
     assert source.label(2) == "b"
     assert source.load(2).read() == b"b/deep/1.png"
+
+
+def test_classes_are_the_sorted_labels(tree):
+    assert folder(tree).classes == {"label": ("a", "b")}
+    assert folder(tree).labels(0) == {"label": "a"}
+    assert folder(tree).labels(3) == {}
+    assert folder(tree / "a").classes == {}
+    assert glob_of(tree / "*/*.jpg").classes == {}
+    (tree / "list.txt").write_text("one.jpg, zebra\ntwo.jpg, ant\nthree.jpg\n")
+    assert list_of(tree / "list.txt").classes == {"label": ("ant", "zebra")}
+
+
+def test_names_do_not_depend_on_where_the_source_lies(tree, tmp_path_factory):
+    def all_names(source):
+        return [source.name(index) for index in range(len(source))]
+
+    (tree / "list.txt").write_text("b/2.JPG\na/3.jpg\n/elsewhere/4.jpg\ns3://bucket/5.jpg\n")
+    moved = tmp_path_factory.mktemp("moved") / "there"
+    shutil.copytree(tree, moved)
+    for root in (tree, f"{tree}/", moved):
+        assert all_names(folder(root)) == ["a/3.jpg", "b/2.JPG", "b/deep/1.png", "top.png"]
+        assert all_names(glob_of(f"{root}/*/*")) == ["a/3.jpg", "b/2.JPG"]
+        assert all_names(glob_of(f"{root}/b/**/*.png")) == ["deep/1.png"]
+        assert all_names(list_of(f"{root}/list.txt")) == ["b/2.JPG", "a/3.jpg", "/elsewhere/4.jpg", "s3://bucket/5.jpg"]
+
+
+def test_names_of_a_pattern_relative_to_the_working_folder(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    source = glob_of("*/3.jpg")
+    assert source.name(0) == "a/3.jpg"

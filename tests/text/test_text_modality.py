@@ -163,7 +163,7 @@ def test_streams_of_bytes_share_embedding_and_head():
     data = experiment().to_data()
     data["streams"]["short"] = data["streams"]["text"] | {"modality": {"name": "text", "length": 8}}
     model = mmmask.build_model(experiment_from_data(data))
-    assert list(model.encoder.embeddings) == list(model.heads) == ["text_bytes"]
+    assert list(model.encoder.embeddings) == list(model.objectives["masked"].heads) == ["text_bytes"]
 
 
 @pytest.fixture(scope="module")

@@ -275,3 +275,29 @@ class TestJsonLines:
         ]:
             with pytest.raises(SourceError, match=message):
                 json_lines(path)
+
+
+@pytest.mark.parametrize("way", ["{}", "{}/*/*", "{}/a/1.txt"])
+def test_names_of_windows_do_not_depend_on_where_the_files_lie(tmp_path, way):
+    def names(root):
+        source = text_files(way.format(root), window=4)
+        return [source.name(index) for index in range(len(source))]
+
+    for place in ("here", "there"):
+        write(tmp_path / place, a__1_txt="0123456789", b__2_txt="abcdef")
+    assert names(tmp_path / "here") == names(tmp_path / "there")
+    assert names(tmp_path / "here")[1] == ("1.txt, byte 4" if way.endswith("txt") else "a/1.txt, byte 4")
+
+
+def test_names_of_lines_do_not_depend_on_where_the_files_lie(tmp_path):
+    write_lines(tmp_path / "1.jsonl", ["one", "two"])
+    assert json_lines(tmp_path, window=None).name(1) == "1.jsonl: line 2"
+    assert json_lines(tmp_path, window=20).name(1) == "1.jsonl: line 2, byte 4"
+
+
+def test_classes_are_the_labels_of_files_and_of_lines(tmp_path):
+    assert text_files(write(tmp_path / "texts", b__1_txt="0123", a__2_txt="4567")).classes == {"label": ("a", "b")}
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "one", "kind": "z"}\nno JSON\n{"text": "two", "kind": 3}\n{"text": "three"}\n')
+    assert json_lines(path, label_field="kind").classes == {"label": ("3", "z")}
+    assert json_lines(path).classes == {}

@@ -143,7 +143,7 @@ class Left:
         assert self.metrics == other.metrics
         assert self.evaluations == other.evaluations
         assert self.bad_samples == other.bad_samples
-        assert self.state["consumed"] == other.state["consumed"]
+        assert self.state["data"] == other.state["data"]
         assert self.state["bad_samples"] == other.state["bad_samples"]
         assert self.state["model"].keys() == other.state["model"].keys()
         for key, value in other.state["model"].items():

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 
-for module in ("mmmask.cli.train", "mmmask.training.run", "mmmask.cli.progress", "mmmask.evaluation.pictures",
+for module in ("mmmask.cli.train", "mmmask.training.train", "mmmask.cli.progress", "mmmask.evaluation.pictures",
                "mmmask.builtins.pixels", "mmmask.builtins.vit", "mmmask.builtins.transformer_decoder",
                "mmmask.builtins.maskers", "mmmask.builtins.positions", "PIL.PngImagePlugin",
                "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from mmmask.experiment.compose import dump_yaml
+from mmmask.interfaces import TokenSpec
+
+SPEC = TokenSpec((4,), 2)
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def sample_at(step):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(train, write, tmp_path):
-    file = write({"nan_at": sample_at(3)})
+    file = write({"huge_at": sample_at(3)})
     ended = train(file, tmp_path / "run")
     assert ended.code == 2
     assert "step 3: the loss is not finite (long: nan)" in ended.err
@@ -51,7 +54,7 @@ def test_a_loss_that_is_no_number_stops_the_run(train, write, tmp_path):
 
 
 def test_before_the_first_checkpoint_the_message_says_so(train, write, tmp_path):
-    ended = train(write({"nan_at": sample_at(1)}), tmp_path / "run")
+    ended = train(write({"huge_at": sample_at(1)}), tmp_path / "run")
     assert ended.code == 2
     assert "step 1: the loss is not finite (long: nan). There is no checkpoint yet" in ended.err
     assert not (tmp_path / "run/checkpoints").exists()
@@ -127,13 +130,13 @@ def test_a_bad_sample_is_replaced_by_another_and_never_by_nothing(signals):
 
     config = signals.WaveSource.Config(name="waves", bad=(5,))
     source, preparation = signals.WaveSource(config), signals.SignalPreparation(80)
-    loader = SampleLoader(source, preparation, 1, 0, "long")
+    loader = SampleLoader(source, preparation, SPEC, 1, 0, "long")
     seen = [loader.batch([(epoch, 5)]) for epoch in range(20)]
     whole = {tuple(source.load(index).flatten().tolist()): index for index in range(24) if index != 5}
-    chosen = [whole[tuple(batch.samples.flatten().tolist())] for batch in seen]
+    chosen = [whole[tuple(batch.batch.content.flatten().tolist())] for batch in seen]
     assert len(set(chosen)) > 5, "another in every epoch"
-    again = SampleLoader(source, preparation, 1, 0, "long")
-    assert all(torch.equal(again.batch([(epoch, 5)]).samples, seen[epoch].samples) for epoch in range(20))
+    again = SampleLoader(source, preparation, SPEC, 1, 0, "long")
+    assert all(torch.equal(again.batch([(epoch, 5)]).batch.content, seen[epoch].batch.content) for epoch in range(20))
     assert all(batch.bad[0].sample == "sample 5" and batch.distinct == 1 for batch in seen)
 
 
@@ -149,7 +152,7 @@ def test_giving_up_names_the_last_sample_tried_and_keeps_the_records(signals):
             return super().load(index)
 
     source = Broken(Broken.Config(name="waves", bad=tuple(range(24))))
-    loader = SampleLoader(source, signals.SignalPreparation(80), 1, 0, "long")
+    loader = SampleLoader(source, signals.SignalPreparation(80), SPEC, 1, 0, "long")
     with pytest.raises(TooManyBad, match=r"the last: sample \d+: made to be bad") as raised:
         loader.batch([(0, 5)])
     assert isinstance(raised.value, SourceError)

@@ -21,7 +21,7 @@ def same_up_to_rounding(one, several):
                 assert math.isclose(value, other[key], **NEAR), (line["step"], key, value, other[key])
             else:
                 assert value == other[key], (line["step"], key)
-    assert one.state["consumed"] == several.state["consumed"]
+    assert one.state["data"] == several.state["data"]
     assert one.state["bad_samples"] == several.state["bad_samples"]
     assert sorted(map(str, one.bad_samples)) == sorted(map(str, several.bad_samples))
     for line, other in zip(one.evaluations, several.evaluations, strict=True):
@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_all_processes(train, experiment_file, tm
 
 
 def test_one_device_for_several_processes_is_refused(monkeypatch):
-    from mmmask.training.distribution import processes
+    from mmmask.training.parallelism import processes
     from mmmask_registry import MmmaskError
 
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,20 +1,24 @@
 """What hooks are called with and when, and what the project's own writers write."""
 
 import json
+import re
 
 import pytest
 import torch
 
 import mmmask
 from mmmask import hooks
+from mmmask.cli import main
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
+from mmmask.experiment.compose import published_experiments
 from mmmask.interop.published import published
 
 # every hook of mmmask/hooks.py, and the test that calls it; a new hook needs a line here
 TESTED = {
     "register_components": "test_a_plugin_file_brings_components_and_hooks",
     "publish_checkpoints": "test_published_checkpoints_are_named_by_plugins",
+    "publish_experiments": "test_published_experiments_are_found_by_name",
     "write_sample_data": "test_sample_data_is_written_by_plugins",
     "run_started": "test_hooks_are_called_in_order",
     "step_ended": "test_hooks_are_called_in_order",
@@ -124,8 +128,6 @@ def test_a_plugin_file_brings_components_and_hooks(train, experiment_file, tmp_p
 
 
 def test_sample_data_is_written_by_plugins(tmp_path):
-    from mmmask.sample_data import write_sample_data
-
     class Writer:
         @mmmask.hookimpl
         def write_sample_data(self, folder, seed, progress):
@@ -140,7 +142,7 @@ def test_sample_data_is_written_by_plugins(tmp_path):
     for plugin in others:  # which render for seconds, and have tests of their own
         manager.unregister(plugin)
     try:
-        write_sample_data(tmp_path / "corpus", seed=7)
+        mmmask.write_sample_data(tmp_path / "corpus", seed=7)
     finally:
         manager.unregister(writer)
         for plugin, name in zip(others, names, strict=True):
@@ -310,3 +312,59 @@ def test_published_checkpoints_are_named_by_plugins():
     twice, failed = sorted(reported, key=lambda line: "failed" in line)
     assert twice == "two plugins publish a checkpoint under the name 'mine/tiny/pretrain': the first is taken"
     assert failed.endswith("publish_checkpoints failed: OSError: no table")
+
+
+class ExperimentPublisher:
+    def __init__(self, experiments, error=None):
+        self.experiments, self.error = experiments, error
+
+    @mmmask.hookimpl
+    def publish_experiments(self, publish):
+        for name, path in self.experiments.items():
+            publish(name, path)
+        if self.error:
+            raise self.error
+
+
+def test_published_experiments_are_found_by_name(tmp_path, capsys):
+    """A taken name, a missing file and a plugin's mistake are reported, and take away nothing else."""
+    for name, steps in (("tides", 7), ("storms", 8), ("other", 9)):
+        (tmp_path / f"{name}.yaml").write_text(f"# About {name}\nextends: quickstart\ntraining: {{steps: {steps}}}\n")
+    (tmp_path / "mine.yaml").write_text("extends: acme/storms\n")
+    tides, storms, other = (tmp_path / f"{name}.yaml" for name in ("tides", "storms", "other"))
+    before, manager = published_experiments(), components().manager
+    plugins = {
+        "acme:sea": ExperimentPublisher({"acme/tides": tides, "quickstart": other, "acme/none": tmp_path / "no.yaml"}),
+        "rival:sea": ExperimentPublisher({"acme/tides": str(other), "acme/storms": str(storms)}, OSError("no table")),
+    }
+    try:
+        for name, plugin in plugins.items():
+            manager.register(plugin, name)
+        reported = []
+        found = published_experiments(reported.append)
+        steps = [
+            mmmask.load_experiment(name).training.steps
+            for name in ("acme/tides", "acme/storms", tmp_path / "mine.yaml")
+        ]
+        assert main(["list", "experiment"]) == 0
+        listed = capsys.readouterr()
+        with pytest.raises(mmmask.MmmaskError) as unknown:
+            mmmask.load_experiment("acme/nnoe")
+    finally:
+        for plugin in plugins.values():
+            manager.unregister(plugin)
+    assert steps == [7, 8, 8]
+    assert {key: found[key] for key in before} == before, "mmmask's own names stay its own"
+    assert {key: value.supplier for key, value in found.items() if key not in before} == {
+        "acme/tides": "acme",
+        "acme/storms": "rival",
+    }
+    assert reported == [
+        "the experiment 'quickstart' of acme is left out: mmmask has one of this name",
+        f"the experiment 'acme/none' of acme is left out: there is no file {tmp_path}/no.yaml",
+        "the experiment 'acme/tides' of rival is left out: acme has one of this name",
+        "plugin rival:sea: publish_experiments failed: OSError: no table",
+    ]
+    assert re.search(r"^experiment +acme/tides +acme +About tides$", listed.out, re.MULTILINE)
+    assert [line.removeprefix("mmmask: ") for line in listed.err.splitlines()] == reported
+    assert str(unknown.value).splitlines()[1:] == reported, "perhaps it is one of those"

@@ -6,8 +6,12 @@ import portalocker
 import pytest
 import torch
 
+from mmmask.experiment import experiment_from_data
+from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import RunFolder
 from mmmask.randomness import sample_noise
+from mmmask.training.folder import opened
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
@@ -40,7 +44,7 @@ def test_a_run_does_not_go_on_with_other_data(train, experiment_file, tmp_path):
     assert train(file, run, "training.steps=3").code == 0
     checkpoint = max((run / "checkpoints").glob("*.pt"))
     state = torch.load(checkpoint, weights_only=True)
-    state["sizes"]["long"] += 1
+    state["data"]["sizes"]["long"] += 1
     torch.save(state, checkpoint)
     ended = train(file, run)
     assert ended.code == 2
@@ -68,3 +72,20 @@ def test_a_row_has_the_same_noise_wherever_it_is_drawn():
     assert not torch.equal(draw((12, 5)), draw((12, 5))), "a second call draws other numbers"
     with pytest.raises(ValueError, match="the first axis is the batch"):
         draw((13, 5))
+
+
+def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signals, tmp_path):
+    def experiment(path, **source):
+        data = signals.signal_data()
+        for key in ("source", "held_out"):
+            data["streams"]["long"][key] = {"name": "folder", "path": path, **source}
+        return experiment_from_data(data)
+
+    folder = RunFolder(tmp_path / "run")
+    with opened(folder, experiment("here")):
+        pass
+    with opened(folder, experiment("there")):
+        pass
+    message = r"streams\.long\.source\.limit: None in the run, now 3"
+    with pytest.raises(ExperimentError, match=message), opened(folder, experiment("there", limit=3)):
+        pass

@@ -11,7 +11,7 @@ SIZES = {"size": 32, "num_frames": 8, "num_heads": 4, "decoder_num_heads": 4}
 
 @cache
 def load_official(system):
-    """What the official implementation of a system computed; `trim_golden.py` says what is in it."""
+    """Numbers that the official implementation of a system computed; `trim_golden.py` describes them."""
     return torch.load(Path(__file__).with_name(f"golden_{system}.pt"), weights_only=True)
 
 

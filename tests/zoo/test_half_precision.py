@@ -38,7 +38,9 @@ def test_positions_of_vitmae_stay_computed(dtype):
     for table in (state["vit.embeddings.position_embeddings"], state["decoder.decoder_pos_embed"]):
         table[0, 1:] = sincos_2d_table((4, 4), 24)
     model = load(narrowed(state, dtype), num_heads=2, decoder_num_heads=2)
-    assert [part.config.positions.name for part in (model.encoder, model.decoders["shared"])] == ["sincos_2d"] * 2
+    assert [part.config.positions.name for part in (model.encoder, model.objectives["masked"].decoders["shared"])] == [
+        "sincos_2d"
+    ] * 2
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -44,11 +44,9 @@ class TestTheEncoderAlone:
         whole = load(weights("mae"), **SIZES)
         batch = {"images": pixels(1, 3, 64, 64)}
         assert torch.equal(loaded.model.encode(batch)["images"].values, whole.encode(batch)["images"].values)
-        assert set(loaded.report.missing) == {
-            key for key in loaded.model.state_dict() if key.startswith(("decoders.", "heads."))
-        }
+        assert set(loaded.report.missing) == {key for key in loaded.model.state_dict() if key.startswith("objectives.")}
         assert "not in the file; as initialised (strict=False)" in str(loaded.report)
-        decoder = loaded.model.decoders["shared"].config
+        decoder = loaded.model.objectives["masked"].decoders["shared"].config
         assert (decoder.width, decoder.depth) == (512, 8), "the published decoder"
 
     def test_unknown_keys_are_errors_unless_asked_for_otherwise(self, weights):
@@ -83,7 +81,7 @@ def test_every_system_loads_without_its_decoder(official, system, decoder):
     loaded, whole = read(alone, strict=False, **options), load(part["weights"], **part["options"])
     batch = {part["stream"]: part["inputs"]}
     assert torch.equal(*(model.encode(batch)[part["stream"]].values for model in (loaded.model, whole)))
-    assert all(key.startswith(("decoders.", "heads.")) for key in loaded.report.missing)
+    assert all(key.startswith("objectives.") for key in loaded.report.missing)
 
 
 class TestTheEncoderOfVideoMaeAlone:
@@ -107,10 +105,8 @@ class TestTheEncoderOfVideoMaeAlone:
         whole = load(weights("videomae"), decoder_num_heads=4, **self.SIZES)
         batch = {"videos": pixels(1, 3, 16, 32, 32)}
         assert torch.equal(loaded.model.encode(batch)["videos"].values, whole.encode(batch)["videos"].values)
-        assert set(loaded.report.missing) == {
-            key for key in loaded.model.state_dict() if key.startswith(("decoders.", "heads."))
-        }
-        decoder = loaded.model.decoders["shared"].config
+        assert set(loaded.report.missing) == {key for key in loaded.model.state_dict() if key.startswith("objectives.")}
+        decoder = loaded.model.objectives["masked"].decoders["shared"].config
         assert (decoder.width, decoder.depth, decoder.num_heads, decoder.qkv_bias) == (384, 4, 6, "query_value")
 
     @pytest.mark.parametrize(("width", "decoder"), [(384, (192, 4, 3)), (1024, (512, 12, 8)), (1408, (512, 4, 8))])
@@ -199,7 +195,7 @@ class TestMaeWithTrainedPositions:
             load(state, **SIZES)
         state["decoder_pos_embed"][:, 0] = 0
         loaded = read(state, **SIZES)
-        positions = loaded.model.decoders["shared"].positions["pixels_16x16x3"]
+        positions = loaded.model.objectives["masked"].decoders["shared"].positions["pixels_16x16x3"]
         assert torch.equal(positions((4, 4)), state["decoder_pos_embed"][0, 1:])
         assert loaded.model({"images": pixels(1, 3, 64, 64)}).loss.isfinite()
 
@@ -208,7 +204,7 @@ class TestMaeWithTrainedPositions:
         state = weights("mae")
         state[key] = torch.cat([torch.zeros(1, 1, state[key].shape[2]), pixels(1, 16, state[key].shape[2])], 1)
         model = load(state, num_frames=4, **SIZES)
-        part = model.encoder if key == "pos_embed" else model.decoders["shared"]
+        part = model.encoder if key == "pos_embed" else model.objectives["masked"].decoders["shared"]
         assert torch.equal(part.positions["pixels_2x16x16x3"]((2, 4, 4)), state[key][0, 1:].repeat(2, 1))
 
 
@@ -244,7 +240,7 @@ class TestMaeInflated:
 
     def test_a_whole_clip(self, weights):
         model = load(weights("mae"), num_frames=8, **SIZES)
-        assert list(model.streams) == ["images", "videos"]
+        assert list(model.modalities) == ["images", "videos"]
         output = model({"videos": pixels(1, 3, 8, 64, 64), "images": pixels(1, 3, 64, 64)})
         assert output.loss.isfinite()
         assert output.streams["videos"].mask.masked.shape == (1, 64)
@@ -327,10 +323,6 @@ class TestOwnFiles:
         with pytest.raises(InteropError, match="let its name end in .safetensors"):
             save(load(weights("mae"), **SIZES), tmp_path / "model.pt")
 
-    def test_a_format_for_reading_only_says_so(self, tmp_path, weights):
-        with pytest.raises(mmmask.MmmaskError, match="format mae_st: for reading only"):
-            save(load(weights("mae"), **SIZES), tmp_path / "model.safetensors", "mae_st")
-
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -346,7 +338,7 @@ class TestOwnFiles:
             load(state)
 
     def test_settings_can_only_choose_among_names(self, weights):
-        """What a file says is validated as any experiment is; it names components and never code."""
+        """Settings of a file are validated as any experiment's; they name components and never code."""
         text = json.dumps({"model": {"encoder": {"name": "os:system"}}, "streams": {}})
         state = {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8), "weight": torch.zeros(3)}
         with pytest.raises(mmmask.MmmaskError, match="no encoder is named 'os:system'"):

@@ -1,4 +1,4 @@
-"""What OmniMAE has beyond the other systems: six variants of the loss, two modalities in one step, its table."""
+"""Numbers that OmniMAE has beyond the others: six variants of the loss, two modalities in one step, its table."""
 
 import hashlib
 

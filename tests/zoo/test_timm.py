@@ -167,7 +167,7 @@ def test_what_maes_files_do_not_have_is_read_by_this_format(tmp_path, changes):
     assert_same_features(model, back.model)
     used = {key for origin in back.report.origin.values() for key in origin}
     assert used | set(back.report.unused) == set(written.state)
-    assert all(key.startswith(("decoders.", "heads.")) for key in back.report.missing)
+    assert all(key.startswith("objectives.") for key in back.report.missing)
 
 
 @pytest.mark.parametrize(

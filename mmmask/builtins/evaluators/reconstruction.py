@@ -1,0 +1,98 @@
+"""Held-out loss and PSNR of masked modelling, and whether the model does better than the simplest guess."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmmask.builtins.objectives.masked import MaskedPlan, masked_objective
+from mmmask.interfaces import Batch, Evaluator, Part
+from mmmask.model.model import Model
+
+
+class ReconstructionEvaluator(Evaluator):
+    """Held-out figures of a stream of the objective `masked`, always with the same masks.
+
+    - `loss`: mean loss, in the unit of the stream's loss.
+    - `loss_shuffled`: control: loss when visible tokens are swapped between samples; equals `loss` if the model ignores
+      its input. None with a single sample.
+    - `loss_baseline`: mean loss of the loss's own baseline (of ids: how often each is seen); None where it has none.
+    - `psnr`: decibels on masked tokens; its peak is the modality's range, or that of the held-out samples where the
+      modality has none. None where predictions are no values.
+    - `psnr_baseline`: the same for the modality's baseline, such as the mean of the visible tokens.
+    """
+
+    def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
+        super().__init__(config, model, stream)
+        self.objective = masked_objective("evaluator 'reconstruction'", model.objective(stream))
+        self._sums = {"loss": 0.0, "loss_shuffled": 0.0, "loss_baseline": 0.0, "error": 0.0, "error_baseline": 0.0}
+        self._counts = dict.fromkeys(self._sums, 0.0)
+        self._lowest, self._highest = math.inf, -math.inf
+
+    @torch.no_grad()
+    def add(self, batch: Batch, first: int, total: int) -> None:
+        """Takes the held-out samples `first ..` of `total`, on the model's device."""
+        stream, objective = self.stream, self.objective
+        plans = self.model.plan({stream: batch}, shard={stream: (first, total)})
+        (plan,) = plans.values()
+        assert isinstance(plan, MaskedPlan)
+        predictions = objective.predict(plan, self.model.latents(plans))[stream]
+        self._add_loss("loss", plan, predictions)
+        if len(batch) > 1:
+            shuffled = self.model.tokenize(stream, batch.content.roll(-1, 0))
+            own = plan.inputs[stream]
+            shown = replace(own, parts=(Part(own.part.key, shuffled),))
+            swapped = replace(plan, inputs={stream: shown}, tokens=plan.tokens)
+            latents = self.model.latents({"": swapped})
+            self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
+        guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
+        if guess is not None:
+            self._add_loss("loss_baseline", plan, guess)
+        if self.model.modalities[stream].spec.vocab_size is None:
+            self._add_errors(plan, predictions)
+
+    def figures(self) -> dict[str, float | None]:
+        """Means over all samples so far, and decibels."""
+        mean = {name: self._sums[name] / count if count else None for name, count in self._counts.items()}
+        figures: dict[str, float | None] = {name: mean[name] for name in ("loss", "loss_shuffled", "loss_baseline")}
+        low, high = self.model.modalities[self.stream].spec.range
+        peak = (self._highest if high is None else high) - (self._lowest if low is None else low)
+        figures["psnr"] = _decibels(mean["error"], peak)
+        figures["psnr_baseline"] = _decibels(mean["error_baseline"], peak)
+        return figures
+
+    def _add_loss(self, name: str, plan: MaskedPlan, predictions: Tensor) -> None:
+        term = self.objective.term(plan, self.stream, predictions)
+        self._sums[name] += float(term.sum)
+        self._counts[name] += float(term.count)
+
+    def _add_errors(self, plan: MaskedPlan, predictions: Tensor) -> None:
+        """Squared errors of predictions and of the modality's baseline on counted tokens, raw."""
+        stream, tokens, mask = self.stream, plan.tokens[self.stream], plan.masks[self.stream]
+        try:
+            restored = self.objective.restore(plan, stream, predictions)
+        except NotImplementedError:
+            return
+        truth = tokens.raw(mask.predicted)
+        known = truth.isfinite() & mask.counted.unsqueeze(-1).bool()
+        if not bool(known.any()):
+            return
+        low, high = tokens.spec.range
+        guess = self.model.modalities[stream].baseline(tokens, mask)
+        for name, value in (("error", restored), ("error_baseline", guess)):
+            value = value if low is None and high is None else value.clamp(low, high)
+            self._sums[name] += float((value - truth)[known].double().square().sum())
+            self._counts[name] += int(known.sum())
+        self._lowest = min(self._lowest, float(truth[known].min()))
+        self._highest = max(self._highest, float(truth[known].max()))
+
+
+def _decibels(squared_error: float | None, peak: float) -> float | None:
+    """10 log10(peak^2 / error); None where there is no error to speak of, or no extent."""
+    if squared_error is None or peak <= 0:
+        return None
+    return 10 * math.log10(peak**2 / max(squared_error, 1e-12 * peak**2))

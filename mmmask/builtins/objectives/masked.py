@@ -1,0 +1,247 @@
+"""Masked modelling: a decoder predicts what the encoder was not shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmmask.experiment.errors import ExperimentError
+from mmmask.interfaces import (
+    Batch,
+    ChosenByName,
+    Component,
+    Decoder,
+    DecoderInput,
+    EncoderInput,
+    Latents,
+    Loss,
+    LossTerm,
+    Mask,
+    MaskContext,
+    Masker,
+    Objective,
+    ObjectiveContext,
+    Part,
+    Plan,
+    StepContext,
+    Tokens,
+    build,
+)
+from mmmask.model.build import unusable_names
+from mmmask.model.masks import draw_mask, given_mask, nothing_masked
+from mmmask.model.precision import full_precision
+from mmmask.randomness import Noise
+from mmmask_registry import MmmaskError
+
+MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
+LossChoice = Annotated[Component.Config, ChosenByName("loss")]
+
+
+@dataclass(frozen=True)
+class MaskedPlan(Plan):
+    """A plan, the mask of every stream, and in training the noise of its decoder."""
+
+    masks: Mapping[str, Mask]
+    noises: Mapping[str, Noise]
+
+
+class MaskedObjective(Objective):
+    """Masks tokens, decodes them from the visible ones, compares (MAE, section 3).
+
+    loss = sum(error * counted) / sum(counted), over the predicted tokens.
+    """
+
+    class Config(Objective.Config):
+        masker: MaskerChoice = Field(description="which tokens are masked")
+        decoder_masker: MaskerChoice | None = Field(
+            default=None, description="chooses tokens NOT to be decoded; without it all masked tokens are"
+        )
+        loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
+        decoder: str = Field(
+            default="shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder"
+        )
+        head: str | None = Field(
+            default=None,
+            pattern=r"^[A-Za-z0-9_]+$",
+            description="streams with one name share a head; default: the embedding's",
+        )
+
+    evaluators = ("reconstruction",)
+
+    def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
+        super().__init__(streams, context)
+        self.modalities = {name: context.modalities[name] for name in streams}
+        self._encoder = (context.encoder,)  # in a tuple: registered once, by the model
+        self.loss_of: dict[str, Loss] = {name: build("loss", part.loss) for name, part in streams.items()}
+        self.masker_of: dict[str, Masker] = {name: build("masker", part.masker) for name, part in streams.items()}
+        self.decoder_masker_of: dict[str, Masker] = {
+            name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
+        }
+        self.head_of = {name: part.head or self.modalities[name].embedding for name, part in streams.items()}
+        if problems := self._unusable_names():
+            raise ExperimentError(problems)
+        decoders = self._build_decoders(context)
+        self.decoders = nn.ModuleDict(decoders)
+        self.heads = nn.ModuleDict(self._build_heads(decoders))
+        # losses and maskers with weights of their own move, train and save with the model
+        self.learned_losses = nn.ModuleDict(
+            {name: part for name, part in self.loss_of.items() if isinstance(part, nn.Module)}
+        )
+        self.learned_maskers = nn.ModuleDict(
+            {name: part for name, part in self.masker_of.items() if isinstance(part, nn.Module)}
+        )
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The decoders' blocks."""
+        return [stage for decoder in self.decoders.values() for stage in cast(Decoder, decoder).stages]
+
+    @property
+    def counts_vary(self) -> tuple[str, ...]:
+        """Streams in which some predicted tokens do not count: visible ones (dual masking), or ones without values."""
+        return tuple(name for name in self.streams if name in self.decoder_masker_of or self.modalities[name].spec.gaps)
+
+    def plan(self, tokens: Mapping[str, Tokens], batches: Mapping[str, Batch], context: StepContext) -> MaskedPlan:
+        """Draws a mask for every stream that is given none.
+
+        Raises:
+            MaskError: a given mask does not fit, or a masker leaves nothing visible.
+        """
+        masks = {name: self._mask(name, part, context) for name, part in tokens.items()}
+        inputs = {
+            name: EncoderInput((Part(self.modalities[name].embedding, part),), masks[name])
+            for name, part in tokens.items()
+        }
+        varying = self.counts_vary
+        counts = {
+            name: mask.counted.sum() if name in varying or name in context.given else float(mask.counted.numel())
+            for name, mask in masks.items()
+        }
+        noises = {name: context.noise(name, "decoder") for name in tokens} if context.training else {}
+        return MaskedPlan(tokens, batches, inputs, counts, masks, noises)
+
+    def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
+        """The summed error of the counted predictions of every stream."""
+        return {name: self.term(plan, name, found) for name, found in self.predict(plan, latents).items()}
+
+    def predict(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, Tensor]:
+        """The heads' answers for every stream's predicted tokens: {stream: (batch, predicted, dim)}."""
+        features: dict[str, Tensor] = {}
+        for key, decoder in self.decoders.items():
+            names = [name for name in plan.tokens if self.streams[name].decoder == key]
+            inputs = [
+                DecoderInput(
+                    self.modalities[name].embedding,
+                    latents[name],
+                    plan.masks[name],
+                    plan.tokens[name].grid,
+                    plan.noises.get(name),
+                )
+                for name in names
+            ]
+            features |= zip(names, decoder(inputs), strict=True) if names else ()
+        return {name: self.heads[self.head_of[name]](features[name]) for name in plan.tokens}
+
+    def term(self, plan: MaskedPlan, stream: str, predictions: Tensor) -> LossTerm:
+        """The summed error of predictions (batch, predicted, dim) for a stream; float32 or wider."""
+        loss, mask = self.loss_of[stream], plan.masks[stream]
+        with full_precision(predictions.device):
+            error = loss.error(predictions, loss.target(plan.tokens[stream], mask.predicted))
+            learned = self.masker_of[stream].loss(mask, error.detach())
+            if learned is not None and self.training:
+                error = error + learned
+            return LossTerm((error * mask.counted).sum(), plan.counts[stream], predictions)
+
+    def restore(self, plan: MaskedPlan, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:
+        """Predictions as raw content, float32: (batch, predicted, content_dim); see `Loss.restore`."""
+        mask = plan.masks[stream]
+        with full_precision(predictions.device):
+            statistics = None if true_statistics else mask.visible
+            return self.loss_of[stream].restore(predictions.float(), plan.tokens[stream], mask.predicted, statistics)
+
+    def needs_statistics(self, stream: str) -> bool:
+        """Whether the stream's loss predicts normalised content."""
+        return self.loss_of[stream].needs_statistics
+
+    def _mask(self, stream: str, tokens: Tokens, context: StepContext) -> Mask:
+        if stream in context.given:
+            return given_mask(stream, context.given[stream], tokens)
+        asked = MaskContext(
+            tokens.grid, len(tokens.content), tokens.content.device, context.noise(stream, "mask"), context.step,
+            tokens, stream, lambda: self._features(stream, tokens),
+        )  # fmt: skip
+        return draw_mask(self.masker_of[stream], self.decoder_masker_of.get(stream), asked)
+
+    @torch.no_grad()
+    def _features(self, stream: str, tokens: Tokens) -> Latents:
+        """Latents of whole samples, by the encoder as it stands, in evaluation mode."""
+        (encoder,) = self._encoder
+        training = encoder.training
+        encoder.eval()
+        mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
+        (latents,) = encoder([EncoderInput((Part(self.modalities[stream].embedding, tokens),), mask)])
+        encoder.train(training)
+        return latents
+
+    def _build_decoders(self, context: ObjectiveContext) -> dict[str, Decoder]:
+        if context.decoder is None:
+            raise ExperimentError(["model.decoder: required by the objective 'masked'; such as {name: transformer}"])
+        decoders = {}
+        for key in dict.fromkeys(part.decoder for part in self.streams.values()):
+            # only what its streams use: positions that nobody asks for would be parameters without gradient
+            used = {self.modalities[name].embedding for name, part in self.streams.items() if part.decoder == key}
+            embeddings = {name: embedding for name, embedding in context.embeddings.items() if name in used}
+            decoders[key] = build("decoder", context.decoder, embeddings=embeddings, latent_width=context.encoder.width)
+        return decoders
+
+    def _build_heads(self, decoders: Mapping[str, Decoder]) -> dict[str, nn.Linear]:
+        heads: dict[str, nn.Linear] = {}
+        for name, part in self.streams.items():
+            width = decoders[part.decoder].width
+            dim, key = self.loss_of[name].prediction_dim(self.modalities[name].spec), self.head_of[name]
+            head = heads.get(key)
+            if head is None:
+                heads[key] = _head(width, dim)
+            elif (head.in_features, head.out_features) != (width, dim):
+                raise ExperimentError(
+                    [
+                        f"streams.{name}.head: {key!r} predicts {head.out_features} numbers for an earlier stream "
+                        f"and {dim} for this one: give this stream a `head` of its own"
+                    ]
+                )
+        return heads
+
+    def _unusable_names(self) -> list[str]:
+        """Keys of module dictionaries that are attributes of every such dictionary, or hold a dot."""
+        named: dict[str, str] = {}
+        for name, part in self.streams.items():
+            named[f"streams.{name}.decoder"] = part.decoder
+            if part.head:
+                named[f"streams.{name}.head"] = part.head
+            if isinstance(self.loss_of[name], nn.Module) or isinstance(self.masker_of[name], nn.Module):
+                named[f"streams.{name}"] = name
+        return unusable_names(named)
+
+
+def _head(width: int, dim: int) -> nn.Linear:
+    """Truncated normal of deviation 0.02 and zero bias, as OmniMAE initialises its head."""
+    head = nn.Linear(width, dim)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def masked_objective(owner: str, objective: object) -> MaskedObjective:
+    """The objective, if it is this one.
+
+    Raises:
+        MmmaskError: it is another; `owner` is what needs it.
+    """
+    if not isinstance(objective, MaskedObjective):
+        raise MmmaskError(f"{owner} is for streams of the objective 'masked', not {type(objective).__name__}")
+    return objective

@@ -1,0 +1,187 @@
+"""The model: modalities, one encoder, objectives. Tokens -> plans -> encoder -> losses, for all streams of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmask.interfaces import Batch, Encoder, Latents, Mask, Modality, Objective, Plan, StepContext, Tokens
+from mmmask.model.backbone import Backbone
+from mmmask.model.compiling import compile_stages
+from mmmask.model.tokenizing import tokenize_all
+from mmmask.randomness import Noise, derive_seed, sample_noise
+from mmmask_registry import MmmaskError, UnknownName
+
+Shard = Mapping[str, tuple[int, int]]
+"""{stream: (first row, rows in all)}: where a batch lies in the global batch. Draws depend on the global row alone."""
+
+
+@dataclass(frozen=True)
+class StreamOutput:
+    """One stream's part of a step.
+
+    Attributes:
+        loss: scalar, `sum` divided by the counted errors, before the stream's weight.
+        sum: scalar, the counted errors of this batch added up.
+        count: how many errors of this batch count.
+        mask: what was masked and predicted.
+        latents: (batch, latents, width) of the encoder, in token order.
+        predictions: the head's answers, such as (batch, predicted, dim) in token order.
+        prefix: (batch, prefix tokens, width) or None.
+        tokens: the samples as tokens.
+    """
+
+    loss: Tensor
+    sum: Tensor
+    count: Tensor | float
+    mask: Mask
+    latents: Tensor
+    predictions: Tensor
+    prefix: Tensor | None
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Output:
+    """A step: the weighted sum of the streams' losses, which is what is optimised, and the streams."""
+
+    loss: Tensor
+    streams: dict[str, StreamOutput] = field(default_factory=dict)
+
+
+class Model(Backbone):
+    """One encoder for all streams, and one object per objective.
+
+    Args:
+        modalities: {stream: modality}.
+        encoder: shared by all streams.
+        objectives: {name: objective}, each built with the streams that name it.
+        weights: {stream: weight of its loss}.
+        seed: of all random draws.
+        settings: plain data that the model can be built from again.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        encoder: Encoder,
+        objectives: Mapping[str, Objective],
+        weights: Mapping[str, float],
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(modalities, encoder)
+        self.objectives = nn.ModuleDict(objectives)
+        self.weights, self.seed, self._settings = dict(weights), seed, dict(settings or {})
+        self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor | Batch] | None = None,
+        masks: Mapping[str, Tensor | Mask] | None = None,
+        step: int = 0,
+        shard: Shard | None = None,
+        *,
+        plans: Mapping[str, Plan] | None = None,
+        counts: Mapping[str, Tensor | float] | None = None,
+    ) -> Output:
+        """One training step's forward.
+
+        Args:
+            batch: {stream: samples (batch, *sample_shape)}, any of the streams.
+            masks: {stream: bool (batch, tokens), True = masked, or a Mask}; overrides the stream's masker.
+            step: of training; draws are a function of (seed, stream, step, row).
+            shard: where this batch lies in the global batch; by default it is the global batch.
+            plans: what `plan` made of a batch, instead of the batch.
+            counts: {stream: what its sum of errors is divided by}; by default the errors of this batch that count.
+
+        Raises:
+            UnknownName: a stream that the experiment does not have.
+            MmmaskError: a sample or a mask does not fit.
+        """
+        if plans is None:
+            plans = self.plan(batch or {}, masks, step, shard)
+        latents = self.latents(plans)
+        streams: dict[str, StreamOutput] = {}
+        for name, plan in plans.items():
+            terms = self.objective_named(name).losses(plan, {stream: latents[stream] for stream in plan.inputs})
+            for stream, term in terms.items():
+                count = term.count if counts is None else counts[stream]
+                streams[stream] = StreamOutput(
+                    term.sum / torch.as_tensor(count, device=term.sum.device).clamp(min=1),
+                    term.sum, term.count, plan.inputs[stream].mask, latents[stream].values, term.predictions,
+                    latents[stream].prefix, plan.tokens[stream],
+                )  # fmt: skip
+        loss = torch.stack([self.weights[stream] * output.loss for stream, output in streams.items()]).sum()
+        return Output(loss, streams)
+
+    def plan(
+        self,
+        batch: Mapping[str, Tensor | Batch],
+        masks: Mapping[str, Tensor | Mask] | None = None,
+        step: int = 0,
+        shard: Shard | None = None,
+    ) -> dict[str, Plan]:
+        """{objective: all randomness and all counts of a batch}; arguments as of `forward`."""
+        batches = {name: part if isinstance(part, Batch) else Batch({name: part}) for name, part in batch.items()}
+        tokens = tokenize_all(self.modalities, {name: part.content for name, part in batches.items()})
+        if unknown := set(masks or {}) - set(tokens):
+            raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
+        context = StepContext(step, self._noise(tokens, step, shard or {}), masks or {}, self.training)
+        members: dict[str, list[str]] = {}
+        for stream in tokens:
+            members.setdefault(self._objective_of[stream], []).append(stream)
+        plans = {}
+        for name, streams in members.items():
+            plan = self.objective_named(name).plan(
+                {stream: tokens[stream] for stream in streams}, {stream: batches[stream] for stream in streams}, context
+            )
+            if self.training:
+                noisy = {key: replace(part, noise=context.noise(key, "encoder")) for key, part in plan.inputs.items()}
+                plan = replace(plan, inputs=noisy)
+            plans[name] = plan
+        return plans
+
+    def latents(self, plans: Mapping[str, Plan]) -> dict[str, Latents]:
+        """{stream: latents} of all plans, by one call of the encoder."""
+        inputs = {stream: part for plan in plans.values() for stream, part in plan.inputs.items()}
+        return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
+
+    def objective(self, stream: str) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
+        """What is learned from a stream.
+
+        Raises:
+            UnknownName: there is no such stream.
+        """
+        if stream not in self._objective_of:
+            raise UnknownName("stream", stream, self._objective_of)
+        return self.objectives[self._objective_of[stream]]
+
+    def objective_named(self, name: str) -> Any:  # noqa: ANN401 - ModuleDict says Module
+        """The objective of this name."""
+        return self.objectives[name]
+
+    def counts_vary(self, streams: Iterable[str]) -> bool:
+        """Whether some of these streams count another number of errors from batch to batch."""
+        return any(stream in self.objective(stream).counts_vary for stream in streams)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
+        """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
+        stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
+        compile_stages([*self.encoder.stages, *stages], **kwargs)
+
+    def plain_settings(self) -> dict[str, Any]:
+        """An experiment without sources and training."""
+        return dict(self._settings)
+
+    def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:
+        def noise(stream: str, purpose: str) -> Noise:
+            content = tokens[stream].content
+            first, total = shard.get(stream) or (0, len(content))
+            return sample_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
+
+        return noise

@@ -1,0 +1,147 @@
+"""One process or several (`torchrun -m mmmask train ...`), and how a model is trained by them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmmask.interfaces import Plan
+from mmmask.model.model import Model, Output
+from mmmask.model.precision import find_device
+from mmmask_registry import MmmaskError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's folder."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """All-reduced sum over processes; NaN or infinity on one propagates to all."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, item: Any) -> list[Any]:  # noqa: ANN401 - anything picklable
+        """All-gathered items, by rank."""
+        if self.world_size == 1:
+            return [item]
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item)
+        return items
+
+    def wait(self) -> None:
+        """Barrier."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+class Parallelism:
+    """Data parallelism: the only place that knows DistributedDataParallel.
+
+    In a step of some streams only (`alternate` mixing) parameters of other streams get no gradient. Which ones is found
+    once per set of streams and remembered: they take part with a gradient of zero, which is dropped after the backward.
+    No search for unused parameters holds up the device in every step.
+    """
+
+    def __init__(self, model: Model, processes: Processes) -> None:
+        self.model, self.processes = model, processes
+        self._idle: dict[frozenset[str], list[nn.Parameter]] = {}
+        self._wrapped: nn.Module = model
+        if processes.world_size > 1:
+            # buffers are constants: nothing to broadcast
+            self._wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def forward(self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float]) -> Output:
+        """The model's output, its losses divided by this process's share of `counts`."""
+        world_size = self.processes.world_size  # gradients are averaged over processes, losses added up
+        return self._wrapped(plans=plans, counts={name: count / world_size for name, count in counts.items()})
+
+    def trains(self, streams: Iterable[str], last: bool) -> AbstractContextManager[object]:
+        """Around forward and backward of a micro-batch; gradients are reduced in the step's last one."""
+        known = frozenset(streams) in self._idle
+        if not isinstance(self._wrapped, DistributedDataParallel) or (last and known):
+            return nullcontext()
+        return self._wrapped.no_sync()
+
+    def backward(self, loss: Tensor, streams: Iterable[str], last: bool) -> None:
+        """Gradients of a micro-batch, all-reduced after the step's last one."""
+        key = frozenset(streams)
+        if self.processes.world_size == 1 or not last:
+            loss.backward()
+        elif key in self._idle:
+            idle = self._idle[key]
+            torch.stack([loss, *(0 * parameter.sum() for parameter in idle)]).sum().backward()
+            for parameter in idle:
+                parameter.grad = None
+        else:
+            loss.backward()
+            self._reduce_first(key)
+
+    def _reduce_first(self, streams: frozenset[str]) -> None:
+        """All-reduces by hand, and remembers the parameters that no process has a gradient of."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        device = self.processes.device
+        used = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32, device=device)
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        self._idle[streams] = []
+        for parameter, any_gradient in zip(trained, used.tolist(), strict=True):
+            if not any_gradient:
+                self._idle[streams].append(parameter)
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.processes.world_size
+
+
+@contextmanager
+def processes(device: str | None) -> Iterator[Processes]:
+    """Joins the peers that torchrun started; alone otherwise.
+
+    Raises:
+        MmmaskError: the device does not exist here, or is one for all processes; or another process ended before its
+            time.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    kind, _, index = (device or "").partition(":")
+    if world_size > 1 and index and kind != "cpu":
+        raise MmmaskError(f"--device {device}: all {world_size} processes would share it; give --device {kind}")
+    chosen = find_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world_size == 1:
+        yield Processes(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, world_size, chosen)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why ({reason})") from error
+    finally:
+        # lets gloo's threads put down the tensors of the last collective, for which they need the interpreter's lock:
+        # whoever destroys the group may hold it, and waits for these threads
+        time.sleep(0.1)
+        dist.destroy_process_group()

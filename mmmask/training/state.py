@@ -1,0 +1,85 @@
+"""A run as hooks see it, and telling them what happens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmmask.experiment.settings import Experiment
+from mmmask.interfaces import Callback
+from mmmask.model.model import Model
+from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    import pluggy
+
+
+@dataclass
+class RunState:
+    """A run; attributes are those of `mmmask.hooks.RunState`."""
+
+    experiment: Experiment
+    output: Path
+    model: Model
+    total_steps: int
+    step: int = 0
+    is_main: bool = True
+    evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+class Audience:
+    """Everybody who implements hooks: installed plugins, the run's callbacks and writers.
+
+    An exception in a plugin's hook is named, once per plugin and hook, and does not end the run; a MmmaskError does,
+    for it is meant to. Those that the run itself brings must not fail.
+
+    Args:
+        manager: of the installed plugins.
+        callbacks: of the experiment, whose state every checkpoint holds.
+        own: objects with hook implementations, for this run only; what they raise ends it.
+    """
+
+    def __init__(
+        self, manager: pluggy.PluginManager, callbacks: Mapping[str, Callback], own: tuple[object, ...]
+    ) -> None:
+        self.manager, self.callbacks, self.own = manager, dict(callbacks), own
+        self._failed: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> Audience:
+        for name, callback in self.callbacks.items():
+            self.manager.register(callback, f"callback {name}")
+        for listener in self.own:
+            self.manager.register(listener)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for listener in (*self.callbacks.values(), *self.own):
+            self.manager.unregister(listener)
+
+    def tell(self, hook: str, run: RunState, **arguments: object) -> None:
+        """Calls one hook of everybody who has it."""
+        known = {"run": run} | arguments
+        for listener in reversed(getattr(self.manager.hook, hook).get_hookimpls()):  # pluggy's own order
+            try:
+                listener.function(**{name: known[name] for name in listener.argnames})
+            except Exception as error:
+                if isinstance(error, MmmaskError) or listener.plugin in self.own:
+                    raise
+                if (listener.plugin_name, hook) not in self._failed:
+                    self._failed.add((listener.plugin_name, hook))
+                    problem = f"{hook} failed at step {run.step}: {type(error).__name__}: {error}"
+                    warnings.warn(f"plugin {listener.plugin_name}: {problem}; the run goes on", stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """{callback: its state}."""
+        return {name: callback.state_dict() for name, callback in self.callbacks.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the callbacks that were there when the run was interrupted; others begin anew."""
+        for name, callback in self.callbacks.items():
+            if name in state_dict:
+                callback.load_state_dict(state_dict[name])

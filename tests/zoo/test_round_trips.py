@@ -1,0 +1,169 @@
+"""Every format writes what it reads: the same keys, bit for bit; and what is written is the same model."""
+
+import pytest
+import torch
+
+from mmmask.components import components
+from mmmask.interfaces.component import validate_strictly
+from mmmask.interop import read
+from mmmask.model.build import settings_of
+from mmmask_registry import MmmaskError
+
+SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae")
+
+
+@pytest.fixture
+def cases(official):
+    """[(system, name, state dict, options)] of every golden file, pretrained and fine-tuned."""
+
+    def find(system):
+        parts = [(name, part) for kind in ("cases", "classified") for name, part in official(system)[kind].items()]
+        return [(name, dict(part["weights"]), part["options"]) for name, part in parts]
+
+    return find
+
+
+def write(model, format):
+    """A model in a format, without a file."""
+    format_class = components().get("format", format)
+    config = validate_strictly(format_class.Config, {"name": format})
+    return format_class(config).write(settings_of(model), model.state_dict())
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    assert {key: (found[key].shape, found[key].dtype) for key in found} == {
+        key: (tensor.shape, tensor.dtype) for key, tensor in expected.items()
+    }
+    assert [key for key in found if not torch.equal(found[key], expected[key])] == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_golden_files_are_written_as_they_were(cases, system):
+    """Tables and indices that mmmask computes are no exceptions: the file's numbers are the same."""
+    for _, state, options in cases(system):
+        loaded = read(state, **options)
+        written = write(loaded.model, system)
+        assert written.left_out == {}
+        assert written.config is None
+        assert_equal(written.state, state)
+        again = read(written.state, **options)
+        assert_equal(again.model.state_dict(), loaded.model.state_dict())
+        assert settings_of(again.model) == settings_of(loaded.model)
+        assert str(again.report) == str(loaded.report)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_models_in_half_precision(cases, system):
+    _, state, options = cases(system)[0]
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    assert_equal(write(read(half, **options).model, system).state, half)
+
+
+def test_timms_names_are_maes(cases):
+    for name, state, options in cases("mae"):
+        if name in ("cls_token", "global_pool"):
+            assert_equal(write(read(state, "timm_vit", **options).model, "timm_vit").state, state)
+
+
+@pytest.mark.parametrize(
+    ("system", "index", "options"),
+    [
+        ("mae_st", 0, {"stills": True}),
+        ("omnimae", 0, {"size": 64, "trained_size": 32}),
+        ("videomae", 0, {"size": 64, "trained_size": 32}),
+        ("videomaev2", 0, {"num_frames": 16, "trained_frames": 8}),
+    ],
+)
+def test_a_model_of_another_size_is_the_same_file(cases, system, index, options):
+    _, state, given = cases(system)[index]
+    assert_equal(write(read(state, **given | options).model, system).state, state)
+
+
+@pytest.mark.parametrize(
+    ("system", "index", "options"),
+    [
+        ("mae", 0, {"size": 96}),
+        ("mae", 3, {"size": 96}),
+        ("mae_st", 0, {"size": 48, "num_frames": 12}),
+        ("mae_st", 3, {"size": 48}),
+        ("simmim", 0, {"size": 64}),
+        ("simmim", 2, {"size": 64}),
+    ],
+)
+def test_tables_that_were_resized_are_written_as_the_model_has_them(cases, system, index, options):
+    _, state, given = cases(system)[index]
+    model = read(state, **given | options).model
+    again = read(write(model, system).state, **given | options).model
+    (stream,) = model.modalities if hasattr(model, "modalities") else model.streams
+    modality = settings_of(model)["streams"][stream]["modality"]
+    frames = [modality["num_frames"]] if "num_frames" in modality else []
+    batch = {stream: torch.randn(1, 3, *frames, options["size"], options["size"])}
+    first, second = (part.encode(batch)[stream].values for part in (model, again))
+    assert torch.equal(first, second)
+
+
+def changed(model, **changes):
+    """Plain settings of a model, with the value at each path such as `encoder__prefix_tokens` replaced."""
+    data = settings_of(model)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        part = data if "classes" in data or path.startswith("streams") else data["model"]
+        for name in parents:
+            part = part[name]
+        part[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("system", "index", "changes", "message"),
+    [
+        ("mae", 0, {"encoder__qkv_bias": "query_value"}, 'encoder.qkv_bias is "query_value"; the layout can only say'),
+        ("mae", 0, {"encoder__prefix_tokens": 2}, "encoder.prefix_tokens is 2; the layout can only say 1"),
+        ("mae", 0, {"encoder__norm_epsilon": 1e-5}, "encoder.norm_epsilon is 1e-05; the layout can only say 1e-06"),
+        ("mae", 0, {"decoder__positions_at": "latent"}, 'decoder.positions_at is "latent"; the layout can only say'),
+        ("mae", 0, {"decoder__prefix": "drop"}, 'decoder.prefix is "drop"; the layout can only say "keep"'),
+        ("mae", 0, {"decoder": {"name": "in_place"}}, "decoder.name is in_place; the layout is that of a transformer"),
+        ("mae", 0, {"encoder__positions": {"name": "relative_bias"}}, "encoder.positions is relative_bias, which adds"),
+        ("mae", 0, {"streams__images__modality__size": [64, 32]}, "streams.images.modality.size is [64, 32]; the"),
+        ("mae", 0, {"streams__images__modality__mean": [0.5] * 3}, "streams.images.modality: mean and std must be"),
+        ("mae", 3, {"pool": "first"}, 'classifier.pool is "first"; the layout can only say "prefix"'),
+        ("mae", 3, {"norm_epsilon": 1e-6}, "classifier.norm_epsilon is 1e-06; the layout can only say null"),
+        ("mae_st", 0, {"streams__videos__modality__mean": [0.5] * 3}, "streams.videos.modality: mean and std must be"),
+        ("mae_st", 0, {"decoder__prefix": "keep"}, 'decoder.prefix is "keep"; the layout can only say "drop"'),
+        ("mae_st", 4, {"pool": "prefix"}, 'classifier.pool is "prefix"; the layout can only say "mean"'),
+        ("omnimae", 0, {"decoder__positions__trained_grid": [4, 8, 8]}, "decoder.positions: the layout has those"),
+        ("omnimae", 0, {"encoder__positions": {"name": "learned"}}, 'encoder.positions is "learned"; the layout can'),
+        ("omnimae", 3, {"norm_epsilon": None}, "classifier.norm_epsilon is null; the layout can only say 1e-06"),
+        ("videomae", 0, {"decoder__embed_bias": True}, "decoder.embed_bias is true; the layout can only say false"),
+        ("videomae", 0, {"encoder__cosine_attention": True}, "encoder.cosine_attention is true; the layout can"),
+        ("videomaev2", 0, {"encoder__layer_scale": 0.1}, "encoder.layer_scale is 0.1; the layout can only say null"),
+        ("simmim", 0, {"encoder__masked_tokens": "drop"}, 'encoder.masked_tokens is "drop"; the layout can only say'),
+        ("simmim", 0, {"decoder__depth": 1}, "decoder.depth is 1; the layout can only say 0"),
+        ("simmim", 1, {"encoder__qkv_bias": False}, "encoder.qkv_bias is false; the layout can only say true"),
+        ("convmae", 0, {"encoder__conv_norm_epsilon": 1e-6}, "encoder.conv_norm_epsilon is 1e-06; the layout can only"),
+        ("convmae", 0, {"encoder__positions__trained_grid": [8, 8]}, "encoder.positions is sincos_2d of another table"),
+        ("convmae", 0, {"encoder": {"name": "swin"}}, "encoder.name is swin; the layout is that of a conv_vit"),
+    ],
+)  # fmt: skip
+def test_what_a_layout_cannot_say_is_refused(cases, system, index, changes, message):
+    _, state, options = cases(system)[index]
+    model = read(state, **options).model
+    format_class = components().get("format", system)
+    config = validate_strictly(format_class.Config, {"name": system})
+    where = "" if "classes" in settings_of(model) or message.startswith("streams") else "model."
+    with pytest.raises(MmmaskError) as raised:
+        format_class(config).write(changed(model, **changes), model.state_dict())
+    assert str(raised.value).startswith(f"format {system}: {where}{message}")
+
+
+def test_a_model_of_clips_and_pictures_is_no_mae(cases):
+    _, state, options = cases("mae")[0]
+    with pytest.raises(MmmaskError, match=r"patch_size is \[2, 16, 16\]; the layout has patches of \(height, width\)"):
+        write(read(state, num_frames=4, **options).model, "mae")
+
+
+def test_a_classifier_is_no_convmae(cases):
+    _, state, options = cases("mae")[3]
+    with pytest.raises(MmmaskError, match="^format convmae: the model is a classifier; how fine-tuned files pool"):
+        write(read(state, **options).model, "convmae")
