@@ -69,9 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{_size(activations)} for activations of a micro-batch ({training.precision}), {_size(under_way)} for batches "
         "under way; more processes divide the last two, training.accumulate the activations"
     )
-    print(
-        f"peak learning rate {peak_learning_rate(experiment):g}, {total_steps(experiment, sizes)} steps, {training.mixing}"
-    )
+    steps = total_steps(experiment, sizes)
+    print(f"peak learning rate {peak_learning_rate(experiment):g}, {steps} steps, {training.mixing}")
     needed, free = 8 * counts["total"] + 2 * trial, free_memory(device)
     if not problems and needed < free:
         problems = try_step(experiment, batches, device)
