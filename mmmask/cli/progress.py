@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mmmask.interop.runs import Run
 
 
+WORDED = {"step", "stream", "loss", "loss_shuffled", "loss_baseline", "psnr", "psnr_baseline"}
+"""Keys of a line of `evaluations.jsonl` that are said in words."""
+
+
 class TrainingProgress:
     """A bar with the time left on a terminal, a line per logged step elsewhere."""
 
@@ -83,22 +87,27 @@ class TrainingProgress:
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
             lines = [line for line in run.evaluations if line["stream"] == name]
-            if lines:
-                print(f"{name}: {held_out_figures(lines[0], lines[-1])}")
+            if lines and (figures := held_out_figures(lines[0], lines[-1])):
+                print(f"{name}: {figures}")
         for name, path in run.pictures.items():
             print(f"{name}: reconstructions in {path}")
 
 
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
     """One stream's held-out figures in words."""
-    parts = [f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end"]
-    if last["loss_shuffled"] is not None:
+    parts = []
+    if last.get("loss") is not None:
+        parts.append(f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end")
+    if last.get("loss_shuffled") is not None:
         parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
-    if last["loss_baseline"] is not None:
+    if last.get("loss_baseline") is not None:
         parts.append(f"{last['loss_baseline']:.4f} by the simplest guess")
-    if last["psnr"] is not None:
+    if last.get("psnr") is not None:
         gain = last["psnr"] - last["psnr_baseline"]
         parts.append(f"PSNR on masked tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
+    for name in sorted(last.keys() - WORDED):  # of other evaluators
+        if isinstance(first.get(name), float) and isinstance(last[name], float):
+            parts.append(f"{name} {first[name]:.4g} at the start, {last[name]:.4g} at the end")
     return "; ".join(parts)
 
 

@@ -7,6 +7,7 @@ import torch
 
 import mmmask
 from mmmask.cli import COMMANDS
+from mmmask.cli.progress import held_out_figures
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data, load_experiment
 from mmmask.experiment.compose import parse_yaml, published_experiments
@@ -503,3 +504,9 @@ def test_train_where_something_else_is(mistake, experiment, tmp_path):
         "train", experiment, "--output", tmp_path
     )
     assert "--device nonsense: " in mistake("train", experiment, "--output", tmp_path / "x", "--device", "nonsense")
+
+
+def test_figures_of_other_evaluators_are_reported_too():
+    first, last = ({"step": step, "stream": "long", "dimensions": 3.0 + step, "share": None} for step in (0, 2))
+    assert held_out_figures(first, last) == "dimensions 3 at the start, 5 at the end"
+    assert held_out_figures({"step": 0, "stream": "long"}, {"step": 2, "stream": "long"}) == ""
