@@ -47,27 +47,10 @@ from mmmask.testing.source import SourceCase
 from mmmask_registry import UnknownName
 
 __all__ = [
-    "Check",
-    "NotApplicable",
-    "PromiseBroken",
-    "check",
-    "check_augmentation",
-    "check_callback",
-    "check_decoder",
-    "check_encoder",
-    "check_evaluator",
-    "check_format",
-    "check_loss",
-    "check_masker",
-    "check_modality",
-    "check_objective",
-    "check_optimizer",
-    "check_pool",
-    "check_positions",
-    "check_source",
-    "checks",
-    "promises",
-]
+    "Check", "NotApplicable", "PromiseBroken", "check", "check_augmentation", "check_callback", "check_decoder",
+    "check_encoder", "check_evaluator", "check_format", "check_loss", "check_masker", "check_modality",
+    "check_objective", "check_optimizer", "check_pool", "check_positions", "check_source", "checks", "promises",
+]  # fmt: skip
 
 _CASES: list[type[Case]] = [
     ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase, PoolCase,

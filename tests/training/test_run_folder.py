@@ -8,8 +8,9 @@ import torch
 
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
-from mmmask.training.checkpoints import Checkpoints
-from mmmask.training.folder import RunFolder
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import RunFolder
+from mmmask.training.folder import opened
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
@@ -69,10 +70,10 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
         return experiment_from_data(data)
 
     folder = RunFolder(tmp_path / "run")
-    with folder.opened(experiment("here")):
+    with opened(folder, experiment("here")):
         pass
-    with folder.opened(experiment("there")):
+    with opened(folder, experiment("there")):
         pass
     message = r"streams\.long\.source\.limit: None in the run, now 3"
-    with pytest.raises(ExperimentError, match=message), folder.opened(experiment("there", limit=3)):
+    with pytest.raises(ExperimentError, match=message), opened(folder, experiment("there", limit=3)):
         pass
