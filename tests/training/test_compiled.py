@@ -25,7 +25,7 @@ from mmmask.experiment import experiment_from_data
 )
 def test_compiled_blocks_train_as_plain_ones_and_are_compiled_once(signals, tmp_path, mixing, dropping, graphs):
     data = signals.signal_data(steps=4)
-    data["model"]["encoder"] |= {"depth": 3, **dropping}
+    data["model"]["encoder"] |= {"depth": 2, **dropping}
     data["training"]["mixing"] = mixing
     plain = mmmask.train(experiment_from_data(data), tmp_path / "plain")
     data["training"]["compile"] = True
