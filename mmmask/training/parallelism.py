@@ -70,8 +70,9 @@ class Parallelism:
         if processes.world_size > 1:
             # buffers are constants: nothing to broadcast; the argument has another name since PyTorch 2.13
             known = inspect.signature(DistributedDataParallel).parameters
-            unchanging = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **{unchanging: False})
+            named = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            constant: dict[str, Any] = {named: False}
+            self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **constant)
 
     def forward(self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float]) -> Output:
         """The model's output, its losses divided by this process's share of `counts`."""
