@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.experiment import Experiment, experiment_from_data
-from mmmask.model.precision import autocast
+from mmmask.model.precision import autocast, find_device
 from mmmask.profiling.bench import StepBench, timed
-from mmmask.training.parallelism import find_device
 
 
 def experiment(modality: dict, masker: dict, decoder: dict, prefix_tokens: int) -> Experiment:

@@ -10,8 +10,10 @@ from mmmask.hooks import hookimpl
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
-    from mmmask import interfaces, interop
+    from mmmask import interfaces, interop, testing
     from mmmask.data.sample_corpus import write_sample_data
+    from mmmask.evaluation.extraction import Features, extract
+    from mmmask.evaluation.reconstruction import reconstruct
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
         Augmentation,
@@ -39,15 +41,15 @@ if TYPE_CHECKING:
         TokenSpec,
         View,
     )
+    from mmmask.interop.runs import Run, load_run
     from mmmask.model.build import build_model
     from mmmask.model.classifier import Classifier
-    from mmmask.training.run import Run, load_run
     from mmmask.training.train import train
 
 __version__ = "0.1.0"
 
 # Imported on first use: `import mmmask` (as every plugin does) must not cost the seconds that importing torch does.
-_MODULES = ("interfaces", "interop")
+_MODULES = ("interfaces", "interop", "testing")
 _LAZY = {
     **{name: f"mmmask.{name}" for name in _MODULES},
     **dict.fromkeys(("Experiment", "load_experiment"), "mmmask.experiment"),
@@ -80,18 +82,20 @@ _LAZY = {
         ),
         "mmmask.interfaces",
     ),  # fmt: skip
+    **dict.fromkeys(("Features", "extract"), "mmmask.evaluation.extraction"),
+    "reconstruct": "mmmask.evaluation.reconstruction",
     "build_model": "mmmask.model.build",
     "Classifier": "mmmask.model.classifier",
-    **dict.fromkeys(("Run", "load_run"), "mmmask.training.run"),
+    **dict.fromkeys(("Run", "load_run"), "mmmask.interop.runs"),
     "train": "mmmask.training.train",
     "write_sample_data": "mmmask.data.sample_corpus",
 }
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",
-    "Experiment", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality", "Objective",
-    "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens", "View",
-    "build_model", "hookimpl", "interfaces", "interop", "load_experiment", "load_run", "register", "train",
-    "write_sample_data",
+    "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
+    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens",
+    "View", "build_model", "extract", "hookimpl", "interfaces", "interop", "load_experiment", "load_run",
+    "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip
 
 

@@ -71,12 +71,19 @@ class Components:
         self.manager = _PluginManager("mmmask")
         self.manager.add_hookspecs(hooks)
         self.broken: list[BrokenPlugin] = []
+        self._suppliers: dict[str, str] = {}
         self.plugin_files: list[str] = []  # another process needs them too
         from mmmask import builtins
 
         self.manager.register(builtins, "mmmask:builtins")
         self._collect("mmmask:builtins", "mmmask")
         self.broken = load_entry_points(self.manager, "mmmask", self._collect, entry_points)
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """{distribution or plugin file: its version, empty of a file}, hooks alone included, mmmask's own left out."""
+        found = {self._suppliers[name] for name, _ in self.manager.list_name_plugin() if name in self._suppliers}
+        return {name: _version(name) for name in sorted(found) if name != "mmmask"}
 
     def registry(self, kind: str) -> Registry[Any]:
         """The registry of a kind.
@@ -151,9 +158,17 @@ class Components:
                 raise DuplicateName(kind, name, supplier, supplier)
             named.append((kind, name, target, description))
 
+        self._suppliers[plugin_name] = supplier
         self._call(self.manager.get_plugin(plugin_name), "register_components", register=register)
         for kind, name, target, description in named:
             self.registries[kind].register(name, target, supplier=supplier, description=description)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # a plugin file
+        return ""
 
 
 @cache

@@ -45,9 +45,11 @@ class Noise:
     (key, call), in integer tensor arithmetic. They are the same on every device, however a batch is split over
     processes and micro-batches, and need no loop over rows.
 
+    Draw outside of compiled code, and hand it tensors: inductor's shifts of int64 on a CPU were wrong at the end of
+    some rows (torch 2.13). Within compiled code a draw breaks the graph.
+
     Args:
-        keys: (batch,) int64, one for each row. Tensors, never Python integers: compiled code that draws is not compiled
-            again for other keys.
+        keys: (batch,) int64, one for each row.
     """
 
     def __init__(self, keys: Tensor) -> None:
@@ -63,12 +65,14 @@ class Noise:
         Raises:
             ValueError: more rows than there are.
         """
+        if torch.compiler.is_compiling():
+            raise RuntimeError("noise is drawn outside of compiled code")
         rows, *rest = shape
         if rows > len(self.keys):
             raise ValueError(f"noise{tuple(shape)}: the first axis is the batch, and there are {len(self.keys)} rows")
         start = _hash(self.keys[:rows], 2 * self._calls)
         self._calls += 1
-        places = (torch.arange(math.prod(rest), device=self.keys.device) + 1) * _GAMMA
+        places = _steps(math.prod(rest), self.keys.device)
         some = max(1, CACHED // max(1, len(places))) if start.device.type == "cpu" else max(1, rows)
         return torch.cat([_uniform(part.unsqueeze(1) + places) for part in start.split(some)]).reshape(shape)
 
@@ -78,8 +82,7 @@ class Noise:
 
     def split(self, count: int) -> Noise:
         """Noise for batch * count rows, `count` for each row of the batch, such as its tokens."""
-        numbers = torch.arange(count, device=self.keys.device)
-        return Noise(_scramble(self.keys.unsqueeze(1) + (numbers + 1) * _GAMMA).flatten())
+        return Noise(_scramble(self.keys.unsqueeze(1) + _steps(count, self.keys.device)).flatten())
 
 
 def sample_noise(seed: int, first: int, total: int, device: torch.device) -> Noise:
@@ -89,6 +92,11 @@ def sample_noise(seed: int, first: int, total: int, device: torch.device) -> Noi
 
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+def _steps(count: int, device: torch.device) -> Tensor:
+    """(count,) int64, what SplitMix64 adds to its state until each output."""
+    return (torch.arange(count, device=device) + 1) * _GAMMA
 
 
 def _hash(keys: Tensor, number: int) -> Tensor:

@@ -6,11 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mmmask.components import components
-from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
-    import torch
-
     from mmmask.experiment import Experiment
 
 
@@ -42,24 +39,6 @@ def load(arguments: argparse.Namespace) -> Experiment:
     from mmmask.experiment import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device that `--device` names; by default a GPU where there is one.
-
-    Raises:
-        MmmaskError: it is not here, or computes nothing.
-    """
-    import torch
-
-    from mmmask.training.parallelism import find_device
-
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    kinds = ["cpu", *([accelerator.type] if accelerator else [])]
-    # of cuda, PyTorch says itself why there is none
-    if name is not None and name.partition(":")[0] not in {*kinds, "cuda"}:
-        raise MmmaskError(f"--device {name}: expected one of this machine's: {', '.join(kinds)}")
-    return find_device(name)
 
 
 def ratio_list(text: str) -> list[float]:

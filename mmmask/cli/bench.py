@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load(arguments)
     from rich.console import Console
 
+    from mmmask.model.precision import find_device
     from mmmask.profiling.bench import StepBench, default_sizes, measure_steps, peak_memory
-    from mmmask.training.parallelism import find_device
 
     device = find_device(arguments.device)
     sizes = default_sizes(experiment, device)

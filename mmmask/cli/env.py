@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 
+from mmmask.cli.arguments import add_plugin, load_plugins
 from mmmask.components import components
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing."""
+    """--plugin."""
+    add_plugin(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints versions, devices and plugins."""
+    load_plugins(arguments)
     import torch
 
     from mmmask.training.folder import versions
 
-    for name, version in versions().items():
+    found = versions()
+    plugins = found.pop("plugins")
+    for name, version in found.items():
         print(f"{name}: {version}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"cpu: {cores} cores, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} torch threads")
@@ -27,9 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     if not torch.cuda.is_available():
         print("cuda: not available")
-    found = components()
-    suppliers = sorted({entry.supplier for registry in found.registries.values() for entry in registry})
-    print(f"plugins of: {', '.join(suppliers)}")
-    for plugin in found.broken:
+    for name, version in plugins.items():
+        print(f"plugin: {name} {version}".rstrip())
+    if not plugins:
+        print("plugins: none but mmmask's own")
+    for plugin in components().broken:
         print(f"broken plugin: {plugin.name} ({plugin.supplier}): {plugin.reason}")
     return 0

@@ -1,40 +1,20 @@
-"""The models that commands open: by a published name, from a checkpoint's file, from a run's folder."""
+"""Models and samples, as several commands take them."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from mmmask_registry import MmmaskError
-
-if TYPE_CHECKING:
-    from mmmask.model.classifier import Classifier
-    from mmmask.model.model import Model
 
 WHAT_A_MODEL_IS = "a published name (mmmask list checkpoint), a checkpoint's file or address, or a run's folder"
 _OPTION = re.compile(r"[A-Za-z_][\w.]*=")
 _FILE = re.compile(r"/|\.[A-Za-z]\w*$")
 _NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class OpenedModel:
-    """A model in evaluation mode, on the CPU.
-
-    Attributes:
-        model: a Classifier where the checkpoint is fine-tuned.
-        account: what became of the keys; its first line sums it up.
-        initialised: keys of the model's that the checkpoint lacks, with `--no-strict`.
-    """
-
-    model: Model | Classifier
-    account: str
-    initialised: tuple[str, ...] = ()
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +27,49 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_samples(parser: argparse.ArgumentParser) -> None:
+    """INPUT... or `--source` or `--split`, and what computes on them."""
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT",
+        help="files, and folders with all below them; key=value is an option of the model's format: size=384",
+    )  # fmt: skip
+    parser.add_argument(
+        "--source", metavar="{name: ..., ...}", help="instead of files, a source as in an experiment: "
+        "'{name: folder, path: /data/test}'"
+    )  # fmt: skip
+    parser.add_argument("--split", metavar="SPLIT", help="instead of files, the run's own samples: held_out or source")
+    parser.add_argument("--stream", metavar="NAME", help="the stream that decodes the samples (default: by the ending)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--precision", default="fp32", metavar="P", help="of products: fp32 or bf16 (default fp32)")
+
+
+def samples(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `add_samples` and `add_reading`, as `mmmask.extract` and `mmmask.reconstruct` take them."""
+    from mmmask.experiment.compose import parse_yaml
+
+    options = [word for word in arguments.inputs if is_option(word)]
+    files = [word for word in arguments.inputs if not is_option(word)]
+    if not files and not arguments.source and not arguments.split:
+        taken = f"; {options[0]} is an option, as no file is called so" if options else ""
+        raise MmmaskError(f"INPUT: name at least one file or folder, or give --source or --split{taken}")
+    source = parse_yaml(arguments.source) if arguments.source else None
+    return {
+        "files": files, "source": source, "split": arguments.split, "stream": arguments.stream,
+        "device": arguments.device, "precision": arguments.precision, "reading": reading(arguments, options),
+    }  # fmt: skip
+
+
+def reading(arguments: argparse.Namespace, options: Iterable[str]) -> dict[str, Any]:
+    """The arguments of `mmmask.interop.read`, of `add_reading` and of `key=value` words with YAML values."""
+    from mmmask.experiment.compose import apply_overrides
+
+    values = apply_overrides({}, list(options))
+    for key, instead in (("format", "--format"), ("strict", "--no-strict"), ("source", "the first argument")):
+        if key in values:
+            raise MmmaskError(f"{key}={values[key]}: no option of a format; give {instead}")
+    return values | {"format": arguments.format, "strict": not arguments.no_strict}
+
+
 def is_option(word: str) -> bool:
     """Whether a word is `key=value`, and neither a file that is called so nor, by its looks, one that is not there."""
     if not _OPTION.match(word) or os.path.exists(word):
@@ -55,64 +78,16 @@ def is_option(word: str) -> bool:
     return os.path.exists(value) or not _FILE.search(value) or bool(_NUMBER.fullmatch(value))
 
 
-def open_model(source: str, format: str | None, strict: bool, options: Iterable[str]) -> OpenedModel:
-    """Opens what a command was given.
-
-    Args:
-        source: a published name, a path, local or remote, or the folder of a run, whose newest checkpoint is taken.
-        format: a registered format; by default recognised from the keys.
-        strict: whether every key must be accounted for.
-        options: `key=value` words of the format, the values YAML.
-
-    Raises:
-        MmmaskError: it is not there, or cannot be read as such.
-    """
-    options = list(options)
-    if os.path.isdir(source):
-        if format or options or not strict:
-            given = f"--format {format}" if format else options[0] if options else "--no-strict"
-            raise MmmaskError(f"{given}: {source} is a folder, and only a checkpoint's file is read with options")
-        return _open_run(source)
-    values = _values(options)
-    from mmmask import interop
-    from mmmask.training.folder import RunFolder
-
-    run = RunFolder(Path(source).parent.parent)
-    if Path(source).parent == run.checkpoints and run.experiment_file.exists():
-        raise MmmaskError(f"{source}: a checkpoint to go on training from; give the run's folder, {run.path}")
+@contextmanager
+def spoken_as_options() -> Iterator[None]:
+    """Arguments of functions, in messages, as options of a command: `strict=False`, `format=mae`, `stream=`."""
     try:
-        loaded = interop.read(source, format, strict=strict, **values)
+        yield
     except MmmaskError as error:
-        raise MmmaskError(_as_on_a_command_line(str(error))) from error
-    # what a format itself leaves as built is right so
-    initialised = () if strict else tuple(loaded.report.missing)
-    return OpenedModel(loaded.model.eval(), _as_on_a_command_line(str(loaded.report)), initialised)
+        raise MmmaskError(as_options(str(error))) from error
 
 
-def _open_run(folder: str) -> OpenedModel:
-    from mmmask.training.folder import RunFolder
-    from mmmask.training.run import load_run
-
-    if not RunFolder(folder).experiment_file.exists():
-        raise MmmaskError(
-            f"{folder}: no run here (there is no experiment.yaml in it); of another checkpoint, give the file itself"
-        )
-    run = load_run(folder)
-    keys = len(run.model.state_dict())
-    return OpenedModel(run.model, f"run {folder}: {keys} keys of its checkpoint at step {run.step}")
-
-
-def _values(options: list[str]) -> dict[str, Any]:
-    from mmmask.experiment.compose import apply_overrides
-
-    values = apply_overrides({}, options)
-    for key, instead in (("format", "--format"), ("strict", "--no-strict"), ("source", "the first argument")):
-        if key in values:
-            raise MmmaskError(f"{key}={values[key]}: no option of a format; give {instead}")
-    return values
-
-
-def _as_on_a_command_line(text: str) -> str:
-    """Arguments of `mmmask.interop.load` as options of a command: `strict=False`, `format=mae`, `format=`."""
+def as_options(text: str) -> str:
+    """The same of any text."""
     text = text.replace("strict=False", "--no-strict")
-    return re.sub(r"\bformat=(\w*)", lambda found: f"--format {found[1]}".rstrip(), text)
+    return re.sub(r"\b(format|stream|split)=(\w*)", lambda found: f"--{found[1]} {found[2]}".rstrip(), text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,7 +22,11 @@ from mmmask.hooks import hookimpl
 
 if TYPE_CHECKING:
     from mmmask.hooks import RunState
-    from mmmask.training.run import Run
+    from mmmask.interop.runs import Run
+
+
+WORDED = {"step", "stream", "loss", "loss_shuffled", "loss_baseline", "psnr", "psnr_baseline"}
+"""Keys of a line of `evaluations.jsonl` that are said in words."""
 
 
 class TrainingProgress:
@@ -82,22 +87,27 @@ class TrainingProgress:
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
             lines = [line for line in run.evaluations if line["stream"] == name]
-            if lines:
-                print(f"{name}: {held_out_figures(lines[0], lines[-1])}")
+            if lines and (figures := held_out_figures(lines[0], lines[-1])):
+                print(f"{name}: {figures}")
         for name, path in run.pictures.items():
             print(f"{name}: reconstructions in {path}")
 
 
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
     """One stream's held-out figures in words."""
-    parts = [f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end"]
-    if last["loss_shuffled"] is not None:
+    parts = []
+    if last.get("loss") is not None:
+        parts.append(f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end")
+    if last.get("loss_shuffled") is not None:
         parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
-    if last["loss_baseline"] is not None:
+    if last.get("loss_baseline") is not None:
         parts.append(f"{last['loss_baseline']:.4f} by the simplest guess")
-    if last["psnr"] is not None:
+    if last.get("psnr") is not None:
         gain = last["psnr"] - last["psnr_baseline"]
         parts.append(f"PSNR on masked tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
+    for name in sorted(last.keys() - WORDED):  # of other evaluators
+        if isinstance(first.get(name), float) and isinstance(last[name], float):
+            parts.append(f"{name} {first[name]:.4g} at the start, {last[name]:.4g} at the end")
     return "; ".join(parts)
 
 
@@ -107,47 +117,38 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class FileProgress:
-    """A bar of files with the time left on a terminal, a line every ten seconds elsewhere.
+class SampleProgress:
+    """A bar of samples with the time left on a terminal, a line every ten seconds elsewhere."""
 
-    Args:
-        total: how many files there are.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._started = self._told = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("files"), MofNCompleteColumn(), BarColumn(),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task("", total=total)
 
-    def __enter__(self) -> FileProgress:
-        if self._bar is not None:
-            self._bar.start()
+    def __enter__(self) -> SampleProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, count: int) -> None:
-        """So many more files are done."""
-        self.done += count
+    def update(self, done: int, total: int, skipped: Sequence[str] = ()) -> None:
+        """So many are done; of newly skipped ones a line each, above the bar where there is one."""
+        for reason in skipped:
+            self._console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
         now = time.monotonic()
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done)
-        elif now - self._told >= 10 and self.done < self.total:
+        if self._console.is_terminal:
+            if self._bar is None or self._task is None:
+                columns = (
+                    TextColumn("samples"), MofNCompleteColumn(), BarColumn(),
+                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                )  # fmt: skip
+                self._bar = Progress(*columns, console=self._console)
+                self._task = self._bar.add_task("", total=total)
+                self._bar.start()
+            self._bar.update(self._task, completed=done)
+        elif now - self._told >= 10 and 0 < done < total:
             self._told = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            print(f"{self.done}/{self.total} files  {_duration(left)} left", file=sys.stderr, flush=True)
-
-    def tell(self, line: str) -> None:
-        """A line on stderr, above the bar where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            left = (now - self._started) / done * (total - done)
+            print(f"{done}/{total} samples  {_duration(left)} left", file=sys.stderr, flush=True)

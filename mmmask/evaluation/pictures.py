@@ -39,6 +39,7 @@ def reconstruct(
     batch: Tensor | Batch,
     maskers: Mapping[str, Masker] | None = None,
     true_statistics: bool = False,
+    seed: int | None = None,
 ) -> tuple[Tokens, list[Reconstruction]]:
     """Masks, predicts and puts together what was seen and what was predicted.
 
@@ -47,6 +48,7 @@ def reconstruct(
         maskers: {label: masker}; by default the stream's own, labelled with its mask ratio.
         true_statistics: undo a normalised target with the tokens' true statistics, which a model cannot know, instead
             of those estimated from the visible tokens.
+        seed: of the masks of `maskers`; by default the model's.
 
     Raises:
         NotImplementedError: the stream's objective or loss does not predict content.
@@ -54,13 +56,13 @@ def reconstruct(
     model.eval()
     batch = batch if isinstance(batch, Batch) else Batch({stream: batch})
     tokens = model.tokenize(stream, batch.content)
-    given: dict[str, Mask | None] = {"": None}
+    given: dict[str, Mask | None] = {} if maskers else {"": None}
     for label, masker in (maskers or {}).items():
         content = tokens.content
-        noise = sample_noise(derive_seed(model.seed, "picture"), 0, len(content), content.device)
+        noise = sample_noise(
+            derive_seed(model.seed if seed is None else seed, "picture"), 0, len(content), content.device
+        )
         given[label] = draw_mask(masker, None, MaskContext(tokens.grid, len(content), content.device, noise, 0, tokens))
-    if maskers:
-        del given[""]
     found = []
     for label, mask in given.items():
         plans = model.plan({stream: batch}, None if mask is None else {stream: mask})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import typing
 from abc import ABC
@@ -12,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mmmask.components import components
-from mmmask_registry import MmmaskError
+from mmmask_registry import BrokenComponent, MmmaskError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -111,5 +112,17 @@ def chosen_kind(field: FieldInfo) -> str | None:
 
 
 def build(kind: str, config: Component.Config, **context: object) -> Any:  # noqa: ANN401 - the kind's interface
-    """Makes the component that a Config was validated for, with what it needs beyond its settings."""
-    return components().get(kind, config.name)(config, **context)
+    """Makes the component that a Config was validated for, with what it needs beyond its settings.
+
+    Raises:
+        BrokenComponent: its constructor does not take what the interface gives, by keyword.
+    """
+    component = components().get(kind, config.name)
+    try:
+        inspect.signature(component).bind(config, **context)
+    except TypeError as error:
+        call = ", ".join(["config", *(f"{name}=..." for name in context)])
+        where = f"{component.__module__}.{component.__qualname__}"
+        message = f"{kind} {config.name!r}: {where} is called as {component.__name__}({call}), which fails: {error}"
+        raise BrokenComponent(message) from None
+    return component(config, **context)

@@ -36,7 +36,7 @@ class ObjectiveContext:
     embeddings: Mapping[str, Embedding]
     encoder: Encoder
     decoder: Component.Config | None = None
-    classes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     seed: int = 0
 
 

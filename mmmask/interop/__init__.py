@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
     from mmmask.builtins.positions.relative import relative_index
     from mmmask.builtins.windows import across_border
+    from mmmask.interop.converting import Converted, convert
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import save
     from mmmask.model.classifier import ClassifierSettings
@@ -30,6 +31,7 @@ _LAZY = {
     **dict.fromkeys(
         ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"), "mmmask.interop.loading"
     ),
+    **dict.fromkeys(("Converted", "convert"), "mmmask.interop.converting"),
     "save": "mmmask.interop.saving",
     "ClassifierSettings": "mmmask.model.classifier",
 }
@@ -38,10 +40,12 @@ __all__ = [
     "DECODERS",
     "HEADS",
     "ClassifierSettings",
+    "Converted",
     "InteropError",
     "Loaded",
     "Report",
     "across_border",
+    "convert",
     "flat_sinusoid_table",
     "load",
     "model_settings",

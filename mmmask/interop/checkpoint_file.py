@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def new_file(path: str | Path, endings: Sequence[str]) -> Path:
+    """A file that will be written. It is only looked for: folders are made when there is something to write.
+
+    Raises:
+        InteropError: its name ends in something else, it is there already, or nothing can be written there.
+    """
+    target = Path(path)
+    if target.suffix not in endings:
+        raise InteropError(f"{path}: let the name end in {' or '.join(endings)}")
+    try:
+        if target.exists():
+            raise InteropError(f"{path}: there is a file already; nothing is overwritten")
+    except OSError as error:
+        raise InteropError(f"{path}: cannot be written: {error.strerror}") from error
+    folder = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not folder.is_dir():
+        raise InteropError(f"{path}: cannot be written: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InteropError(f"{path}: cannot be written: {folder} is closed to you")
+    return target
 
 
 def _read_file(source: str) -> object:

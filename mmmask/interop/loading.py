@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -20,6 +21,7 @@ from mmmask.interfaces.component import validate_strictly
 from mmmask.interop.checkpoint_file import read_state
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import address_of, published
+from mmmask.interop.runs import RunFolder, load_run
 from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.model import Model
@@ -40,6 +42,7 @@ class Report:
         unused: {foreign key: why it is not needed}.
         missing: {mmmask key: why it stays as the model was built}.
         origin: {mmmask key: foreign keys it was made of}, loaded and converted.
+        initialised: mmmask keys that the file should have had and lacks (`strict=False`).
     """
 
     format: str
@@ -48,6 +51,7 @@ class Report:
     unused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     origin: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    initialised: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -74,7 +78,8 @@ def load(
     """Loads a published checkpoint.
 
     Args:
-        source: a published name (`mmmask list checkpoint`), a path, local or remote (iopath), or a state dict.
+        source: a published name (`mmmask list checkpoint`), a path, local or remote (iopath), the folder of a run (its
+            newest checkpoint), or a state dict.
         format: a registered format; by default recognised from the keys.
         strict: whether keys that are missing or that nobody knows are errors. Otherwise what is missing stays as
             the model was built (an encoder without its decoder), unknown keys are left, and the report names both.
@@ -103,6 +108,12 @@ def read(
     if is_name and (named := published().get(str(source))):
         source, format, options = address_of(named), format or named.format, {**named.options, **options}
         strict = strict and not named.encoder_alone
+    if not isinstance(source, Mapping):
+        if os.path.isdir(source):
+            return _read_run(str(source), format, strict, options)
+        run = RunFolder(Path(source).parent.parent)
+        if Path(source).parent == run.checkpoints and run.experiment_file.exists():
+            raise InteropError(f"{source}: a checkpoint to go on training from; give the run's folder, {run.path}")
     state = read_state(source)
     name = format or _recognize(state)
     format_class: type[Format] = components().get("format", name)
@@ -125,8 +136,24 @@ def read(
     model.load_state_dict({**expected, **foreign.state})
     converted = set(foreign.converted)
     loaded = {key: origin for key, origin in foreign.origin.items() if not converted.intersection(origin)}
-    report = Report(name, loaded, foreign.converted, foreign.unused, foreign.keeps, foreign.origin)
+    # what a strict reading leaves as built is right so
+    initialised = () if strict else tuple(foreign.keeps)
+    report = Report(name, loaded, foreign.converted, foreign.unused, foreign.keeps, foreign.origin, initialised)
     return Loaded(model, report)
+
+
+def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[str, object]) -> Loaded:
+    if format or options or not strict:
+        words = [f"format={format}"] if format else [f"{key}={value}" for key, value in options.items()]
+        given = (words or ["strict=False"])[0]
+        raise InteropError(f"{given}: {folder} is a folder, and only a checkpoint's file is read with options")
+    if not RunFolder(folder).experiment_file.exists():
+        raise InteropError(
+            f"{folder}: no run here (there is no experiment.yaml in it); of another checkpoint, give the file itself"
+        )
+    run = load_run(folder)
+    keys = {key: (key,) for key in run.model.state_dict()}
+    return Loaded(run.model, Report(f"run (step {run.step})", keys, origin=keys))
 
 
 def model_settings(data: Mapping[str, Any], where: str) -> Experiment | ClassifierSettings:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmmask.interfaces import Component
 from mmmask.model.attention import attention
 from mmmask.model.device import packs
-from mmmask.model.dropping import dropout, path_factors, scaled, unit_noise
+from mmmask.model.dropping import dropout, dropped_units, path_factors, scaled, unit_noise
 from mmmask.randomness import Noise
 
 Segment = tuple[int, int]
@@ -161,7 +161,7 @@ class Block(nn.Module):
         segments: Sequence[Segment],
         biases: Sequence[Tensor | None],
         path: Tensor | None = None,
-        units: Tensor | None = None,
+        dropped: Tensor | None = None,
     ) -> Tensor:
         """(tokens, width) -> (tokens, width), the tokens of all samples of all inputs.
 
@@ -169,14 +169,13 @@ class Block(nn.Module):
             segments: of each input.
             biases: of each input, added to attention logits.
             path: (2, tokens) what the two branches are multiplied by, None for nothing (drop path).
-            units: (tokens,) keys of the noise that dropout draws from, None for no dropout.
+            dropped: (tokens, 2, width) bool, what the two branches lose, None for nothing (dropout).
         """
-        noise = None if units is None else Noise(units)
-        x = x + self._branch(self.scale1(self.attn(self.norm1(x), segments, biases)), path, 0, noise)
-        return x + self._branch(self.scale2(self.mlp(self.norm2(x))), path, 1, noise)
+        x = x + self._branch(self.scale1(self.attn(self.norm1(x), segments, biases)), 0, path, dropped)
+        return x + self._branch(self.scale2(self.mlp(self.norm2(x))), 1, path, dropped)
 
-    def _branch(self, x: Tensor, path: Tensor | None, number: int, noise: Noise | None) -> Tensor:
-        x = x if noise is None else dropout(x, self.dropout, noise)
+    def _branch(self, x: Tensor, number: int, path: Tensor | None, dropped: Tensor | None) -> Tensor:
+        x = x if dropped is None else dropout(x, dropped[:, number], self.dropout)
         return scaled(x, None if path is None else path[number])
 
 
@@ -228,7 +227,7 @@ class Blocks(nn.ModuleList):
                 segments,
                 [bias[number] if isinstance(bias, list) else bias for bias in biases],
                 None if path is None else path[number],
-                None if units is None else units.child(number).keys,
+                dropped_units(None if units is None else units.child(number), *x.shape, self.dropout),
             )
             if self.recompute and torch.is_grad_enabled():
                 # nothing within draws from the global generators: their state need not be kept

@@ -60,6 +60,11 @@ def unit_noise(noises: Sequence[Noise | None], segments: Sequence[tuple[int, int
     return Noise(torch.cat(parts))
 
 
-def dropout(x: Tensor, rate: float, noise: Noise) -> Tensor:
-    """Dropout (Srivastava et al. 2014, section 10: scaled in training): (tokens, width) -> the same shape."""
-    return torch.where(noise(tuple(x.shape)) >= rate, x / (1 - rate), 0.0)
+def dropped_units(noise: Noise | None, tokens: int, width: int, rate: float) -> Tensor | None:
+    """(tokens, 2, width) bool, True where one of a block's two branches loses a number; None without noise."""
+    return None if noise is None else noise((tokens, 2, width)) < rate
+
+
+def dropout(x: Tensor, dropped: Tensor, rate: float) -> Tensor:
+    """Dropout (Srivastava et al. 2014, section 10: scaled in training): x / (1 - rate), and 0 where `dropped`."""
+    return (x / (1 - rate)).masked_fill(dropped, 0.0)

@@ -112,7 +112,7 @@ class Model(Backbone):
             for stream, term in terms.items():
                 count = term.count if counts is None else counts[stream]
                 streams[stream] = StreamOutput(
-                    term.sum / torch.as_tensor(count, device=term.sum.device).clamp(min=1),
+                    term.sum / (count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, count)),
                     term.sum, term.count, plan.inputs[stream].mask, latents[stream].values, term.predictions,
                     latents[stream].prefix, plan.tokens[stream],
                 )  # fmt: skip

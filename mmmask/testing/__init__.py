@@ -1,4 +1,4 @@
-"""What every component must keep, as checks: run by the project over all that is registered, by plugins over theirs.
+"""What every component promises, as checks: run by the project over all that is registered, by plugins over theirs.
 
     from mmmask import testing
 
@@ -8,41 +8,55 @@
 
 or all of them at once, in any test runner or none: `testing.check_masker("centre", mask_ratio=0.5)`.
 
-Settings are those of the component. A check that finds a promise broken raises `PromiseBroken`; an optional one that
-finds nothing to look at, such as pictures of a modality that draws none, raises `NotApplicable`. Nothing here needs
-pytest, and `import mmmask` does not import it.
+A broken promise raises `PromiseBroken`; one that finds nothing to look at, such as pictures of a modality that draws
+none, raises `NotApplicable`. Nothing here needs pytest, and `import mmmask` does not import it.
+
+Besides settings the checks take
+
+- of a modality `loaded`: what a source hands to its preparation, such as `SourceFile(path)`;
+- of a source `extensions`: file name endings that the stream's modality would decode;
+- of an encoder, decoder, loss or objective `modality`: an experiment's block, whose samples stand in for synthetic ones
+  of several grids and units, of which the component must take one;
+- of a decoder `encoder`: an experiment's block, in place of small ViTs;
+- of an evaluator `model` and `stream`;
+- of a format `state`: a small example of a state dict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from torch import Tensor
-
-from mmmask.testing import decoder, encoder, format, loss, masker, modality, positions, source
-from mmmask.testing.check import Check, NotApplicable, PromiseBroken, Promises
+from mmmask.testing.augmentation import AugmentationCase
+from mmmask.testing.callback import CallbackCase
+from mmmask.testing.check import Case, Check, NotApplicable, PromiseBroken, checks_of
+from mmmask.testing.decoder import DecoderCase
+from mmmask.testing.encoder import EncoderCase
+from mmmask.testing.evaluator import EvaluatorCase
+from mmmask.testing.format import FormatCase
+from mmmask.testing.loss import LossCase
+from mmmask.testing.masker import MaskerCase
+from mmmask.testing.modality import ModalityCase
+from mmmask.testing.objective import ObjectiveCase
+from mmmask.testing.optimizer import OptimizerCase
+from mmmask.testing.pool import PoolCase
+from mmmask.testing.positions import PositionsCase
+from mmmask.testing.settings import SHARED
+from mmmask.testing.source import SourceCase
 from mmmask_registry import UnknownName
 
 __all__ = [
-    "Check",
-    "NotApplicable",
-    "PromiseBroken",
-    "check_decoder",
-    "check_encoder",
-    "check_format",
-    "check_loss",
-    "check_masker",
-    "check_modality",
-    "check_positions",
-    "check_source",
-    "checks",
-]
+    "Check", "NotApplicable", "PromiseBroken", "check", "check_augmentation", "check_callback", "check_decoder",
+    "check_encoder", "check_evaluator", "check_format", "check_loss", "check_masker", "check_modality",
+    "check_objective", "check_optimizer", "check_pool", "check_positions", "check_source", "checks", "promises",
+]  # fmt: skip
 
-_PROMISES: dict[str, Promises] = {
-    part.promises.subject.kind: part.promises
-    for part in (modality, source, masker, positions, encoder, decoder, loss, format)
-}
+_CASES: list[type[Case]] = [
+    ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase, PoolCase,
+    OptimizerCase, AugmentationCase, EvaluatorCase, CallbackCase, FormatCase,
+]  # fmt: skip
+_CHECKS = {case.kind: checks_of(case, SHARED) for case in _CASES}
 
 
 def checks(kind: str) -> list[Check]:
@@ -51,155 +65,69 @@ def checks(kind: str) -> list[Check]:
     Raises:
         UnknownName: there is no such kind.
     """
-    if kind not in _PROMISES:
-        raise UnknownName("kind of component", kind, _PROMISES)
-    return list(_PROMISES[kind])
+    if kind not in _CHECKS:
+        raise UnknownName("kind of component", kind, _CHECKS)
+    return list(_CHECKS[kind])
 
 
-def check_modality(
-    component: str | type[Any],
-    loaded: Any = None,  # noqa: ANN401 - whatever a source may give
-    **settings: Any,  # noqa: ANN401 - plain data
-) -> None:
-    """Runs all checks of a modality; no data is needed.
+def promises(
+    kind: str, name: str | type[Any], settings: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, str | NotApplicable | None]]:
+    """Examines a component promise by promise: (the promise's sentence, what came of it).
 
-    Args:
-        component: a registered name, or the class itself.
-        loaded: what a source hands to its preparation, such as `SourceFile(path)`; without it several arrays and a
-            text are tried, and where the preparation takes none of these, its decoding is not examined.
-        settings: of the modality.
-
-    Raises:
-        PromiseBroken: the first promise that it does not keep.
-    """
-    _run("modality", component, loaded=loaded, **settings)
-
-
-def check_source(
-    component: str | type[Any],
-    extensions: tuple[str, ...] = (),
-    **settings: Any,  # noqa: ANN401 - plain data
-) -> None:
-    """Runs all checks of a source.
+    What came of it is None where the promise is kept, a text "expected ..., came ..." where it is broken, and a
+    `NotApplicable` where there was nothing to look at, whose text says why.
 
     Args:
-        component: a registered name, or the class itself.
-        extensions: file name endings that the stream's modality would decode.
-        settings: of the source, such as `path=` of a few files.
+        kind: of component, such as `masker`.
+        name: a registered name, or the class itself.
+        settings: of the component, and what the checks of its kind take besides.
 
     Raises:
-        PromiseBroken: the first promise that it does not keep.
+        UnknownName: there is no such kind or component.
+        MmmaskError: the class is of another kind.
+        pydantic.ValidationError: the settings are none of it.
     """
-    _run("source", component, extensions=extensions, **settings)
-
-
-def check_masker(component: str | type[Any], **settings: Any) -> None:  # noqa: ANN401 - plain data
-    """Runs all checks of a masker, on grids of one to four axes; it must take one of them.
-
-    Args:
-        component: a registered name, or the class itself.
-        settings: of the masker; if it has a `mask_ratio`, other ratios are tried as well.
-
-    Raises:
-        PromiseBroken: the first promise that it does not keep.
-    """
-    _run("masker", component, **settings)
-
-
-def check_positions(component: str | type[Any], **settings: Any) -> None:  # noqa: ANN401 - plain data
-    """Runs all checks of positions, on grids of one to three axes; they must take one of them.
-
-    Args:
-        component: a registered name, or the class itself.
-        settings: of the positions.
-
-    Raises:
-        PromiseBroken: the first promise that they do not keep.
-    """
-    _run("positions", component, **settings)
-
-
-def check_encoder(
-    component: str | type[Any],
-    modality: str | dict[str, Any] | None = None,
-    **settings: Any,  # noqa: ANN401 - plain data
-) -> None:
-    """Runs all checks of an encoder, before a small transformer decoder where a whole model is needed.
-
-    Args:
-        component: a registered name, or the class itself.
-        modality: an experiment's block `modality`; by default synthetic samples of several grids, of which the
-            encoder must take one.
-        settings: of the encoder; a small width and depth make this quick.
-
-    Raises:
-        PromiseBroken: the first promise that it does not keep.
-    """
-    _run("encoder", component, modality=modality, **settings)
-
-
-def check_decoder(
-    component: str | type[Any],
-    modality: str | dict[str, Any] | None = None,
-    encoder: dict[str, Any] | None = None,
-    **settings: Any,  # noqa: ANN401 - plain data
-) -> None:
-    """Runs all checks of a decoder.
-
-    Args:
-        component: a registered name, or the class itself.
-        modality: an experiment's block `modality`; by default synthetic samples of several grids, of which the
-            decoder must take one.
-        encoder: an experiment's block `encoder`; by default small ViTs, one that leaves masked tokens out and one that
-            keeps them, of which the decoder must take one.
-        settings: of the decoder; a small width and depth make this quick.
-
-    Raises:
-        PromiseBroken: the first promise that it does not keep.
-    """
-    _run("decoder", component, modality=modality, encoder=encoder, **settings)
-
-
-def check_loss(
-    component: str | type[Any],
-    modality: str | dict[str, Any] | None = None,
-    **settings: Any,  # noqa: ANN401 - plain data
-) -> None:
-    """Runs all checks of a loss.
-
-    Args:
-        component: a registered name, or the class itself.
-        modality: an experiment's block `modality`, whose tokens are predicted; by default synthetic numbers and ids,
-            of which the loss must take some.
-        settings: of the loss.
-
-    Raises:
-        PromiseBroken: the first promise that it does not keep.
-    """
-    _run("loss", component, modality=modality, **settings)
-
-
-def check_format(
-    component: str | type[Any],
-    state: Mapping[str, Tensor] | None = None,
-    **options: Any,  # noqa: ANN401 - plain data
-) -> None:
-    """Runs all checks of a format.
-
-    Args:
-        component: a registered name, or the class itself.
-        state: an example of a state dict in this format, small.
-        options: what its keys do not tell, as for `mmmask.interop.load`.
-
-    Raises:
-        PromiseBroken: the first promise that it does not keep.
-    """
-    _run("format", component, state=state, **options)
-
-
-def _run(kind: str, component: str | type[Any], **settings: Any) -> None:  # noqa: ANN401 - plain data
-    for check in checks(kind):
+    for one in checks(kind):
         try:
-            check(component, **settings)
+            one(name, **(settings or {}))
+        except NotApplicable as reason:
+            yield one.promise, reason
+        except PromiseBroken as broken:
+            yield one.promise, " ".join(f"expected {broken.expected}, came {broken.came}".split())
+        else:
+            yield one.promise, None
+
+
+def check(kind: str, component: str | type[Any], **settings: Any) -> None:  # noqa: ANN401 - plain data
+    """Runs all checks of a component.
+
+    Args:
+        kind: of component, such as `masker`.
+        component: a registered name, or the class itself.
+        settings: of the component, and what the checks of its kind take besides; small sizes make this quick.
+
+    Raises:
+        PromiseBroken: the first promise that it does not keep.
+    """
+    for one in checks(kind):
+        try:
+            one(component, **settings)
         except NotApplicable:
             continue
+
+
+check_modality = partial(check, "modality")
+check_source = partial(check, "source")
+check_masker = partial(check, "masker")
+check_positions = partial(check, "positions")
+check_encoder = partial(check, "encoder")
+check_decoder = partial(check, "decoder")
+check_loss = partial(check, "loss")
+check_objective = partial(check, "objective")
+check_pool = partial(check, "pool")
+check_optimizer = partial(check, "optimizer")
+check_augmentation = partial(check, "augmentation")
+check_evaluator = partial(check, "evaluator")
+check_callback = partial(check, "callback")
+check_format = partial(check, "format")

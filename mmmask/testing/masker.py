@@ -6,20 +6,19 @@ import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from unittest import mock
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmmask.interfaces import Grid, MaskContext, Masker, Tokens, TokenSpec
+from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask.model.masks import draw_mask
-from mmmask.randomness import sample_noise, seeded_generator
-from mmmask.testing.check import Promises, Refusals, Subject, expect
-from mmmask.testing.comparison import expect_equal
-from mmmask.testing.component import expect_no_weights, promise_of_every_component
-from mmmask.testing.other_process import elsewhere
-from mmmask.testing.randomness import expect_no_global_randomness
+from mmmask.randomness import derive_seed, sample_noise
+from mmmask.testing.check import Subject, expect, promise
+from mmmask.testing.compare import changed, expect_equal
+from mmmask.testing.computing import BatchCase, weighted_sum
+from mmmask.testing.synthetic import synthetic
 from mmmask_registry import MmmaskError
 
 GRIDS: tuple[Grid, ...] = (
@@ -27,171 +26,124 @@ GRIDS: tuple[Grid, ...] = (
 )  # fmt: skip
 ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
 RATIOS = (0.0, 0.3, 0.9)
-CPU = torch.device("cpu")
-ROWS = 6
-"""Of the whole batch, of which parts are drawn."""
+ROWS = 4
 
 
 @dataclass(frozen=True)
-class MaskerCase:
-    """A masker on one grid."""
+class Situation:
+    """A grid, whether its tokens are ids, and a ratio in place of the one that is set."""
 
-    masker: Masker
     grid: Grid
-    vocab_size: int | None
+    ids: bool = False
+    ratio: float | None = None
 
     def __str__(self) -> str:
-        ratio = getattr(self.masker.config, "mask_ratio", None)
-        return f"grid {self.grid}" + ("" if ratio is None else f" with mask_ratio {ratio}")
-
-    def tokens(self, seed: int = 0) -> Tokens:
-        """A batch of ROWS samples."""
-        spec = TokenSpec((1,) * len(self.grid), 3, vocab_size=self.vocab_size)
-        shape, generator = (ROWS, math.prod(self.grid), 3), seeded_generator("content", seed)
-        if self.vocab_size is not None:
-            return Tokens(torch.randint(self.vocab_size, shape, generator=generator), self.grid, spec)
-        return Tokens(torch.randint(256, shape, generator=generator, dtype=torch.uint8), self.grid, spec)
-
-    def context(self, first: int = 0, rows: int = ROWS, step: int = 0, tokens: Tokens | None = None) -> MaskContext:
-        """Some rows of the batch; with the same noise whichever they are."""
-        tokens = tokens or self.tokens()
-        part = Tokens(tokens.content[first : first + rows].clone(), self.grid, tokens.spec)
-        noise = sample_noise(123 + step, first, ROWS, CPU)
-        return MaskContext(self.grid, rows, CPU, noise, step, part)
-
-    def masked(self, first: int = 0, rows: int = ROWS, step: int = 0, tokens: Tokens | None = None) -> Tensor:
-        """What is masked in these rows: bool (rows, tokens)."""
-        return draw_mask(self.masker, None, self.context(first, rows, step, tokens)).masked
+        return f"grid {self.grid}" + ("" if self.ratio is None else f" with mask_ratio {self.ratio}")
 
 
-class MaskerSubject(Subject):
-    """A masker; if it has a setting `mask_ratio`, several ratios are tried besides the one that was given."""
+class MaskerCase(BatchCase):
+    """A masker on one grid; if it has a setting `mask_ratio`, several ratios are tried besides the one that is set."""
 
     kind, interface = "masker", Masker
 
-    def cases(self) -> Iterator[MaskerCase]:
-        """The masker on every grid, at every ratio that it takes."""
-        refusals = Refusals()
-        for masker in self.maskers():
-            for grid, vocabulary in [*((grid, None) for grid in GRIDS), *((grid, 50) for grid in ID_GRIDS)]:
-                case = MaskerCase(masker, grid, vocabulary)
-                try:
-                    count = masker.num_masked(grid, 0)
-                    if count == math.prod(grid):
-                        raise MmmaskError("it would mask every token")  # as the core says it
-                    masker.scores(case.context())
-                except MmmaskError as error:
-                    refusals.add(case, error)
-                    continue
-                refusals.taken += 1
-                yield case
-        refusals.conclude()
+    @classmethod
+    def situations(cls, subject: Subject) -> Iterator[Situation]:
+        """Grids of one to four axes, and of ids."""
+        ratios: list[float | None] = [None]
+        if "mask_ratio" in subject.component.Config.model_fields:
+            ratios += [ratio for ratio in RATIOS if ratio != getattr(subject.config, "mask_ratio", None)]
+        for ratio in ratios:
+            yield from (Situation(grid, False, ratio) for grid in (GRIDS if ratio is None else GRIDS[::3]))
+        yield from (Situation(grid, True) for grid in ID_GRIDS)
 
-    def maskers(self) -> Iterator[Masker]:
-        """The masker as it is given, and at other ratios."""
-        given = self.component(self.config)
-        yield given
-        if "mask_ratio" not in self.component.Config.model_fields:
-            return
-        for ratio in RATIOS:
-            if ratio != given.config.mask_ratio:
-                try:
-                    config = self.configured(mask_ratio=ratio)
-                except ValidationError:  # it has limits of its own
-                    continue
-                yield self.component(config)
+    def build(self) -> Masker:
+        """The masker at the situation's ratio."""
+        ratio, config = self.situation.ratio, self.subject.config
+        return self.subject.component(config if ratio is None else self.subject.configured(mask_ratio=ratio))
 
+    def try_out(self) -> None:
+        """Counts and scores."""
+        try:
+            masker = self.component
+        except ValidationError as error:  # the ratio has limits of its own
+            raise MmmaskError(str(error)) from error
+        if masker.num_masked(self.situation.grid, 0) == math.prod(self.situation.grid):
+            raise MmmaskError("it would mask every token")  # as the core says it
+        masker.scores(self.given())
 
-promises = Promises(MaskerSubject)
-promise_of_every_component(promises)
+    def given(self, seed: int = 0, first: int = 0, rows: int = ROWS, step: int = 0) -> MaskContext:
+        """Some rows of a batch of ROWS, with the same noise however many they are."""
+        grid = self.situation.grid
+        scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if self.situation.ids else None, channels=3)
+        tokens = changed(scene.tokens(ROWS, seed), lambda part: part[first : first + rows].clone())
+        cpu = torch.device("cpu")
+        return MaskContext(grid, rows, cpu, sample_noise(123 + seed + step, first, ROWS, cpu), step, tokens)
 
+    def part(self, given: MaskContext, rows: slice) -> MaskContext:
+        """The same rows, drawn alone."""
+        return self.given(first=rows.start, rows=rows.stop - rows.start)
 
-@promises
-def hides_an_exact_number(subject: MaskerSubject) -> None:
-    """Exactly as many tokens are masked as `num_masked` says, in every row, whatever the grid, ratio and batch."""
-    for case in subject.cases():
-        tokens = math.prod(case.grid)
+    def results(self, given: MaskContext) -> list[Tensor]:
+        """What is masked, bool (batch, tokens)."""
+        return [draw_mask(self.component, None, given).masked]
+
+    @promise
+    def masks_an_exact_number(self) -> None:
+        """Exactly as many tokens are masked as `num_masked` says, in every row, whatever the grid, ratio and batch."""
+        masker, grid, tokens = self.component, self.situation.grid, math.prod(self.situation.grid)
         for step in (0, 1000):
-            count = case.masker.num_masked(case.grid, step)
-            expect(type(count) is int, f"{case}: num_masked gives an int", type(count).__name__)
-            expect(0 <= count < tokens, f"{case}: num_masked in 0 .. {tokens - 1}", count)
-            again = case.masker.num_masked(case.grid, step)
-            expect(again == count, f"{case}: num_masked gives {count} whenever it is asked", again)
-        count = case.masker.num_masked(case.grid, 0)
-        for rows in (1, 3, ROWS):
-            scores = case.masker.scores(case.context(rows=rows))
-            expect(isinstance(scores, Tensor), f"{case}: scores are a tensor", type(scores).__name__)
-            expect(scores.shape == (rows, tokens), f"{case}: scores {(rows, tokens)}", tuple(scores.shape))
-            expect(not scores.isnan().any(), f"{case}: scores that can be ranked", "NaN among them")
-            found = case.masked(rows=rows).sum(dim=1)
-            expect(bool((found == count).all()), f"{case}: {count} masked in each of {rows} rows", found.tolist())
+            count = masker.num_masked(grid, step)
+            expect(type(count) is int and 0 <= count < tokens, f"num_masked, an int in 0 .. {tokens - 1}", repr(count))
+            again = masker.num_masked(grid, step)
+            expect(again == count, f"num_masked gives {count} whenever it is asked", again)
+        count = masker.num_masked(grid, 0)
+        for rows in (1, ROWS):
+            scores = masker.scores(self.given(rows=rows))
+            expect(isinstance(scores, Tensor), "scores, a tensor", type(scores).__name__)
+            expect(scores.shape == (rows, tokens), f"scores {(rows, tokens)}", tuple(scores.shape))
+            expect(not scores.isnan().any(), "scores that can be ranked", "NaN among them")
+            found = self.results(self.given(rows=rows))[0].sum(dim=1)
+            expect(bool((found == count).all()), f"{count} masked in each of {rows} rows", found.tolist())
+
+    @promise
+    def can_be_pickled(self) -> None:
+        """A copy out of a pickle draws the same masks."""
+        (wanted,) = self.results(self.given())
+        self.component = pickle.loads(pickle.dumps(self.component))
+        expect_equal(self.results(self.given())[0], wanted, "the mask of the copy")
+
+    @promise
+    def does_not_hash_texts(self) -> None:
+        """Masks do not depend on `hash` of a text, which every process has its own way of."""
+        masks = []
+        for salt in range(4):
+            with mock.patch("builtins.hash", lambda value, salt=salt: _salted(value, salt)):
+                masks += self.again().results(self.given())
+        for mask in masks[1:]:
+            expect_equal(mask, masks[0], "the mask where texts hash otherwise")
+
+    @promise
+    def is_a_module_where_it_learns(self) -> None:
+        """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
+        context = self.given()
+        mask = draw_mask(self.component, None, context)
+        learns = isinstance(self.component, nn.Module)
+        if not learns:
+            held = [name for name, value in vars(self.component).items() if isinstance(value, Tensor | nn.Module)]
+            expect(not held, "a torch.nn.Module, as it holds tensors", f"none; it holds {', '.join(held)}")
+            return
+        trained = {name: part for name, part in self.component.named_parameters() if part.requires_grad}
+        learned = [self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))]
+        with_graph = [part for part in learned if part is not None and part.requires_grad]
+        expect(bool(with_graph) >= bool(trained), "scores or a loss with a graph", "neither")
+        if with_graph:
+            weighted_sum(with_graph).backward()
+        without = [name for name, part in trained.items() if part.grad is None or not part.grad.any()]
+        expect(not without, "a gradient for every parameter", f"none for {', '.join(without)}")
 
 
-@promises
-def is_a_function_of_its_noise(subject: MaskerSubject) -> None:
-    """The same noise gives the same mask, whatever was drawn before."""
-    first = [(case, case.masked(step=3)) for case in subject.cases()]
-    for case, masked in reversed(first):
-        expect_equal(case.masked(step=3), masked, f"{case}: the mask drawn again")
+_hash = hash
 
 
-@promises
-def leaves_global_random_state_alone(subject: MaskerSubject) -> None:
-    """A mask neither reads nor changes global random state."""
-    for case in subject.cases():
-        expect_no_global_randomness(case.masked, f"{case}: the mask")
-
-
-@promises
-def masks_every_row_by_itself(subject: MaskerSubject) -> None:
-    """A row's mask depends on that row alone, so that it is the same however a batch is spread over processes."""
-    for case in subject.cases():
-        whole, tokens = case.masked(), case.tokens()
-        for rows in (1, 4):
-            parts = [case.masked(first, min(rows, ROWS - first)) for first in range(0, ROWS, rows)]
-            expect_equal(torch.cat(parts), whole, f"{case}: rows drawn {rows} at a time")
-        others = case.tokens(seed=1).content.clone()
-        others[0] = tokens.content[0]
-        among_others = case.masked(tokens=Tokens(others, case.grid, tokens.spec))
-        expect_equal(among_others[:1], whole[:1], f"{case}: the first row among other samples")
-
-
-@promises
-def leaves_samples_alone(subject: MaskerSubject) -> None:
-    """It does not change the samples that it is shown."""
-    for case in subject.cases():
-        context = case.context()
-        draw_mask(case.masker, None, context)
-        expect_equal(context.tokens.content, case.tokens().content, f"{case}: the content after it was masked")
-
-
-@promises
-def can_be_pickled(subject: MaskerSubject) -> None:
-    """A copy out of a pickle draws the same masks."""
-    for case in subject.cases():
-        copy = MaskerCase(pickle.loads(pickle.dumps(case.masker)), case.grid, case.vocab_size)
-        expect_equal(copy.masked(), case.masked(), f"{case}: the mask of the copy")
-
-
-@promises.optional
-def is_the_same_in_another_process(subject: MaskerSubject) -> None:
-    """Another process, in which strings hash otherwise, draws the same masks."""
-    there = elsewhere(subject.component, _masks, subject.component, subject.settings)
-    for (case, here), other in zip(_masks(subject.component, subject.settings), there, strict=True):
-        expect_equal(other[1], here, f"{case}: the mask of another process")
-
-
-@promises
-def holds_no_weights(subject: MaskerSubject) -> None:
-    """It holds no weights: nothing of it would be moved, trained or saved."""
-    masker = subject.component(subject.config)
-    expect_no_weights(masker)
-    for case in subject.cases():
-        case.masked()
-        expect_no_weights(case.masker)
-
-
-def _masks(component: type[Masker], settings: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """What it masks in every case."""
-    settings = {key: value for key, value in settings.items() if key != "name"}
-    return [(str(case), case.masked()) for case in MaskerSubject(component, **settings).cases()]
+def _salted(value: object, salt: int) -> int:
+    return derive_seed(value, salt) if isinstance(value, str) else _hash(value)

@@ -4,207 +4,113 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmmask.interfaces import Grid, Positions
 from mmmask.randomness import seeded_generator
-from mmmask.testing.check import NotApplicable, Promises, Refusals, Subject, expect
-from mmmask.testing.comparison import expect_close, expect_equal, expect_finite, expect_shape
-from mmmask.testing.component import promise_of_every_component
-from mmmask.testing.model import expect_equal_weights, expect_gradients, randomize, weights_of
-from mmmask.testing.randomness import expect_no_global_randomness
-from mmmask_registry import MmmaskError
+from mmmask.testing.check import NotApplicable, Subject, expect, promise
+from mmmask.testing.compare import expect_close, expect_finite, expect_shape
+from mmmask.testing.computing import BATCH, ModuleCase, randomize
 
-WIDTH = 48
+WIDTH, HEADS = 48, 4
 GRIDS: tuple[tuple[Grid, ...], ...] = (
     ((16,),), ((7,),), ((4, 4),), ((3, 5),), ((2, 4, 4),), ((2, 3, 5),), ((4, 4), (6, 4)), ((1, 4, 4), (2, 4, 4)),
 )  # fmt: skip
 """What they are built with: one grid, or those of two streams that share an embedding."""
-BATCH = 3
 
 
-class PositionsCase:
-    """Positions that were built for some grids, and some prefix tokens."""
+@dataclass(frozen=True)
+class Situation:
+    """Grids and prefix tokens."""
 
-    def __init__(self, positions: Positions, grids: tuple[Grid, ...], num_prefix: int) -> None:
-        self.positions, self.grids, self.num_prefix = positions, grids, num_prefix
+    grids: tuple[Grid, ...]
+    num_prefix: int
 
     def __str__(self) -> str:
         grids = " and ".join(map(str, self.grids))
         return f"grid {grids}" + (f" with {self.num_prefix} prefix tokens" if self.num_prefix else "")
 
-    def rows(self, grid: Grid) -> Tensor:
-        """Every second token or so, of several samples: (batch, rows)."""
-        tokens = math.prod(grid)
-        ranks = torch.rand(BATCH, tokens, generator=seeded_generator("rows", tokens)).argsort(1)
-        return ranks[:, : max(1, tokens // 2)].sort(dim=1).values
 
-    def given(self, grid: Grid) -> list[Tensor]:
-        """All that they have to say about a grid."""
-        found = [
-            self.positions(grid),
-            self.positions.prefix(),
-            self.positions.bias(grid, None),
-            self.positions.bias(grid, self.rows(grid)),
-        ]
-        return [part for part in found if part is not None]
-
-
-class PositionsSubject(Subject):
-    """Positions, for grids of one to three axes."""
+class PositionsCase(ModuleCase):
+    """Positions of some grids."""
 
     kind, interface = "positions", Positions
+    situation: Situation
+    dtypes = ((torch.float64, 1e-5), (torch.bfloat16, 2e-2), (torch.float32, 2e-2))
 
-    def cases(self, seed: int = 0) -> Iterator[PositionsCase]:
-        """Those grids that they take, with and without prefix tokens."""
-        refusals = Refusals()
+    @classmethod
+    def situations(cls, subject: Subject) -> Iterator[Situation]:
+        """Grids of one to three axes."""
         for grids in GRIDS:
-            for num_prefix in (0, 2):
-                try:
-                    with weights_of(seed):
-                        positions = self.component(self.config, width=WIDTH, grids=grids, num_prefix=num_prefix)
-                except (MmmaskError, ValueError) as error:
-                    refusals.add(f"grids {grids}", error)
-                    continue
-                refusals.taken += 1
-                yield PositionsCase(positions, grids, num_prefix)
-        refusals.conclude()
+            yield from (Situation(grids, num_prefix) for num_prefix in (0, 2))
 
+    def make(self) -> nn.Module:
+        """New positions."""
+        grids, num_prefix = self.situation.grids, self.situation.num_prefix
+        return self.subject.component(self.subject.config, width=WIDTH, grids=grids, num_prefix=num_prefix, heads=HEADS)
 
-promises = Promises(PositionsSubject)
-promise_of_every_component(promises)
+    def given(self, seed: int = 0) -> list[tuple[Grid, Tensor]]:
+        """Every grid with every second token or so of several samples: (batch, tokens)."""
+        return [(grid, self.some(grid, seed)) for grid in self.situation.grids]
 
+    def some(self, grid: Grid, seed: int = 0) -> Tensor:
+        """Half of the tokens of a grid, in order."""
+        tokens = math.prod(grid)
+        ranks = torch.rand(BATCH, tokens, generator=seeded_generator("rows", tokens, seed)).argsort(1)
+        return ranks[:, : max(1, tokens // 2)].sort(dim=1).values
 
-@promises
-def fits_every_grid(subject: PositionsSubject) -> None:
-    """What they add to tokens, prefix tokens and attention fits the grid, of whichever stream."""
-    for case in subject.cases():
-        said = 0
-        for grid in case.grids:
-            tokens, rows = math.prod(grid), case.rows(grid)
-            added, prefix = case.positions(grid), case.positions.prefix()
+    def outputs(self, given: list[tuple[Grid, Tensor]]) -> list[Tensor]:
+        """All that they say about the grids."""
+        at = self.component
+        parts = [(at(grid), at.prefix(), at.bias(grid, None), at.bias(grid, some)) for grid, some in given]
+        return [part for answers in parts for part in answers if part is not None]
+
+    @promise
+    def fits_every_grid(self) -> None:
+        """What they add to tokens, prefix tokens and attention fits the grid, of whichever stream."""
+        at, num_prefix = self.component, self.situation.num_prefix
+        for grid, some in self.given():
+            added, prefix, bias, part = at(grid), at.prefix(), at.bias(grid, None), at.bias(grid, some)
             if added is not None:
-                expect_shape(added, (tokens, WIDTH), f"{case}: positions of {grid}")
-                expect_finite(added, f"{case}: positions of {grid}")
+                expect_shape(added, (math.prod(grid), WIDTH), f"positions of {grid}")
+                expect_finite(added, f"positions of {grid}")
             if prefix is not None:
-                expect_shape(prefix, (case.num_prefix, WIDTH), f"{case}: positions of the prefix")
-            whole, some = case.positions.bias(grid, None), case.positions.bias(grid, rows)
-            expect((whole is None) == (some is None), f"{case}: a bias for all tokens and for some", "for one of them")
-            if whole is not None and some is not None:
-                side, part = tokens + case.num_prefix, rows.shape[1] + case.num_prefix
-                expect_shape(whole, (whole.shape[0], side, side), f"{case}: bias (heads, rows, rows) of {grid}")
-                wanted = (BATCH, whole.shape[0], part, part)
-                expect_shape(some, wanted, f"{case}: bias (batch, heads, rows, rows) of some tokens of {grid}")
-            said += (added is not None) + (whole is not None)
-        expect(said > 0, f"{case}: something that is added to tokens or to attention", "nothing")
+                expect_shape(prefix, (num_prefix, WIDTH), "positions of the prefix")
+            expect((bias is None) == (part is None), "a bias for all tokens and for some", "for one of them")
+            if bias is not None:
+                side, fewer = math.prod(grid) + num_prefix, some.shape[1] + num_prefix
+                expect_shape(bias, (len(bias), side, side), f"bias (heads, R, R) of {grid}")
+                expect_shape(part, (BATCH, len(bias), fewer, fewer), f"bias (batch, heads, R, R) of some of {grid}")
+            expect(added is not None or bias is not None, "something added to tokens or to attention", "nothing")
 
-
-@promises.optional
-def biases_some_as_among_all(subject: PositionsSubject) -> None:
-    """The bias of some tokens is that part of the bias of all."""
-    looked_at = 0
-    for case in subject.cases():
-        randomize(case.positions)
-        for grid in case.grids:
-            rows = case.rows(grid)
-            whole, some = case.positions.bias(grid, None), case.positions.bias(grid, rows)
-            if whole is None or some is None:
-                continue
-            looked_at += 1
-            prefix = torch.arange(case.num_prefix).expand(BATCH, -1)
-            at = torch.cat([prefix, rows + case.num_prefix], dim=1)
+    @promise
+    def biases_some_as_among_all(self) -> None:
+        """The bias of some tokens is that part of the bias of all."""
+        randomize(self.component)
+        for grid, some in self.given():
+            whole, part = self.component.bias(grid, None), self.component.bias(grid, some)
+            if whole is None:
+                raise NotApplicable("they add nothing to attention")
+            prefix = torch.arange(self.situation.num_prefix).expand(BATCH, -1)
+            at = torch.cat([prefix, some + self.situation.num_prefix], dim=1)
             wanted = torch.stack([whole[:, index][:, :, index] for index in at])
-            expect_close(some, wanted, f"{case}: the bias of some tokens of {grid}", 1e-6)
-    if not looked_at:
-        raise NotApplicable("they add nothing to attention")
+            expect_close(part, wanted, f"the bias of some tokens of {grid}", 1e-6)
 
-
-@promises
-def tells_places_apart(subject: PositionsSubject) -> None:
-    """They tell the tokens of a line or a plane apart."""
-    looked_at = 0
-    for case in subject.cases():
-        randomize(case.positions)
-        for grid in case.grids:
+    @promise
+    def tells_places_apart(self) -> None:
+        """They tell the tokens of a line or a plane apart."""
+        randomize(self.component)
+        for grid in self.situation.grids:
             if len(grid) > 2:
-                continue  # those of a plane may be the same at every step
-            looked_at += 1
-            added, bias = case.positions(grid), case.positions.bias(grid, None)
+                raise NotApplicable("those of a plane may be the same in every frame")
+            added, bias = self.component(grid), self.component.bias(grid, None)
             about = [] if added is None else [added]
             if bias is not None:
-                tokens = bias[:, case.num_prefix :, case.num_prefix :]
+                tokens = bias[:, self.situation.num_prefix :, self.situation.num_prefix :]
                 about.append(tokens.transpose(0, 1).flatten(1))
             told = torch.cat(about, dim=1).detach().double()
             least = float((torch.cdist(told, told) + torch.eye(len(told)) * 1e9).min())
-            expect(least > 1e-6, f"{case}: other positions for every token of {grid}", f"two are {least:.1g} apart")
-    if not looked_at:
-        raise NotApplicable("they take no grid of one or two axes")
-
-
-@promises.optional
-def trains_every_parameter(subject: PositionsSubject) -> None:
-    """A gradient reaches every parameter."""
-    looked_at = 0
-    for case in subject.cases():
-        if not any(parameter.requires_grad for parameter in case.positions.parameters()):
-            continue
-        looked_at += 1
-        parts = [part for grid in case.grids for part in case.given(grid)]
-        weighted = [
-            (part * torch.rand(part.shape, generator=seeded_generator("weights"))).sum()
-            for part in parts
-            if part.requires_grad
-        ]
-        expect(bool(weighted), f"{case}: what they give depends on their parameters", "it depends on none")
-        expect_gradients(case.positions, torch.stack(weighted).sum(), case)
-    if not looked_at:
-        raise NotApplicable("they have no parameters")
-
-
-@promises
-def follows_the_models_dtype(subject: PositionsSubject) -> None:
-    """They follow the dtype of the model that they belong to."""
-    for case in subject.cases():
-        for grid in case.grids:
-            single = case.given(grid)
-            for dtype, tolerance in ((torch.float64, 1e-5), (torch.bfloat16, 2e-2), (torch.float32, 2e-2)):
-                case.positions.to(dtype)
-                for found, wanted in zip(case.given(grid), single, strict=True):
-                    expect(found.dtype == dtype, f"{case}: {dtype} in a model of {dtype}", found.dtype)
-                    expect_close(found, wanted, f"{case}: positions of {grid} in {dtype}", tolerance)
-
-
-@promises
-def is_the_same_every_time(subject: PositionsSubject) -> None:
-    """They are the same whenever they are asked, and neither read nor change global random state."""
-    for case in subject.cases():
-        for grid in case.grids:
-            first = case.given(grid)
-            for again, before in zip(case.given(grid), first, strict=True):
-                expect_equal(again, before, f"{case}: positions of {grid}, asked again")
-            expect_no_global_randomness(lambda case=case, grid=grid: case.given(grid), f"{case}: positions of {grid}")
-
-
-@promises
-def has_the_weights_of_its_seed(subject: PositionsSubject) -> None:
-    """Their weights are a function of torch's seed alone."""
-    for case, again in zip(subject.cases(), subject.cases(), strict=True):
-        expect_equal_weights([case.positions, again.positions], case)
-        for grid in case.grids:
-            for found, wanted in zip(again.given(grid), case.given(grid), strict=True):
-                expect_equal(found, wanted, f"{case}: positions of {grid}, built again")
-
-
-@promises
-def can_be_evaluated_first(subject: PositionsSubject) -> None:
-    """They can be asked in inference mode before they are trained with."""
-    for case in subject.cases():
-        for grid in case.grids:
-            with torch.inference_mode():
-                case.given(grid)
-            for part in case.given(grid):
-                expect(not part.is_inference(), f"{case}: tensors that can be trained with", "an inference tensor")
-                # a product keeps both factors for the backward, which an inference tensor does not allow
-                (part * torch.ones(part.shape, dtype=part.dtype, requires_grad=True)).sum().backward()
+            expect(least > 1e-6, f"other positions for every token of {grid}", f"two are {least:.1g} apart")

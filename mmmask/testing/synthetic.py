@@ -1,4 +1,4 @@
-"""Samples out of nothing: a modality on a grid of any rank, so that models can be checked where no plugin is."""
+"""Samples out of nothing: a modality on a grid of any rank, in any unit, so that models can be checked without data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from mmmask.interfaces import (
     Component,
     Embedding,
+    EncoderInput,
     Grid,
     Mask,
     Modality,
+    Part,
     Preparation,
     Tokens,
     TokenSpec,
@@ -31,6 +33,13 @@ from mmmask.model.masks import mask_from_bool
 from mmmask.randomness import seeded_generator
 
 Size = Annotated[int, Field(gt=0)]
+UNITS: dict[str, dict[str, Any]] = {
+    "bytes": {"mean": 0.5, "std": 0.25, "scale": 255.0, "range": (0.0, 1.0)},
+    "around_5": {"mean": 5.0, "std": 2.0},
+    "int16": {"mean": -400.0, "std": 500.0, "range": (-1024.0, None)},
+    "gaps": {"mean": 5.0, "std": 2.0, "gaps": True},
+}
+"""{unit: fields of a token spec, mean and std of every channel}; samples of `around_5` and `gaps` are float32."""
 
 
 class _Chosen(StrictModel):
@@ -53,6 +62,7 @@ class SyntheticModality(Modality):
         patch_size: tuple[Size, ...] = Field(default=(4,), description="numbers of a token along each axis")
         channels: int = Field(default=2, gt=0, description="numbers per place")
         vocab_size: int | None = Field(default=None, gt=1, description="number of ids; null: numbers, not ids")
+        unit: Literal["bytes", "around_5", "int16", "gaps"] = Field(default="bytes", description="unit of the numbers")
 
     config: Config
 
@@ -62,10 +72,9 @@ class SyntheticModality(Modality):
         settings = self.config
         if settings.vocab_size is not None:
             return TokenSpec(settings.patch_size, settings.channels, settings.vocab_size)
-        mean, deviation = (0.5,) * settings.channels, (0.25,) * settings.channels
-        return TokenSpec(
-            settings.patch_size, settings.channels, mean=mean, std=deviation, scale=255.0, range=(0.0, 1.0)
-        )
+        unit = dict(UNITS[settings.unit])
+        unit |= {name: (unit[name],) * settings.channels for name in ("mean", "std")}
+        return TokenSpec(settings.patch_size, settings.channels, **unit)
 
     @property
     def embedding(self) -> str:
@@ -94,8 +103,7 @@ class SyntheticModality(Modality):
         Raises:
             ValueError: the shape does not fit.
         """
-        content = patchify(batch, self.config.patch_size)
-        return Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
+        return Tokens(patchify(batch, self.config.patch_size), self.grid(batch.shape), self.spec)
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
         """The inverse of `tokenize`."""
@@ -122,8 +130,8 @@ class Scene:
     modality: Modality
 
     def __str__(self) -> str:
-        spec, of = self.modality.spec, "ids" if self.holds_ids else "numbers"
-        return f"grid {self.grid} of tokens {spec.patch_size} x {spec.channels} {of}"
+        spec, unit = self.modality.spec, getattr(self.modality.config, "unit", "numbers")
+        return f"grid {self.grid} of tokens {spec.patch_size} x {spec.channels} {'ids' if self.holds_ids else unit}"
 
     @property
     def holds_ids(self) -> bool:
@@ -132,12 +140,12 @@ class Scene:
 
     @property
     def key(self) -> str:
-        """Of the embedding."""
+        """Key of the embedding."""
         return self.modality.embedding
 
     @cached_property
     def grid(self) -> Grid:
-        """Of a sample."""
+        """Token layout of a sample."""
         return self.modality.grid(self.modality.sample_shape)
 
     @property
@@ -146,19 +154,29 @@ class Scene:
         return {self.key: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
 
     def samples(self, count: int, seed: int = 0) -> Tensor:
-        """(count, *sample_shape), uint8, or int64 where they are ids."""
+        """Stored samples (count, *sample_shape): ids as int64, bytes as uint8, others as int16 or float32."""
         spec, shape = self.modality.spec, (count, *self.modality.sample_shape)
         generator = seeded_generator("samples", seed)
         if spec.vocab_size is not None:
             return torch.randint(spec.vocab_size, shape, generator=generator)
-        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        if spec.scale == 255:
+            return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        channel = (-1, *(1,) * (len(shape) - 2))
+        mean, std = (
+            torch.tensor(part or (default,)).view(channel) for part, default in ((spec.mean, 0), (spec.std, 1))
+        )
+        raw = spec.clamp(torch.randn(shape, generator=generator) * std + mean)
+        if getattr(self.modality.config, "unit", None) == "int16":
+            return raw.round().to(torch.int16)
+        missing = torch.rand(shape, generator=generator) < (0.1 if spec.gaps else 0)
+        return torch.where(missing, torch.nan, raw * spec.scale)
 
     def tokens(self, count: int, seed: int = 0, dtype: torch.dtype | None = None) -> Tokens:
         """A batch of samples as tokens; of a `dtype` their normalised values, which ids are not changed to."""
         tokens = self.modality.tokenize(self.samples(count, seed))
         if dtype is None or self.holds_ids:
             return tokens
-        return Tokens(tokens.values().to(dtype), tokens.grid, tokens.spec, normalized=True)
+        return replace(tokens, content=tokens.values().to(dtype), normalized=True)
 
     def mask(self, count: int, ratio: float = 0.5, seed: int = 0) -> Mask:
         """Masks about so many tokens at random, at least one and not all; with a ratio of 0 none."""
@@ -167,43 +185,44 @@ class Scene:
         ranks = torch.rand(count, tokens, generator=seeded_generator("mask", seed)).argsort(1).argsort(1)
         return mask_from_bool(ranks < masked)
 
+    def input(self, tokens: Tokens, mask: Mask) -> EncoderInput:
+        """The tokens on their way into an encoder."""
+        return EncoderInput((Part(self.key, tokens),), mask)
+
     def with_other_masked_content(self, tokens: Tokens, mask: Mask) -> Tokens:
         """The same visible tokens, others where they are masked."""
-        other = self.tokens(len(tokens.content), seed=99, dtype=tokens.content.dtype).content
-        if tokens.content.dtype == torch.uint8:
-            other = 255 - tokens.content
+        dtype = tokens.content.dtype if tokens.normalized else None
+        other = self.tokens(len(tokens.content), 99, dtype).content
         return replace(tokens, content=torch.where(mask.masked.unsqueeze(-1), other, tokens.content))
 
 
-def synthetic(
-    grid: tuple[int, ...], patch_size: tuple[int, ...], vocab_size: int | None = None, channels: int = 2
-) -> Scene:
+def synthetic(grid: Grid, patch_size: Sequence[int], **settings: Any) -> Scene:  # noqa: ANN401 - plain data
     """A scene of synthetic samples."""
-    config = SyntheticModality.Config(
-        name="synthetic", grid=grid, patch_size=patch_size, vocab_size=vocab_size, channels=channels
-    )
+    config = SyntheticModality.Config(name="synthetic", grid=grid, patch_size=tuple(patch_size), **settings)
     return Scene(SyntheticModality(config))
 
 
 def synthetic_scenes() -> list[Scene]:
-    """One to three axes, odd and unequal sides, small and large tokens, numbers and ids."""
+    """One to three axes, odd and unequal sides, small and large tokens, numbers of several units and ids."""
     return [
         synthetic((16,), (4,)),
-        synthetic((7,), (3,)),
+        synthetic((7,), (3,), unit="around_5"),
         synthetic((4, 4), (2, 2)),
-        synthetic((3, 5), (4, 2)),
+        synthetic((3, 5), (4, 2), unit="int16"),
         synthetic((4, 4), (16, 16)),
         synthetic((2, 6), (16, 16)),
-        synthetic((2, 3, 4), (2, 2, 2)),
+        synthetic((2, 3, 4), (2, 2, 2), unit="gaps"),
         synthetic((12,), (1,), channels=1),
         synthetic((12,), (1,), vocab_size=11, channels=1),
     ]
 
 
-def scene_of(modality: str | dict[str, Any]) -> Scene:
-    """The scene of a registered modality, given as an experiment's block `modality`.
+def scenes(modality: str | dict[str, Any] | None) -> list[Scene]:
+    """The scene of an experiment's block `modality`, or the synthetic ones.
 
     Raises:
         pydantic.ValidationError: there is no such modality, or these are none of its settings.
     """
-    return Scene(build("modality", validate_strictly(_Chosen, {"modality": modality}).modality))
+    if modality is None:
+        return synthetic_scenes()
+    return [Scene(build("modality", validate_strictly(_Chosen, {"modality": modality}).modality))]

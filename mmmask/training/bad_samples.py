@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmmask.data.samples import BadRecord
 from mmmask.interfaces.source import SourceError
-from mmmask.training.json_lines import append_jsonl, read_jsonl
+from mmmask.interop.runs import read_jsonl
+from mmmask.training.json_lines import append_jsonl
 
 ENOUGH_TO_JUDGE = 1000
 """Draws after which the share of failed draws counts too, not only that of distinct samples."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmmask.hooks import RunState, hookimpl
-from mmmask.training.folder import RunFolder
+from mmmask.interop.runs import RunFolder
 from mmmask.training.json_lines import append_jsonl
 
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmmask.interfaces import Plan
 from mmmask.model.model import Model, Output
+from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError
 
 
@@ -69,8 +70,9 @@ class Parallelism:
         if processes.world_size > 1:
             # buffers are constants: nothing to broadcast; the argument has another name since PyTorch 2.13
             known = inspect.signature(DistributedDataParallel).parameters
-            unchanging = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **{unchanging: False})
+            named = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            constant: dict[str, Any] = {named: False}
+            self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **constant)
 
     def forward(self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float]) -> Output:
         """The model's output, its losses divided by this process's share of `counts`."""
@@ -147,22 +149,3 @@ def processes(device: str | None) -> Iterator[Processes]:
         # whoever destroys the group may hold it, and waits for these threads
         time.sleep(0.1)
         dist.destroy_process_group()
-
-
-def find_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """Device with this name; by default a GPU where there is one, else the CPU.
-
-    Raises:
-        MmmaskError: there is no such device here.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", local_rank)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise MmmaskError(f"--device {name}: {reason}. Without --device, a GPU is used where there is one.") from error
-    return device

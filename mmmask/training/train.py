@@ -16,18 +16,18 @@ from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
 from mmmask.model.precision import autocast
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.checkpoints import Checkpointer, Checkpoints
-from mmmask.training.folder import RunFolder
+from mmmask.training.checkpoints import Checkpointer
+from mmmask.training.folder import cut_back, opened, sync
 from mmmask.training.interruption import Interruption
-from mmmask.training.json_lines import read_jsonl
 from mmmask.training.logs import LogWriter
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism, Processes, processes
-from mmmask.training.run import Run
 from mmmask.training.run_control import RunControl
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask.training.state import Audience, RunState
@@ -55,7 +55,7 @@ def train(
         MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
     """
     folder = RunFolder(output or Path("runs") / experiment.name)
-    with processes(device) as peers, folder.opened(experiment) if peers.is_main else nullcontext():
+    with processes(device) as peers, opened(folder, experiment) if peers.is_main else nullcontext():
         if peers.is_main and experiment.data.sample_data:
             write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
         peers.wait()
@@ -215,7 +215,7 @@ class _Training:
             raise NotFinite(f"step {self.state.step}: weights are not finite ({damaged[0]})")
         self.control.flush(self.state.step)
         if self.processes.is_main:
-            self.folder.sync()
+            sync(self.folder)
             path = self.checkpointer.save(self.state.step)
             self.audience.tell("checkpoint_saved", self.state, path=path)
         self.processes.wait()
@@ -229,7 +229,7 @@ class _Training:
             )
         self.state.step = step or 0
         if self.processes.is_main:
-            self.folder.cut_back(-1 if step is None else step)
+            cut_back(self.folder, -1 if step is None else step)
         self.processes.wait()
         bad_samples.read_known()
         for line in read_jsonl(self.folder.evaluations):

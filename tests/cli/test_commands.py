@@ -3,12 +3,15 @@
 import re
 
 import pytest
+import torch
 
 import mmmask
 from mmmask.cli import COMMANDS
+from mmmask.cli.progress import held_out_figures
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data, load_experiment
 from mmmask.experiment.compose import parse_yaml, published_experiments
+from mmmask.interfaces import Loss
 from mmmask.interop.published import published
 
 SMALL = (
@@ -59,9 +62,7 @@ def test_an_unknown_command_suggests_the_closest(cli):
     assert "no command is named 'recontruct'. Did you mean 'reconstruct'? Known: train, list," in done.err
 
 
-@pytest.mark.parametrize(
-    "arguments", [(), ("list", "--bogus"), ("show",), ("describe", "masker"), ("reconstruct", "x")]
-)
+@pytest.mark.parametrize("arguments", [(), ("list", "--bogus"), ("show",), ("describe", "masker"), ("reconstruct",)])
 def test_wrong_arguments_are_explained(cli, arguments):
     done = cli(*arguments)
     assert done.code == 2
@@ -230,7 +231,7 @@ def test_overrides_may_stand_before_and_after_options(cli, experiment, tmp_path)
 def test_show_says_everything_that_is_wrong(mistake):
     found = mistake("show", "quickstart", "training.steps=x", "model.encoder.widht=3", "foo=1", lines=3)
     first, second, third = sorted(found.splitlines())
-    assert first == "quickstart: foo: unknown key. Known: description, model, streams, training, data"
+    assert first == "quickstart: foo: unknown key. Known: description, model, streams, training, data, callbacks"
     assert second.startswith("quickstart: model.encoder.widht: unknown key. Did you mean 'width'? Known: ")
     assert third == "quickstart: training.steps: should be a valid integer, not 'x'"
 
@@ -264,6 +265,103 @@ def test_check_counts_and_reads_a_batch_of_every_stream(cli, experiment):
     assert re.search(r"long: 24 samples; read 8 in \d\.\d\d s as torch.uint8 \(8, 2, 64\), values \d+ to \d+", done.out)
     assert "short: 5 held-out samples\n" in done.out
     assert lines[-1] == "ready to train"
+
+
+def test_check_tries_a_step(cli, experiment):
+    done = cli("check", experiment, "--device", "cpu", "training.precision=bf16")
+    assert "one forward and backward of 2 samples per stream on cpu: finite, with all gradients\n" in done.out
+    assert "for batches under way" in done.out
+
+
+def test_check_says_when_there_is_no_memory_for_a_step(cli, experiment, monkeypatch):
+    monkeypatch.setattr("mmmask.profiling.dry_run.free_memory", lambda device: 10)
+    done = cli("check", experiment, "--device", "cpu")
+    assert "no step was tried: it needs about 0 MiB, and 0 MiB are free on cpu\n" in done.out
+    assert done.out.endswith("ready to train\n")
+
+
+@pytest.fixture
+def altered(signals, tmp_path):
+    """`altered("prepare", change)` is an experiment whose samples are changed on their way."""
+    names = []
+
+    def alter(change=lambda sample: sample, shape=(2, 64)):
+        class Preparation(signals.SignalPreparation):
+            def prepare(self, decoded, generator):
+                return change(super().prepare(decoded, generator))
+
+        class Altered(signals.SignalModality):
+            sample_shape = shape
+
+            @property
+            def preparation(self):
+                return Preparation(self.config.length)
+
+        mmmask.register("modality", "altered", Altered)
+        names.append("altered")
+        data = signals.signal_data()
+        del data["streams"]["short"]
+        data["streams"]["long"]["modality"] = {"name": "altered"}
+        path = tmp_path / "altered.yaml"
+        path.write_text(experiment_from_data(data).to_yaml())
+        return path
+
+    yield alter
+    for name in names:
+        components().registry("modality").unregister(name)
+
+
+def test_check_says_that_samples_are_not_finite(mistake, altered):
+    def change(sample):
+        values = sample.float() / 255
+        values[0, 3] = float("nan")
+        return values
+
+    message = mistake("check", altered(change))
+    assert message.startswith("streams.long.source: 20 samples in a row could not be decoded; the last: sample ")
+    assert "learning_rate" not in message
+
+
+def test_check_says_that_the_shape_is_not_what_the_modality_says(mistake, altered):
+    message = mistake("check", altered(lambda sample: sample[:, :32]))
+    assert message == "streams.long: samples are (2, 32), and the modality's sample_shape says (2, 64)"
+
+
+def test_check_refuses_samples_of_a_type_that_training_refuses(mistake, altered):
+    assert mistake("check", altered(lambda sample: sample + 0j)).startswith("streams.long: values must be ")
+
+
+class ForgetfulLoss(Loss, torch.nn.Module):
+    """A loss that lets no gradient through, and may be infinite."""
+
+    class Config(Loss.Config):
+        infinite: bool = False
+
+    def __init__(self, config):
+        torch.nn.Module.__init__(self)
+        self.config, self.weight = config, torch.nn.Parameter(torch.ones(()))
+
+    def prediction_dim(self, spec):
+        return spec.content_dim
+
+    def target(self, tokens, index):
+        return tokens.values(index)
+
+    def error(self, prediction, target):
+        error = (prediction.detach().float() - target).square().mean(-1) + 0 * self.weight
+        return error / 0 if self.config.infinite else error
+
+
+def test_check_finds_parameters_without_gradient_and_infinite_losses(mistake, experiment):
+    mmmask.register("loss", "forgetful", ForgetfulLoss)
+    try:
+        loss = "streams.{}.loss={{name: forgetful, infinite: {}}}"
+        message = mistake("check", experiment, loss.format("long", "false"), "streams.short=null")
+        assert re.fullmatch(r"model: no gradient reaches \d+ of \d+ parameters, such as encoder\.\S+", message)
+        message = mistake("check", experiment, loss.format("long", "true"))
+        assert message.startswith("streams.long: the loss of finite samples is inf: the model or the loss is at fault")
+    finally:
+        components().registry("loss").unregister("forgetful")
 
 
 def test_check_names_bad_samples(cli, experiment):
@@ -334,7 +432,18 @@ def test_env(cli):
     assert (done.code, done.err) == (0, "")
     for name in ("python", "platform", "mmmask", "torch", "torchdata", "numpy", "pillow", "av", "pydantic", "cpu"):
         assert re.search(rf"^{name}: \S", done.out, re.MULTILINE)
-    assert re.search(r"^plugins of: .*mmmask", done.out, re.MULTILINE)
+    assert re.search(r"^plugins?: ", done.out, re.MULTILINE)
+
+
+def test_env_names_plugins_of_hooks_alone(cli, tmp_path):
+    plugin = tmp_path / "averages_of_a_test.py"
+    plugin.write_text("import mmmask\n\n@mmmask.hookimpl\ndef run_ended(run, outcome):\n    pass\n")
+    try:
+        done = cli("env", "--plugin", plugin)
+    finally:
+        components().manager.unregister(name=str(plugin))
+    assert f"plugin: {plugin}\n" in done.out
+    assert str(plugin) not in cli("env").out
 
 
 def test_env_reports_broken_plugins(cli, monkeypatch):
@@ -395,3 +504,9 @@ def test_train_where_something_else_is(mistake, experiment, tmp_path):
         "train", experiment, "--output", tmp_path
     )
     assert "--device nonsense: " in mistake("train", experiment, "--output", tmp_path / "x", "--device", "nonsense")
+
+
+def test_figures_of_other_evaluators_are_reported_too():
+    first, last = ({"step": step, "stream": "long", "dimensions": 3.0 + step, "share": None} for step in (0, 2))
+    assert held_out_figures(first, last) == "dimensions 3 at the start, 5 at the end"
+    assert held_out_figures({"step": 0, "stream": "long"}, {"step": 2, "stream": "long"}) == ""

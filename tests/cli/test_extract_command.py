@@ -15,6 +15,7 @@ import mmmask
 from mmmask.builtins.swin import SwinEncoder
 from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
+from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import PLAIN, SourceFile
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.build import build_classifier
@@ -79,7 +80,7 @@ def test_features_of_folders_are_the_models(cli, model, checkpoint, corpus, tmp_
         f"format mmmask: {len(model.state_dict())} keys loaded, 0 of the file's converted, 1 unused, 0 missing",
         f"images: {len(images)} x {WIDTH}",
         f"videos: {len(videos)} x {WIDTH}",
-        f"written: {output}, features of {len(images) + len(videos)} files",
+        f"written: {output}, features of {len(images) + len(videos)} samples",
     ]
     for stream, files in (("images", images), ("videos", videos)):
         with torch.inference_mode():
@@ -276,7 +277,7 @@ def test_files_that_cannot_be_decoded_are_named_and_skipped(cli, checkpoint, pic
     first, second = done.err.splitlines()
     assert first.startswith(f"mmmask: skipped: {pictures}/a.jpg: ")
     assert second.startswith(f"mmmask: skipped: {pictures}/b.png: ")
-    assert done.out.endswith(f"written: {output}, features of 1 files, 2 files skipped\n")
+    assert done.out.endswith(f"written: {output}, features of 1 samples, 2 skipped\n")
     assert paths_of(output) == {"images": [f"{pictures}/below/good.JPG"]}
 
 
@@ -284,7 +285,10 @@ def test_not_one_file_can_be_decoded(cli, checkpoint, pictures, tmp_path):
     output = tmp_path / "features.safetensors"
     done = cli("extract", checkpoint, pictures / "a.jpg", pictures / "b.png", "-o", output)
     assert done.code == 2
-    assert done.err.splitlines()[-1] == "mmmask: not one of 2 files could be decoded; the lines above say why"
+    assert (
+        done.err.splitlines()[-1]
+        == f"mmmask: not one of 2 samples could be decoded; the last: {pictures}/b.png: the file is empty"
+    )
     assert not output.exists()
 
 
@@ -298,7 +302,8 @@ def test_words_with_an_equals_sign_are_options_unless_they_are_files(
     message = mistake("extract", checkpoint, "size=3.jpg", "size=4", "-o", "g.safetensors")
     assert message.startswith("format mmmask: no option is called 'size'.")
     assert mistake("extract", checkpoint, "size=4", "-o", "g.safetensors") == (
-        "INPUT: name at least one file or folder; size=4 is an option, as no file is called so"
+        "INPUT: name at least one file or folder, or give --source or --split; size=4 is an option, as no file is "
+        "called so"
     )
     for missing in ("size=4.jpg", "day=1/cat.jpg", "size=/data/"):
         assert mistake("extract", checkpoint, missing, "-o", "g.safetensors") == f"{missing}: there is no such file"
@@ -321,7 +326,7 @@ def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp
     assert message.endswith(": it is empty.")
     message = refused(corpus / "videos" / "train", model=tuned[1])
     assert ".mp4). Convert them, or choose the modality that decodes them." in message
-    assert refused(corpus, "--stream", "sounds") == "--stream sounds: the model has images, videos"
+    assert refused(corpus, "--stream", "sounds") == "no stream is named 'sounds'. Known: images, videos."
 
 
 def test_a_mistake_leaves_no_folder(mistake, checkpoint, pictures, corpus, tmp_path):
@@ -343,7 +348,7 @@ def test_a_folder_that_is_closed_is_found_before_the_work(mistake, checkpoint, c
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     output = tmp_path / "new" / "features.npz"
     assert mistake("extract", checkpoint, corpus, "-o", output) == (
-        f"--output {output}: cannot be written: {tmp_path} is closed to you"
+        f"{output}: cannot be written: {tmp_path} is closed to you"
     )
 
 
@@ -363,7 +368,7 @@ def test_where_nothing_can_be_written_there_is_nothing(cli, mistake, checkpoint,
     monkeypatch.setattr("safetensors.torch.save_file", full)
     monkeypatch.setattr(np.lib.format, "write_array", full)
     message = mistake("extract", checkpoint, image, "-o", output)
-    assert message == f"--output {output}: cannot be written: [Errno 28] No space left on device"
+    assert message == f"{output}: cannot be written: [Errno 28] No space left on device"
     assert list(output.parent.iterdir()) == []
 
 
@@ -379,9 +384,11 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     def refused(*options, output="features.npz", model=checkpoint):
         return mistake("extract", model, image, "-o", tmp_path / output, *options)
 
-    assert refused("--pool", "max") == "--pool max: expected mean, prefix or none"
-    assert refused("--pool", "prefix", model=tuned[1]) == "--pool prefix: the encoder has no prefix token; take mean"
-    assert refused("--precision", "fp8") == "--precision fp8: expected fp32 or bf16"
+    assert refused("--pool", "max") == "no pool is named 'max'. Known: first, mean, none, prefix."
+    assert refused("--pool", "prefix", model=tuned[1]) == (
+        "pool: there is no prefix token: set encoder.prefix_tokens, or pool=mean"
+    )
+    assert refused("--precision", "fp8") == "no precision is named 'fp8'. Known: bf16, fp32."
     for device in ("meta", "tpu", "nonsense", "mkldnn", "hpu", "vulkan", "xla:0", ""):
         message = refused("--device", device)
         assert message.startswith(f"--device {device}: expected one of this machine's: cpu")
@@ -391,7 +398,7 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     (tmp_path / "mine.npz").write_bytes(b"mine")
     assert refused(output="mine.npz").endswith("mine.npz: there is a file already; nothing is overwritten")
     assert refused(output="mine.npz/new/f.npz") == (
-        f"--output {tmp_path}/mine.npz/new/f.npz: cannot be written: {tmp_path}/mine.npz is no folder"
+        f"{tmp_path}/mine.npz/new/f.npz: cannot be written: {tmp_path}/mine.npz is no folder"
     )
     assert refused(output=f"{'long' * 99}.npz").endswith("long.npz: cannot be written: File name too long")
     assert refused(model="mae/vit_base/pretrian").endswith("Did you mean 'mae/vit_base/pretrain'?")
@@ -401,18 +408,102 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch):
     clock = iter([0, 4, 11, 12, 30])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.FileProgress(40) as files:
-        for _ in range(4):
-            files.advance(10)
-    assert capsys.readouterr().err == "20/40 files  0:11 left\n"
+    with progress.SampleProgress() as samples:
+        for done in (10, 20, 30, 40):
+            samples.update(done, 40)
+    assert capsys.readouterr().err == "20/40 samples  0:11 left\n"
 
 
 def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
     console = progress.Console
     monkeypatch.setattr(progress, "Console", lambda **settings: console(**settings, force_terminal=True, width=80))
-    with progress.FileProgress(40) as files:
-        files.advance(40)
-        files.tell("mmmask: skipped: [a].jpg: no picture")
+    with progress.SampleProgress() as samples:
+        samples.update(0, 40)
+        samples.update(40, 40, ["[a].jpg: no picture"])
     shown = capsys.readouterr().err
     assert "40/40" in shown
     assert "mmmask: skipped: [a].jpg: no picture" in shown
+
+
+# from a source, and from a run's own samples
+
+
+def test_a_source_instead_of_files(cli, checkpoint, corpus, tmp_path):
+    folder = corpus / "images" / "train"
+    for ending in ("safetensors", "npz"):
+        done = cli(
+            "extract", checkpoint, "--source", f"{{name: folder, path: {folder}}}", "--stream", "images",
+            "-o", tmp_path / f"f.{ending}",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+    paths = sorted(str(path) for path in folder.rglob("*.jpg"))
+    labels = [path.rsplit("/", 2)[1] for path in paths]
+    with safe_open(tmp_path / "f.safetensors", "pt") as opened:
+        assert json.loads(opened.metadata()["paths"]) == {"images": paths}
+        assert json.loads(opened.metadata()["labels"]) == {"images": labels}
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert arrays["images.labels"].tolist() == labels
+    assert cli("extract", checkpoint, *paths, "-o", tmp_path / "files.safetensors").code == 0
+    assert torch.equal(
+        load_file(tmp_path / "f.safetensors")["images"], load_file(tmp_path / "files.safetensors")["images"]
+    )
+
+
+def test_the_samples_of_a_runs_own_experiment(cli, pixel_run, corpus, tmp_path):
+    done = cli("extract", pixel_run, "--split", "source", "--stream", "images", "-o", tmp_path / "f.safetensors")
+    assert done.code == 0, done.err
+    assert paths_of(tmp_path / "f.safetensors") == {
+        "images": sorted(str(path) for path in (corpus / "images" / "train").rglob("*.jpg"))
+    }
+
+
+def test_samples_that_cannot_be(mistake, checkpoint, pixel_run, corpus, tmp_path):
+    def refused(*arguments, model=checkpoint):
+        return mistake("extract", model, *arguments, "-o", tmp_path / "features.npz")
+
+    source = f"{{name: folder, path: {corpus}/images}}"
+    assert refused("--source", source) == "several streams could be meant (images, videos): name one with --stream"
+    assert refused("--source", source, "--split", "source").startswith("inputs: give files, or a source, or a split ")
+    assert refused("--source", source, corpus).startswith("inputs: give files, or a source, or a split ")
+    images = ("--stream", "images")
+    assert refused("--source", "foldr", *images).startswith(
+        "source: no source is named 'foldr'. Did you mean 'folder'?"
+    )
+    assert refused("--source", "folder", *images) == "source.path: Field required"
+    assert refused("--source", "{name: folder, path: nowhere}", *images).startswith("source folder: nowhere")
+    assert refused("--split", "held_out") == (
+        "--split held_out: only a run has samples of its own; give a run's folder, or a source"
+    )
+    assert refused("--split", "test", model=pixel_run) == "no split is named 'test'. Known: held_out, source."
+    assert refused("--split", "held_out", "--stream", "images", model=pixel_run) == (
+        "streams.images.held_out: the run's experiment has none"
+    )
+
+
+def test_an_ending_of_two_streams_asks_for_one(cli, mistake, corpus, tmp_path):
+    overrides = [*SMALL, "streams.videos=null", "streams.images.source=null", "streams.images.held_out=null"]
+    data = mmmask.load_experiment("quickstart", overrides).to_data()
+    data["streams"]["others"] = data["streams"]["images"]
+    both = mmmask.build_model(experiment_from_data(data))
+    path, image = tmp_path / "both.safetensors", next((corpus / "images").rglob("*.jpg"))
+    mmmask.interop.save(both, path)
+    assert mistake("extract", path, image, "-o", tmp_path / "f.npz") == (
+        f"{image}: the streams images, others all take .jpg files; name one with --stream"
+    )
+    assert cli("extract", path, image, "--stream", "others", "-o", tmp_path / "f.npz").code == 0
+
+
+def test_from_python(model, corpus, tmp_path):
+    files, seen = sorted((corpus / "images" / "held_out").rglob("*.jpg")), []
+    features = mmmask.extract(
+        model, [corpus / "images" / "held_out"], device="cpu", pool="none",
+        progress=lambda done, total, skipped: seen.append((done, total)),
+    )  # fmt: skip
+    assert features.names == {"images": [str(path) for path in files]}
+    assert features.tensors["images"].shape[:2] == (len(files), 49)
+    assert seen[0] == (0, len(files))
+    assert seen[-1] == (len(files), len(files))
+    assert (features.report, features.skipped) == (None, ())
+    features.save(tmp_path / "f.npz")
+    with pytest.raises(mmmask.MmmaskError, match="there is a file already"):
+        features.save(tmp_path / "f.npz")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import mmmask
+from mmmask import testing
 from mmmask.components import INTERFACE_VERSION, INTERFACES, components
 from mmmask.experiment.compose import parse_yaml
 from mmmask.scaffold import new_plugin
@@ -58,7 +59,7 @@ def of_images(corpus):
 
 
 def test_there_are_templates_of_the_kinds_that_people_write():
-    assert {"modality", "source", "masker", "decoder", "loss"} <= set(KINDS) <= set(INTERFACES)
+    assert set(INTERFACES) - set(KINDS) == {"format"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +160,7 @@ def test_the_source_beside_a_modality_needs_a_free_name_too(mistake, plugin, tmp
 @pytest.mark.parametrize(("kind", "hint"), [("maskr", "Did you mean 'masker'?"), ("format", ""), ("common", "")])
 def test_other_kinds(mistake, tmp_path, kind, hint):
     said = mistake("new", kind, "glow", "--output", tmp_path)
-    assert f"no kind of new component is named {kind!r}.{hint and ' '}{hint} Known: decoder, encoder," in said
+    assert f"no kind of new component is named {kind!r}.{hint and ' '}{hint} Known: augmentation, callback," in said
     assert everything(tmp_path) == []
 
 
@@ -231,7 +232,28 @@ def test_its_components_register_and_describe_themselves(plugin, cli, kind):
     assert all(field.description for name, field in settings.items() if name != "name")
 
 
+# no experiment can choose these yet; a test that begins to pass fails, and its kind leaves this list
+WAITING = ("pool",)
+TRAINED = [
+    pytest.param(kind, marks=pytest.mark.xfail(reason="no experiment can choose this kind yet"))
+    if kind in WAITING
+    else kind
+    for kind in KINDS
+]
+
+
 @pytest.mark.parametrize("kind", KINDS)
+def test_it_keeps_its_promises(plugin, kind):
+    if kind in ("encoder", "decoder", "modality"):
+        pytest.skip("seen to by the tests that are written with it")
+    if kind == "evaluator":
+        pytest.skip("needs a model")
+    plugin(kind, "glow")
+    broken = [(said, came) for said, came in testing.promises(kind, "glow") if isinstance(came, str)]
+    assert broken == []
+
+
+@pytest.mark.parametrize("kind", TRAINED)
 def test_its_experiment_trains(plugin, kind, corpus, tmp_path):
     written = plugin(kind, "glow")
     data = parse_yaml((written / "glow.yaml").read_text())
@@ -240,9 +262,12 @@ def test_its_experiment_trains(plugin, kind, corpus, tmp_path):
         quick += of_images(corpus)
     experiment = mmmask.load_experiment(written / "glow.yaml", overrides=quick)
     assert experiment.name == "glow"
-    assert "'name': 'glow'" in str(experiment.to_data()), "it uses the component"
+    used = str(experiment.to_data())
+    assert "'name': 'glow'" in used or "'objective': 'glow'" in used, "it uses the component"
     run = mmmask.train(experiment, output=tmp_path / "run", device="cpu")
     assert run.step == 2
+    if kind in ("objective", "pool"):  # nothing is reconstructed
+        return
     assert run.evaluations[-1]["psnr"] is not None
     assert all(path.is_file() for path in run.pictures.values())
     assert run.pictures

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import mmmask
 from mmmask.components import components
@@ -25,7 +26,7 @@ def test_images(cli, pixel_run, files, tmp_path):
     images, _ = files
     done = cli("reconstruct", pixel_run, *images, "--output", tmp_path / "new" / "picture.png")
     assert done.code == 0, done.err
-    assert "images: 2 files (mean and deviation of masked tokens: estimated from visible tokens)\n" in done.out
+    assert "images: 2 samples (mean and deviation of masked tokens: estimated from visible tokens)\n" in done.out
     assert f"picture: {tmp_path}/new/picture.png\n" in done.out
     assert len(np.unique(np.asarray(Image.open(tmp_path / "new" / "picture.png")))) > 20
 
@@ -36,8 +37,8 @@ def test_images_and_videos_on_one_page(cli, pixel_run, files, tmp_path):
     assert cli("reconstruct", pixel_run, *videos, "--output", tmp_path / "videos.png").code == 0
     done = cli("reconstruct", pixel_run, *images, *videos, "--output", tmp_path / "both.png")
     assert done.code == 0
-    assert "images: 2 files" in done.out
-    assert "videos: 1 files" in done.out
+    assert "images: 2 samples" in done.out
+    assert "videos: 1 sample" in done.out
     (width, height), (wide, high) = size(tmp_path / "images.png"), size(tmp_path / "videos.png")
     assert size(tmp_path / "both.png")[0] >= max(width, wide)
     assert size(tmp_path / "both.png")[1] > max(height, high)
@@ -90,7 +91,7 @@ def test_files_that_no_stream_takes(mistake, pixel_run, files, tmp_path):
     (tmp_path / "noending").write_text("no picture")
     (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff no picture")
     message = mistake("reconstruct", pixel_run, tmp_path / "notes.txt")
-    assert message.startswith(f"{tmp_path}/notes.txt: no stream of the run takes .txt files (images: .")
+    assert message.startswith(f"{tmp_path}/notes.txt: no stream of the model takes .txt files (images: .")
     assert message.endswith("name one with --stream")
     assert "takes such files" in mistake("reconstruct", pixel_run, tmp_path / "noending")
     assert mistake("reconstruct", pixel_run, tmp_path / "damaged.jpg").startswith(f"{tmp_path}/damaged.jpg: ")
@@ -101,14 +102,15 @@ def test_files_that_no_stream_takes(mistake, pixel_run, files, tmp_path):
 def test_options_that_cannot_be(cli, mistake, pixel_run, files, tmp_path):
     image = files[0][0]
     assert (
-        mistake("reconstruct", pixel_run, image, "--stream", "sounds") == "--stream sounds: the run has images, videos"
+        mistake("reconstruct", pixel_run, image, "--stream", "sounds")
+        == "no stream is named 'sounds'. Known: images, videos."
     )
     message = mistake("reconstruct", pixel_run, image, "--output", tmp_path / "picture.xyz")
-    assert message.startswith(f"--output {tmp_path}/picture.xyz: unknown file extension")
+    assert message.startswith(f"{tmp_path}/picture.xyz: unknown file extension")
     assert message.endswith("use .png")
     (tmp_path / "file").write_text("mine")
     assert mistake("reconstruct", pixel_run, image, "--output", tmp_path / "file" / "picture.png").startswith(
-        "--output "
+        f"{tmp_path}/file/picture.png: cannot be written: "
     )
     for ratios in ("1.0", "-0.1", "x", "0.5,", ""):
         done = cli("reconstruct", pixel_run, image, f"--mask-ratio={ratios}")
@@ -118,7 +120,10 @@ def test_options_that_cannot_be(cli, mistake, pixel_run, files, tmp_path):
 
 def test_folders_that_are_no_run(mistake, pixel_run, files, tmp_path):
     image = files[0][0]
-    assert mistake("reconstruct", tmp_path, image) == f"{tmp_path}: no run here (there is no experiment.yaml in it)"
+    assert (
+        mistake("reconstruct", tmp_path, image)
+        == f"{tmp_path}: no run here (there is no experiment.yaml in it); of another checkpoint, give the file itself"
+    )
     (tmp_path / "experiment.yaml").write_text((pixel_run / "experiment.yaml").read_text())
     assert mistake("reconstruct", tmp_path, image).startswith(f"{tmp_path}: there is no checkpoint yet")
     (tmp_path / "experiment.yaml").write_text("model: [")
@@ -170,10 +175,34 @@ def test_a_modality_of_a_third_party(cli, recording, tmp_path):
     done = cli("reconstruct", run, path, "--mask-ratio", "0.5,0.9", "--output", tmp_path / "picture.png")
     assert done.code == 0, done.err
     # raw values are predicted: no statistics, no note
-    assert done.out == f"long: 1 files\npicture: {tmp_path}/picture.png\n"
+    assert done.out == f"long: 1 sample\npicture: {tmp_path}/picture.png\n"
     assert size(tmp_path / "picture.png")[0] > 64
 
 
 def test_a_damaged_file_of_a_third_partys(mistake, recording, tmp_path):
     (tmp_path / "damaged.npy").write_bytes(b"nothing")
     assert mistake("reconstruct", recording[0], tmp_path / "damaged.npy").startswith(f"{tmp_path}/damaged.npy: ")
+
+
+def test_the_samples_of_a_run_of_a_source_and_from_python(cli, pixel_run, corpus, tmp_path):
+    done = cli("reconstruct", pixel_run, "--split", "source", "--stream", "images", "--samples", "2",
+               "--output", tmp_path / "split.png")  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.out.startswith("images: 2 samples (")
+    source = {"name": "folder", "path": str(corpus / "images" / "held_out")}
+    page = mmmask.reconstruct(pixel_run, source=source, stream="images", samples=3, device="cpu")
+    assert len(page.names["images"]) == 3
+    page.save(tmp_path / "source.png")
+    assert size(tmp_path / "source.png")[1] > size(tmp_path / "split.png")[1]
+
+
+def test_a_checkpoints_file_draws_what_its_run_draws(cli, mistake, pixel_run, files, tmp_path):
+    image, path = files[0][0], tmp_path / "model.safetensors"
+    mmmask.interop.convert(pixel_run, "mmmask", path)
+    for name, model in (("a", pixel_run), ("b", path)):
+        assert cli("reconstruct", model, image, "--output", tmp_path / f"{name}.png").code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    state = {key: tensor for key, tensor in load_file(path).items() if key.startswith(("encoder", "mmmask"))}
+    save_file(state, path)
+    message = mistake("reconstruct", path, "--no-strict", image)
+    assert message.startswith(f"{path}: there is nothing to reconstruct with, as ")

@@ -24,7 +24,9 @@ from mmmask.model.build import build_model, settings_of
 
 ENTRIES = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
 # settings that have no default
-REQUIRED = {("positions", "relative_bias"): {"num_heads": 4}}
+REQUIRED = {
+    ("objective", "masked"): {"masker": {"name": "random"}, "loss": {"name": "pixels", "normalize": "none"}},
+}
 # so that a model is small: taken where a component has such settings
 SMALL = {"width": 32, "depth": 2, "num_heads": 4}
 # what fits a component to the synthetic samples, beyond that
@@ -36,13 +38,12 @@ FITTING = {
 # other settings that make another component of it
 VARIANTS = {
     ("encoder", "vit"): [
-        {"masked_tokens": "replace", "prefix_tokens": 2},
-        {"positions": "relative_bias"},
-        {"cosine_attention": True, "qkv_bias": "query_value", "layer_scale": 0.1},
+        {"masked_tokens": "replace", "prefix_tokens": 2, "positions": "relative_bias", "drop_path": 0.3},
+        {"cosine_attention": True, "qkv_bias": "query_value", "layer_scale": 0.1, "dropout": 0.2},
     ],
     ("decoder", "transformer"): [
         {"positions": "relative_bias", "prefix": "drop"},
-        {"positions_at": "decoder", "prefix_tokens": 1},
+        {"positions_at": "decoder", "prefix_tokens": 1, "drop_path": 0.3},
     ],
     ("decoder", "in_place"): [{"depth": 0}],
     ("loss", "pixels"): [
@@ -74,8 +75,6 @@ def small(kind, name):
 def examined():
     """Every component with every check of its kind, in every variant."""
     for kind, name in ENTRIES:
-        if kind == "augmentation":  # tests/pixels
-            continue
         for number, variant in enumerate([{}, *VARIANTS.get((kind, name), [])]):
             for check in testing.checks(kind):
                 label = f"{kind}-{name}{f'-{number}' if number else ''}-{check}"
@@ -103,6 +102,8 @@ def examples(tmp_path_factory):
                 return SOURCES[name](folder) if name in SOURCES else {}
             case "modality":
                 return {"loaded": SourceFile(str(LOADED[name](folder)))} if name in LOADED else {}
+            case "evaluator":
+                return {"model": small_model()}
             case "format":
                 return dict(FORMATS[name]()) if name in FORMATS else {}
         return {}
@@ -171,12 +172,11 @@ def golden(name):
     return {"state": part["weights"], **options}
 
 
-def written(name, modality, encoder, decoder, **options):
-    """What a format writes of a small model."""
+def small_model(modality="image", encoder=None, decoder=None):
     data = {
         "model": {
-            "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2, **encoder},
-            "decoder": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2, **decoder},
+            "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2, **(encoder or {})},
+            "decoder": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2, **(decoder or {})},
         },
         "streams": {
             "a": {
@@ -186,7 +186,12 @@ def written(name, modality, encoder, decoder, **options):
             }
         },
     }
-    model = build_model(experiment_from_data(data))
+    return build_model(experiment_from_data(data))
+
+
+def written(name, modality, encoder, decoder, **options):
+    """What a format writes of a small model."""
+    model = small_model(modality, encoder, decoder)
     found = components().get("format", name)
     with_name = validate_strictly(found.Config, {"name": name})
     return {"state": found(with_name).write(settings_of(model), model.state_dict()).state, **options}
@@ -230,7 +235,7 @@ def test_it_trains_on_the_samples_of_every_modality(kind, name, modality):
     try:
         check(name, modality={"name": modality, **small("modality", modality)}, **small(kind, name))
     except testing.PromiseBroken as broken:
-        if not isinstance(broken.__cause__, testing.NotApplicable):
+        if "it refused all" not in broken.came:
             raise
         pytest.skip(broken.came)  # it says so itself
 

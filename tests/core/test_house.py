@@ -47,7 +47,7 @@ def test_the_core_names_no_modality(path):
     draws = path.relative_to(ROOT / "mmmask").as_posix() in (
         "evaluation/pictures.py",
         "evaluation/held_out.py",
-        "cli/reconstruct.py",
+        "evaluation/reconstruction.py",
     )
     pillow = {"Image", "image", "images"} if draws else set()  # the class of Pillow, and variables that hold pictures
     found = [

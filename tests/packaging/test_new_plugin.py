@@ -87,7 +87,18 @@ def test_a_new_modality_is_installed_tested_and_learns(environment):
     assert gained > 4
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind != "modality"])
+# no experiment can choose these yet; a test that begins to pass fails, and its kind leaves this list
+WAITING = ("pool",)
+OTHERS = [
+    pytest.param(kind, marks=pytest.mark.xfail(reason="no experiment can choose this kind yet"))
+    if kind in WAITING
+    else kind
+    for kind in kinds()
+    if kind != "modality"
+]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
 def test_what_is_new_passes_its_tests_and_trains(environment, kind):
     name = f"my_{kind}"
     checked(environment.run("mmmask", "new", kind, name))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmmask.experiment.compose import dump_yaml
-from mmmask.training.checkpoints import Checkpoints
+from mmmask.interop.checkpoints import Checkpoints
 
 HERE = Path(__file__).parent
 TIMINGS = {"samples_per_second", "data_wait_seconds", "step_seconds"}

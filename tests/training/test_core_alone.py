@@ -19,7 +19,8 @@ bare.add_plugin_file(sys.argv[1])
 assert [entry.name for entry in bare.registry("modality")] == ["signal"]
 signals = sys.modules[bare.get("modality", "signal").__module__]
 from mmmask.experiment import experiment_from_data
-from mmmask.training.train import train, load_run
+from mmmask.interop.runs import load_run
+from mmmask.training.train import train
 from mmmask.evaluation.pictures import picture, reconstruct
 import torch
 torch.set_num_threads(1)

@@ -8,8 +8,10 @@ import torch
 
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
-from mmmask.training.checkpoints import Checkpoints
-from mmmask.training.folder import RunFolder
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import RunFolder
+from mmmask.training.folder import opened
+from mmmask.training.json_lines import append_jsonl
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
@@ -61,6 +63,22 @@ def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment
     assert f"the last: {lines[-1]['sample']}: made to be bad" in ended.err
 
 
+def test_every_process_writes_down_the_bad_samples_that_it_ends_over(train, experiment_file, tmp_path):
+    bad = "{name: waves, bad: [" + ", ".join(map(str, range(24))) + "]}"
+    settings = [f"streams.long.source={bad}", "data.max_bad_share=1.0"]
+    for process in train(experiment_file(), tmp_path / "run", *settings, processes=2):
+        assert process.code == 2
+        last = process.err.partition("the last: ")[2].partition(":")[0]
+        lines = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
+        assert last in {line["sample"] for line in lines}
+
+
+def test_a_log_is_strict_json(tmp_path):
+    line = {"step": 1, "loss": float("nan"), "parts": [float("inf"), 2.0]}
+    append_jsonl(tmp_path / "log.jsonl", line)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "loss": null, "parts": [null, 2.0]}\n'
+
+
 def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signals, tmp_path):
     def experiment(path, **source):
         data = signals.signal_data()
@@ -69,10 +87,10 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
         return experiment_from_data(data)
 
     folder = RunFolder(tmp_path / "run")
-    with folder.opened(experiment("here")):
+    with opened(folder, experiment("here")):
         pass
-    with folder.opened(experiment("there")):
+    with opened(folder, experiment("there")):
         pass
     message = r"streams\.long\.source\.limit: None in the run, now 3"
-    with pytest.raises(ExperimentError, match=message), folder.opened(experiment("there", limit=3)):
+    with pytest.raises(ExperimentError, match=message), opened(folder, experiment("there", limit=3)):
         pass

@@ -1,0 +1,201 @@
+"""Features of whole samples: nothing masked, nothing drawn at random."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from mmmask.components import components
+from mmmask.evaluation.inputs import UndecodableSample, open_model, open_sources, read_ahead, require_inputs
+from mmmask.interfaces import ChosenByName, Component, Encoder, Latents, Source
+from mmmask.interfaces.component import build
+from mmmask.interop import Report
+from mmmask.interop.checkpoint_file import new_file, write_tensors
+from mmmask.model.classifier import Classifier
+from mmmask.model.precision import autocast, find_device
+from mmmask_registry import MmmaskError, UnknownName
+
+PRECISIONS = ("fp32", "bf16")
+ENDINGS = (".safetensors", ".npz")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of samples, float32 on the CPU.
+
+    Attributes:
+        tensors: {STREAM: (samples, width), of every token (samples, tokens, width)}; of a classifier also
+            {STREAM.logits: (samples, classes)}; with maps {STREAM.mapN: (samples, channels, *grid)}, finest first.
+        names: {stream: what the source calls each sample}, such as its path.
+        labels: {stream: label of each sample}, of the streams whose source knows labels.
+        skipped: why samples could not be decoded, a line each.
+        report: how the model was read; None where a model was given.
+    """
+
+    tensors: dict[str, Tensor]
+    names: dict[str, list[str]]
+    labels: dict[str, list[str | None]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    report: Report | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Writes .safetensors (names and labels as JSON in the metadata `paths` and `labels`) or .npz (STREAM.paths,
+        STREAM.labels), whole or not at all.
+
+        Raises:
+            MmmaskError: the name ends in something else, the file is there already, or it cannot be written.
+        """
+        target = new_file(path, ENDINGS)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.suffix == ".safetensors":
+                labels = {"labels": json.dumps(self.labels)} if self.labels else {}
+                write_tensors(target, self.tensors, {"paths": json.dumps(self.names)} | labels)
+            else:
+                _write_npz(target, self)
+        except OSError as error:
+            raise MmmaskError(f"{target}: cannot be written: {error}") from error
+
+
+def extract(
+    model: nn.Module | str | Path,
+    files: Sequence[str | Path] = (),
+    *,
+    source: Source | Component.Config | Mapping[str, Any] | str | None = None,
+    split: str | None = None,
+    stream: str | None = None,
+    output: str | Path | None = None,
+    pool: str | None = None,
+    maps: bool = False,
+    batch_size: int = 16,
+    device: str | None = None,
+    precision: str = "fp32",
+    reading: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int, Sequence[str]], None] = lambda done, total, skipped: None,
+) -> Features:
+    """Computes features of samples with nothing masked.
+
+    Args:
+        model: a model, or what `mmmask.interop.load` reads: a published name, a file, a run's folder.
+        files: files, and folders with all below them. Instead of files:
+        source: an experiment's block `source`, such as `{"name": "folder", "path": ...}`, or a Source;
+        split: `source` or `held_out`, the samples of the run's own experiment.
+        stream: decodes the samples; by default told from the files' endings.
+        output: a file to write, .safetensors or .npz; looked at before the work begins.
+        pool: a pool by name, such as `mean` of all tokens or `prefix` (the first prefix token, cls), or `none` for all
+            tokens; by default the mean, and of a classifier what its head sees.
+        maps: also the encoder's features laid out on grids.
+        batch_size: samples in a forward.
+        device: by default a GPU where there is one.
+        precision: of matrix products, `fp32` or `bf16`.
+        reading: further arguments of `mmmask.interop.read`.
+        progress: called with (samples done, samples in all, reasons of newly skipped samples).
+
+    Raises:
+        MmmaskError: something of this cannot be, or not one sample can be decoded.
+    """
+    if output is not None:
+        new_file(output, ENDINGS)
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    pools = [*(entry.name for entry in components().registry("pool")), "none"]
+    if pool not in (None, *pools):
+        raise UnknownName("pool", str(pool), pools)
+    require_inputs(model, files, source, split)
+    chosen = find_device(device)
+    opened, report = open_model(model, reading or {})
+    sources = open_sources(model, opened.modalities, files, source, split, stream)
+    opened.to(chosen)
+    total, done = sum(map(len, sources.values())), 0
+    parts: dict[str, list[Tensor]] = {}
+    names: dict[str, list[str]] = {}
+    labels: dict[str, list[str | None]] = {}
+    skipped: list[str] = []
+    progress(0, total, ())
+    for name, samples in sources.items():
+        preparation = opened.modalities[name].preparation
+        for batch in read_ahead(preparation, name, samples, range(len(samples)), batch_size):
+            good = [(index, sample) for index, sample in batch if isinstance(sample, Tensor)]
+            bad = [str(reason) for _, reason in batch if isinstance(reason, UndecodableSample)]
+            if good:
+                together = preparation.collate([sample for _, sample in good]).to(chosen)
+                try:
+                    with torch.inference_mode(), autocast(chosen, precision):
+                        found = _features(opened, name, together, pool, maps)
+                except torch.OutOfMemoryError as error:
+                    raise MmmaskError(f"batch size {batch_size}: {chosen} has not enough memory; take less") from error
+                for key, tensor in found.items():
+                    parts.setdefault(key, []).append(tensor.float().cpu().contiguous())
+                names.setdefault(name, []).extend(samples.describe(index) for index, _ in good)
+                labels.setdefault(name, []).extend(samples.label(index) for index, _ in good)
+            skipped += bad
+            done += len(batch)
+            progress(done, total, bad)
+    if not names:
+        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
+    known = {name: found for name, found in labels.items() if any(label is not None for label in found)}
+    # pop: what was collected is let go of as it is joined
+    tensors = {key: torch.cat(parts.pop(key)) for key in list(parts)}
+    features = Features(tensors, names, known, tuple(skipped), report)
+    if output is not None:
+        features.save(output)
+    return features
+
+
+def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: bool) -> dict[str, Tensor]:  # noqa: ANN401
+    """{name: (samples, ...)}, all of one forward; maps take another where the encoder has some of its own."""
+    batch = {stream: samples}
+    latents = model.encode(batch)[stream]
+    found = {}
+    if isinstance(model, Classifier):
+        seen = model.norm(model.pool(latents))
+        found[stream] = seen if pool is None else _pooled(latents, pool)
+        found[f"{stream}.logits"] = model.head(seen)
+    else:
+        found[stream] = _pooled(latents, pool or "mean")
+    if maps:
+        if type(model.encoder).feature_maps is Encoder.feature_maps:  # the latents, which are here already
+            grid = model.modalities[stream].grid(samples.shape)
+            layers = [latents.values.transpose(1, 2).unflatten(2, grid)]
+        else:
+            layers = model.feature_maps(batch)[stream]
+        found |= {f"{stream}.map{number}": layer for number, layer in enumerate(layers)}
+    return found
+
+
+def _pooled(latents: Latents, pool: str) -> Tensor:
+    if pool == "none":
+        return latents.values
+    config = TypeAdapter(Annotated[Component.Config, ChosenByName("pool")]).validate_python(pool)
+    built = build("pool", config, width=latents.values.shape[-1])
+    if any(True for _ in built.parameters()):
+        raise MmmaskError(f"pool {pool}: it has weights of its own, and the model holds none for it: take mean")
+    return built(latents)
+
+
+def _write_npz(path: Path, features: Features) -> None:
+    """By hand, as np.savez has no place for a stream that is called `file`."""
+    arrays = {name: tensor.numpy() for name, tensor in features.tensors.items()}
+    arrays |= {f"{stream}.paths": np.array(names) for stream, names in features.names.items()}
+    arrays |= {
+        f"{stream}.labels": np.array(["" if label is None else label for label in labels])
+        for stream, labels in features.labels.items()
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

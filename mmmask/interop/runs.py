@@ -1,0 +1,136 @@
+"""Run folders, read only: the experiment, the newest checkpoint, the logs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmmask.components import components
+from mmmask.experiment import Experiment, load_experiment
+from mmmask.experiment.errors import ExperimentError
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.model.build import build_model
+from mmmask.model.model import Model
+from mmmask_registry import MmmaskError
+
+
+class RunFolder:
+    """Paths of a run, and its experiment."""
+
+    def __init__(self, output: str | Path) -> None:
+        self.path = Path(output)
+        self.experiment_file = self.path / "experiment.yaml"
+        self.versions = self.path / "versions.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.bad_samples = self.path / "bad_samples.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.reconstructions = self.path / "reconstructions"
+
+    def experiment(self) -> Experiment:
+        """The experiment of the run.
+
+        Raises:
+            MmmaskError: there is no run here, or its experiment cannot be read; the message names the plugins that the
+                run was trained with and that are not installed.
+        """
+        if not self.experiment_file.is_file():
+            raise MmmaskError(f"{self.path}: no run here (there is no {self.experiment_file.name} in it)")
+        try:
+            return load_experiment(self.experiment_file)
+        except ExperimentError as error:
+            if not (missing := self._missing_plugins()):
+                raise
+            hint = f"the run was trained with plugins that are not here: {', '.join(missing)}"
+            raise ExperimentError([*error.problems, hint], error.where) from error
+
+    def _missing_plugins(self) -> list[str]:
+        """Plugins that `versions.json` names and this installation lacks, such as `mmmask-thermal 0.1.0`."""
+        try:
+            plugins = json.loads(self.versions.read_text(encoding="utf-8")).get("plugins", {})
+            here = {*components().plugins, *(plugin.supplier for plugin in components().broken)}
+            return [f"{name} {version}".rstrip() for name, version in plugins.items() if name not in here]
+        except (OSError, ValueError, AttributeError):
+            return []
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read when asked.
+
+    Attributes:
+        output: the folder.
+        experiment: what was trained, every default filled in.
+        outcome: `finished` or `interrupted` right after training, `loaded` when opened later.
+    """
+
+    output: Path
+    experiment: Experiment
+    outcome: str = "loaded"
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        """The newest checkpoint that can be read.
+
+        Raises:
+            MmmaskError: there is none.
+        """
+        checkpoint = Checkpoints(RunFolder(self.output).checkpoints).newest()
+        if checkpoint is None:
+            raise MmmaskError(f"{self.output}: there is no checkpoint yet; `mmmask train` goes on with the run")
+        return checkpoint
+
+    @property
+    def step(self) -> int:
+        """Steps done at the newest checkpoint."""
+        return self.checkpoint["step"]
+
+    @cached_property
+    def model(self) -> Model:
+        """The model at the newest checkpoint, on the CPU, in evaluation mode."""
+        model = build_model(self.experiment, self.checkpoint["data"]["classes"])
+        model.load_state_dict(self.checkpoint["model"])
+        return model.eval()
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return read_jsonl(RunFolder(self.output).metrics)
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of `evaluations.jsonl`: held-out figures per stream."""
+        return read_jsonl(RunFolder(self.output).evaluations)
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """{stream: its newest reconstruction picture}."""
+        folder = RunFolder(self.output).reconstructions
+        found = {name: sorted(folder.glob(f"{name}_step_*.png")) for name in self.experiment.streams}
+        return {name: paths[-1] for name, paths in found.items() if paths}
+
+
+def load_run(output: str | Path) -> Run:
+    """Opens a run's folder.
+
+    Raises:
+        MmmaskError: there is no run in it.
+    """
+    return Run(Path(output), RunFolder(output).experiment())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log of one JSON object a line, if there is one; a last line that was cut off is dropped."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # what follows a torn line was written by nobody
+    return lines
