@@ -1,4 +1,4 @@
-"""What a plugin may supply, one abstract class a file, and the data that flows between components."""
+"""Interfaces of plugins, one abstract class per file, and the data that flows between components."""
 
 from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize

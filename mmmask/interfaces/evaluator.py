@@ -21,7 +21,7 @@ class Evaluator(Component):
 
     @abstractmethod
     def add(self, batch: Batch, first: int, total: int) -> None:
-        """Takes the held-out samples `first ..` of `total`, on the model's device."""
+        """Adds the held-out samples `first ..` of `total`, on the model's device."""
 
     @abstractmethod
     def figures(self) -> dict[str, float | None]:

@@ -98,7 +98,7 @@ def load(
 def read(
     source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
 ) -> Loaded:
-    """As `load`, with the report.
+    """Loads as `load` does, and returns the report too.
 
     Raises:
         InteropError: it cannot be read, recognised or fitted; or, where `strict`, a key is neither used nor known to

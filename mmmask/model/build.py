@@ -103,7 +103,7 @@ def build_classifier(settings: ClassifierSettings) -> Classifier:
 
 
 def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
-    """What encoder and decoders are built with, by embedding key, in the experiment's order."""
+    """Constructor inputs of encoder and decoders by embedding key, in the experiment's order."""
     found: dict[str, Embedding] = {}
     for name, modality in modalities.items():
         try:

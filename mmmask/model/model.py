@@ -154,7 +154,7 @@ class Model(Backbone):
         return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
 
     def objective(self, stream: str) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
-        """What is learned from a stream.
+        """Objective of a stream.
 
         Raises:
             UnknownName: there is no such stream.

@@ -106,7 +106,7 @@ class MatmulPeak:
         self.out = torch.empty(size, size, device=device, dtype=dtype)
 
     def seconds(self) -> float:
-        """Of one product; the best of five, as a ceiling is."""
+        """Seconds of one product, the best of five."""
         return min(timed(lambda: torch.mm(self.left, self.right, out=self.out), self.device) for _ in range(5))
 
 

@@ -1,4 +1,4 @@
-"""What a step costs, counted on the meta device: parameters, tokens, floating-point operations."""
+"""Cost of a step, counted on the meta device: parameters, tokens, floating-point operations."""
 
 from __future__ import annotations
 

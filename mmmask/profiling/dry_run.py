@@ -23,7 +23,7 @@ READ, TRIED = 32, 2
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """What was read of one stream.
+    """Batch read of one stream.
 
     Attributes:
         samples: (batch, *sample_shape), one of each sample.
