@@ -35,7 +35,6 @@ SUMMARY = {
     "masker": "masks everything around a place drawn at random",
     "objective": "tells samples whose tokens stand in reverse order",
     "optimizer": "stochastic gradient descent with Nesterov's momentum",
-    "pool": "mean weighted by how well each token fits a learned query",
     "positions": "sines of a token's place at several scales, mixed by a learned layer",
     "source": "soft spots of colour, from a formula",
 }
@@ -60,7 +59,6 @@ OWN_BLOCKS = {
     "loss": {"objective": _LEARNED.format(_MASKER, "{name: $name}", "")},
     "masker": {"objective": _LEARNED.format("{name: $name, mask_ratio: 0.6}", _PIXELS, _WHY_PLAIN)},
     "optimizer": {"optimizer": "{name: $name, learning_rate: 0.1}"},
-    "pool": {"objective": "    objective: classification\n    pool: $name"},
     "positions": {
         "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4, positions: $name}",
         "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4, positions: $name}",

@@ -232,16 +232,6 @@ def test_its_components_register_and_describe_themselves(plugin, cli, kind):
     assert all(field.description for name, field in settings.items() if name != "name")
 
 
-# no experiment can choose these yet; a test that begins to pass fails, and its kind leaves this list
-WAITING = ("pool",)
-TRAINED = [
-    pytest.param(kind, marks=pytest.mark.xfail(reason="no experiment can choose this kind yet"))
-    if kind in WAITING
-    else kind
-    for kind in KINDS
-]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_keeps_its_promises(plugin, kind):
     if kind in ("encoder", "decoder", "modality"):
@@ -253,7 +243,7 @@ def test_it_keeps_its_promises(plugin, kind):
     assert broken == []
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_its_experiment_trains(plugin, kind, corpus, tmp_path):
     written = plugin(kind, "glow")
     data = parse_yaml((written / "glow.yaml").read_text())
@@ -266,7 +256,7 @@ def test_its_experiment_trains(plugin, kind, corpus, tmp_path):
     assert "'name': 'glow'" in used or "'objective': 'glow'" in used, "it uses the component"
     run = mmmask.train(experiment, output=tmp_path / "run", device="cpu")
     assert run.step == 2
-    if kind in ("objective", "pool"):  # nothing is reconstructed
+    if kind == "objective":  # nothing is reconstructed
         return
     assert run.evaluations[-1]["psnr"] is not None
     assert all(path.is_file() for path in run.pictures.values())

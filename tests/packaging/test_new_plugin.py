@@ -1,5 +1,6 @@
 """What `mmmask new` writes works as its page says, where mmmask is installed from its wheel and nothing else is."""
 
+import json
 import os
 import re
 import subprocess
@@ -44,15 +45,23 @@ class Environment:
         pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, ROOT)
         pip("install", "--no-deps", "--no-index", *folder.glob("*.whl"), python=self.bin / "python")
 
-    def install(self, distribution):
-        """`pip install -e` without a package index: what it builds with and depends on is there."""
+    def install(self, *distributions):
+        """`pip install -e` without a package index: what they build with and depend on is there."""
         options = "--no-deps", "--no-index", "--no-build-isolation"
-        pip("install", *options, "-e", self.here / distribution, python=self.bin / "python")
+        chosen = [part for name in distributions for part in ("-e", self.here / name)]
+        pip("install", *options, *chosen, python=self.bin / "python")
+
+    def commands(self, commands):
+        """[exit code, stdout, stderr] of several `mmmask` commands in one process."""
+        return json.loads(checked(self._python("-c", COMMANDS, json.dumps(list(commands)))))
 
     def run(self, command, *arguments):
+        return self._python("-m", command, *arguments)
+
+    def _python(self, *arguments):
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))}
         return subprocess.run(
-            [str(self.bin / "python"), "-m", command, *arguments],
+            [str(self.bin / "python"), *arguments],
             cwd=self.here, env=clean | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
@@ -87,32 +96,52 @@ def test_a_new_modality_is_installed_tested_and_learns(environment):
     assert gained > 4
 
 
-# no experiment can choose these yet; a test that begins to pass fails, and its kind leaves this list
-WAITING = ("pool",)
-OTHERS = [
-    pytest.param(kind, marks=pytest.mark.xfail(reason="no experiment can choose this kind yet"))
-    if kind in WAITING
-    else kind
-    for kind in kinds()
-    if kind != "modality"
-]
+OTHERS = [kind for kind in kinds() if kind != "modality"]
+COMMANDS = """
+import contextlib, io, json, sys
+from mmmask.cli import main
+ended = []
+for command in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(command)
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(environment):
+    """{kind: (exit code, stdout, stderr) of training}; the packages are made, installed and tested at once."""
+    for code, _, err in environment.commands(["new", kind, f"my_{kind}"] for kind in OTHERS):
+        assert code == 0, err
+    folders = [f"mmmask-my_{kind}" for kind in OTHERS]
+    environment.install(*folders)
+    checked(environment.run("pytest", "--import-mode=importlib", *folders))
+    quick = ["training.log.tensorboard=false", "--device", "cpu"]
+    steps = {kind: 200 if kind == "objective" else 30 for kind in OTHERS}  # the order of tokens is learned late
+    ended = environment.commands(
+        ["train", f"mmmask-my_{kind}/my_{kind}.yaml", f"training.steps={steps[kind]}", *quick] for kind in OTHERS
+    )
+    return dict(zip(OTHERS, ended, strict=True))
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_new_passes_its_tests_and_trains(environment, kind):
-    name = f"my_{kind}"
-    checked(environment.run("mmmask", "new", kind, name))
-    environment.install(f"mmmask-{name}")
-    checked(environment.run("pytest", f"mmmask-{name}"))
-    steps = 200 if kind == "objective" else 30  # the order of tokens is learned late
-    quick = [f"training.steps={steps}", "training.log.tensorboard=false", "--device", "cpu"]
-    ended = environment.run("mmmask", "train", f"mmmask-{name}/{name}.yaml", *quick)
-    told = checked(ended) + ended.stderr
+def test_what_is_new_trains(trained, kind):
+    code, out, err = trained[kind]
+    assert code == 0, err
     if kind == "objective":  # evaluated by nobody
-        first, *_, last = re.findall(r"step \d+/200  loss \w+ ([\d.]+)", told)
+        first, *_, last = re.findall(r"step \d+/200  loss \w+ ([\d.]+)", err)
     else:
-        first, last = re.findall(r"held-out loss ([\d.]+) at the start, ([\d.]+) at the end", told)[0]
+        first, last = re.findall(r"held-out loss ([\d.]+) at the start, ([\d.]+) at the end", out)[0]
     assert float(last) < float(first)
-    refused = environment.run("mmmask", "new", kind, name, "--output", "elsewhere")
-    assert refused.returncode == 2
-    assert f"is supplied by mmmask-{name}: choose another name." in refused.stderr
+
+
+def test_a_name_that_is_taken_is_refused(trained, environment):
+    for (code, _, err), kind in zip(
+        environment.commands(["new", kind, f"my_{kind}", "--output", "elsewhere"] for kind in OTHERS),
+        OTHERS,
+        strict=True,
+    ):
+        assert code == 2
+        assert f"is supplied by mmmask-my_{kind}: choose another name." in err
