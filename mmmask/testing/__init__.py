@@ -29,21 +29,17 @@ from functools import partial
 from typing import Any
 
 from mmmask.testing.augmentation import AugmentationCase
-from mmmask.testing.callback import CallbackCase
 from mmmask.testing.check import Case, Check, NotApplicable, PromiseBroken, checks_of
 from mmmask.testing.decoder import DecoderCase
-from mmmask.testing.encoder import EncoderCase
-from mmmask.testing.evaluator import EvaluatorCase
+from mmmask.testing.encoder import EncoderCase, PoolCase
 from mmmask.testing.format import FormatCase
 from mmmask.testing.loss import LossCase
 from mmmask.testing.masker import MaskerCase
 from mmmask.testing.modality import ModalityCase
 from mmmask.testing.objective import ObjectiveCase
-from mmmask.testing.optimizer import OptimizerCase
-from mmmask.testing.pool import PoolCase
 from mmmask.testing.positions import PositionsCase
-from mmmask.testing.settings import SHARED
 from mmmask.testing.source import SourceCase
+from mmmask.testing.training import CallbackCase, EvaluatorCase, OptimizerCase
 from mmmask_registry import UnknownName
 
 __all__ = [
@@ -56,7 +52,7 @@ _CASES: list[type[Case]] = [
     ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase, PoolCase,
     OptimizerCase, AugmentationCase, EvaluatorCase, CallbackCase, FormatCase,
 ]  # fmt: skip
-_CHECKS = {case.kind: checks_of(case, SHARED) for case in _CASES}
+_CHECKS = {case.kind: checks_of(case) for case in _CASES}
 
 
 def checks(kind: str) -> list[Check]:

@@ -2,61 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import Decoder, DecoderInput, Encoder
-from mmmask.testing.check import NotApplicable, Subject, expect, promise
-from mmmask.testing.compare import expect_finite, expect_shape
-from mmmask.testing.computing import BATCH, SequenceCase, built, randomize, weights_of
-from mmmask.testing.synthetic import Scene, scenes
+from mmmask.interfaces import Decoder, DecoderInput, Encoder, build
+from mmmask.randomness import seeded
+from mmmask.testing import expect
+from mmmask.testing.check import NotApplicable, promise
+from mmmask.testing.computing import BATCH, SequenceCase, randomize
+from mmmask.testing.synthetic import Scene, chosen, scenes
 
 SMALL = {"name": "vit", "width": 32, "depth": 1, "num_heads": 2}
 ENCODERS = ({**SMALL, "prefix_tokens": 2}, {**SMALL, "masked_tokens": "replace"})
 """One that leaves masked tokens out and has prefix tokens, one that keeps them all."""
 
 
-class Situation:
-    """The tokens of a scene behind an encoder's settings."""
-
-    def __init__(self, scene: Scene, encoder: dict[str, Any]) -> None:
-        self.scene, self.encoder = scene, encoder
-
-    def __str__(self) -> str:
-        return str(self.scene)
+def small_encoder(scene: Scene, block: dict[str, Any]) -> Encoder:
+    """The encoder in front of what is examined."""
+    with seeded("weights", 1):
+        return build("encoder", chosen("encoder", block), embeddings=scene.embeddings)
 
 
 class DecoderCase(SequenceCase):
     """A decoder behind one encoder, with the samples of one scene."""
 
-    kind, interface, extras = "decoder", Decoder, {"modality": None, "encoder": None}
-    situation: Situation
+    kind, interface, extras = "decoder", Decoder, ("modality", "encoder")
+    situation: tuple[Scene, dict[str, Any]]
 
-    @classmethod
-    def situations(cls, subject: Subject) -> Iterator[Situation]:
+    def situations(self) -> dict[str, tuple[Scene, dict[str, Any]]]:
         """Synthetic samples of several grids and units behind small ViTs, or what is given instead of either."""
-        given = subject.extras["encoder"]
-        for scene in scenes(subject.extras["modality"])[::2]:
-            yield from (Situation(scene, encoder) for encoder in (ENCODERS if given is None else [given]))
+        given = self.options.get("encoder")
+        return {
+            f"{scene} behind {encoder}": (scene, encoder)
+            for scene in scenes(self.options.get("modality"))[::2]
+            for encoder in (ENCODERS if given is None else (given,))
+        }
 
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder in front of it."""
-        with weights_of(1):
-            return built("encoder", self.situation.encoder, embeddings=self.situation.scene.embeddings)
+        return small_encoder(*self.situation)
 
     def make(self) -> nn.Module:
         """A new decoder."""
-        embeddings = self.situation.scene.embeddings
-        return self.subject.component(self.subject.config, embeddings=embeddings, latent_width=self.encoder.width)
+        embeddings = self.situation[0].embeddings
+        return self.subject(self.config, embeddings=embeddings, latent_width=self.encoder.width)
 
     def input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> DecoderInput:
         """What the model would ask of the decoder."""
-        scene = self.situation.scene
+        scene, _ = self.situation
         mask = scene.mask(count, ratio, seed)
         with torch.no_grad():
             (latents,) = self.encoder([scene.input(scene.tokens(count, seed), mask)])
@@ -72,17 +69,14 @@ class DecoderCase(SequenceCase):
         for count, ratio in ((1, 0.75), (BATCH, 0.25), (2, 0.0)):
             given = self.input(0, count, ratio)
             found = self.results([given])
-            expect(len(found) == 1, "one tensor for one input", len(found))
-            expect_shape(found[0], (*given.mask.predicted.shape, self.component.width), "features")
-            expect_finite(found[0], "features")
+            expect.equal(len(found), 1, "tensors for one input")
+            expect.finite(found[0], (*given.mask.predicted.shape, self.component.width), "features")
 
     @promise
     def tells_predicted_places_apart(self) -> None:
         """Its answers differ from place to place."""
-        if len(self.situation.scene.grid) > 2:
+        if len(self.situation[0].grid) > 2:
             raise NotApplicable("positions of a plane may be the same in every frame")
         randomize(self.encoder)
         randomize(self.component)
-        features = self.results(self.given())[0].double()
-        least = float((torch.cdist(features, features) + torch.eye(features.shape[1]) * 1e9).min())
-        expect(least > 1e-5, "other features for another place", f"two places, {least:.1g} apart")
+        expect.apart(self.results(self.given())[0], 1e-5, "other features for another place")
