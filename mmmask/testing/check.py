@@ -253,9 +253,8 @@ def _examine(case: Case, name: str) -> None:
     if skipped and not examined:
         raise skipped[0]
     if not examined:
-        raise expect.Unmet(
-            "at least one case that it takes", f"it refused all {len(refused)} cases, such as {refused[0]}"
-        )
+        came = f"it refused all {len(refused)} cases, such as {refused[0]}"
+        raise expect.Unmet("at least one case that it takes", came)
 
 
 def _refusal(case: Case) -> str | None:

@@ -46,9 +46,7 @@ def expect_rows_apart(results: Callable[[slice], list[Tensor]], what: str) -> No
     """Every sample alone gives what it gives in a batch."""
     whole = results(slice(0, BATCH))
     for one in (slice(row, row + 1) for row in range(BATCH)):
-        expect.same(
-            results(one), [part[one] for part in whole], f"what sample {one.start} gives alone{what}", expect.CLOSE
-        )
+        expect.same(results(one), [part[one] for part in whole], f"sample {one.start} alone{what}", expect.CLOSE)
 
 
 class PureCase(Case):

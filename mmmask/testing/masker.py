@@ -60,11 +60,9 @@ class MaskerCase(BatchCase, PickledCase):
         """Some rows of a batch, with the same noise however many they are."""
         grid, ids, _ = self.situation
         scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if ids else None, channels=3)
-        tokens, count = (
-            expect.changed(scene.tokens(BATCH, seed), lambda part: part[rows].clone()),
-            rows.stop - rows.start,
-        )
-        return MaskContext(grid, count, CPU, sample_noise(123 + seed, rows.start, BATCH, CPU), 0, tokens)
+        tokens = expect.changed(scene.tokens(BATCH, seed), lambda part: part[rows].clone())
+        noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
+        return MaskContext(grid, rows.stop - rows.start, CPU, noise, 0, tokens)
 
     def part(self, given: MaskContext, rows: slice) -> MaskContext:
         """The same rows, drawn alone."""
@@ -80,11 +78,9 @@ class MaskerCase(BatchCase, PickledCase):
         masker, grid, tokens = self.component, self.situation[0], math.prod(self.situation[0])
         for step in (1000, 0):
             count = masker.num_masked(grid, step)
-            expect.that(
-                type(count) is int and 0 <= count < tokens, f"num_masked, an int in 0 .. {tokens - 1}", repr(count)
-            )
-            again = masker.num_masked(grid, step)
-            expect.that(again == count, f"num_masked gives {count} whenever it is asked", again)
+            fits = type(count) is int and 0 <= count < tokens
+            expect.that(fits, f"num_masked, an int in 0 .. {tokens - 1}", repr(count))
+            expect.equal(masker.num_masked(grid, step), count, "num_masked, asked again")
         for rows in (1, BATCH):
             scores = masker.scores(self.given(rows=slice(0, rows)))
             expect.shape(scores, (rows, tokens), "scores")

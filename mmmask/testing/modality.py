@@ -101,20 +101,15 @@ class ModalityCase(PureCase):
         for batch in self.batches():
             tokens = modality.tokenize(batch)
             expect.shape(tokens.content, (2, math.prod(tokens.grid), spec.content_dim), "content of two samples")
-            grids = modality.grid(shape), modality.grid(batch.shape)
-            expect.that(
-                grids == (tokens.grid,) * 2, f"grids of sample and batch {tokens.grid}, as of the tokens", grids
-            )
-            expect.that(tokens.spec == spec, f"the spec of its tokens: {spec}", tokens.spec)
-        rank = len(modality.grid(shape))
-        expect.that(len(spec.patch_size) == rank, f"patch_size of {rank} numbers, as the grid", spec.patch_size)
-        expect.that(shape[0] == spec.channels, f"sample_shape starts with the {spec.channels} channels", shape)
+            grids = [modality.grid(shape), modality.grid(batch.shape)]
+            expect.equal(grids, [tokens.grid] * 2, "grids of a sample and of a batch")
+            expect.equal(tokens.spec, spec, "the spec of its tokens")
+        expect.equal(len(spec.patch_size), len(modality.grid(shape)), "numbers of patch_size, as of the grid")
+        expect.equal(shape[0], spec.channels, "channels, with which sample_shape starts")
         for name in ("mean", "std"):
-            count = len(getattr(spec, name))
-            expect.that(
-                count in (0, spec.channels), f"{name}: none, or one for each of {spec.channels} channels", count
-            )
-        expect.that(hash(spec) == hash(modality.spec), "a spec that can be a key of a dictionary", "another hash")
+            values = getattr(spec, name)
+            expect.that(len(values) in (0, spec.channels), f"{name}: nothing, or {spec.channels} numbers", values)
+        expect.equal(hash(modality.spec), hash(spec), "hash of the spec, a key of dictionaries")
         expect.that(modality.embedding, "a key of its embedding", "an empty one")
 
     @promise
@@ -214,9 +209,7 @@ class ModalityCase(PureCase):
         """A copy of its worker side out of a pickle prepares the same samples."""
         preparation, samples = self.preparation, list(self.scene.samples(2))
         again = pickle.loads(pickle.dumps(preparation))
-        expect.that(
-            again.extensions == preparation.extensions, f"extensions {preparation.extensions}", again.extensions
-        )
+        expect.equal(again.extensions, preparation.extensions, "extensions of the copy")
         expect.same(again.collate(samples), preparation.collate(samples), "a batch that the copy collates")
         try:
             loaded = self.loadable()

@@ -145,9 +145,8 @@ class CallbackCase(Case):
         file.seek(0)
         self.component.load_state_dict(torch.load(file, weights_only=True))
         found = self.component.state_dict()
-        expect.that(
-            expect.fingerprint(found) == expect.fingerprint(other), f"the state that it was given: {other}", found
-        )
+        same = expect.fingerprint(found) == expect.fingerprint(other)
+        expect.that(same, f"the state that it was given: {other}", found)
 
 
 def _other(state: Any) -> Any:  # noqa: ANN401 - plain data and tensors
