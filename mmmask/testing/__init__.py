@@ -15,11 +15,9 @@ Besides settings the checks take
 
 - of a modality `loaded`: what a source hands to its preparation, such as `SourceFile(path)`;
 - of a source `extensions`: file name endings that the stream's modality would decode;
-- of an encoder, decoder, loss or objective `modality`: an experiment's block, whose samples stand in for synthetic ones
-  of several grids and units, of which the component must take one;
-- of a decoder `encoder`: an experiment's block, in place of small ViTs;
-- of an evaluator `model` and `stream`;
-- of a format `state`: a small example of a state dict.
+- of an encoder, decoder, loss or objective `modality`: an experiment's block in place of synthetic samples of several
+  grids and units, of which the component must take one; of a decoder also `encoder`, in place of small ViTs;
+- of an evaluator `model` and `stream`, of a format `state`: a small example of a state dict.
 """
 
 from __future__ import annotations
@@ -48,10 +46,10 @@ __all__ = [
     "check_objective", "check_optimizer", "check_pool", "check_positions", "check_source", "checks", "promises",
 ]  # fmt: skip
 
-_CASES: list[type[Case]] = [
+_CASES: tuple[type[Case], ...] = (
     ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase, PoolCase,
     OptimizerCase, AugmentationCase, EvaluatorCase, CallbackCase, FormatCase,
-]  # fmt: skip
+)  # fmt: skip
 _CHECKS = {case.kind: checks_of(case) for case in _CASES}
 
 
@@ -74,11 +72,6 @@ def promises(
     What came of it is None where the promise is kept, a text "expected ..., came ..." where it is broken, and a
     `NotApplicable` where there was nothing to look at, whose text says why.
 
-    Args:
-        kind: of component, such as `masker`.
-        name: a registered name, or the class itself.
-        settings: of the component, and what the checks of its kind take besides.
-
     Raises:
         UnknownName: there is no such kind or component.
         MmmaskError: the class is of another kind.
@@ -96,12 +89,7 @@ def promises(
 
 
 def check(kind: str, component: str | type[Any], **settings: Any) -> None:  # noqa: ANN401 - plain data
-    """Runs all checks of a component.
-
-    Args:
-        kind: of component, such as `masker`.
-        component: a registered name, or the class itself.
-        settings: of the component, and what the checks of its kind take besides; small sizes make this quick.
+    """Runs all checks of a component, of a registered name or the class itself; small sizes make this quick.
 
     Raises:
         PromiseBroken: the first promise that it does not keep.

@@ -11,6 +11,8 @@ from mmmask.testing import expect
 from mmmask.testing.check import promise
 from mmmask.testing.computing import PickledCase
 
+SHAPES = {torch.uint8: (3, 20, 24), torch.float32: (4, 3, 24, 20), torch.int16: (1, 20, 20)}
+
 
 class Resize:
     """Bilinear, to 16 x 16."""
@@ -32,13 +34,8 @@ class AugmentationCase(PickledCase):
 
     def situations(self) -> dict[str, tuple[torch.dtype, tuple[int, ...], bool]]:
         """Pictures and clips of several dtypes, seen at random or deterministically."""
-        shapes = {torch.uint8: (3, 20, 24), torch.float32: (4, 3, 24, 20), torch.int16: (1, 20, 20)}
-        seen = {"at random": True, "without a generator": False}
-        return {
-            f"{dtype} {shape} {how}": (dtype, shape, random)
-            for dtype, shape in shapes.items()
-            for how, random in seen.items()
-        }
+        random = {f"{dtype} {shape}": (dtype, shape, True) for dtype, shape in SHAPES.items()}
+        return random | {f"{text} without a generator": (*what[:2], False) for text, what in random.items()}
 
     def given(self, seed: int = 0) -> tuple[Tensor, View, Resize]:
         """Content whose frames are all the same, and a view."""

@@ -44,33 +44,21 @@ class NotApplicable(Exception):
     """Nothing about this component can be examined, and why."""
 
 
-def promise(examine: Examine, examined_in: str = "all") -> Examine:
-    """Marks a method of a `Case` as a promise: it raises where the promise is broken; its docstring is the sentence."""
-    examine.examined_in = examined_in  # pyright: ignore[reportFunctionMemberAccess]
+def promise(examine: Examine, once: bool = False) -> Examine:
+    """Marks a method of a `Case` as a promise: it raises where the promise is broken; its docstring is the sentence.
+
+    One that takes long is examined `once`, in the first situation that the component takes.
+    """
+    examine.once = once  # pyright: ignore[reportFunctionMemberAccess]
     return examine
-
-
-def promise_of_one_situation(examine: Examine) -> Examine:
-    """A promise that is examined in the first situation alone, as it takes long."""
-    return promise(examine, "first")
-
-
-def promise_of_settings(examine: Examine) -> Examine:
-    """A promise that is examined without a situation, as the component need not be built."""
-    return promise(examine, "none")
 
 
 class Case:
     """One component in one situation. A kind's subclass holds its promises, methods marked `@promise`.
 
     A promise is examined in every situation that the component takes, each time with components built anew; one that
-    finds nothing to look at in a situation raises `NotApplicable`.
-
-    Args:
-        subject: the class of the component.
-        name: registered, or that of the class.
-        options: settings of the component, and extras.
-        situation: one of `situations`.
+    finds nothing to look at in a situation raises `NotApplicable`. The promises here, which all kinds share, are of the
+    class and its settings: nothing is built. `options` are those settings, and `extras`.
     """
 
     kind: ClassVar[str]
@@ -93,10 +81,6 @@ class Case:
     def at(self, situation: Any) -> Self:  # noqa: ANN401
         """The same case in a situation, its component built anew."""
         return type(self)(self.subject, self.name, self.options, situation)
-
-    def again(self) -> Self:
-        """The same case with a component built anew."""
-        return self.at(self.situation)
 
     def configured(self, **changes: Any) -> Component.Config:  # noqa: ANN401 - plain data
         """The settings, validated as those of an experiment are; some of them changed."""
@@ -121,31 +105,31 @@ class Case:
     def try_out(self) -> None:
         """Uses the component once; a `MmmaskError` says that it does not take this situation."""
 
-    @promise_of_settings
+    @promise
     def leaves_no_method_out(self) -> None:
         """It has every method that its interface asks for."""
         expect.none(sorted(self.subject.__abstractmethods__), "every abstract method of its interface")
 
-    @promise_of_settings
+    @promise
     def says_what_it_is(self) -> None:
         """Its class has a docstring, whose first line says what it is."""
         expect.that((vars(self.subject).get("__doc__") or "").strip(), "a docstring of its own", "none")
 
-    @promise_of_settings
+    @promise
     def describes_every_setting(self) -> None:
         """Every setting has a description for `mmmask describe`."""
         fields = self.subject.Config.model_fields
         missing = [key for key, field in fields.items() if key != "name" and not field.description]
         expect.none(missing, "Field(description=...) on every setting")
 
-    @promise_of_settings
+    @promise
     def keeps_settings_strict(self) -> None:
         """Its settings are strict: unknown ones are errors, and none changes later."""
         unknown = {"a_setting_that_nobody_has": 1}
         expect.raises(ValidationError, lambda: self.configured(**unknown), "an unknown setting is an error")
         expect.raises(ValidationError, lambda: setattr(self.configured(), "name", "another"), "settings do not change")
 
-    @promise_of_settings
+    @promise
     def writes_settings_that_read_the_same(self) -> None:
         """Its settings, written as YAML or JSON, are read back the same."""
         data = self.config.model_dump(mode="json")
@@ -153,7 +137,7 @@ class Case:
             read = validate_strictly(type(self.config), again)
             expect.equal(read, self.config, f"read back from {language}")
 
-    @promise_of_settings
+    @promise
     def pickles_settings(self) -> None:
         """Its settings can be pickled."""
         expect.equal(pickle.loads(pickle.dumps(self.config)), self.config, "out of a pickle")
@@ -166,17 +150,14 @@ class Check:
     Attributes:
         name: of the check, which is also its text.
         promise: the sentence.
+        kind: of component.
         case: of the kind.
     """
 
     name: str
     promise: str
+    kind: str
     case: type[Case]
-
-    @property
-    def kind(self) -> str:
-        """Kind of component."""
-        return self.case.kind
 
     def __str__(self) -> str:
         return self.name
@@ -209,8 +190,8 @@ class Check:
 def checks_of(case: type[Case]) -> list[Check]:
     """A check for every promise of a kind: shared ones first, in the order in which they are written down."""
     names = dict.fromkeys(name for base in reversed(case.__mro__) for name in vars(base))
-    methods = {name: getattr(case, name) for name in names if hasattr(getattr(case, name), "examined_in")}
-    return [Check(name, " ".join((method.__doc__ or "").split()), case) for name, method in methods.items()]
+    methods = {name: getattr(case, name) for name in names if hasattr(getattr(case, name), "once")}
+    return [Check(name, " ".join(method.__doc__.split()), case.kind, case) for name, method in methods.items()]
 
 
 def _case_of(case_class: type[Case], component: str | type[Any], settings: Mapping[str, Any]) -> Case:
@@ -221,7 +202,7 @@ def _case_of(case_class: type[Case], component: str | type[Any], settings: Mappi
             f"mmmask.{case_class.interface.__name__}, not {component!r}"
         )
     case = case_class(found, component if isinstance(component, str) else found.__name__, settings)
-    assert case.config  # the settings are validated here, and next those of what the component is tried with
+    assert case.config  # validated here: settings that are none are the caller's mistake
     case.situations()
     return case
 
@@ -229,7 +210,7 @@ def _case_of(case_class: type[Case], component: str | type[Any], settings: Mappi
 def _examine(case: Case, name: str) -> None:
     """Examines a promise in every situation that is taken; nothing passes because nothing was looked at."""
     examine = getattr(type(case), name)
-    if examine.examined_in == "none":
+    if hasattr(Case, name):
         examine(case)
         return
     refused, skipped, examined = [], [], 0
@@ -248,7 +229,7 @@ def _examine(case: Case, name: str) -> None:
                 raise
         else:
             examined += 1
-            if examine.examined_in == "first":
+            if examine.once:
                 return
     if skipped and not examined:
         raise skipped[0]

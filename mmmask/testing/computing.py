@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mmmask.randomness import Noise, sample_noise, seeded, seeded_generator
 from mmmask.testing import expect
-from mmmask.testing.check import Case, NotApplicable, promise, promise_of_one_situation
+from mmmask.testing.check import Case, NotApplicable, promise
 from mmmask_registry import MmmaskError
 
 BATCH = 3
@@ -69,7 +70,7 @@ class PureCase(Case):
         """What it gives is a function of its settings and of what it is given, whatever it was given before."""
         first = self.results(self.given())
         self.results(self.given(1))
-        for what, other in (("asked again", self), ("of another object", self.again())):
+        for what, other in (("asked again", self), ("of another object", self.at(self.situation))):
             expect.same(other.results(other.given()), first, f"what it gives, {what}")
 
     @promise
@@ -123,7 +124,7 @@ class ModuleCase(PureCase):
 
     def outputs(self, given: Any) -> list[Tensor]:  # noqa: ANN401 - each kind's own
         """What the module makes of it, with gradients."""
-        raise NotImplementedError
+        return self.component(given)
 
     def build(self) -> nn.Module:
         """A new module with the weights of a seed, in training mode."""
@@ -158,7 +159,7 @@ class ModuleCase(PureCase):
     @promise
     def has_the_weights_of_its_seed(self) -> None:
         """Its weights are a function of torch's seed alone."""
-        first, second = self.component.state_dict(), self.again().component.state_dict()
+        first, second = self.component.state_dict(), self.at(self.situation).component.state_dict()
         expect.equal(list(second), list(first), "keys of another object")
         different = [key for key in first if not torch.equal(first[key], second[key])]
         expect.none(different, "the same weights from the same seed")
@@ -215,7 +216,7 @@ class SequenceCase(ModuleCase, BatchCase):
         expect.no_global_randomness(lambda: noisy(slice(0, BATCH)), "what it gives with noise")
         expect_rows_apart(noisy, ", with its noise")
 
-    @promise_of_one_situation
+    @partial(promise, once=True)
     def compiles_once(self) -> None:
         """Its `stages`, compiled, give the same, and nothing is compiled again from step to step."""
         from mmmask.model.compiling import compile_stages  # dynamo takes seconds to import

@@ -52,19 +52,12 @@ class EncoderCase(SequenceCase):
         parts = [(latents.values, latents.prefix) for latents in self.component(given)]
         return [part for pair in parts for part in pair if part is not None]
 
-    def latents(self, given: EncoderInput) -> Latents:
-        """Latents of one input."""
-        with torch.no_grad():
-            found = self.component([given])
-        expect.equal(len(found), 1, "Latents for one input")
-        return found[0]
-
     @promise
     def gives_every_input_its_latents(self) -> None:
         """Every input gets finite latents of the encoder's width, in order, with the token that each belongs to."""
         for count, ratio in ((1, 0.75), (BATCH, 0.25), (BATCH, 0.0)):
             given = self.input(0, count, ratio)
-            latents, masked = self.latents(given), given.mask.masked
+            (latents,), masked = self.component([given]), given.mask.masked
             rows = (masked if latents.index is None else latents.index).shape[1]
             expect.finite(latents.values, (count, rows, self.component.width), f"latents of {count} samples")
             if latents.index is not None:
@@ -82,12 +75,10 @@ class EncoderCase(SequenceCase):
         scene, tokens = self.situation, math.prod(self.situation.grid)
         self.component.eval()
         given = scene.input(scene.tokens(2), nothing_masked(2, scene.grid, CPU))
-        latents = self.latents(given)
+        (latents,), (maps,) = self.component([given]), self.component.feature_maps([given])
         expect.shape(latents.values, (2, tokens, self.component.width), "latents")
         if latents.index is not None:
             expect.same(latents.index, torch.arange(tokens).expand(2, -1), "the tokens of the latents")
-        with torch.no_grad():
-            (maps,) = self.component.feature_maps([given])
         expect.that(maps, "one map or more", "none")
         for number, found in enumerate(maps):
             fits = found.shape[0] == 2 and found.dim() == 2 + len(scene.grid)
@@ -102,8 +93,7 @@ class EncoderCase(SequenceCase):
             stage.register_forward_hook(lambda *_, number=number: called.add(number))
         expect.that(stages, "one stage or more", "none")
         asked = (len(stages) - 1, 0)
-        with torch.no_grad():
-            (latents,), (turned,) = (self.component(self.given(), order) for order in (asked, asked[::-1]))
+        (latents,), (turned,) = (self.component(self.given(), order) for order in (asked, asked[::-1]))
         expect.equal(sorted(called), list(range(len(stages))), "stages called")
         expect.equal(len(latents.stages), 2, "outputs of the two stages asked for")
         for found in latents.stages:
@@ -123,26 +113,26 @@ class EncoderCase(SequenceCase):
     @promise
     def keeps_little_of_masked_tokens(self) -> None:
         """Where it leaves masked tokens out, memory grows with the visible tokens, not with all of them."""
-        small, tokens = self.situation, math.prod(self.situation.grid)
-        given = self.input()
-        if tokens < 12 or self.latents(given).values.shape[1] > given.mask.visible.shape[1]:
+        small, tokens, given = self.situation, math.prod(self.situation.grid), self.input()
+        if tokens < 12 or self.component([given])[0].values.shape[1] > given.mask.visible.shape[1]:
             raise NotApplicable("it keeps all tokens")
-        few, many = self._memory(small, tokens // 4), self._memory(small, 3 * (tokens // 4))
+
+        def memory(scene: Scene, visible: int) -> int:
+            case = self.at(scene)
+            given = [case.input(ratio=1 - visible / math.prod(scene.grid))]
+            return bytes_kept(lambda: case.component(given), case.component)
+
+        few, many = memory(small, tokens // 4), memory(small, 3 * (tokens // 4))
         expected = f"with a third of the visible tokens at most {KEPT_AT_MOST:.0%} of the memory"
         expect.that(few <= KEPT_AT_MOST * many, expected, f"{few / many:.0%}: {few} bytes, not {many}")
         if not isinstance(small.modality, SyntheticModality):
             return  # the size of any other is its own
         config = small.modality.config.model_dump(exclude={"name"})
         large = synthetic(**config | {"grid": tuple(2 * size for size in small.grid)})
-        masked = (self._memory(large, tokens // 4) - few) / (math.prod(large.grid) - tokens)
+        masked = (memory(large, tokens // 4) - few) / (math.prod(large.grid) - tokens)
         visible = (many - few) / (2 * (tokens // 4))
         expected = f"a masked token keeps at most {MASKED_AT_MOST:.0%} of what a visible one does"
         expect.that(masked <= MASKED_AT_MOST * visible, expected, f"{masked:.0f} bytes, not {visible:.0f}")
-
-    def _memory(self, scene: Scene, visible: int) -> int:
-        case = self.at(scene)
-        given = case.input(ratio=1 - visible / math.prod(scene.grid))
-        return bytes_kept(lambda: case.component([given]), case.component)
 
 
 def bytes_kept(run: Callable[[], object], part: nn.Module) -> int:

@@ -23,6 +23,7 @@ GRIDS: tuple[Grid, ...] = (
 )  # fmt: skip
 ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
 RATIOS = (0.0, 0.3, 0.9)
+ALL = slice(0, BATCH)
 Situation = tuple[Grid, bool, float | None]
 """A grid, whether its tokens are ids, and a ratio in place of the one that is set."""
 
@@ -56,7 +57,7 @@ class MaskerCase(BatchCase, PickledCase):
             raise MmmaskError("it would mask every token")  # as the core says it
         masker.scores(self.given())
 
-    def given(self, seed: int = 0, rows: slice = slice(0, BATCH)) -> MaskContext:  # noqa: B008 - slices do not change
+    def given(self, seed: int = 0, rows: slice = ALL) -> MaskContext:
         """Some rows of a batch, with the same noise however many they are."""
         grid, ids, _ = self.situation
         scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if ids else None, channels=3)
@@ -98,7 +99,7 @@ class MaskerCase(BatchCase, PickledCase):
                 return derive_seed(value, salt) if isinstance(value, str) else plain(value)
 
             with mock.patch("builtins.hash", salted):
-                masks += self.again().results(self.given())
+                masks += self.at(self.situation).results(self.given())
         expect.same(masks[1:], masks[:1] * 3, "the mask where texts hash otherwise")
 
     @promise

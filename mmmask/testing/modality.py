@@ -22,6 +22,7 @@ from mmmask.testing.check import NotApplicable, promise
 from mmmask.testing.computing import PureCase
 from mmmask.testing.synthetic import Scene
 
+TEXT = "What a source of texts would load. "
 BROKEN = (b"", b"not what its name says", bytes(5000), b"\xff\xfe\x00" * 999)
 
 
@@ -86,13 +87,12 @@ class ModalityCase(PureCase):
 
     def _candidates(self) -> Iterator[Any]:
         channels, *extent = self.component.sample_shape
-        for factor in (2, 1):
+        for factor in (2, 1):  # larger than a sample, to be cut or resized, and as large
             shape = (channels, *(factor * size for size in extent))
-            top = self.component.spec.vocab_size or 256
-            drawn = torch.randint(top, shape, generator=seeded_generator("loaded"))
+            drawn = torch.randint(self.component.spec.vocab_size or 256, shape, generator=seeded_generator("loaded"))
             for whole in [drawn] if self.scene.holds_ids else [drawn.to(torch.uint8), drawn.float() / 255]:
                 yield from (whole, whole.movedim(0, -1).contiguous().numpy(), whole[0], whole[0].numpy())
-        yield "What a source of texts would load. " * math.prod(extent)
+        yield TEXT * math.prod(extent)
 
     @promise
     def has_sizes_that_agree(self) -> None:
@@ -251,7 +251,7 @@ class ModalityCase(PureCase):
     @promise
     def prepares_in_several_threads(self) -> None:
         """One object of its worker side serves several threads at once."""
-        preparation, alone, loaded = self.preparation, self.again().preparation, self.loadable()
+        preparation, alone, loaded = self.preparation, self.at(self.situation).preparation, self.loadable()
         wanted = {seed: expect.fingerprint(prepared(alone, loaded, seed)) for seed in range(expect.THREADS)}
         expect.same_in_threads(lambda seed: expect.fingerprint(prepared(preparation, loaded, seed)), wanted, "samples")
 

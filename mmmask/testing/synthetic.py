@@ -123,11 +123,6 @@ class Scene:
         """Whether content is discrete."""
         return self.modality.spec.vocab_size is not None
 
-    @property
-    def key(self) -> str:
-        """Key of the embedding."""
-        return self.modality.embedding
-
     @cached_property
     def grid(self) -> Grid:
         """Token layout of a sample."""
@@ -136,7 +131,7 @@ class Scene:
     @property
     def embeddings(self) -> dict[str, Embedding]:
         """What encoders and decoders are built with."""
-        return {self.key: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
+        return {self.modality.embedding: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
 
     def samples(self, count: int, seed: int = 0) -> Tensor:
         """Stored samples (count, *sample_shape): ids as int64, bytes as uint8, others as int16 or float32."""
@@ -170,7 +165,7 @@ class Scene:
 
     def input(self, tokens: Tokens, mask: Mask) -> EncoderInput:
         """The tokens on their way into an encoder."""
-        return EncoderInput((Part(self.key, tokens),), mask)
+        return EncoderInput((Part(self.modality.embedding, tokens),), mask)
 
     def with_other_masked_content(self, tokens: Tokens, mask: Mask) -> Tokens:
         """The same visible tokens, others where they are masked."""

@@ -28,9 +28,10 @@ class OptimizerCase(Case):
     kind, interface = "optimizer", Optimizer
 
     @property
-    def groups(self) -> list[tuple[float, float]]:
-        """`lr_scale` and `weight_decay` of the groups."""
-        return [(1.0, getattr(self.config, "weight_decay")), (0.5, 0.0)]  # noqa: B009 - of Optimizer.Config
+    def groups(self) -> list[dict[str, float]]:
+        """What the groups are given besides parameters."""
+        decay = self.config.model_dump()["weight_decay"]
+        return [{"lr_scale": 1.0, "weight_decay": decay}, {"lr_scale": 0.5, "weight_decay": 0.0}]
 
     def weights(self) -> list[Tensor]:
         """A matrix and a vector."""
@@ -39,12 +40,8 @@ class OptimizerCase(Case):
 
     def optimizer(self, weights: list[Tensor]) -> torch.optim.Optimizer:
         """A new optimizer of the weights."""
-        return self.build().build(
-            [
-                {"params": [part], "lr_scale": scale, "weight_decay": decay}
-                for part, (scale, decay) in zip(weights, self.groups, strict=True)
-            ]
-        )
+        groups = [{"params": [part], **group} for part, group in zip(weights, self.groups, strict=True)]
+        return self.build().build(groups)
 
     def steps(self, optimizer: torch.optim.Optimizer, weights: list[Tensor], count: int = 3) -> list[float]:
         """Goes down a bowl, and gives the height before every step."""
@@ -63,8 +60,8 @@ class OptimizerCase(Case):
     def keeps_its_groups(self) -> None:
         """Its parameter groups keep their `lr_scale` and `weight_decay`."""
         groups = self.optimizer(self.weights()).param_groups
-        found = [(group.get("lr_scale"), group["weight_decay"]) for group in groups]
-        expect.equal(found, self.groups, "(lr_scale, weight_decay) of the groups")
+        found = [{key: group.get(key) for key in ("lr_scale", "weight_decay")} for group in groups]
+        expect.equal(found, self.groups, "settings of the groups")
 
     @promise
     def goes_down(self) -> None:
