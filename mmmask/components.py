@@ -48,7 +48,7 @@ class _PluginManager(pluggy.PluginManager):
     """Asks a plugin for its interface version before it looks at its hooks, which may be newer as well."""
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
-        """Takes a plugin.
+        """Registers a plugin.
 
         Raises:
             MmmaskError: it was written for a newer interface.
@@ -111,7 +111,7 @@ class Components:
             raise UnknownName(kind, name, error.known, hint=f" Plugins that failed to load: {failed}.") from None
 
     def add_plugin_file(self, path: str) -> ModuleType:
-        """Takes the components and hooks of a Python file (`--plugin FILE.py`).
+        """Registers the components and hooks of a Python file (`--plugin FILE.py`).
 
         Raises:
             MmmaskError: it cannot be imported, misspells a hook, or claims a name that is taken.

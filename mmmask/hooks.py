@@ -43,7 +43,7 @@ class RunState(Protocol):
 
 
 class Register(Protocol):
-    """What `register_components` is given."""
+    """Argument of `register_components`."""
 
     def __call__(self, kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
         """Names one component.
@@ -62,7 +62,7 @@ def register_components(register: Register) -> None:
 
 
 class Publish(Protocol):
-    """What `publish_checkpoints` is given."""
+    """Argument of `publish_checkpoints`."""
 
     def __call__(
         self, name: str, address: str, format: str, licence: str, description: str = "", by_hand: bool = False,
@@ -88,7 +88,7 @@ def publish_checkpoints(publish: Publish) -> None:
 
 
 class PublishExperiment(Protocol):
-    """What `publish_experiments` is given."""
+    """Argument of `publish_experiments`."""
 
     def __call__(self, name: str, path: str | Path) -> None:
         """Names one experiment.

@@ -233,7 +233,7 @@ class ConvViTEncoder(Encoder):
         return self._latents(inputs, self._convolved(inputs, paths), paths, stages)
 
     def feature_maps(self, inputs: Sequence[EncoderInput]) -> list[list[Tensor]]:
-        """What the stages make of every input, (batch, channels, rows, columns) each, finest first.
+        """Feature maps of every stage for every input, (batch, channels, rows, columns) each, finest first.
 
         The last ones are the latents, after the final norm, laid out on the grid.
 
@@ -260,7 +260,7 @@ class ConvViTEncoder(Encoder):
     def _convolved(
         self, inputs: Sequence[EncoderInput], paths: Sequence[Tensor] | None
     ) -> list[list[tuple[Tensor, Tensor]]]:
-        """What every stage of convolutions returns for the visible tokens of every input."""
+        """Outputs of every convolutional stage for the visible tokens of every input."""
         return [
             self._convolve(
                 own, None if paths is None else paths[number].split(self.config.stage_depths + (len(self.blocks),))
@@ -322,7 +322,7 @@ class ConvViTEncoder(Encoder):
 
 
 def places_on_plane(visible: Tensor, grid: Grid, within: Grid) -> Tensor:
-    """Where the cells of visible tokens lie among those of all samples, every sample's plane read by rows.
+    """Flat positions of the cells of visible tokens in the planes of all samples, read row by row.
 
     Args:
         visible: (batch, visible) token indices.

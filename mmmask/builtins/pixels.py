@@ -164,7 +164,7 @@ class PixelLoss(Loss):
         return _slices_at(values.unflatten(-1, (tokens.spec.patch_size[0], -1)), self._places(tokens, index))
 
     def _places(self, tokens: Tokens, index: Tensor) -> Tensor:
-        """Which slices of each token are predicted: (batch, k, slices), each in 0 .. patch_size[0] - 1.
+        """Predicted slices of each token: (batch, k, slices), each in 0 .. patch_size[0] - 1.
 
         With T = steps * depth and P = steps * slices <= T, place j (T - 1) / (P - 1) lies in step floor(j / slices).
         """

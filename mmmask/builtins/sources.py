@@ -105,7 +105,7 @@ class GlobSource(_FileSource):
         return [(path, None) for path in _with_extensions(found, self.extensions, f"source glob: {pattern}")]
 
     def _folder(self) -> str:
-        """What the pattern names before its first sign that stands for others."""
+        """Leading part of the pattern, before its first wildcard."""
         plain = itertools.takewhile(
             lambda part: not glob.has_magic(part), os.path.expanduser(self.config.path).split(os.sep)
         )

@@ -255,7 +255,7 @@ class SwinEncoder(Encoder):
         return latents
 
     def feature_maps(self, inputs: Sequence[EncoderInput]) -> list[list[Tensor]]:
-        """What each resolution's blocks make of every input, (batch, dim, height, width) each, finest first.
+        """Feature maps of every resolution for every input, (batch, dim, height, width) each, finest first.
 
         The last ones are the latents, after the final norm, laid out on the grid.
 

@@ -1,4 +1,4 @@
-"""What every built-in transformer has, encoder or decoder: settings, positions by embedding key, picking of tokens."""
+"""Shared by the built-in transformers: settings, positions by embedding key, picking of tokens."""
 
 from __future__ import annotations
 

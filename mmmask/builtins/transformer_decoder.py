@@ -98,7 +98,7 @@ class TransformerDecoder(Decoder):
         return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
 
     def _bias(self, own: DecoderInput) -> Tensor | None:
-        """What positions add to attention, for the tokens of the sequence."""
+        """Attention bias of the positions, for the tokens of the sequence."""
         latents, predicted = own.latents, own.mask.predicted
         seen = latents.index
         if seen is None:

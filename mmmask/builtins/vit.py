@@ -71,7 +71,7 @@ class ViTEncoder(Encoder):
 
         @model_serializer(mode="wrap")
         def _without_what_size_sets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-            """So that a file with another size in it, and nothing else, is a model of another size."""
+            """Omits values implied by `size`, so that overriding `size` alone is enough."""
             sized = _numbers(self.size)
             return {key: value for key, value in handler(self).items() if key not in sized or value != sized[key]}
 

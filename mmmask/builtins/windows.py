@@ -62,7 +62,7 @@ def join_windows(windows: Tensor, height: int, width: int, window: int) -> Tenso
 
 
 def across_border(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Which cells share a window only because a plane rolled back by `shift` cells wraps around.
+    """Pairs of cells that share a window only because a plane rolled back by `shift` cells wraps around.
 
     A window on the last rows holds some that came from the top, one on the last columns some that came from the left.
 

@@ -28,7 +28,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 
 def load_plugins(arguments: argparse.Namespace) -> None:
-    """Takes the `--plugin` files."""
+    """Loads the `--plugin` files."""
     for path in arguments.plugin:
         components().add_plugin_file(path)
 

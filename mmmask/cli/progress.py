@@ -1,4 +1,4 @@
-"""What a person watches while something long goes on, and reads when a run ends."""
+"""Progress of long work, and the report at the end of a run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TrainingProgress:
 
     @hookimpl
     def run_ended(self, run: RunState, outcome: str) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -134,7 +134,7 @@ class SampleProgress:
             self._bar.stop()
 
     def update(self, done: int, total: int, skipped: Sequence[str] = ()) -> None:
-        """So many are done; of newly skipped ones a line each, above the bar where there is one."""
+        """Updates the count of samples done; prints a line for each newly skipped one."""
         for reason in skipped:
             self._console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which sample comes when: an endless order that can begin anywhere."""
+"""Order of the samples: endless, and able to begin at any position."""
 
 from __future__ import annotations
 

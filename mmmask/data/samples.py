@@ -80,7 +80,8 @@ class SampleLoader:
     ) -> None:
         self.source, self.preparation, self.spec = source, preparation, spec
         self.replicate, self.seed, self.stream = replicate, seed, stream
-        self.classes = dict(source.classes if classes is None else classes)
+        found = source.classes if classes is None else classes
+        self.classes = {label_set: tuple(names) for label_set, names in found.items()}
         self._numbers = {
             label_set: {name: number for number, name in enumerate(names)} for label_set, names in self.classes.items()
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mmmask.components import components
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import BatchPipeline
 from mmmask.data.process import WorkerProcess, pays
@@ -65,6 +66,9 @@ class Streams:
         check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
+        self.classes = {
+            name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
+        }
         self.process: WorkerProcess | None = None
         self._pipelines: dict[str, BatchPipeline] = {}
         self._within_step = False
@@ -92,7 +96,12 @@ class Streams:
 
     def state_dict(self) -> dict[str, Any]:
         """Global batches consumed per stream, and what tells a source from another, for a checkpoint."""
-        return {"consumed": dict(self.consumed), "sizes": dict(self.sizes), "names": dict(self._digests)}
+        return {
+            "consumed": dict(self.consumed),
+            "sizes": dict(self.sizes),
+            "names": dict(self._digests),
+            "classes": self.classes,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint.
@@ -100,16 +109,24 @@ class Streams:
         Raises:
             ExperimentError: a source holds other samples than it did.
         """
-        changed = [
-            f"streams.{name}.source: {state['sizes'][name]} samples when the run was interrupted, now {size}"
-            for name, size in self.sizes.items()
-            if state["sizes"][name] != size
-        ] or [
-            f"streams.{name}.source: as many samples as when the run was interrupted, but not the same ones (they have "
-            "other names)"
-            for name, digest in self._digests.items()
-            if state["names"][name] != digest
-        ]
+        changed = (
+            [
+                f"streams.{name}.source: {state['sizes'][name]} samples when the run was interrupted, now {size}"
+                for name, size in self.sizes.items()
+                if state["sizes"][name] != size
+            ]
+            or [
+                f"streams.{name}.source: as many samples as when the run was interrupted, but not the same ones (they "
+                "have other names)"
+                for name, digest in self._digests.items()
+                if state["names"][name] != digest
+            ]
+            or [
+                f"streams.{name}.source: its labels name other classes than when the run was interrupted"
+                for name, classes in self.classes.items()
+                if state["classes"].get(name) != classes
+            ]
+        )
         if changed:
             raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
         self.close()
@@ -178,6 +195,22 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     weights = torch.tensor([experiment.streams[name].sampling_weight for name in names], dtype=torch.float64)
     generator = seeded_generator(experiment.training.seed, "mixing", step)
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
+
+
+def learns_labels(experiment: Experiment, stream: str) -> bool:
+    """Whether a stream's objective learns labels."""
+    return components().get("objective", experiment.streams[stream].objective).needs_labels
+
+
+def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
+    """{stream: {label set: names of the classes}} of the streams that learn labels, from their sources.
+
+    Raises:
+        MmmaskError: such a stream has no source, or it is missing or empty.
+    """
+    return {
+        name: sample_loader(experiment, name).classes for name in experiment.streams if learns_labels(experiment, name)
+    }
 
 
 def sample_loader(

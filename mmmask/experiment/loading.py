@@ -65,7 +65,7 @@ def experiment_from_data(data: dict[str, Any], where: str = "", overrides: Seque
 
 
 def _conflicts(data: dict[str, Any]) -> list[str]:
-    """What each key allows and the keys together do not; of data that may be wrong in any other way as well."""
+    """Conflicts between keys that are valid one by one; the data may be wrong in other ways too."""
     problems = []
     streams, training = _mapping(data.get("streams")), _mapping(data.get("training"))
     accumulate = _count(TrainingSettings, training, "accumulate")

@@ -124,7 +124,7 @@ class CheckpointSettings(StrictModel):
 
 
 class LogSettings(StrictModel):
-    """What to write while training."""
+    """Logs and pictures of a run."""
 
     every: int = Field(default=20, gt=0, description="steps between lines of metrics.jsonl")
     reconstruct_every: int = Field(

@@ -1,4 +1,4 @@
-"""What a plugin may supply, one abstract class a file, and the data that flows between components."""
+"""Interfaces of plugins, one abstract class per file, and the data that flows between components."""
 
 from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize
@@ -31,6 +31,7 @@ from mmmask.interfaces.tokens import (
     Tokens,
     TokenSpec,
     gather_rows,
+    nothing_masked,
     patchify,
     unpatchify,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "Written",
     "build",
     "gather_rows",
+    "nothing_masked",
     "open_file",
     "patchify",
     "path_manager",

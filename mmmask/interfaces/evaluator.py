@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmmask.interfaces.component import Component
 from mmmask.interfaces.sample import Batch
-
-if TYPE_CHECKING:
-    from mmmask.model.model import Model
 
 
 class Evaluator(Component):
@@ -18,13 +15,13 @@ class Evaluator(Component):
     Built with the `model`, in evaluation mode, and the `stream`'s name.
     """
 
-    def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
+    def __init__(self, config: Any, model: Any, stream: str) -> None:  # noqa: ANN401 - the model stands above interfaces
         super().__init__(config)
         self.model, self.stream = model, stream
 
     @abstractmethod
     def add(self, batch: Batch, first: int, total: int) -> None:
-        """Takes the held-out samples `first ..` of `total`, on the model's device."""
+        """Adds the held-out samples `first ..` of `total`, on the model's device."""
 
     @abstractmethod
     def figures(self) -> dict[str, float | None]:

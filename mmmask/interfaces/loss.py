@@ -21,7 +21,7 @@ class Loss(Component):
 
     @abstractmethod
     def prediction_dim(self, spec: TokenSpec) -> int:
-        """How many numbers the head must give per token."""
+        """Number of outputs of the head per token."""
 
     @abstractmethod
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:

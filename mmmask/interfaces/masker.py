@@ -15,7 +15,7 @@ from mmmask.interfaces.tokens import Grid, Latents, Mask, Tokens
 
 @dataclass(frozen=True)
 class MaskContext:
-    """What a masker may look at.
+    """Inputs of a masker.
 
     Attributes:
         grid: token layout of a sample.
@@ -61,10 +61,10 @@ class Masker(Component):
 
     @abstractmethod
     def num_masked(self, grid: Grid, step: int) -> int:
-        """How many of the tokens of a grid are masked at a step. Change it stepwise: it sets the shapes."""
+        """Number of masked tokens of a grid at a training step. Let it change rarely: it sets the shapes."""
 
     def loss(self, mask: Mask, error: Tensor) -> Tensor | None:
-        """What a masker with weights learns from: (batch, predicted), added to the error in training; None: nothing.
+        """Loss of a masker with weights: (batch, predicted), added to the error in training; None: nothing.
 
         Args:
             mask: as it was drawn, with the masker's `scores` (batch, tokens) and their graph.

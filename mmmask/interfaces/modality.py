@@ -76,7 +76,7 @@ class Modality(Component):
     @property
     @abstractmethod
     def spec(self) -> TokenSpec:
-        """What a token is."""
+        """Description of a token."""
 
     @property
     @abstractmethod

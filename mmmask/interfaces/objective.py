@@ -1,4 +1,4 @@
-"""Objective: what is learned from the streams that name it."""
+"""Objective: the learning task of the streams that name it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What an objective is built with, besides the settings of its streams.
+    """Inputs of an objective's constructor, besides the settings of its streams.
 
     Attributes:
         modalities: {stream: modality}.
@@ -36,13 +36,13 @@ class ObjectiveContext:
     embeddings: Mapping[str, Embedding]
     encoder: Encoder
     decoder: Component.Config | None = None
-    classes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where a batch stands in training.
+    """Position of a batch in training.
 
     Attributes:
         step: of training, from 0.
@@ -64,7 +64,7 @@ class Plan:
     Attributes:
         tokens: {stream: the samples as tokens}.
         batches: {stream: the samples and their labels}.
-        inputs: {stream: what the encoder is shown}.
+        inputs: {stream: what the encoder is shown}; further inputs of a stream are named `STREAM/anything`.
         counts: {stream: how many errors enter the loss}, a scalar tensor or a number.
     """
 
@@ -90,7 +90,7 @@ class LossTerm:
 
 
 class Objective(Component, nn.Module):
-    """What is learned from streams: one object serves all streams that name it.
+    """Learning objective of streams: one object serves all streams that name it.
 
     Built with `streams`, {stream: its settings}, and a context. A stream's settings are the common keys plus those of
     this class's `Config`.

@@ -31,7 +31,7 @@ class View:
         return self.generator if self.geometry is None else self.geometry
 
     def fraction(self) -> float:
-        """Where in the spare time or space a window starts, in [0, 1): drawn from `place`, or (index + 0.5) / of."""
+        """Start of a window within the spare time or space, in [0, 1): drawn from `place`, or (index + 0.5) / of."""
         if self.place is None:
             return (self.index + 0.5) / self.of
         return float(torch.rand((), dtype=torch.float64, generator=self.place))

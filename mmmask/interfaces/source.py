@@ -64,11 +64,11 @@ class Source(Component):
         return {label_set: tuple(sorted(names)) for label_set, names in sorted(found.items())}
 
     def describe(self, index: int) -> str:
-        """What to call the sample in messages and in `bad_samples.jsonl`, such as its path."""
+        """Name of the sample in messages and in `bad_samples.jsonl`, such as its path."""
         return f"sample {index}"
 
     def name(self, index: int) -> str:
-        """What the sample is called wherever the source lies, such as its path relative to the source's folder.
+        """Name of the sample wherever the source lies, such as its path relative to the source's folder.
 
         A run that goes on compares these: a source that was moved goes on, one that holds others does not.
         """

@@ -25,7 +25,7 @@ class GridError(MmmaskError, ValueError):
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What a token is, known before any sample exists.
+    """Description of a token, known before any sample exists.
 
     Content is stored in any dtype; stored content / `scale` is the raw value, in the unit of the source (pixels in
     [0, 1], Hounsfield units, metres), and (raw - mean) / std the normalised one.
@@ -51,7 +51,7 @@ class TokenSpec:
 
     @property
     def content_dim(self) -> int:
-        """How many numbers a token holds."""
+        """Number of values per token."""
         return math.prod(self.patch_size) * self.channels
 
     @property
@@ -98,7 +98,7 @@ class Tokens:
     valid: Tensor | None = None
 
     def values(self, index: Tensor | None = None) -> Tensor:
-        """What the network sees: normalised values (or ids) of the chosen tokens.
+        """Normalised values (or ids) of the chosen tokens, as the network sees them.
 
         Args:
             index: (B, k) token indices, or None for all tokens.
@@ -136,7 +136,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens are seen, which are answered for, and which of these count. Index sets ascend.
+    """Index sets of visible and predicted tokens, ascending, and which predictions count.
 
     Attributes:
         visible: (B, V) int64.
@@ -151,6 +151,14 @@ class Mask:
     counted: Tensor
     masked: Tensor
     scores: Tensor | None = None
+
+
+def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
+    """The mask of feature extraction and of objectives that mask nothing: all tokens visible, none predicted."""
+    tokens = math.prod(grid)
+    visible = torch.arange(tokens, device=device).expand(batch, -1)
+    none = visible[:, :0]
+    return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ class EncoderInput:
 
 @dataclass(frozen=True)
 class Latents:
-    """What an encoder makes of one stream's tokens.
+    """Encoder output for one stream's tokens.
 
     Attributes:
         values: (B, R, D) after the encoder's final norm.
@@ -211,7 +219,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class DecoderInput:
-    """What a decoder is asked: answers for `mask.predicted` of one stream.
+    """Decoder input: predictions of `mask.predicted` of one stream are asked for.
 
     Attributes:
         key: names the embedding.
@@ -230,7 +238,7 @@ class DecoderInput:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What encoders and decoders are built with, per embedding key.
+    """Constructor input of encoders and decoders, per embedding key.
 
     Attributes:
         spec: of the tokens.

@@ -25,7 +25,7 @@ OWN = "mmmask"
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion read and wrote.
+    """Result of a conversion.
 
     Attributes:
         report: what became of every key that was read.
@@ -121,14 +121,14 @@ def _can_be_without(loaded: Loaded, layout: str) -> bool:
 
 
 def _left_out(loaded: Loaded, layout: str) -> Mapping[str, str]:
-    """What a layout has no place for."""
+    """Keys that a layout has no place for."""
     format_class = components().get("format", layout)
     writer = format_class(validate_strictly(format_class.Config, {"name": layout}))
     return writer.write(settings_of(loaded.model), loaded.model.state_dict()).left_out
 
 
 def _initialised(loaded: Loaded, source: str, left_out: Iterable[str]) -> str:
-    """Which tensors of those that have a place do not come from the source; empty where all do."""
+    """Placed tensors that do not come from the source, in words; empty where all do."""
     placed = loaded.model.state_dict().keys() - set(left_out)
     initialised = [key for key in loaded.report.initialised if key in placed]
     if not initialised:

@@ -98,7 +98,7 @@ def load(
 def read(
     source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
 ) -> Loaded:
-    """As `load`, with the report.
+    """Loads as `load` does, and returns the report too.
 
     Raises:
         InteropError: it cannot be read, recognised or fitted; or, where `strict`, a key is neither used nor known to
@@ -108,7 +108,7 @@ def read(
     if is_name and (named := published().get(str(source))):
         source, format, options = address_of(named), format or named.format, {**named.options, **options}
         strict = strict and not named.encoder_alone
-    if not isinstance(source, Mapping):
+    if isinstance(source, str | Path):
         if os.path.isdir(source):
             return _read_run(str(source), format, strict, options)
         run = RunFolder(Path(source).parent.parent)

@@ -15,6 +15,20 @@ from mmmask.interop.errors import InteropError
 SETTINGS = "mmmask.settings"
 """Key of the settings: JSON, as a tensor of bytes, so that any file of weights can carry it."""
 
+EARLIER_KEYS = {
+    "decoders.": "objectives.masked.decoders.",
+    "heads.": "objectives.masked.heads.",
+    "losses.": "objectives.masked.learned_losses.",
+    "encoder.stages.": "encoder.pyramid.",
+}
+"""Beginnings of keys in files from before there were objectives."""
+
+EARLIER_SETTINGS = {"hidden_tokens": "masked_tokens", "predict": "decoder_masker", "vocabulary": "tokenizer"}
+"""Names of settings in such files."""
+
+DROPPED_SETTINGS = ("crop_scale", "crop_ratio", "flip")
+"""Settings in such files that no weight depends on; they are augmentations now."""
+
 
 class OwnFormat(Format):
     """Weights under mmmask's keys, with the model's settings among them."""
@@ -38,12 +52,33 @@ class OwnFormat(Format):
             raise InteropError(f"format {self.config.name}: {SETTINGS} cannot be read: {error}") from error
         if not isinstance(settings, dict):
             raise InteropError(f"format {self.config.name}: {SETTINGS} holds no settings")
-        weights = {key: tensor for key, tensor in state.items() if key != SETTINGS}
+        origin = {_key_of_today(key): (key,) for key in state if key != SETTINGS}
         return ForeignWeights(
-            settings, weights, {key: (key,) for key in weights}, unused={SETTINGS: "what the model was built from"}
+            _settings_of_today(settings),
+            {key: state[earlier] for key, (earlier,) in origin.items()},
+            origin,
+            unused={SETTINGS: "what the model was built from"},
         )
 
     def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
         """All weights, and the settings."""
         encoded = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
         return Written({SETTINGS: encoded, **state})
+
+
+def _key_of_today(key: str) -> str:
+    for earlier, now in EARLIER_KEYS.items():
+        if key.startswith(earlier):
+            return now + key.removeprefix(earlier)
+    return key
+
+
+def _settings_of_today(value: Any) -> Any:  # noqa: ANN401 - plain data
+    if not isinstance(value, dict):
+        return value
+    renamed = {
+        EARLIER_SETTINGS.get(key, key): _settings_of_today(part)
+        for key, part in value.items()
+        if key not in DROPPED_SETTINGS
+    }
+    return renamed | {"round_down": "masked"} if renamed.get("round_down") == "hidden" else renamed

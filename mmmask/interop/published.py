@@ -50,7 +50,7 @@ def published(report: Callable[[str], None] = lambda problem: None) -> dict[str,
 
 
 def address_of(checkpoint: Published) -> str:
-    """Where its file can be fetched; says once per machine under which licence the weights are.
+    """Address of its file; prints once per machine under which licence the weights are.
 
     Raises:
         InteropError: a program cannot fetch it.

@@ -92,7 +92,7 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model at the newest checkpoint, on the CPU, in evaluation mode."""
-        model = build_model(self.experiment)
+        model = build_model(self.experiment, self.checkpoint["data"]["classes"])
         model.load_state_dict(self.checkpoint["model"])
         return model.eval()
 

@@ -1,4 +1,4 @@
-"""What every model has: an encoder, and the modalities whose samples it takes."""
+"""Base of every model: an encoder, and the modalities of its samples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmmask.interfaces import Encoder, EncoderInput, Latents, Modality, Part, Tokens
-from mmmask.model.masks import nothing_masked
+from mmmask.interfaces import Encoder, EncoderInput, Latents, Modality, Part, Tokens, nothing_masked
 from mmmask.model.tokenizing import tokenize, tokenize_all
 
 
@@ -60,7 +59,7 @@ class Backbone(nn.Module, ABC):
         return dict(zip(batch, self.encoder.feature_maps(self._unmasked(batch)), strict=True))
 
     def _unmasked(self, batch: Mapping[str, Tensor]) -> list[EncoderInput]:
-        """What the encoder takes, with nothing masked, in the order of the batch."""
+        """Encoder inputs with nothing masked, in the order of the batch."""
         inputs = []
         for name, tokens in tokenize_all(self.modalities, batch).items():
             mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)

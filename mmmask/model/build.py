@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,7 @@ from mmmask.randomness import seeded
 from mmmask_registry import MmmaskError
 
 
-def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None) -> Model:
+def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> Model:
     """Builds the model of an experiment, on the current default device.
 
     Weights depend on `training.seed` alone, not on global random state, which is left as it was.
@@ -103,7 +103,7 @@ def build_classifier(settings: ClassifierSettings) -> Classifier:
 
 
 def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
-    """What encoder and decoders are built with, by embedding key, in the experiment's order."""
+    """Constructor inputs of encoder and decoders by embedding key, in the experiment's order."""
     found: dict[str, Embedding] = {}
     for name, modality in modalities.items():
         try:

@@ -14,7 +14,7 @@ from mmmask.model.backbone import Backbone
 
 
 class ClassifiedStream(StrictModel):
-    """What a classifier needs to know of a stream."""
+    """Settings of a stream of a classifier."""
 
     modality: Annotated[Component.Config, ChosenByName("modality")] = Field(description="how samples become tokens")
 

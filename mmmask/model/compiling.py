@@ -14,7 +14,7 @@ MOST_GRAPHS = 64
 
 
 class TooManyGraphs(MmmaskError):
-    """What goes through the compiled stages has another shape again and again."""
+    """Too many different input shapes of the compiled stages."""
 
 
 def compile_stages(stages: Iterable[nn.Module], **options: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
@@ -56,6 +56,6 @@ def _limited(call: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _shapes(arguments: Iterable[object]) -> str:
-    """What tells one call of a stage from another: shapes of tensors, and plain numbers."""
+    """Shapes of tensor arguments, and plain numbers, as text."""
     found = [tuple(part.shape) if isinstance(part, Tensor) else part for part in arguments if part is not None]
     return ", ".join(str(part) for part in found)

@@ -1,4 +1,4 @@
-"""What a device likes: all choices that change the speed and nothing else, with what was measured.
+"""Device-dependent choices: those that change the speed and nothing else, with what was measured.
 
 Ratios of attention are of forward and backward against the library's, on cores with AVX-512 bf16;
 `benchmarks/attention.py` measures them.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
+from mmmask.interfaces import Mask, MaskContext, Masker, Tokens
 from mmmask_registry import MmmaskError
 
 
@@ -57,14 +57,6 @@ def mask_from_bool(masked: Tensor) -> Mask:
     order = masked.to(torch.uint8).argsort(dim=1, stable=True)
     visible, masked_index = order[:, : masked.shape[1] - count], order[:, masked.shape[1] - count :]
     return Mask(visible, masked_index, torch.ones_like(masked_index, dtype=torch.float32), masked)
-
-
-def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
-    """The mask of feature extraction: all tokens visible, none predicted."""
-    tokens = math.prod(grid)
-    visible = torch.arange(tokens, device=device).expand(batch, -1)
-    none = visible[:, :0]
-    return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
 
 
 def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:

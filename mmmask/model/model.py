@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,7 +112,7 @@ class Model(Backbone):
             for stream, term in terms.items():
                 count = term.count if counts is None else counts[stream]
                 streams[stream] = StreamOutput(
-                    term.sum / torch.as_tensor(count, device=term.sum.device).clamp(min=1),
+                    term.sum / (count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, count)),
                     term.sum, term.count, plan.inputs[stream].mask, latents[stream].values, term.predictions,
                     latents[stream].prefix, plan.tokens[stream],
                 )  # fmt: skip
@@ -141,7 +141,9 @@ class Model(Backbone):
                 {stream: tokens[stream] for stream in streams}, {stream: batches[stream] for stream in streams}, context
             )
             if self.training:
-                noisy = {key: replace(part, noise=context.noise(key, "encoder")) for key, part in plan.inputs.items()}
+                noisy = {
+                    key: replace(part, noise=_input_noise(context, key, tokens)) for key, part in plan.inputs.items()
+                }
                 plan = replace(plan, inputs=noisy)
             plans[name] = plan
         return plans
@@ -152,7 +154,7 @@ class Model(Backbone):
         return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
 
     def objective(self, stream: str) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
-        """What is learned from a stream.
+        """Objective of a stream.
 
         Raises:
             UnknownName: there is no such stream.
@@ -185,3 +187,9 @@ class Model(Backbone):
             return sample_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
 
         return noise
+
+
+def _input_noise(context: StepContext, key: str, streams: Container[str]) -> Noise:
+    """Noise of an encoder's input, whose key is that of its stream or `STREAM/anything`."""
+    stream, more = (key, "") if key in streams else key.rsplit("/", 1)
+    return context.noise(stream, f"encoder/{more}" if more else "encoder")

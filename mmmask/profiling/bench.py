@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmmask.data.streams import classes_of
 from mmmask.experiment import Experiment
 from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
@@ -43,7 +44,7 @@ class StepBench:
 
     def __init__(self, experiment: Experiment, sizes: Mapping[str, int], precision: str, device: torch.device) -> None:
         self.device, self.precision, self.sizes = device, precision, dict(sizes)
-        model = build_model(experiment).to(device)
+        model = build_model(experiment, classes_of(experiment)).to(device)
         self.model = model
         if experiment.training.compile:
             model.compile()
@@ -105,7 +106,7 @@ class MatmulPeak:
         self.out = torch.empty(size, size, device=device, dtype=dtype)
 
     def seconds(self) -> float:
-        """Of one product; the best of five, as a ceiling is."""
+        """Seconds of one product, the best of five."""
         return min(timed(lambda: torch.mm(self.left, self.right, out=self.out), self.device) for _ in range(5))
 
 

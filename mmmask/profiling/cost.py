@@ -1,4 +1,4 @@
-"""What a step costs, counted on the meta device: parameters, tokens, floating-point operations."""
+"""Cost of a step, counted on the meta device: parameters, tokens, floating-point operations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmmask.data.streams import classes_of
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
@@ -50,7 +51,7 @@ def parameters(model: Model) -> dict[str, int]:
 def meta_model(experiment: Experiment) -> Model:
     """The model without memory."""
     with torch.device("meta"):
-        return build_model(experiment)
+        return build_model(experiment, classes_of(experiment))
 
 
 def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmmask.data.samples import BadRecord
-from mmmask.data.streams import sample_loader
+from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
 from mmmask.interfaces import Modality
 from mmmask.model.build import build_model
@@ -23,7 +23,7 @@ READ, TRIED = 32, 2
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """What was read of one stream.
+    """Batch read of one stream.
 
     Attributes:
         samples: (batch, *sample_shape), one of each sample.
@@ -65,7 +65,7 @@ def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torc
     Raises:
         MmmaskError: samples that no token can be made of.
     """
-    model = build_model(experiment).to(device)
+    model = build_model(experiment, classes_of(experiment)).to(device)
     few = {name: samples[:TRIED].to(device) for name, samples in batches.items()}
     with autocast(device, experiment.training.precision):
         output = model(few)

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import Encoder, EncoderInput, Latents, Pool
-from mmmask.model.masks import nothing_masked
+from mmmask.interfaces import Encoder, EncoderInput, Latents, Pool, nothing_masked
 from mmmask.randomness import seeded_generator
 from mmmask.testing import expect
 from mmmask.testing.check import NotApplicable, promise

@@ -35,7 +35,7 @@ class BadSamples:
         self.read_known()
 
     def add(self, step: int, stream: str, records: Iterable[BadRecord], draws: int, write: bool | None = None) -> None:
-        """Takes note of a micro-batch.
+        """Records the bad samples of a micro-batch.
 
         Args:
             write: whether to write the file; by default what this object was made for. A process that fails writes its
@@ -57,7 +57,7 @@ class BadSamples:
             self._judge(stream, records[-1])
 
     def read_known(self) -> None:
-        """Takes what the file holds as known, and nothing else."""
+        """Replaces the known bad samples by those of the file."""
         self.known = {name: set() for name in self.sizes}
         for line in read_jsonl(self.path):
             self.known.setdefault(line["stream"], set()).add(line["sample"])

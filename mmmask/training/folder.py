@@ -30,7 +30,7 @@ MAY_CHANGE = re.compile(
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
-"""What a process that was killed early may have left in a folder without a run."""
+"""Leftovers of a killed process that do not make a folder "in use"."""
 
 
 @contextmanager
@@ -96,12 +96,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _partial(path: Path) -> Path:
-    """Where a file is written first; one name, so that what a killed process left is overwritten by the next."""
+    """Temporary name of a file; always the same, so that leftovers of a killed process are overwritten."""
     return path.with_name(f".{path.name}.partial")
 
 
 def versions() -> dict[str, Any]:
-    """What a bug report needs to say about this installation; `plugins` is {distribution or file: version}."""
+    """Versions for a bug report; `plugins` is {distribution or file: version}."""
     found: dict[str, Any] = {"python": sys.version.split()[0], "platform": platform.platform()}
     for package in ("mmmask", "torch", "torchdata", "numpy", "pillow", "av", "simplejpeg", "pydantic", "pluggy"):
         try:

@@ -1,4 +1,4 @@
-"""What all processes must know of each other: bad samples, and requests to stop."""
+"""Exchange between processes: bad samples, and requests to stop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RunControl:
         self._sent: tuple[int, list[tuple[str, BadRecord]], dict[str, int], torch.Tensor, Any] | None = None
 
     def take(self, micro: MicroStep) -> None:
-        """Takes note of what a micro-batch of this process met."""
+        """Collects the bad samples and draws of a micro-batch of this process."""
         for name, draws in micro.distinct.items():
             self._draws[name] = self._draws.get(name, 0) + draws
             self._bad += [(name, record) for record in micro.bad.get(name, ())]

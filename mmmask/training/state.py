@@ -50,9 +50,9 @@ class Audience:
         self._failed: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Audience:
-        for name, callback in self.callbacks.items():
+        for name, callback in reversed(self.callbacks.items()):  # the last one registered is called first
             self.manager.register(callback, f"callback {name}")
-        for listener in self.own:
+        for listener in reversed(self.own):
             self.manager.register(listener)
         return self
 

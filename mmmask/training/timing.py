@@ -19,7 +19,7 @@ class Timing:
         self.samples, self.wait, self.steps = 0, 0.0, 0
 
     def add(self, result: StepResult) -> None:
-        """Takes a step."""
+        """Adds a step."""
         self.steps, self.samples, self.wait = self.steps + 1, self.samples + result.samples, self.wait + result.wait
 
     def figures(self) -> dict[str, float]:

@@ -82,7 +82,7 @@ class _Training:
         settings = experiment.training
         self.experiment, self.folder, self.processes = experiment, folder, peers
         self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
-        model = build_model(experiment).to(peers.device)
+        model = build_model(experiment, self.streams.classes).to(peers.device)
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)

@@ -1,4 +1,4 @@
-"""What images and videos share: augmentations, resizing, statistics, limits, pictures."""
+"""Shared by images and videos: augmentations, resizing, statistics, limits, pictures."""
 
 from mmmask.hooks import Register, hookimpl
 

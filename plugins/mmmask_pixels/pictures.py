@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 BACKGROUND = 255
-"""What shows through transparent pixels: white, as in a browser."""
+"""Background of transparent pixels: white, as in a browser."""
 
 
 def picture(pixels: Tensor) -> np.ndarray:

@@ -180,7 +180,7 @@ def render_clip(scene: Scene, motion: str | None, num_frames: int) -> Array:
 
 
 class Pose(NamedTuple):
-    """Where a shape is: center and radius in shorter sides of the picture, angle in radians clockwise."""
+    """Placement of a shape: center and radius in shorter sides of the picture, angle in radians clockwise."""
 
     x: float
     y: float

@@ -314,7 +314,7 @@ def _found_at(path: str, endings: tuple[str, ...], source: str) -> list[FoundFil
 
 
 def _line_starts(path: str) -> tuple[np.ndarray, int]:
-    """Where the lines of a file begin, int64 in bytes, and the size of the file."""
+    """Offsets of the lines of a file, int64 in bytes, followed by its size."""
     parts, size = [np.zeros(1, np.int64)], 0
     try:
         with open_file(path, "rb") as file:

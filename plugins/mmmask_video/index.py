@@ -1,4 +1,4 @@
-"""Which frames a file holds and when they are seen, found without decoding any of them."""
+"""Index of the frames of a file and their times, found without decoding."""
 
 from __future__ import annotations
 

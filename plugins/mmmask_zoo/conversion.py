@@ -139,12 +139,12 @@ class Conversion:
     # --- what is taken
 
     def take(self, foreign: str, own: str) -> None:
-        """Takes a tensor as it is, where the file has it."""
+        """Copies a tensor as it is, where the file has it."""
         if foreign in self.source:
             self.state[own], self.origin[own] = self.source[foreign], (foreign,)
 
     def convert(self, foreign: str | Sequence[str], own: str, tensor: Tensor, how: str) -> None:
-        """Takes a tensor made of one or several of the file's.
+        """Adds a tensor made of one or several of the file's.
 
         Args:
             how: it was made, for the report.

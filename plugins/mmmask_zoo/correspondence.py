@@ -164,7 +164,7 @@ def take_table(
     grid: Grid,
     takes_prefix: bool = True,
 ) -> None:
-    """Takes a learned table that begins with rows of prefix tokens, as `own.prefix_table` and `own.table`.
+    """Reads a learned table that begins with rows of prefix tokens, as `own.prefix_table` and `own.table`.
 
     Args:
         takes_prefix: whether mmmask has positions of the prefix tokens.

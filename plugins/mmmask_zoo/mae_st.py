@@ -115,7 +115,7 @@ def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) 
 def _read_positions(
     conversion: Conversion, part: str, own: str, num_prefix: int, trained: Grid, grid: Grid
 ) -> dict[str, Any]:
-    """Takes tables of places and frames, or one for both, resized where the grid differs."""
+    """Reads tables of places and frames, or one for both, resized where the grid differs."""
     table, source = TABLES[part], conversion.source
     if f"{table}_spatial" in source or table not in source:
         read_all(_separable(table, own, trained, grid), conversion)

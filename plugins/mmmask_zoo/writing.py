@@ -114,7 +114,7 @@ class Writing:
         return self.modalities[stream].grid(self.modalities[stream].sample_shape)
 
     def path(self, part: Part) -> str:
-        """Where the settings of encoder or decoder stand."""
+        """Key path of the settings of encoder or decoder."""
         return part if self.classifier else f"model.{part}"
 
     def part(self, part: Part) -> Any:  # noqa: ANN401 - settings of a component

@@ -92,6 +92,6 @@ def load_plugin_file(path: str) -> ModuleType:
 
 
 def _one_line(error: BaseException) -> str:
-    """What went wrong, in one line; our own messages need no name of a class before them."""
+    """Reason of a failure in one line; our own messages need no name of a class before them."""
     text = " ".join(str(error).split())
     return text if isinstance(error, MmmaskError) else f"{type(error).__name__}: {text}"

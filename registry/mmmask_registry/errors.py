@@ -1,4 +1,4 @@
-"""What can go wrong with names. `MmmaskError` is the root of every error a user can cause."""
+"""Errors of names. `MmmaskError` is the root of every error a user can cause."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -26,18 +25,6 @@ def test_names_are_listed_without_torch(arguments):
     modules = set(json.loads(done.stderr.splitlines()[-1]))
     assert "mmmask.cli" in modules
     assert not modules & {"torch", "numpy", "pydantic", "PIL", "av", "rich"}
-
-
-def test_list_answers_at_once():
-    run("list")
-    best = min(_seconds("list") for _ in range(3))
-    assert best < 1.0  # 0.2 on an idle machine
-
-
-def _seconds(*arguments):
-    started = time.perf_counter()
-    run(*arguments)
-    return time.perf_counter() - started
 
 
 def test_a_mistake_is_one_line_and_exit_code_2():

@@ -103,6 +103,26 @@ class TestDamage:
         assert {tensor.dtype for tensor in load(halves).state_dict().values()} == {torch.float16}
 
 
+def test_files_from_before_there_were_objectives_are_read(state):
+    """Their keys knew no objectives, and some settings had other names."""
+    settings = json.loads(bytes(state["mmmask.settings"].tolist()))
+    settings["model"]["encoder"]["hidden_tokens"] = settings["model"]["encoder"].pop("masked_tokens")
+    for stream in settings["streams"].values():
+        del stream["objective"]
+        stream["masker"]["round_down"] = "hidden"
+        stream["predict"] = {"name": "tube", "mask_ratio": 0.5, "round_down": "hidden"}
+    encoded = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+    early = {key.removeprefix("objectives.masked."): tensor for key, tensor in state.items()}
+    loaded = read(early | {"mmmask.settings": encoded})
+    assert {key for (key,) in loaded.report.origin.values()} == set(early) - {"mmmask.settings"}
+    weights = loaded.model.state_dict()
+    assert weights.keys() == state.keys() - {"mmmask.settings"}
+    assert all(torch.equal(tensor, state[key]) for key, tensor in weights.items())
+    found = settings_of(loaded.model)
+    assert found["model"]["encoder"]["masked_tokens"] == "drop"
+    assert {stream["decoder_masker"]["name"] for stream in found["streams"].values()} == {"tube"}
+
+
 class TestOtherPeoplesFormats:
     class Failing(mmmask.Format):
         @classmethod

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmmask.builtins.maskers import RandomMasker, TubeMasker
-from mmmask.interfaces import MaskContext, Masker
-from mmmask.model.masks import MaskError, draw_mask, mask_from_bool, nothing_masked
+from mmmask.interfaces import MaskContext, Masker, nothing_masked
+from mmmask.model.masks import MaskError, draw_mask, mask_from_bool
 from mmmask.randomness import sample_noise
 
 CPU = torch.device("cpu")

@@ -172,6 +172,9 @@ class GappyModality(SyntheticModality):
     def spec(self):
         return replace(super().spec, gaps=True)
 
+    def tokenize(self, batch):
+        return replace(super().tokenize(batch), normalized=batch.is_floating_point())
+
 
 class TestAModalityWithGaps:
     @pytest.fixture

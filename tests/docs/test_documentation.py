@@ -13,6 +13,7 @@ import types
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -107,6 +108,38 @@ def run_examples(page, folder):
     return module
 
 
+class Stop:
+    """Ends a run after so many steps, with no checkpoint of them."""
+
+    def __init__(self, step):
+        self.step = step
+
+    @mmmask.hookimpl
+    def optimizer_stepped(self, run):
+        if run.step == self.step:
+            raise mmmask.MmmaskError("stopped here")
+
+
+def trained_twice(experiment, stop):
+    """The last checkpoints of a run, and of one that was stopped on its way and went on."""
+    mmmask.train(experiment, "whole", device="cpu")
+    with pytest.raises(mmmask.MmmaskError, match="stopped here"):
+        mmmask.train(experiment, "resumed", device="cpu", plugins=(Stop(stop),))
+    mmmask.train(experiment, "resumed", device="cpu")
+    return [mmmask.load_run(folder).checkpoint for folder in ("whole", "resumed")]
+
+
+def same(one, other):
+    """Whether two states are equal to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
 def public(module):
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
@@ -116,6 +149,36 @@ def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with forgotten_afterwards():
         yield tmp_path
+
+
+@pytest.fixture
+def pictures(in_folder):
+    """A folder of labelled files: the left half is plain, bright or dark, the right half is noise."""
+    generator = np.random.default_rng(0)
+    for label, level in (("bright", 220), ("dark", 30)):
+        (in_folder / "pictures" / label).mkdir(parents=True)
+        for number in range(16):
+            picture = np.full((32, 32, 3), level, np.uint8)
+            picture[:, 16:] = generator.integers(256, size=(32, 16, 3))
+            Image.fromarray(picture).save(in_folder / "pictures" / label / f"{number}.png")
+    return in_folder / "pictures"
+
+
+QUICK = [
+    "training.log={every: 1, tensorboard: false, reconstruct_every: 0}",
+    "training.schedule.warmup=0",
+    "data={workers: 0, sample_data: null}",
+    "model.encoder={name: vit, width: 24, depth: 1, num_heads: 2}",
+    "model.decoder={name: transformer, width: 16, depth: 1, num_heads: 2}",
+]
+
+
+def on_pictures(file, stream, *overrides):
+    """An experiment of a page, small and on the files of `pictures`."""
+    source = "{name: folder, path: pictures}"
+    quick = [f"streams.{stream}.source={source}", f"streams.{stream}.held_out={source}"]
+    quick += [f"streams.{stream}.modality={{size: 32, augment: []}}", f"streams.{stream}.batch_size=16"]
+    return mmmask.load_experiment(file, [*QUICK, *quick, *overrides])
 
 
 def targets(text):
@@ -147,8 +210,9 @@ def test_python_and_yaml_blocks_run(page, in_folder):
     for _, code in fenced(TEXTS[page], "yaml"):
         (in_folder / "block.yaml").write_text(code, encoding="utf-8")
         experiment = mmmask.load_experiment("block.yaml")
+        classes = {name: {"label": ("cat", "dog")} for name in experiment.streams}
         with torch.device("meta"):
-            assert mmmask.build_model(experiment).streams.keys() == experiment.streams.keys()
+            assert mmmask.build_model(experiment, classes).modalities.keys() == experiment.streams.keys()
 
 
 def test_every_block_of_python_is_marked_as_such():
@@ -239,6 +303,148 @@ class TestTheUnitsPage:
         assert torch.equal(volumes.mask.counted == 0, empty.gather(1, volumes.mask.predicted))
         assert output.loss.isfinite()
         assert volumes.latents.isfinite().all()
+
+
+class TestThePageOnObjectives:
+    """Its objective learns labels, and goes on with them."""
+
+    @pytest.fixture
+    def examples(self, pictures):
+        return run_examples("docs/objectives.md", pictures.parent)
+
+    def experiment(self, *overrides):
+        overrides = ["streams.pictures=null", "streams.shapes.smoothing=0", "training.checkpoint.every=8", *overrides]
+        return on_pictures("labelled.yaml", "shapes", "training.steps=24", *overrides)
+
+    def test_it_learns_and_goes_on(self, examples):
+        whole, resumed = trained_twice(self.experiment(), stop=11)
+        assert same(
+            {key: whole[key] for key in ("model", "optimizer")}, {key: resumed[key] for key in ("model", "optimizer")}
+        )
+        run = mmmask.load_run("resumed")
+        first, last = run.evaluations[0], run.evaluations[-1]
+        assert last["loss"] < 0.3 * first["loss"]
+        assert first["accuracy"] <= 0.5 < last["accuracy"] == 1
+        assert run.model.objective("shapes").heads["shapes"].out_features == 2
+
+    def test_other_classes_are_refused(self, examples, pictures):
+        def label(how):
+            Path("list.csv").write_text("\n".join(f"{path},{how(path)}" for path in sorted(pictures.rglob("*.png"))))
+
+        experiment = self.experiment("streams.shapes.source={name: list, path: list.csv}")
+        label(lambda path: path.parent.name)
+        with pytest.raises(mmmask.MmmaskError, match="stopped here"):
+            mmmask.train(experiment, "run", device="cpu", plugins=(Stop(9),))
+        label(lambda path: "night" if path.parent.name == "dark" else "bright")
+        with pytest.raises(mmmask.MmmaskError, match=r"streams\.shapes\.source: its labels name other classes"):
+            mmmask.train(experiment, "run", device="cpu")
+
+    def test_a_source_without_labels_is_refused(self, examples, pictures):
+        source = f"streams.shapes.source={{name: glob, path: '{pictures}/dark/*.png'}}"
+        with pytest.raises(mmmask.MmmaskError, match=r"streams\.shapes\.source: .* needs a source with labels"):
+            mmmask.train(self.experiment(source), "run", device="cpu")
+
+    def test_its_costs_are_told(self, examples, capsys):
+        overrides = ["streams.pictures=null", "streams.shapes.held_out=null", "streams.shapes.source.path=pictures"]
+        assert main(["check", "labelled.yaml", *QUICK, *overrides]) == 0
+        assert "ready to train" in capsys.readouterr().out
+
+    def test_it_has_sixty_lines_at_most(self, examples):
+        code = TEXTS["docs/objectives.md"].partition("class LabelsObjective")[2].partition("\n\n\nclass")[0]
+        assert len(code.splitlines()) <= 60
+
+
+class TestThePageOnMaskers:
+    """Its masker with weights learns, and goes on with them."""
+
+    @pytest.fixture
+    def examples(self, pictures):
+        return run_examples("docs/maskers.md", pictures.parent)
+
+    def test_the_masker_learns_what_is_hard_and_goes_on(self, examples):
+        masker = "streams.images.masker={mask_ratio: 0.5, chance: 0.1}"
+        experiment = on_pictures("hard.yaml", "images", masker, "training={steps: 60, checkpoint: {every: 20}}")
+        whole, resumed = trained_twice(experiment, stop=27)
+        parts = ("model", "optimizer")
+        assert same({key: whole[key] for key in parts}, {key: resumed[key] for key in parts})
+        key = "objectives.masked.learned_maskers.images.weights"
+        assert whole["model"][key].abs().max() > 0.01
+        trained, fresh = mmmask.load_run("whole").model, mmmask.build_model(experiment)
+        assert dict(fresh.named_parameters())[key].abs().max() == 0
+        generator = torch.Generator().manual_seed(0)
+        batch = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        batch[..., :16] = 99
+        noisy = [
+            model({"images": batch}).streams["images"].mask.masked.view(8, 4, 4)[..., 2:] for model in (fresh, trained)
+        ]
+        assert noisy[0].float().mean() < 0.7
+        assert noisy[1].float().mean() > 0.95
+
+    def test_a_mask_that_is_given_teaches_it_nothing(self, examples):
+        model = mmmask.build_model(mmmask.load_experiment("hard.yaml"))
+        samples = {"images": torch.randint(256, (2, 3, 56, 56), dtype=torch.uint8)}
+        model(samples, masks={"images": (torch.arange(49) < 30).expand(2, -1)}).loss.backward()
+        assert model.objective("images").learned_maskers["images"].weights.grad is None
+
+    def test_it_cannot_choose_what_is_decoded(self, examples):
+        experiment = mmmask.load_experiment("hard.yaml", ["streams.images.decoder_masker=hardness"])
+        with pytest.raises(mmmask.MmmaskError, match=r"streams\.images\.decoder_masker: 'hardness' has weights"):
+            mmmask.build_model(experiment)
+
+
+class TestThePageOnCallbacks:
+    """Its callbacks go on as if nothing had happened."""
+
+    @pytest.fixture
+    def examples(self, pictures):
+        return run_examples("docs/callbacks.md", pictures.parent)
+
+    def experiment(self, callbacks):
+        overrides = ["streams.videos=null", "training={steps: 12, checkpoint: {every: 5}}", f"callbacks={callbacks}"]
+        return on_pictures("averaged.yaml", "images", *overrides)
+
+    def test_the_average_is_the_same_after_an_interruption(self, examples):
+        whole, resumed = trained_twice(
+            self.experiment("[{name: ema, decay: 0.9}, csv_log, {name: ema, decay: 0}]"), stop=8
+        )
+        assert same(whole["callbacks"], resumed["callbacks"])
+        assert whole["callbacks"].keys() == {"ema", "csv_log", "ema#2"}
+        average, newest = (whole["callbacks"][name]["average"] for name in ("ema", "ema#2"))
+        weights = whole["model"]
+        for key, parameter in newest.items():
+            torch.testing.assert_close(parameter, weights[key])
+        assert any(not torch.equal(parameter, weights[key]) for key, parameter in average.items())
+        model = examples.averaged_model("resumed")
+        assert all(torch.equal(parameter, average[name]) for name, parameter in model.named_parameters())
+        tables = [Path(folder, "losses.csv").read_text() for folder in ("whole", "resumed")]
+        assert tables[0] == tables[1]
+        assert [line.split(",")[0] for line in tables[0].splitlines()] == ["step", *map(str, range(1, 13))]
+
+    def test_they_are_called_in_their_order(self, examples):
+        called = []
+
+        class Listener(mmmask.Callback):
+            class Config(mmmask.Callback.Config):
+                number: int = 0
+
+            @mmmask.hookimpl
+            def run_started(self, run):
+                called.append(self.config.number)
+
+        mmmask.register("callback", "listener", Listener)
+        mmmask.train(self.experiment("[{name: listener, number: 1}, {name: listener, number: 2}]"), "run", device="cpu")
+        assert called == [1, 2]
+
+    def test_one_may_end_the_run(self, examples):
+        with pytest.raises(mmmask.MmmaskError, match="step 1: loss .* is above 0.001"):
+            mmmask.train(self.experiment("[{name: loss_limit, limit: 0.001}]"), "run", device="cpu")
+
+    def test_its_table_has_every_hook_of_a_run(self):
+        stated = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|", TEXTS["docs/callbacks.md"], re.MULTILINE)
+        specs = [name for name, spec in inspect.getmembers(hooks, inspect.isfunction) if hasattr(spec, "mmmask_spec")]
+        assert sorted(stated) == sorted(
+            name for name in specs if "run" in inspect.signature(getattr(hooks, name)).parameters
+        )
 
 
 class TestThePluginPage:

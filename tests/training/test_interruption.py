@@ -127,6 +127,21 @@ def test_length_logging_and_workers_may_change(train, left, reference, experimen
     assert "another" in (output / "experiment.yaml").read_text()
 
 
+def test_how_a_step_is_computed_may_change(train, left, reference, experiment_file, tmp_path):
+    file, output = experiment_file(), tmp_path / "run"
+    train(file, output, moment="sigint:4")
+    ended = train(
+        file, output, "training.accumulate=2", "model.encoder.activation_checkpointing=true",
+        "model.decoder.activation_checkpointing=true",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    run, whole = left(output), reference(file)
+    assert [line["step"] for line in run.metrics] == [line["step"] for line in whole.metrics]
+    for line, other in zip(run.metrics, whole.metrics, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=2e-4)
+        assert line["distinct_samples"] == other["distinct_samples"]
+
+
 def test_a_finished_run_can_be_made_longer(train, left, reference, experiment_file, tmp_path):
     file, output = experiment_file(), tmp_path / "run"
     train(file, output)

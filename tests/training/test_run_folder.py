@@ -11,6 +11,7 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.interop.runs import RunFolder
 from mmmask.training.folder import opened
+from mmmask.training.json_lines import append_jsonl
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
@@ -60,6 +61,22 @@ def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment
     assert lines
     assert all(line["reason"] == "made to be bad" for line in lines)
     assert f"the last: {lines[-1]['sample']}: made to be bad" in ended.err
+
+
+def test_every_process_writes_down_the_bad_samples_that_it_ends_over(train, experiment_file, tmp_path):
+    bad = "{name: waves, bad: [" + ", ".join(map(str, range(24))) + "]}"
+    settings = [f"streams.long.source={bad}", "data.max_bad_share=1.0"]
+    for process in train(experiment_file(), tmp_path / "run", *settings, processes=2):
+        assert process.code == 2
+        last = process.err.partition("the last: ")[2].partition(":")[0]
+        lines = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
+        assert last in {line["sample"] for line in lines}
+
+
+def test_a_log_is_strict_json(tmp_path):
+    line = {"step": 1, "loss": float("nan"), "parts": [float("inf"), 2.0]}
+    append_jsonl(tmp_path / "log.jsonl", line)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "loss": null, "parts": [null, 2.0]}\n'
 
 
 def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signals, tmp_path):

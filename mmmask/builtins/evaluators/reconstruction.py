@@ -35,7 +35,7 @@ class ReconstructionEvaluator(Evaluator):
 
     @torch.no_grad()
     def add(self, batch: Batch, first: int, total: int) -> None:
-        """Takes the held-out samples `first ..` of `total`, on the model's device."""
+        """Adds the held-out samples `first ..` of `total`, on the model's device."""
         stream, objective = self.stream, self.objective
         plans = self.model.plan({stream: batch}, shard={stream: (first, total)})
         (plan,) = plans.values()

@@ -1,1 +1,1 @@
-"""What is learned from a stream."""
+"""Built-in objectives."""

@@ -31,9 +31,10 @@ from mmmask.interfaces import (
     StepContext,
     Tokens,
     build,
+    nothing_masked,
 )
 from mmmask.model.build import unusable_names
-from mmmask.model.masks import draw_mask, given_mask, nothing_masked
+from mmmask.model.masks import draw_mask, given_mask
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
 from mmmask_registry import MmmaskError
@@ -83,7 +84,7 @@ class MaskedObjective(Objective):
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
         }
         self.head_of = {name: part.head or self.modalities[name].embedding for name, part in streams.items()}
-        if problems := self._unusable_names():
+        if problems := self._unusable_names() + self._untrained_maskers():
             raise ExperimentError(problems)
         decoders = self._build_decoders(context)
         self.decoders = nn.ModuleDict(decoders)
@@ -152,9 +153,9 @@ class MaskedObjective(Objective):
         loss, mask = self.loss_of[stream], plan.masks[stream]
         with full_precision(predictions.device):
             error = loss.error(predictions, loss.target(plan.tokens[stream], mask.predicted))
-            learned = self.masker_of[stream].loss(mask, error.detach())
-            if learned is not None and self.training:
-                error = error + learned
+            if self.training and mask.scores is not None:
+                learned = self.masker_of[stream].loss(mask, error.detach())
+                error = error if learned is None else error + learned
             return LossTerm((error * mask.counted).sum(), plan.counts[stream], predictions)
 
     def restore(self, plan: MaskedPlan, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:
@@ -215,6 +216,14 @@ class MaskedObjective(Objective):
                     ]
                 )
         return heads
+
+    def _untrained_maskers(self) -> list[str]:
+        """Decoder maskers with weights, which no loss would reach."""
+        return [
+            f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
+            for name, masker in self.decoder_masker_of.items()
+            if isinstance(masker, nn.Module)
+        ]
 
     def _unusable_names(self) -> list[str]:
         """Keys of module dictionaries that are attributes of every such dictionary, or hold a dot."""

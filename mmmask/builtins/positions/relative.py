@@ -68,7 +68,7 @@ class RelativeBias(Positions):
         """None: nothing is added to the tokens."""
 
     def bias(self, grid: Grid, index: Tensor | None) -> Tensor:
-        """What is added to attention logits, for queries along the last axis but one and keys along the last.
+        """Bias of attention logits, for queries along the last axis but one and keys along the last.
 
         Args:
             grid: of all N tokens.

@@ -104,7 +104,7 @@ def resize_planes(planes: Tensor, plane: Sequence[int]) -> Tensor:
 
 
 def frames_and_plane(grid: Grid) -> tuple[int, tuple[int, int]]:
-    """How many frames the axes before the last two make, and the last two.
+    """Number of frames (all axes but the last two), and the last two axes.
 
     Raises:
         ValueError: a grid of one axis, which has no plane.
@@ -115,7 +115,7 @@ def frames_and_plane(grid: Grid) -> tuple[int, tuple[int, int]]:
 
 
 def offset_counts(grid: Grid) -> tuple[int, ...]:
-    """How many relative offsets there are along each axis: from -(g - 1) to g - 1."""
+    """Number of relative offsets along each axis: from -(g - 1) to g - 1."""
     return tuple(2 * size - 1 for size in grid)
 
 

@@ -31,7 +31,7 @@ class FixedTable(Positions):
 
         @model_serializer(mode="wrap")
         def _without_no_trained_grid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-            """So that experiments without it are written as they were before there was such a setting."""
+            """Omits the setting where it is null."""
             return {key: value for key, value in handler(self).items() if key != "trained_grid" or value is not None}
 
     config: Config
