@@ -28,13 +28,12 @@ from typing import Any
 
 from mmmask.testing.augmentation import AugmentationCase
 from mmmask.testing.check import Case, Check, NotApplicable, PromiseBroken, checks_of
-from mmmask.testing.decoder import DecoderCase
+from mmmask.testing.decoder import DecoderCase, ObjectiveCase
 from mmmask.testing.encoder import EncoderCase, PoolCase
 from mmmask.testing.format import FormatCase
 from mmmask.testing.loss import LossCase
 from mmmask.testing.masker import MaskerCase
 from mmmask.testing.modality import ModalityCase
-from mmmask.testing.objective import ObjectiveCase
 from mmmask.testing.positions import PositionsCase
 from mmmask.testing.source import SourceCase
 from mmmask.testing.training import CallbackCase, EvaluatorCase, OptimizerCase

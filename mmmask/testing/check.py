@@ -241,8 +241,6 @@ def _examine(case: Case, name: str) -> None:
 def _refusal(case: Case) -> str | None:
     try:
         case.try_out()
-    except MmmaskError as error:
-        return str(error)
-    except Exception:  # it is broken: the promise says how
-        return None
+    except Exception as error:  # of any other error the promise says more
+        return str(error) if isinstance(error, MmmaskError) else None
     return None
