@@ -1,4 +1,4 @@
-"""What every component promises, as checks: run by the project over all that is registered, by plugins over theirs.
+"""Promises of every component, as checks: run by the project over all that is registered, by plugins over theirs.
 
     from mmmask import testing
 

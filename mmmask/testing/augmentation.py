@@ -1,4 +1,4 @@
-"""What every augmentation promises."""
+"""Promises of augmentations."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Case:
     also: ClassVar[tuple[type[Any], ...]] = ()
     """Further classes of the interface."""
     extras: ClassVar[tuple[str, ...]] = ()
-    """What the checks take besides settings."""
+    """Names of options that the checks take besides settings."""
 
     def __init__(self, subject: type[Any], name: str, options: Mapping[str, Any], situation: Any = None) -> None:  # noqa: ANN401 - each kind's own
         self.subject, self.name, self.options, self.situation = subject, name, options, situation
@@ -75,7 +75,7 @@ class Case:
         return f"{self.kind} {self.name!r}"
 
     def situations(self) -> Mapping[str, Any]:
-        """What the component is tried with, and what messages call it; by default only that it is built."""
+        """Trials of the component, by the name that messages give them; by default only that it is built."""
         return {"": None}
 
     def at(self, situation: Any) -> Self:  # noqa: ANN401

@@ -54,11 +54,11 @@ class PureCase(Case):
     """A component that makes tensors of what it is given."""
 
     def given(self, seed: int = 0) -> Any:  # noqa: ANN401 - each kind's own
-        """What the component is given, made anew; other content of another seed."""
+        """Input of the component, made anew; other content of another seed."""
         raise NotImplementedError
 
     def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
-        """What the component makes of it."""
+        """Output of the component."""
         raise NotImplementedError
 
     def try_out(self) -> None:
@@ -123,7 +123,7 @@ class ModuleCase(PureCase):
         raise NotImplementedError
 
     def outputs(self, given: Any) -> list[Tensor]:  # noqa: ANN401 - each kind's own
-        """What the module makes of it, with gradients."""
+        """Output of the module, with gradients."""
         return self.component(given)
 
     def build(self) -> nn.Module:
@@ -135,12 +135,12 @@ class ModuleCase(PureCase):
                 raise MmmaskError(str(error)) from error
 
     def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
-        """What the module makes of it, without gradients."""
+        """Output of the module, without gradients."""
         with torch.no_grad():
             return self.outputs(given)
 
     def given_in(self, dtype: torch.dtype) -> Any:  # noqa: ANN401
-        """What is given in a model of another dtype."""
+        """Input in a model of another dtype."""
         return expect.changed(self.given(), lambda part: part.to(dtype) if part.is_floating_point() else part)
 
     @promise

@@ -1,4 +1,4 @@
-"""What stands behind an encoder promises: every decoder and every objective."""
+"""Promises of decoders and objectives, which stand behind an encoder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DecoderCase(SequenceCase):
         """Synthetic samples of several grids and units behind small ViTs, or what is given instead of either."""
         given = self.options.get("encoder")
         return {
-            f"{scene} behind {encoder}": (scene, encoder)
+            f"{scene} behind encoder {encoder}": (scene, encoder)
             for scene in scenes(self.options.get("modality"))[::2]
             for encoder in (ENCODERS if given is None else (given,))
         }
@@ -67,7 +67,7 @@ class DecoderCase(SequenceCase):
         return self.subject(self.config, embeddings=embeddings, latent_width=self.encoder.width)
 
     def input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> DecoderInput:
-        """What the model would ask of the decoder."""
+        """Input as the model would give it."""
         scene, _ = self.situation
         mask = scene.mask(count, ratio, seed)
         with torch.no_grad():

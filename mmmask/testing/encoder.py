@@ -1,4 +1,4 @@
-"""What every encoder promises, and every pool of its latents."""
+"""Promises of encoders, and of pools of their latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What should be so: tensors, results under two global seeds, results in several threads."""
+"""Expectations: of tensors, of results under two global seeds, of results in several threads."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def no_global_randomness(make: Callable[[], object], what: str) -> None:
 
 
 def same_in_threads(make: Callable[[int], object], wanted: Mapping[int, object], what: str) -> None:
-    """What is wanted of every number, made in several threads at once, each of which starts with another number."""
+    """The wanted result of every number, made in several threads at once, each of which starts with another number."""
     barrier, before, numbers = Barrier(THREADS), sys.getswitchinterval(), list(wanted)
 
     def work(first: int) -> list[tuple[int, object]]:

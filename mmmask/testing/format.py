@@ -1,4 +1,4 @@
-"""What every format promises."""
+"""Promises of formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every loss promises."""
+"""Promises of losss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a loss is given: half of the tokens are masked and predicted."""
+    """Input of a loss: half of the tokens are masked and predicted."""
 
     tokens: Tokens
     mask: Mask

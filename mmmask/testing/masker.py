@@ -1,4 +1,4 @@
-"""What every masker promises."""
+"""Promises of maskers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MaskerCase(BatchCase, PickledCase):
         return self.given(rows=rows)
 
     def results(self, given: MaskContext) -> list[Tensor]:
-        """What is masked, bool (batch, tokens)."""
+        """Masked tokens, bool (batch, tokens)."""
         return [draw_mask(self.component, None, given).masked]
 
     @promise

@@ -1,4 +1,4 @@
-"""What every modality promises, and its worker side, the preparation."""
+"""Promises of modalities, and of their worker side, the preparation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BROKEN = (b"", b"not what its name says", bytes(5000), b"\xff\xfe\x00" * 999)
 
 
 def prepared(preparation: Preparation, loaded: Any, seed: int | None = 0) -> Tensor:  # noqa: ANN401 - of a source
-    """What one worker makes of it: a function of the settings, of what was loaded and of the view."""
+    """The sample that a worker makes: a function of the settings, of what was loaded and of the view."""
     views = [PLAIN if seed is None else View(seeded_generator(part, seed)) for part in ("decode", "prepare")]
     return preparation.prepare(preparation.decode(loaded, views[0]), views[1])
 
@@ -55,7 +55,7 @@ class ModalityCase(PureCase):
         """Whatever is loaded, a modality is examined."""
 
     def given(self, seed: int = 0) -> Any:  # noqa: ANN401 - whatever a source may give
-        """What a source loads, and seeds of its samples."""
+        """Something that a source loads, and seeds of its samples."""
         return copy.deepcopy(self.loadable()), (None, seed, seed + 1)
 
     def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401

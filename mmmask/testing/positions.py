@@ -1,4 +1,4 @@
-"""What all positions promise."""
+"""Promises of positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 48
 GRIDS: tuple[tuple[Grid, ...], ...] = (
     ((16,),), ((7,),), ((4, 4),), ((3, 5),), ((2, 4, 4),), ((2, 3, 5),), ((4, 4), (6, 4)), ((1, 4, 4), (2, 4, 4)),
 )  # fmt: skip
-"""What they are built with: one grid, or those of two streams that share an embedding."""
+"""Grids to build them with: one, or those of two streams that share an embedding."""
 
 
 class PositionsCase(ModuleCase):

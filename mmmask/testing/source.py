@@ -1,4 +1,4 @@
-"""What every source promises."""
+"""Promises of sources."""
 
 from __future__ import annotations
 

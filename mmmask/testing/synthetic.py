@@ -64,7 +64,7 @@ class SyntheticModality(Modality):
 
     @property
     def spec(self) -> TokenSpec:
-        """What a token is."""
+        """Description of a token."""
         settings = self.config
         if settings.vocab_size is not None:
             return TokenSpec(settings.patch_size, settings.channels, settings.vocab_size)
@@ -130,7 +130,7 @@ class Scene:
 
     @property
     def embeddings(self) -> dict[str, Embedding]:
-        """What encoders and decoders are built with."""
+        """Embeddings to build encoders and decoders with."""
         return {self.modality.embedding: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
 
     def samples(self, count: int, seed: int = 0) -> Tensor:

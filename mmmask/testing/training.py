@@ -1,4 +1,4 @@
-"""What optimizers, evaluators and callbacks promise: the components around a training run."""
+"""Promises of the components around a training run: optimizers, evaluators, callbacks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OptimizerCase(Case):
 
     @property
     def groups(self) -> list[dict[str, float]]:
-        """What the groups are given besides parameters."""
+        """Settings of the groups besides parameters."""
         decay = self.config.model_dump()["weight_decay"]
         return [{"lr_scale": 1.0, "weight_decay": decay}, {"lr_scale": 0.5, "weight_decay": 0.0}]
 
