@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmmask.components import register
 from mmmask.hooks import hookimpl
-from mmmask_registry import MmmaskError
+from mmmask_registry import MmmaskError, lazy_attributes
 
 if TYPE_CHECKING:
     from mmmask import interfaces, interop, testing
@@ -49,47 +48,26 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Imported on first use: `import mmmask` (as every plugin does) must not cost the seconds that importing torch does.
-_MODULES = ("interfaces", "interop", "testing")
-_LAZY = {
-    **{name: f"mmmask.{name}" for name in _MODULES},
-    **dict.fromkeys(("Experiment", "load_experiment"), "mmmask.experiment"),
-    **dict.fromkeys(
-        (
-            "BadSample",
-            "View",
-            "Sample",
-            "Pool",
-            "Optimizer",
-            "Objective",
-            "Evaluator",
-            "Callback",
-            "Batch",
-            "Augmentation",
-            "Component",
-            "Decoder",
-            "Encoder",
-            "Format",
-            "Loss",
-            "Mask",
-            "MaskContext",
-            "Masker",
-            "Modality",
-            "Positions",
-            "Preparation",
-            "Source",
-            "Tokens",
-            "TokenSpec",
+__getattr__ = lazy_attributes(
+    "mmmask",
+    {
+        "mmmask.experiment": ("Experiment", "load_experiment"),
+        "mmmask.interfaces": (
+            "Augmentation", "BadSample", "Batch", "Callback", "Component", "Decoder", "Encoder", "Evaluator", "Format",
+            "Loss", "Mask", "MaskContext", "Masker", "Modality", "Objective", "Optimizer", "Pool", "Positions",
+            "Preparation", "Sample", "Source", "TokenSpec", "Tokens", "View",
         ),
-        "mmmask.interfaces",
-    ),  # fmt: skip
-    **dict.fromkeys(("Features", "extract"), "mmmask.evaluation.extraction"),
-    "reconstruct": "mmmask.evaluation.reconstruction",
-    "build_model": "mmmask.model.build",
-    "Classifier": "mmmask.model.classifier",
-    **dict.fromkeys(("Run", "load_run"), "mmmask.interop.runs"),
-    "train": "mmmask.training.train",
-    "write_sample_data": "mmmask.data.sample_corpus",
-}
+        "mmmask.evaluation.extraction": ("Features", "extract"),
+        "mmmask.evaluation.reconstruction": ("reconstruct",),
+        "mmmask.model.build": ("build_model",),
+        "mmmask.model.classifier": ("Classifier",),
+        "mmmask.interop.runs": ("Run", "load_run"),
+        "mmmask.training.train": ("train",),
+        "mmmask.data.sample_corpus": ("write_sample_data",),
+    },
+    submodules=("interfaces", "interop", "testing"),
+)  # fmt: skip
+
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",
     "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
@@ -97,13 +75,6 @@ __all__ = [
     "View", "build_model", "extract", "hookimpl", "interfaces", "interop", "load_experiment", "load_run",
     "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
-    if name not in _LAZY:
-        raise AttributeError(f"module 'mmmask' has no attribute {name!r}")
-    module = importlib.import_module(_LAZY[name])
-    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

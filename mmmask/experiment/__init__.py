@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmmask.experiment.errors import ExperimentError
+from mmmask_registry import lazy_attributes
 
 if TYPE_CHECKING:
     from mmmask.experiment.loading import experiment_from_data, load_experiment
     from mmmask.experiment.settings import Experiment, ScheduleSettings, StreamSettings
 
 # Imported on first use: names of experiments are listed without torch.
-_LAZY = {
-    **dict.fromkeys(("experiment_from_data", "load_experiment"), "loading"),
-    **dict.fromkeys(("Experiment", "ScheduleSettings", "StreamSettings"), "settings"),
-}
+__getattr__ = lazy_attributes(
+    "mmmask.experiment",
+    {
+        "mmmask.experiment.loading": ("experiment_from_data", "load_experiment"),
+        "mmmask.experiment.settings": ("Experiment", "ScheduleSettings", "StreamSettings"),
+    },
+)
 
 __all__ = [
     "Experiment",
@@ -25,9 +28,3 @@ __all__ = [
     "experiment_from_data",
     "load_experiment",
 ]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
-    if name not in _LAZY:
-        raise AttributeError(f"module 'mmmask.experiment' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mmmask.experiment.{_LAZY[name]}"), name)

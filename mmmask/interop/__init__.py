@@ -6,10 +6,10 @@ mmmask computes and a file may hold.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmmask.interop.errors import InteropError
+from mmmask_registry import lazy_attributes
 
 if TYPE_CHECKING:
     from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
-_LAZY = {
-    **dict.fromkeys(
-        ("flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"),
-        "mmmask.builtins.positions",
-    ),
-    "relative_index": "mmmask.builtins.positions.relative",
-    "across_border": "mmmask.builtins.windows",
-    **dict.fromkeys(
-        ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"), "mmmask.interop.loading"
-    ),
-    **dict.fromkeys(("Converted", "convert"), "mmmask.interop.converting"),
-    "save": "mmmask.interop.saving",
-    "ClassifierSettings": "mmmask.model.classifier",
-}
+__getattr__ = lazy_attributes(
+    "mmmask.interop",
+    {
+        "mmmask.builtins.positions": (
+            "flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"
+        ),
+        "mmmask.builtins.positions.relative": ("relative_index",),
+        "mmmask.builtins.windows": ("across_border",),
+        "mmmask.interop.converting": ("Converted", "convert"),
+        "mmmask.interop.loading": ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"),
+        "mmmask.interop.saving": ("save",),
+        "mmmask.model.classifier": ("ClassifierSettings",),
+    },
+)  # fmt: skip
 
 __all__ = [
     "DECODERS",
@@ -56,9 +56,3 @@ __all__ = [
     "save",
     "sincos_2d_table",
 ]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
-    if name not in _LAZY:
-        raise AttributeError(f"module 'mmmask.interop' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -8,6 +8,7 @@ from mmmask_registry.errors import (
     UnknownName,
     did_you_mean,
 )
+from mmmask_registry.lazy import lazy_attributes
 from mmmask_registry.registry import Entry, Registry
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Registry",
     "UnknownName",
     "did_you_mean",
+    "lazy_attributes",
     "load_entry_points",
     "load_plugin_file",
 ]
