@@ -1,4 +1,4 @@
-"""What every component promises, as checks: run by the project over all that is registered, by plugins over theirs.
+"""Promises of every component, as checks: run by the project over all that is registered, by plugins over theirs.
 
     from mmmask import testing
 
@@ -15,11 +15,9 @@ Besides settings the checks take
 
 - of a modality `loaded`: what a source hands to its preparation, such as `SourceFile(path)`;
 - of a source `extensions`: file name endings that the stream's modality would decode;
-- of an encoder, decoder, loss or objective `modality`: an experiment's block, whose samples stand in for synthetic ones
-  of several grids and units, of which the component must take one;
-- of a decoder `encoder`: an experiment's block, in place of small ViTs;
-- of an evaluator `model` and `stream`;
-- of a format `state`: a small example of a state dict.
+- of an encoder, decoder, loss or objective `modality`: an experiment's block in place of synthetic samples of several
+  grids and units, of which the component must take one; of a decoder also `encoder`, in place of small ViTs;
+- of an evaluator `model` and `stream`, of a format `state`: a small example of a state dict.
 """
 
 from __future__ import annotations
@@ -29,21 +27,16 @@ from functools import partial
 from typing import Any
 
 from mmmask.testing.augmentation import AugmentationCase
-from mmmask.testing.callback import CallbackCase
 from mmmask.testing.check import Case, Check, NotApplicable, PromiseBroken, checks_of
-from mmmask.testing.decoder import DecoderCase
-from mmmask.testing.encoder import EncoderCase
-from mmmask.testing.evaluator import EvaluatorCase
+from mmmask.testing.decoder import DecoderCase, ObjectiveCase
+from mmmask.testing.encoder import EncoderCase, PoolCase
 from mmmask.testing.format import FormatCase
 from mmmask.testing.loss import LossCase
 from mmmask.testing.masker import MaskerCase
 from mmmask.testing.modality import ModalityCase
-from mmmask.testing.objective import ObjectiveCase
-from mmmask.testing.optimizer import OptimizerCase
-from mmmask.testing.pool import PoolCase
 from mmmask.testing.positions import PositionsCase
-from mmmask.testing.settings import SHARED
 from mmmask.testing.source import SourceCase
+from mmmask.testing.training import CallbackCase, EvaluatorCase, OptimizerCase
 from mmmask_registry import UnknownName
 
 __all__ = [
@@ -52,11 +45,11 @@ __all__ = [
     "check_objective", "check_optimizer", "check_pool", "check_positions", "check_source", "checks", "promises",
 ]  # fmt: skip
 
-_CASES: list[type[Case]] = [
+_CASES: tuple[type[Case], ...] = (
     ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase, PoolCase,
     OptimizerCase, AugmentationCase, EvaluatorCase, CallbackCase, FormatCase,
-]  # fmt: skip
-_CHECKS = {case.kind: checks_of(case, SHARED) for case in _CASES}
+)  # fmt: skip
+_CHECKS = {case.kind: checks_of(case) for case in _CASES}
 
 
 def checks(kind: str) -> list[Check]:
@@ -78,11 +71,6 @@ def promises(
     What came of it is None where the promise is kept, a text "expected ..., came ..." where it is broken, and a
     `NotApplicable` where there was nothing to look at, whose text says why.
 
-    Args:
-        kind: of component, such as `masker`.
-        name: a registered name, or the class itself.
-        settings: of the component, and what the checks of its kind take besides.
-
     Raises:
         UnknownName: there is no such kind or component.
         MmmaskError: the class is of another kind.
@@ -100,12 +88,7 @@ def promises(
 
 
 def check(kind: str, component: str | type[Any], **settings: Any) -> None:  # noqa: ANN401 - plain data
-    """Runs all checks of a component.
-
-    Args:
-        kind: of component, such as `masker`.
-        component: a registered name, or the class itself.
-        settings: of the component, and what the checks of its kind take besides; small sizes make this quick.
+    """Runs all checks of a component, of a registered name or the class itself; small sizes make this quick.
 
     Raises:
         PromiseBroken: the first promise that it does not keep.

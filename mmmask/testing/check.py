@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import ValidationError
 
 from mmmask.components import components
+from mmmask.experiment.compose import dump_yaml, parse_yaml
 from mmmask.interfaces import Component
 from mmmask.interfaces.component import validate_strictly
+from mmmask.testing import expect
 from mmmask_registry import MmmaskError
 
 Examine = TypeVar("Examine", bound=Callable[..., None])
@@ -39,86 +44,54 @@ class NotApplicable(Exception):
     """Nothing about this component can be examined, and why."""
 
 
-class Unmet(Exception):
-    """An expectation that failed: (expected, came)."""
+def promise(examine: Examine, once: bool = False) -> Examine:
+    """Marks a method of a `Case` as a promise: it raises where the promise is broken; its docstring is the sentence.
 
-
-def expect(fine: bool, expected: str, came: object) -> None:
-    """Goes on where `fine`.
-
-    Raises:
-        Unmet: with what should have come and what came.
+    One that takes long is examined `once`, in the first situation that the component takes.
     """
-    if not fine:
-        raise Unmet(expected, str(came))
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A component and the settings it is examined with.
-
-    Attributes:
-        kind: of component.
-        component: the class.
-        name: registered, or that of the class.
-        settings: of the component.
-        extras: what its checks take besides, such as files.
-    """
-
-    kind: str
-    component: type[Any]
-    name: str
-    settings: Mapping[str, Any]
-    extras: Mapping[str, Any]
-
-    def configured(self, **changes: Any) -> Component.Config:  # noqa: ANN401 - plain data
-        """The settings, validated as those of an experiment are; some of them changed."""
-        name = {"name": self.name} if "name" in self.component.Config.model_fields else {}
-        return validate_strictly(self.component.Config, {**name, **self.settings, **changes})
-
-    @cached_property
-    def config(self) -> Component.Config:
-        """The settings, validated."""
-        return self.configured()
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name!r}"
-
-
-def promise(examine: Examine) -> Examine:
-    """Marks a method of a `Case` as a promise: it raises where the promise is broken; its docstring is the sentence."""
-    examine.is_promise = True  # pyright: ignore[reportFunctionMemberAccess]
+    examine.once = once  # pyright: ignore[reportFunctionMemberAccess]
     return examine
-
-
-def promise_of_one_case(examine: Examine) -> Examine:
-    """The same of a promise that is examined in the first situation alone, as it takes long."""
-    examine.once = True  # pyright: ignore[reportFunctionMemberAccess]
-    return promise(examine)
 
 
 class Case:
     """One component in one situation. A kind's subclass holds its promises, methods marked `@promise`.
 
     A promise is examined in every situation that the component takes, each time with components built anew; one that
-    finds nothing to look at in a situation raises `NotApplicable`.
+    finds nothing to look at in a situation raises `NotApplicable`. The promises here, which all kinds share, are of the
+    class and its settings: nothing is built. `options` are those settings, and `extras`.
     """
 
     kind: ClassVar[str]
     interface: ClassVar[type[Any]]
-    extras: ClassVar[Mapping[str, Any]] = {}
-    """What the checks take besides settings: {name: default}."""
     also: ClassVar[tuple[type[Any], ...]] = ()
     """Further classes of the interface."""
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Names of options that the checks take besides settings."""
 
-    def __init__(self, subject: Subject, situation: Any = "") -> None:  # noqa: ANN401 - each kind's own
-        self.subject, self.situation = subject, situation
+    def __init__(self, subject: type[Any], name: str, options: Mapping[str, Any], situation: Any = None) -> None:  # noqa: ANN401 - each kind's own
+        self.subject, self.name, self.options, self.situation = subject, name, options, situation
 
-    @classmethod
-    def situations(cls, subject: Subject) -> Iterable[Any]:
-        """What the component is tried with; by default only that it is built."""
-        assert subject.config
-        return ("",)
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+    def situations(self) -> Mapping[str, Any]:
+        """Trials of the component, by the name that messages give them; by default only that it is built."""
+        return {"": None}
+
+    def at(self, situation: Any) -> Self:  # noqa: ANN401
+        """The same case in a situation, its component built anew."""
+        return type(self)(self.subject, self.name, self.options, situation)
+
+    def configured(self, **changes: Any) -> Component.Config:  # noqa: ANN401 - plain data
+        """The settings, validated as those of an experiment are; some of them changed."""
+        own = {key: value for key, value in self.options.items() if key not in self.extras}
+        name = {"name": self.name} if "name" in self.subject.Config.model_fields else {}
+        return validate_strictly(self.subject.Config, {**name, **own, **changes})
+
+    @cached_property
+    def config(self) -> Component.Config:
+        """The settings, validated."""
+        return self.configured()
 
     @cached_property
     def component(self) -> Any:  # noqa: ANN401 - the kind's interface
@@ -127,25 +100,47 @@ class Case:
 
     def build(self) -> Any:  # noqa: ANN401
         """A new component of the settings."""
-        return self.subject.component(self.subject.config)
+        return self.subject(self.config)
 
     def try_out(self) -> None:
-        """Uses the component once.
+        """Uses the component once; a `MmmaskError` says that it does not take this situation."""
 
-        Raises:
-            MmmaskError: it does not take this situation.
-        """
+    @promise
+    def leaves_no_method_out(self) -> None:
+        """It has every method that its interface asks for."""
+        expect.none(sorted(self.subject.__abstractmethods__), "every abstract method of its interface")
 
-    def again(self) -> Any:  # noqa: ANN401
-        """The same case with a component built anew."""
-        return type(self)(self.subject, self.situation)
+    @promise
+    def says_what_it_is(self) -> None:
+        """Its class has a docstring, whose first line says what it is."""
+        expect.that((vars(self.subject).get("__doc__") or "").strip(), "a docstring of its own", "none")
 
+    @promise
+    def describes_every_setting(self) -> None:
+        """Every setting has a description for `mmmask describe`."""
+        fields = self.subject.Config.model_fields
+        missing = [key for key, field in fields.items() if key != "name" and not field.description]
+        expect.none(missing, "Field(description=...) on every setting")
 
-def promises_of(case: type[Case]) -> list[tuple[str, Callable[..., None]]]:
-    """(name, method) of every promise of a kind: shared ones first, in the order in which they are written down."""
-    names = [name for base in reversed(case.__mro__) for name in vars(base)]
-    found = {name: getattr(case, name) for name in names}
-    return [(name, method) for name, method in found.items() if getattr(method, "is_promise", False)]
+    @promise
+    def keeps_settings_strict(self) -> None:
+        """Its settings are strict: unknown ones are errors, and none changes later."""
+        unknown = {"a_setting_that_nobody_has": 1}
+        expect.raises(ValidationError, lambda: self.configured(**unknown), "an unknown setting is an error")
+        expect.raises(ValidationError, lambda: setattr(self.configured(), "name", "another"), "settings do not change")
+
+    @promise
+    def writes_settings_that_read_the_same(self) -> None:
+        """Its settings, written as YAML or JSON, are read back the same."""
+        data = self.config.model_dump(mode="json")
+        for language, again in (("JSON", json.loads(json.dumps(data))), ("YAML", parse_yaml(dump_yaml(data)))):
+            read = validate_strictly(type(self.config), again)
+            expect.equal(read, self.config, f"read back from {language}")
+
+    @promise
+    def pickles_settings(self) -> None:
+        """Its settings can be pickled."""
+        expect.equal(pickle.loads(pickle.dumps(self.config)), self.config, "out of a pickle")
 
 
 @dataclass(frozen=True)
@@ -156,14 +151,12 @@ class Check:
         name: of the check, which is also its text.
         promise: the sentence.
         kind: of component.
-        examine: raises where a subject breaks the promise.
         case: of the kind.
     """
 
     name: str
     promise: str
     kind: str
-    examine: Callable[[Subject], None]
     case: type[Case]
 
     def __str__(self) -> str:
@@ -182,88 +175,72 @@ class Check:
             MmmaskError: there is no such component, or it is of another kind.
             pydantic.ValidationError: the settings are none of it.
         """
-        subject = subject_of(self.case, component, settings)
+        case = _case_of(self.case, component, settings)
         try:
-            self.examine(subject)
+            _examine(case, self.name)
         except NotApplicable:
             raise
-        except Unmet as unmet:
+        except expect.Unmet as unmet:
             expected, came = unmet.args
-            raise PromiseBroken(self.promise, expected, came, str(subject)) from unmet.__cause__
+            raise PromiseBroken(self.promise, expected, came, str(case)) from unmet.__cause__
         except Exception as error:  # a component may raise anything at all
-            came = f"{type(error).__name__}: {error}"
-            raise PromiseBroken(self.promise, "no error", came, str(subject)) from error
+            raise PromiseBroken(self.promise, "no error", f"{type(error).__name__}: {error}", str(case)) from error
 
 
-def subject_of(case: type[Case], component: str | type[Any], settings: Mapping[str, Any]) -> Subject:
-    """The component with its settings, which are validated.
+def checks_of(case: type[Case]) -> list[Check]:
+    """A check for every promise of a kind: shared ones first, in the order in which they are written down."""
+    names = dict.fromkeys(name for base in reversed(case.__mro__) for name in vars(base))
+    methods = {name: getattr(case, name) for name in names if hasattr(getattr(case, name), "once")}
+    return [Check(name, " ".join(method.__doc__.split()), case.kind, case) for name, method in methods.items()]
 
-    Raises:
-        MmmaskError: there is no such component, or it is of another kind.
-        pydantic.ValidationError: the settings are none of it.
-    """
-    found = components().get(case.kind, component) if isinstance(component, str) else component
-    if not (isinstance(found, type) and issubclass(found, case.interface)):
+
+def _case_of(case_class: type[Case], component: str | type[Any], settings: Mapping[str, Any]) -> Case:
+    found = components().get(case_class.kind, component) if isinstance(component, str) else component
+    if not (isinstance(found, type) and issubclass(found, case_class.interface)):
         raise MmmaskError(
-            f"checks of a {case.kind} take a registered name or a subclass of mmmask.{case.interface.__name__}, "
-            f"not {component!r}"
+            f"checks of a {case_class.kind} take a registered name or a subclass of "
+            f"mmmask.{case_class.interface.__name__}, not {component!r}"
         )
-    name = component if isinstance(component, str) else found.__name__
-    extras = {key: settings.get(key, default) for key, default in case.extras.items()}
-    own = {key: value for key, value in settings.items() if key not in extras}
-    subject = Subject(case.kind, found, name, own, extras)
-    list(case.situations(subject))  # validates the settings, and those of what it is tried with
-    return subject
+    case = case_class(found, component if isinstance(component, str) else found.__name__, settings)
+    assert case.config  # validated here: settings that are none are the caller's mistake
+    case.situations()
+    return case
 
 
-def checks_of(case: type[Case], shared: Iterable[Callable[[Subject], None]]) -> list[Check]:
-    """The checks of a kind: those of its settings, which every kind has, and those of its cases."""
-
-    def check(name: str, sentence: str | None, examine: Callable[[Subject], None]) -> Check:
-        return Check(name, " ".join((sentence or "").split()), case.kind, examine, case)
-
-    of_cases = [check(name, method.__doc__, partial(_examine_cases, case, name)) for name, method in promises_of(case)]
-    return [check(examine.__name__, examine.__doc__, examine) for examine in shared] + of_cases
-
-
-def _examine_cases(case_class: type[Case], name: str, subject: Subject) -> None:
+def _examine(case: Case, name: str) -> None:
     """Examines a promise in every situation that is taken; nothing passes because nothing was looked at."""
-    examined, refused, skipped = 0, [], []
-    for number, situation in enumerate(case_class.situations(subject)):
-        refusal = _refusal(case_class, subject, number, situation)
-        if refusal is not None:
-            refused.append(f"{situation}: {refusal}")
-            continue
+    examine = getattr(type(case), name)
+    if hasattr(Case, name):
+        examine(case)
+        return
+    refused, skipped, examined = [], [], 0
+    for text, situation in case.situations().items():
         try:
-            getattr(case_class(subject, situation), name)()
+            examine(case.at(situation))
         except NotApplicable as reason:
             skipped.append(reason)
-        except Unmet as unmet:
-            where = f"{situation}: " if str(situation) else ""
-            raise Unmet(where + unmet.args[0], unmet.args[1]) from unmet.__cause__
+        except Exception as error:
+            refusal = _refusal(case.at(situation))
+            if refusal is not None:
+                refused.append(f"{text}: {refusal}")
+            elif isinstance(error, expect.Unmet) and text:
+                raise expect.Unmet(f"{text}: {error.args[0]}", error.args[1]) from error.__cause__
+            else:
+                raise
         else:
             examined += 1
-            if getattr(getattr(case_class, name), "once", False):
+            if examine.once:
                 return
-    if not examined and skipped:
+    if skipped and not examined:
         raise skipped[0]
     if not examined:
-        raise Unmet("at least one case that it takes", f"it refused all {len(refused)} cases, such as {refused[0]}")
+        came = f"it refused all {len(refused)} cases, such as {refused[0]}"
+        raise expect.Unmet("at least one case that it takes", came)
 
 
-_REFUSALS: WeakKeyDictionary[type[Any], dict[str, str | None]] = WeakKeyDictionary()
-"""{component: {settings and number of a situation: why it is not taken, or None}}, as all checks of a kind ask."""
-
-
-def _refusal(case_class: type[Case], subject: Subject, number: int, situation: Any) -> str | None:  # noqa: ANN401
-    if case_class.try_out is Case.try_out:
-        return None
-    known = _REFUSALS.setdefault(subject.component, {})
-    key = f"{subject.config} {subject.extras} {number}"
-    if key not in known:
-        try:
-            case_class(subject, situation).try_out()
-            known[key] = None
-        except MmmaskError as error:
-            known[key] = str(error)
-    return known[key]
+def _refusal(case: Case) -> str | None:
+    try:
+        case.try_out()
+    except Exception as error:  # of any other error the promise says more
+        return str(error) if isinstance(error, MmmaskError) else None
+    return None

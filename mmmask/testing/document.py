@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmmask.testing import checks
 from mmmask.testing.check import Case, Check
-from mmmask.testing.settings import SHARED
 
 HEAD = """# The interfaces, and what they promise
 
@@ -42,14 +41,14 @@ def page() -> str:
     from mmmask.components import INTERFACES
     from mmmask.interfaces import tokens
 
-    shared = len(SHARED)
-    head = HEAD.format(shared=_promises(checks("masker")[:shared]), data=inspect.cleandoc(tokens.__doc__ or ""))
+    shared = _promises(check for check in checks("masker") if hasattr(Case, check.name))
+    head = HEAD.format(shared=shared, data=inspect.cleandoc(tokens.__doc__ or ""))
     flowing = [
         tokens.TokenSpec, tokens.Tokens, tokens.Mask, tokens.Part, tokens.EncoderInput, tokens.Latents,
         tokens.DecoderInput,
     ]  # fmt: skip
     data = "\n\n".join(f"### {one.__name__}\n\n{_text(one.__doc__)}" for one in flowing)
-    kinds = [_kind(kind, checks(kind)[shared:]) for kind in INTERFACES]
+    kinds = [_kind(kind, [check for check in checks(kind) if not hasattr(Case, check.name)]) for kind in INTERFACES]
     return "\n".join([head, data, "", *kinds]).rstrip() + "\n"
 
 
@@ -76,7 +75,7 @@ def _members(interface: type[Any]) -> str:
     return "\n".join(lines)
 
 
-def _promises(some: list[Check]) -> str:
+def _promises(some: Iterable[Check]) -> str:
     return "\n".join(f"- {check.promise}" for check in some)
 
 

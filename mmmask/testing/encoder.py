@@ -1,4 +1,4 @@
-"""What every encoder promises."""
+"""Promises of encoders, and of pools of their latents."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import Encoder, EncoderInput, Latents, nothing_masked
-from mmmask.testing.check import NotApplicable, Subject, expect, promise
-from mmmask.testing.compare import expect_all_close, expect_equal, expect_finite, expect_shape
-from mmmask.testing.computing import BATCH, SequenceCase
+from mmmask.interfaces import Encoder, EncoderInput, Latents, Pool, nothing_masked
+from mmmask.randomness import seeded_generator
+from mmmask.testing import expect
+from mmmask.testing.check import NotApplicable, promise
+from mmmask.testing.computing import BATCH, CPU, BatchCase, ModuleCase, SequenceCase
 from mmmask.testing.synthetic import Scene, SyntheticModality, scenes, synthetic
 
 KEPT_AT_MOST = 0.6
@@ -23,17 +24,16 @@ MASKED_AT_MOST = 0.2
 class EncoderCase(SequenceCase):
     """An encoder of the tokens of one scene."""
 
-    kind, interface, extras = "encoder", Encoder, {"modality": None}
+    kind, interface, extras = "encoder", Encoder, ("modality",)
     situation: Scene
 
-    @classmethod
-    def situations(cls, subject: Subject) -> list[Scene]:
+    def situations(self) -> dict[str, Scene]:
         """Synthetic samples of several grids and units, or those of the modality that is given."""
-        return scenes(subject.extras["modality"])
+        return {str(scene): scene for scene in scenes(self.options.get("modality"))}
 
     def make(self) -> nn.Module:
         """A new encoder."""
-        return self.subject.component(self.subject.config, embeddings=self.situation.embeddings)
+        return self.subject(self.config, embeddings=self.situation.embeddings)
 
     def input(
         self, seed: int = 0, count: int = BATCH, ratio: float = 0.5, dtype: torch.dtype | None = None
@@ -51,65 +51,53 @@ class EncoderCase(SequenceCase):
         parts = [(latents.values, latents.prefix) for latents in self.component(given)]
         return [part for pair in parts for part in pair if part is not None]
 
-    def latents(self, given: EncoderInput) -> Latents:
-        """Latents of one input."""
-        with torch.no_grad():
-            found = self.component([given])
-        expect(len(found) == 1, "one Latents for one input", len(found))
-        return found[0]
-
     @promise
     def gives_every_input_its_latents(self) -> None:
         """Every input gets finite latents of the encoder's width, in order, with the token that each belongs to."""
-        width = self.component.width
         for count, ratio in ((1, 0.75), (BATCH, 0.25), (BATCH, 0.0)):
             given = self.input(0, count, ratio)
-            latents, masked = self.latents(given), given.mask.masked
-            rows = masked.shape[1] if latents.index is None else latents.index.shape[1]
-            expect_shape(latents.values, (count, rows, width), f"latents of {count} samples")
-            expect_finite(latents.values, "latents")
+            (latents,), masked = self.component([given]), given.mask.masked
+            rows = (masked if latents.index is None else latents.index).shape[1]
+            expect.finite(latents.values, (count, rows, self.component.width), f"latents of {count} samples")
             if latents.index is not None:
-                expect_shape(latents.index, (count, rows), "the tokens of the latents")
-                expect(bool((latents.index.diff(dim=1) > 0).all()), "latents in token order", latents.index)
+                expect.shape(latents.index, (count, rows), "the tokens of the latents")
+                expect.that((latents.index.diff(dim=1) > 0).all(), "latents in token order", latents.index)
                 seen = torch.zeros_like(masked).scatter_(1, latents.index, True)
-                expect(bool((seen | masked).all()), "a latent for every visible token", "some have none")
+                expect.that((seen | masked).all(), "a latent for every visible token", "some have none")
             if latents.prefix is not None:
-                expect_shape(latents.prefix, (count, latents.prefix.shape[1], width), "latents of prefix tokens")
+                shape = (count, latents.prefix.shape[1], self.component.width)
+                expect.shape(latents.prefix, shape, "latents of prefix tokens")
 
     @promise
     def gives_every_token_where_nothing_is_masked(self) -> None:
         """With nothing masked all tokens have their latents, and feature maps lay them out on the grid."""
         scene, tokens = self.situation, math.prod(self.situation.grid)
         self.component.eval()
-        given = scene.input(scene.tokens(2), nothing_masked(2, scene.grid, torch.device("cpu")))
-        latents = self.latents(given)
-        expect_shape(latents.values, (2, tokens, self.component.width), "latents")
+        given = scene.input(scene.tokens(2), nothing_masked(2, scene.grid, CPU))
+        (latents,), (maps,) = self.component([given]), self.component.feature_maps([given])
+        expect.shape(latents.values, (2, tokens, self.component.width), "latents")
         if latents.index is not None:
-            expect_equal(latents.index, torch.arange(tokens).expand(2, -1), "the tokens of the latents")
-        with torch.no_grad():
-            maps = self.component.feature_maps([given])
-        expect(len(maps) == 1 and len(maps[0]) > 0, "the maps of one input, one at least", len(maps))
-        for number, found in enumerate(maps[0]):
+            expect.same(latents.index, torch.arange(tokens).expand(2, -1), "the tokens of the latents")
+        expect.that(maps, "one map or more", "none")
+        for number, found in enumerate(maps):
             fits = found.shape[0] == 2 and found.dim() == 2 + len(scene.grid)
-            expect(fits, f"map {number} as (batch, channels, *grid)", tuple(found.shape))
-            expect_finite(found, f"map {number}")
+            expect.that(fits, f"map {number} as (batch, channels, *grid)", tuple(found.shape))
+            expect.finite(found, found.shape, f"map {number}")
 
     @promise
     def gives_the_stages_asked_for(self) -> None:
         """Outputs of the stages asked for come with the latents, in the order asked for; every stage is called."""
-        called = []
-        for number, stage in enumerate(self.component.stages):
-            stage.register_forward_hook(lambda *_, number=number: called.append(number))
-        asked = (len(self.component.stages) - 1, 0)
-        expect(asked[0] >= 0, "one stage or more", "none")
-        with torch.no_grad():
-            (latents,), (turned,) = (self.component(self.given(), stages) for stages in (asked, asked[::-1]))
-        expect(set(called) == set(range(asked[0] + 1)), f"all of {asked[0] + 1} stages called", sorted(set(called)))
-        expect(len(latents.stages) == 2, "outputs of the two stages asked for", len(latents.stages))
+        called, stages = set(), list(self.component.stages)
+        for number, stage in enumerate(stages):
+            stage.register_forward_hook(lambda *_, number=number: called.add(number))
+        expect.that(stages, "one stage or more", "none")
+        asked = (len(stages) - 1, 0)
+        (latents,), (turned,) = (self.component(self.given(), order) for order in (asked, asked[::-1]))
+        expect.equal(sorted(called), list(range(len(stages))), "stages called")
+        expect.equal(len(latents.stages), 2, "outputs of the two stages asked for")
         for found in latents.stages:
-            fits = found.dim() == 3 and found.shape[:2] == latents.values.shape[:2]
-            expect(fits, f"{(*latents.values.shape[:2], 'width')} of a stage", tuple(found.shape))
-        expect_all_close(turned.stages[::-1], latents.stages, "stages asked for in the other order", 0.0)
+            expect.shape(found, (*latents.values.shape[:2], found.shape[-1]), "the output of a stage")
+        expect.same(turned.stages[::-1], latents.stages, "stages asked for in the other order")
 
     @promise
     def does_not_see_what_is_masked(self) -> None:
@@ -117,42 +105,33 @@ class EncoderCase(SequenceCase):
         scene, mask = self.situation, self.situation.mask(BATCH)
         for dtype in (None, torch.float32):
             tokens = scene.tokens(BATCH, dtype=dtype)
-            one, other = (
-                self.results([scene.input(content, mask)])
-                for content in (tokens, scene.with_other_masked_content(tokens, mask))
-            )
-            expect_all_close(other, one, "latents where masked tokens are others", 1e-6)
+            others = scene.with_other_masked_content(tokens, mask)
+            one, other = (self.results([scene.input(content, mask)]) for content in (tokens, others))
+            expect.same(other, one, "latents where masked tokens are others", 1e-6)
 
     @promise
     def keeps_little_of_masked_tokens(self) -> None:
         """Where it leaves masked tokens out, memory grows with the visible tokens, not with all of them."""
-        small, tokens = self.situation, math.prod(self.situation.grid)
-        given = self.input()
-        if tokens < 12 or self.latents(given).values.shape[1] > given.mask.visible.shape[1]:
+        small, tokens, given = self.situation, math.prod(self.situation.grid), self.input()
+        if tokens < 12 or self.component([given])[0].values.shape[1] > given.mask.visible.shape[1]:
             raise NotApplicable("it keeps all tokens")
-        few, many = self._memory(small, tokens // 4), self._memory(small, 3 * (tokens // 4))
-        expect(
-            few <= KEPT_AT_MOST * many,
-            f"with a third of the visible tokens at most {KEPT_AT_MOST:.0%} of the memory",
-            f"{few / many:.0%}: {few} bytes, not {many}",
-        )
+
+        def memory(scene: Scene, visible: int) -> int:
+            case = self.at(scene)
+            given = [case.input(ratio=1 - visible / math.prod(scene.grid))]
+            return bytes_kept(lambda: case.component(given), case.component)
+
+        few, many = memory(small, tokens // 4), memory(small, 3 * (tokens // 4))
+        expected = f"with a third of the visible tokens at most {KEPT_AT_MOST:.0%} of the memory"
+        expect.that(few <= KEPT_AT_MOST * many, expected, f"{few / many:.0%}: {few} bytes, not {many}")
         if not isinstance(small.modality, SyntheticModality):
             return  # the size of any other is its own
         config = small.modality.config.model_dump(exclude={"name"})
         large = synthetic(**config | {"grid": tuple(2 * size for size in small.grid)})
-        per_masked = (self._memory(large, tokens // 4) - few) / (math.prod(large.grid) - tokens)
-        per_visible = (many - few) / (2 * (tokens // 4))
-        expect(
-            per_masked <= MASKED_AT_MOST * per_visible,
-            f"a masked token keeps at most {MASKED_AT_MOST:.0%} of what a visible one does",
-            f"{per_masked / per_visible:.0%}: {per_masked:.0f} bytes, not {per_visible:.0f}",
-        )
-
-    def _memory(self, scene: Scene, visible: int) -> int:
-        case = EncoderCase(self.subject, scene)
-        given = case.input(ratio=1 - visible / math.prod(scene.grid))
-        assert given.mask.visible.shape[1] == visible
-        return bytes_kept(lambda: case.component([given]), case.component)
+        masked = (memory(large, tokens // 4) - few) / (math.prod(large.grid) - tokens)
+        visible = (many - few) / (2 * (tokens // 4))
+        expected = f"a masked token keeps at most {MASKED_AT_MOST:.0%} of what a visible one does"
+        expect.that(masked <= MASKED_AT_MOST * visible, expected, f"{masked:.0f} bytes, not {visible:.0f}")
 
 
 def bytes_kept(run: Callable[[], object], part: nn.Module) -> int:
@@ -170,3 +149,33 @@ def bytes_kept(run: Callable[[], object], part: nn.Module) -> int:
         result = run()
     del result  # until now it kept what was saved, so that no two had one address
     return sum(kept.values())
+
+
+class PoolCase(ModuleCase, BatchCase):
+    """A pool of the latents of seven tokens and some prefix tokens."""
+
+    kind, interface = "pool", Pool
+
+    def situations(self) -> dict[str, int]:
+        """How many prefix tokens there are."""
+        return {"no prefix tokens": 0, "2 prefix tokens": 2}
+
+    def make(self) -> nn.Module:
+        """A new pool."""
+        return self.subject(self.config, width=24)
+
+    def given(self, seed: int = 0) -> Latents:
+        """Latents at random."""
+        drawn = torch.randn(BATCH, 7 + self.situation, 24, generator=seeded_generator("latents", seed))
+        values, prefix = drawn[:, self.situation :], drawn[:, : self.situation]
+        return Latents(values, torch.arange(7).expand(BATCH, -1), prefix if self.situation else None)
+
+    def outputs(self, given: Latents) -> list[Tensor]:
+        """Its vectors."""
+        return [self.component(given)]
+
+    @promise
+    def gives_a_vector_per_sample(self) -> None:
+        """Every sample gets one finite vector of the latents' width."""
+        (found,) = self.results(self.given())
+        expect.finite(found, (BATCH, 24), "vectors")

@@ -1,11 +1,8 @@
-"""What every masker promises."""
+"""Promises of maskers."""
 
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Iterator
-from dataclasses import dataclass
 from unittest import mock
 
 import torch
@@ -15,9 +12,9 @@ from torch import Tensor, nn
 from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import derive_seed, sample_noise
-from mmmask.testing.check import Subject, expect, promise
-from mmmask.testing.compare import changed, expect_equal
-from mmmask.testing.computing import BatchCase, weighted_sum
+from mmmask.testing import expect
+from mmmask.testing.check import promise
+from mmmask.testing.computing import BATCH, CPU, BatchCase, PickledCase, expect_gradients, go_back
 from mmmask.testing.synthetic import synthetic
 from mmmask_registry import MmmaskError
 
@@ -26,124 +23,95 @@ GRIDS: tuple[Grid, ...] = (
 )  # fmt: skip
 ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
 RATIOS = (0.0, 0.3, 0.9)
-ROWS = 4
+ALL = slice(0, BATCH)
+Situation = tuple[Grid, bool, float | None]
+"""A grid, whether its tokens are ids, and a ratio in place of the one that is set."""
 
 
-@dataclass(frozen=True)
-class Situation:
-    """A grid, whether its tokens are ids, and a ratio in place of the one that is set."""
-
-    grid: Grid
-    ids: bool = False
-    ratio: float | None = None
-
-    def __str__(self) -> str:
-        return f"grid {self.grid}" + ("" if self.ratio is None else f" with mask_ratio {self.ratio}")
-
-
-class MaskerCase(BatchCase):
+class MaskerCase(BatchCase, PickledCase):
     """A masker on one grid; if it has a setting `mask_ratio`, several ratios are tried besides the one that is set."""
 
     kind, interface = "masker", Masker
+    situation: Situation
 
-    @classmethod
-    def situations(cls, subject: Subject) -> Iterator[Situation]:
+    def situations(self) -> dict[str, Situation]:
         """Grids of one to four axes, and of ids."""
-        ratios: list[float | None] = [None]
-        if "mask_ratio" in subject.component.Config.model_fields:
-            ratios += [ratio for ratio in RATIOS if ratio != getattr(subject.config, "mask_ratio", None)]
-        for ratio in ratios:
-            yield from (Situation(grid, False, ratio) for grid in (GRIDS if ratio is None else GRIDS[::3]))
-        yield from (Situation(grid, True) for grid in ID_GRIDS)
+        found: dict[str, Situation] = {f"grid {grid}": (grid, False, None) for grid in GRIDS}
+        if "mask_ratio" in self.subject.Config.model_fields:
+            for ratio in RATIOS:
+                found |= {f"grid {grid} with mask_ratio {ratio}": (grid, False, ratio) for grid in GRIDS[::3]}
+        return found | {f"grid {grid} of ids": (grid, True, None) for grid in ID_GRIDS}
 
     def build(self) -> Masker:
         """The masker at the situation's ratio."""
-        ratio, config = self.situation.ratio, self.subject.config
-        return self.subject.component(config if ratio is None else self.subject.configured(mask_ratio=ratio))
+        ratio = self.situation[2]
+        return self.subject(self.config if ratio is None else self.configured(mask_ratio=ratio))
 
     def try_out(self) -> None:
         """Counts and scores."""
         try:
-            masker = self.component
+            masker, grid = self.component, self.situation[0]
         except ValidationError as error:  # the ratio has limits of its own
             raise MmmaskError(str(error)) from error
-        if masker.num_masked(self.situation.grid, 0) == math.prod(self.situation.grid):
+        if masker.num_masked(grid, 0) == math.prod(grid):
             raise MmmaskError("it would mask every token")  # as the core says it
         masker.scores(self.given())
 
-    def given(self, seed: int = 0, first: int = 0, rows: int = ROWS, step: int = 0) -> MaskContext:
-        """Some rows of a batch of ROWS, with the same noise however many they are."""
-        grid = self.situation.grid
-        scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if self.situation.ids else None, channels=3)
-        tokens = changed(scene.tokens(ROWS, seed), lambda part: part[first : first + rows].clone())
-        cpu = torch.device("cpu")
-        return MaskContext(grid, rows, cpu, sample_noise(123 + seed + step, first, ROWS, cpu), step, tokens)
+    def given(self, seed: int = 0, rows: slice = ALL) -> MaskContext:
+        """Some rows of a batch, with the same noise however many they are."""
+        grid, ids, _ = self.situation
+        scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if ids else None, channels=3)
+        tokens = expect.changed(scene.tokens(BATCH, seed), lambda part: part[rows].clone())
+        noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
+        return MaskContext(grid, rows.stop - rows.start, CPU, noise, 0, tokens)
 
     def part(self, given: MaskContext, rows: slice) -> MaskContext:
         """The same rows, drawn alone."""
-        return self.given(first=rows.start, rows=rows.stop - rows.start)
+        return self.given(rows=rows)
 
     def results(self, given: MaskContext) -> list[Tensor]:
-        """What is masked, bool (batch, tokens)."""
+        """Masked tokens, bool (batch, tokens)."""
         return [draw_mask(self.component, None, given).masked]
 
     @promise
     def masks_an_exact_number(self) -> None:
         """Exactly as many tokens are masked as `num_masked` says, in every row, whatever the grid, ratio and batch."""
-        masker, grid, tokens = self.component, self.situation.grid, math.prod(self.situation.grid)
-        for step in (0, 1000):
+        masker, grid, tokens = self.component, self.situation[0], math.prod(self.situation[0])
+        for step in (1000, 0):
             count = masker.num_masked(grid, step)
-            expect(type(count) is int and 0 <= count < tokens, f"num_masked, an int in 0 .. {tokens - 1}", repr(count))
-            again = masker.num_masked(grid, step)
-            expect(again == count, f"num_masked gives {count} whenever it is asked", again)
-        count = masker.num_masked(grid, 0)
-        for rows in (1, ROWS):
-            scores = masker.scores(self.given(rows=rows))
-            expect(isinstance(scores, Tensor), "scores, a tensor", type(scores).__name__)
-            expect(scores.shape == (rows, tokens), f"scores {(rows, tokens)}", tuple(scores.shape))
-            expect(not scores.isnan().any(), "scores that can be ranked", "NaN among them")
-            found = self.results(self.given(rows=rows))[0].sum(dim=1)
-            expect(bool((found == count).all()), f"{count} masked in each of {rows} rows", found.tolist())
-
-    @promise
-    def can_be_pickled(self) -> None:
-        """A copy out of a pickle draws the same masks."""
-        (wanted,) = self.results(self.given())
-        self.component = pickle.loads(pickle.dumps(self.component))
-        expect_equal(self.results(self.given())[0], wanted, "the mask of the copy")
+            fits = type(count) is int and 0 <= count < tokens
+            expect.that(fits, f"num_masked, an int in 0 .. {tokens - 1}", repr(count))
+            expect.equal(masker.num_masked(grid, step), count, "num_masked, asked again")
+        for rows in (1, BATCH):
+            scores = masker.scores(self.given(rows=slice(0, rows)))
+            expect.shape(scores, (rows, tokens), "scores")
+            expect.that(not scores.isnan().any(), "scores that can be ranked", "NaN among them")
+            (masked,) = self.results(self.given(rows=slice(0, rows)))
+            expect.equal(masked.sum(dim=1).tolist(), [count] * rows, "masked in each row")
 
     @promise
     def does_not_hash_texts(self) -> None:
         """Masks do not depend on `hash` of a text, which every process has its own way of."""
-        masks = []
+        masks, plain = [], hash
         for salt in range(4):
-            with mock.patch("builtins.hash", lambda value, salt=salt: _salted(value, salt)):
-                masks += self.again().results(self.given())
-        for mask in masks[1:]:
-            expect_equal(mask, masks[0], "the mask where texts hash otherwise")
+
+            def salted(value: object, salt: int = salt) -> int:
+                return derive_seed(value, salt) if isinstance(value, str) else plain(value)
+
+            with mock.patch("builtins.hash", salted):
+                masks += self.at(self.situation).results(self.given())
+        expect.same(masks[1:], masks[:1] * 3, "the mask where texts hash otherwise")
 
     @promise
     def is_a_module_where_it_learns(self) -> None:
         """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
-        context = self.given()
-        mask = draw_mask(self.component, None, context)
-        learns = isinstance(self.component, nn.Module)
-        if not learns:
-            held = [name for name, value in vars(self.component).items() if isinstance(value, Tensor | nn.Module)]
-            expect(not held, "a torch.nn.Module, as it holds tensors", f"none; it holds {', '.join(held)}")
+        if not issubclass(self.subject, nn.Module):
+            expect.not_held(Tensor | nn.Module, self.component)
             return
-        trained = {name: part for name, part in self.component.named_parameters() if part.requires_grad}
+        context, trained = self.given(), dict(self.component.named_parameters())
+        mask = draw_mask(self.component, None, context)
         learned = [self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))]
         with_graph = [part for part in learned if part is not None and part.requires_grad]
-        expect(bool(with_graph) >= bool(trained), "scores or a loss with a graph", "neither")
         if with_graph:
-            weighted_sum(with_graph).backward()
-        without = [name for name, part in trained.items() if part.grad is None or not part.grad.any()]
-        expect(not without, "a gradient for every parameter", f"none for {', '.join(without)}")
-
-
-_hash = hash
-
-
-def _salted(value: object, salt: int) -> int:
-    return derive_seed(value, salt) if isinstance(value, str) else _hash(value)
+            go_back(with_graph)
+        expect_gradients({name: part for name, part in trained.items() if part.requires_grad})

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from mmmask.interfaces import (
@@ -23,12 +23,11 @@ from mmmask.interfaces import (
     Preparation,
     Tokens,
     TokenSpec,
-    View,
     build,
     patchify,
     unpatchify,
 )
-from mmmask.interfaces.component import ChosenByName, StrictModel, validate_strictly
+from mmmask.interfaces.component import ChosenByName
 from mmmask.model.masks import mask_from_bool
 from mmmask.randomness import seeded_generator
 
@@ -42,16 +41,13 @@ UNITS: dict[str, dict[str, Any]] = {
 """{unit: fields of a token spec, mean and std of every channel}; samples of `around_5` and `gaps` are float32."""
 
 
-class _Chosen(StrictModel):
-    modality: Annotated[Component.Config, ChosenByName("modality")]
+def chosen(kind: str, block: str | dict[str, Any]) -> Component.Config:
+    """The settings of an experiment's block `{name: ..., ...}`.
 
-
-class SyntheticPreparation(Preparation):
-    """The worker side: samples are ready as they are."""
-
-    def prepare(self, decoded: Tensor, view: View) -> Tensor:
-        """The sample itself."""
-        return decoded
+    Raises:
+        pydantic.ValidationError: there is no such component, or these are none of its settings.
+    """
+    return TypeAdapter(Annotated[Component.Config, ChosenByName(kind)]).validate_python(block)
 
 
 class SyntheticModality(Modality):
@@ -68,7 +64,7 @@ class SyntheticModality(Modality):
 
     @property
     def spec(self) -> TokenSpec:
-        """What a token is."""
+        """Description of a token."""
         settings = self.config
         if settings.vocab_size is not None:
             return TokenSpec(settings.patch_size, settings.channels, settings.vocab_size)
@@ -88,9 +84,9 @@ class SyntheticModality(Modality):
         return (self.config.channels, *extent)
 
     @property
-    def preparation(self) -> SyntheticPreparation:
-        """The worker side."""
-        return SyntheticPreparation()
+    def preparation(self) -> Preparation:
+        """None: samples are made where they are needed."""
+        raise NotImplementedError
 
     def grid(self, shape: Sequence[int]) -> Grid:
         """Tokens along each axis."""
@@ -98,11 +94,7 @@ class SyntheticModality(Modality):
         return tuple(size // patch for size, patch in zip(shape[-rank:], self.config.patch_size, strict=True))
 
     def tokenize(self, batch: Tensor) -> Tokens:
-        """(batch, channels, *extent) -> tokens.
-
-        Raises:
-            ValueError: the shape does not fit.
-        """
+        """(batch, channels, *extent) -> tokens."""
         return Tokens(patchify(batch, self.config.patch_size), self.grid(batch.shape), self.spec)
 
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
@@ -110,17 +102,10 @@ class SyntheticModality(Modality):
         return unpatchify(content, grid, self.config.patch_size)
 
     def build_embedding(self, width: int) -> nn.Module:
-        """A Linear of numbers; of ids the sum of a learned vector each."""
+        """A Linear of numbers; of ids, one to a token, a learned vector each."""
         if self.config.vocab_size is None:
             return super().build_embedding(width)
-        return nn.Sequential(nn.Embedding(self.config.vocab_size, width), _SumOverIds())
-
-
-class _SumOverIds(nn.Module):
-    """(batch, tokens, ids of a token, width) -> (batch, tokens, width)."""
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return vectors.sum(dim=2)
+        return nn.Sequential(nn.Embedding(self.config.vocab_size, width), nn.Flatten(2))
 
 
 @dataclass(frozen=True)
@@ -138,11 +123,6 @@ class Scene:
         """Whether content is discrete."""
         return self.modality.spec.vocab_size is not None
 
-    @property
-    def key(self) -> str:
-        """Key of the embedding."""
-        return self.modality.embedding
-
     @cached_property
     def grid(self) -> Grid:
         """Token layout of a sample."""
@@ -150,8 +130,8 @@ class Scene:
 
     @property
     def embeddings(self) -> dict[str, Embedding]:
-        """What encoders and decoders are built with."""
-        return {self.key: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
+        """Embeddings to build encoders and decoders with."""
+        return {self.modality.embedding: Embedding(self.modality.spec, (self.grid,), self.modality.build_embedding)}
 
     def samples(self, count: int, seed: int = 0) -> Tensor:
         """Stored samples (count, *sample_shape): ids as int64, bytes as uint8, others as int16 or float32."""
@@ -162,9 +142,7 @@ class Scene:
         if spec.scale == 255:
             return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         channel = (-1, *(1,) * (len(shape) - 2))
-        mean, std = (
-            torch.tensor(part or (default,)).view(channel) for part, default in ((spec.mean, 0), (spec.std, 1))
-        )
+        mean, std = torch.tensor(spec.mean or (0.0,)).view(channel), torch.tensor(spec.std or (1.0,)).view(channel)
         raw = spec.clamp(torch.randn(shape, generator=generator) * std + mean)
         if getattr(self.modality.config, "unit", None) == "int16":
             return raw.round().to(torch.int16)
@@ -187,7 +165,7 @@ class Scene:
 
     def input(self, tokens: Tokens, mask: Mask) -> EncoderInput:
         """The tokens on their way into an encoder."""
-        return EncoderInput((Part(self.key, tokens),), mask)
+        return EncoderInput((Part(self.modality.embedding, tokens),), mask)
 
     def with_other_masked_content(self, tokens: Tokens, mask: Mask) -> Tokens:
         """The same visible tokens, others where they are masked."""
@@ -198,12 +176,16 @@ class Scene:
 
 def synthetic(grid: Grid, patch_size: Sequence[int], **settings: Any) -> Scene:  # noqa: ANN401 - plain data
     """A scene of synthetic samples."""
-    config = SyntheticModality.Config(name="synthetic", grid=grid, patch_size=tuple(patch_size), **settings)
-    return Scene(SyntheticModality(config))
+    return Scene(SyntheticModality(SyntheticModality.Config(grid=grid, patch_size=tuple(patch_size), **settings)))
 
 
-def synthetic_scenes() -> list[Scene]:
-    """One to three axes, odd and unequal sides, small and large tokens, numbers of several units and ids."""
+def scenes(modality: str | dict[str, Any] | None) -> list[Scene]:
+    """The scene of an experiment's block `modality`, or synthetic ones.
+
+    Those are of one to three axes, odd and unequal sides, small and large tokens, numbers of several units and ids.
+    """
+    if modality is not None:
+        return [Scene(build("modality", chosen("modality", modality)))]
     return [
         synthetic((16,), (4,)),
         synthetic((7,), (3,), unit="around_5"),
@@ -215,14 +197,3 @@ def synthetic_scenes() -> list[Scene]:
         synthetic((12,), (1,), channels=1),
         synthetic((12,), (1,), vocab_size=11, channels=1),
     ]
-
-
-def scenes(modality: str | dict[str, Any] | None) -> list[Scene]:
-    """The scene of an experiment's block `modality`, or the synthetic ones.
-
-    Raises:
-        pydantic.ValidationError: there is no such modality, or these are none of its settings.
-    """
-    if modality is None:
-        return synthetic_scenes()
-    return [Scene(build("modality", validate_strictly(_Chosen, {"modality": modality}).modality))]
