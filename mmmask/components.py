@@ -21,9 +21,9 @@ from mmmask_registry import (
     load_plugin_file,
 )
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 """Version of the interfaces and hooks, `mmmask.interfaces.VERSION`: one more where plugins written before would break
-or newer ones would not work. A plugin names the one it was written for in its module, `MMMASK_INTERFACE = 1`."""
+or newer ones would not work. A plugin names the one it was written for in its module, `MMMASK_INTERFACE = 2`."""
 
 # kind -> its abstract class, as an import path: naming things must not import torch
 INTERFACES = {

@@ -40,8 +40,8 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_the_version_is_a_number_that_costs_nothing():
-    assert mmmask.interfaces.VERSION == VERSION == 1
-    code = "import sys, mmmask.components as c; assert c.INTERFACE_VERSION == 1; assert 'torch' not in sys.modules"
+    assert mmmask.interfaces.VERSION == VERSION == 2
+    code = "import sys, mmmask.components as c; assert c.INTERFACE_VERSION == 2; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

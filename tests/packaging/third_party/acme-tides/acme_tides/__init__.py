@@ -2,7 +2,7 @@
 
 from mmmask.hooks import Register, hookimpl
 
-MMMASK_INTERFACE = 1
+MMMASK_INTERFACE = 2
 
 
 @hookimpl
