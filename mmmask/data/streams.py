@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -72,6 +73,7 @@ class Streams:
         self.process: WorkerProcess | None = None
         self._pipelines: dict[str, BatchPipeline] = {}
         self._within_step = False
+        self._stop: weakref.finalize[..., Streams] | None = None
 
     def micro_steps(self, step: int) -> Iterator[MicroStep]:
         """The micro-batches of a training step on this process, each while the next ones are being loaded.
@@ -143,17 +145,16 @@ class Streams:
 
     def close(self) -> None:
         """Stops all workers."""
-        for pipeline in self._pipelines.values():
-            pipeline.close()
-        self._pipelines, self._within_step = {}, False
-        if self.process is not None:
-            self.process.close()
-            self.process = None
+        if self._stop is not None:
+            self._stop()
+        self._pipelines, self._within_step, self.process, self._stop = {}, False, None, None
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
         if data.process or (data.process is None and pays(data.workers, gpu=self.pin)):
             self.process = WorkerProcess(self.loaders, data.workers)
+        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
+        self._stop = weakref.finalize(self, _stop, self._pipelines, self.process)
         for name, stream in self.experiment.streams.items():
             draws = micro_batches(
                 EndlessOrder(self.sizes[name], training.seed, name),
@@ -185,6 +186,13 @@ class Streams:
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
+
+
+def _stop(pipelines: Mapping[str, BatchPipeline], process: WorkerProcess | None) -> None:
+    for pipeline in pipelines.values():
+        pipeline.close()
+    if process is not None:
+        process.close()
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:
