@@ -97,7 +97,8 @@ class Model(Backbone):
             step: of training; draws are a function of (seed, stream, step, row).
             shard: where this batch lies in the global batch; by default it is the global batch.
             plans: what `plan` made of a batch, instead of the batch.
-            counts: {stream: what its sum of errors is divided by}; by default the errors of this batch that count.
+            counts: {stream: what its sum of errors is divided by}, above 0; by default the errors of this batch that
+                count, at least 1.
 
         Raises:
             UnknownName: a stream that the experiment does not have.
@@ -110,9 +111,8 @@ class Model(Backbone):
         for name, plan in plans.items():
             terms = self.objective_named(name).losses(plan, {stream: latents[stream] for stream in plan.inputs})
             for stream, term in terms.items():
-                count = term.count if counts is None else counts[stream]
                 streams[stream] = StreamOutput(
-                    term.sum / (count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, count)),
+                    term.sum / (at_least_one(term.count) if counts is None else counts[stream]),
                     term.sum, term.count, plan.inputs[stream].mask, latents[stream].values, term.predictions,
                     latents[stream].prefix, plan.tokens[stream],
                 )  # fmt: skip
@@ -187,6 +187,11 @@ class Model(Backbone):
             return sample_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
 
         return noise
+
+
+def at_least_one(count: Tensor | float) -> Tensor | float:
+    """Divisor of a sum of errors: 1 where none counts."""
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, count)
 
 
 def _input_noise(context: StepContext, key: str, streams: Container[str]) -> Noise:

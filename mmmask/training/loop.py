@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams, streams_of_step
 from mmmask.interfaces import Plan
+from mmmask.model.model import at_least_one
 from mmmask.model.precision import autocast
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import RunControl
@@ -121,7 +122,7 @@ class TrainingLoop:
             samples, wait = sum(total for _, total in micro.shard.values()), wait + micro.wait
         names = tuple(sums)
         summed = self.processes.sum(torch.stack([sums[name].float() for name in names]))
-        losses = summed / torch.stack([_tensor(totals[name], self.device).clamp(min=1) for name in names])
+        losses = summed / torch.stack([_tensor(totals[name], self.device) for name in names])
         weights = torch.tensor([self.model.weights[name] for name in names], device=self.device)
         norm = None
         if self.clip_gradient is not None:
@@ -152,7 +153,7 @@ class TrainingLoop:
                 yield micro, plans, totals, number == len(whole)
             return
         for number, (micro, plans) in enumerate(planned, 1):
-            totals = {name: count * chunks for name, count in _counts(plans).items()}
+            totals = {name: at_least_one(count * chunks) for name, count in _counts(plans).items()}
             yield micro, plans, totals, number == accumulate
 
     def _loaded(self, step: int) -> Iterator[MicroStep]:
@@ -173,10 +174,10 @@ class TrainingLoop:
         return self.model.plan(batches, step=step, shard=micro.shard)
 
     def _added_up(self, plans: Iterable[Mapping[str, Plan]]) -> dict[str, Tensor]:
-        """Counts of all micro-batches of all processes."""
+        """Counts of all micro-batches of all processes, at least 1."""
         parts = [_counts(each) for each in plans]
         counts = [torch.stack([_tensor(part[name], self.device) for name in part]) for part in parts]
-        return dict(zip(parts[0], self.processes.sum(torch.stack(counts).sum(0)), strict=True))
+        return dict(zip(parts[0], self.processes.sum(torch.stack(counts).sum(0)).clamp(min=1), strict=True))
 
 
 def _counts(plans: Mapping[str, Plan]) -> dict[str, Tensor | float]:

@@ -99,6 +99,14 @@ def test_the_reduction_by_hand(data):
     assert term.count == 2
 
 
+def test_a_share_of_a_count_may_be_below_one(data):
+    """Each of two processes divides by half of the step's count."""
+    model = build(data)
+    plans = model.plan({"long": samples()["long"]})
+    term = model(plans=plans).streams["long"].sum
+    torch.testing.assert_close(model(plans=plans, counts={"long": 0.5}).streams["long"].loss, term / 0.5)
+
+
 # streams together and apart
 
 
