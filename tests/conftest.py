@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.forking import Forker
+
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, print_blob=False)
 hypothesis.settings.load_profile("tests")
@@ -19,3 +21,11 @@ def signals():
     from mmmask.components import components
 
     return components().add_plugin_file(str(SIGNALS))
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory):
+    """Starts `mmmask` in processes of its own, quickly."""
+    forker = Forker(tmp_path_factory.mktemp("forker"))
+    yield forker
+    forker.close()

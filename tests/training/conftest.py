@@ -1,10 +1,7 @@
 """`mmmask train` in processes of its own, and what such a run leaves behind."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,65 +13,6 @@ from mmmask.interop.checkpoints import Checkpoints
 
 HERE = Path(__file__).parent
 TIMINGS = {"samples_per_second", "data_wait_seconds", "step_seconds"}
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-class Started:
-    """A process under way."""
-
-    def __init__(self, forker, pid, stdout, stderr):
-        self.forker, self.pid, self.stdout, self.stderr = forker, pid, stdout, stderr
-
-    def kill(self, number):
-        os.kill(self.pid, number)
-
-    def wait(self):
-        code = self.forker.ask({"wait": self.pid})["code"]
-        return Ended(code, self.stdout.read_text(), self.stderr.read_text())
-
-
-class Forker:
-    """The client of forker.py."""
-
-    def __init__(self, folder):
-        self.folder, self.count = folder, 0
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error::DeprecationWarning", str(HERE / "forker.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, text=True,
-        )  # fmt: skip
-
-    def ask(self, request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(self, *arguments, cwd=None, **environment):
-        self.count += 1
-        stdout, stderr = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
-        request = {
-            "start": [str(argument) for argument in arguments], "cwd": str(cwd or self.folder), "stdout": str(stdout),
-            "stderr": str(stderr), "environment": {key: str(value) for key, value in environment.items()},
-        }  # fmt: skip
-        return Started(self, self.ask(request)["pid"], stdout, stderr)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="session")
-def forker(tmp_path_factory):
-    forker = Forker(tmp_path_factory.mktemp("forker"))
-    yield forker
-    forker.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,117 @@
+"""Mistakes in experiments: keys, values, YAML, composition, sizes without sense."""
+
+import itertools
+import os
+import re
+
+import pytest
+
+from tests.abuse.harness import Abuse, write
+
+
+def shown(name, change, refused):
+    return Abuse(name, f"show image.yaml '{change}'", refused=refused)
+
+
+def file(name, content, refused):
+    return Abuse(name, "show x.yaml", refused=refused, prepare=write("x.yaml", content))
+
+
+# every key of the first row takes none of the values of its row
+WRONG_VALUES = {
+    ("streams.s.batch_size", "streams.s.replicate", "training.steps", "training.accumulate", "data.workers"):
+        ("-1", "1.5", "x", "null", "[]", "{a: 1}", "1e999", ".nan", "true", "9" * 4301),
+    ("model.encoder.width", "model.encoder.depth", "model.encoder.num_heads", "model.decoder.width"):
+        ("-1", "1.5", "x", "null", "[]", "true"),
+    ("streams.s.masker.mask_ratio", "streams.s.loss_weight"):
+        ("-1", "x", "null", "[]", ".nan", ".inf", "true"),
+    ("training.optimizer.learning_rate", "training.optimizer.weight_decay", "training.optimizer.clip_gradient"):
+        ("-1", "x", "[]", ".nan", ".inf", "'1e-3 '", "true"),
+    ("streams.s.modality.size", "streams.s.modality.patch_size"):
+        ("0", "-8", "x", "null", "{}", "[8]", "[1,2,3,4]", "[0, 8]", "true"),
+    ("model.encoder", "model.decoder", "streams.s.modality", "streams.s.masker", "streams.s.source", "streams.s.loss"):
+        ("nothing_of_this_name", "3", "[]", "{name: 3}", "{name: null}", "{nam: vit}"),
+    ("streams.s.modality.augment", "callbacks"): ("x", "{name: x}", "[3]", "[{}]", "[[flip]]"),
+    ("training.mixing", "training.precision", "training.schedule.name"): ("x", "3", "null", "[]"),
+    ("streams.s", "training", "data", "model", "streams"): ("3", "x", "[]", "[1]"),
+}  # fmt: skip
+
+ABUSES = [
+    *(
+        Abuse(f"{key}: {value[:12]}", f"show image.yaml \"'{key}={value}'\"".replace('"', ""), refused=re.escape(key.split(".")[-1]))
+        for keys, values in WRONG_VALUES.items()
+        for key, value in itertools.product(keys, values)
+        if not (key.endswith("clip_gradient") and value == "null")
+        if "'" not in value
+    ),
+    shown("unknown key", "trainig.steps=3", r"trainig.*training"),
+    shown("unknown key, deep", "streams.s.masker.ratio=0.5", r"streams\.s\.masker\.ratio.*mask_ratio"),
+    shown("key through a number", "training.steps.more=3", r"training\.steps"),
+    shown("key through a list", "streams.s.modality.patch_size.0=3", r"patch_size"),
+    shown("empty key", "=3", r"key\.path=value"),
+    shown("no key", "..=3", r"\.\."),
+    shown("no value", "training.steps", r"key\.path=value"),
+    shown("a name that no module can have", "streams.keys={modality: image}", r"streams"),
+    shown("patches that do not fit", "streams.s.modality.size=17", r"17"),
+    shown("heads that do not fit", "model.encoder.num_heads=3", r"num_heads"),
+    Abuse("a width beyond all memory", "check image.yaml model.encoder.width=100000000000", refused=r"memory|width"),
+    Abuse("a million blocks", "check image.yaml model.encoder.depth=1000000", refused=r"memory|depth"),
+    Abuse("a billion channels", "check image.yaml streams.s.modality.channels=1000000000", refused=r"channels"),
+    Abuse("a billion samples a step", "check image.yaml streams.s.batch_size=1000000000", refused=r"memory|batch_size"),
+    Abuse("the same, trained", "train image.yaml streams.s.batch_size=1000000000 --output runs/new", refused=r"memory|batch_size"),
+    Abuse("a hundred thousand workers", "train image.yaml data.workers=100000 --output runs/new", refused=r"workers"),
+    Abuse("mlp_ratio 1e30", "check image.yaml model.encoder.mlp_ratio=1e30", refused=r"memory|mlp_ratio"),
+    Abuse("crop ratio without extent", "check image.yaml 'streams.s.modality.augment=[{name: crop, ratio: [1e-320,1e-320]}]'", refused=r"ratio"),
+    shown("epochs and steps", "training.epochs={s: 1}", r"epochs"),
+    shown("1.7e308 epochs", "training={epochs: {s: 1.7e308}}", r"epochs"),
+    shown("crop ratio without extent", "streams.s.modality.augment=[{name: crop, ratio: [1e-320,1e-320]}]", r"ratio"),
+    shown("augmentation of 200 levels", "streams.s.modality.augment=" + "[" * 200 + "]" * 200, r"."),
+    file("empty file", "", r"x\.yaml"),
+    file("a text", "hello", r"x\.yaml"),
+    file("a number", "3", r"x\.yaml"),
+    file("a list", "- 1\n- 2", r"x\.yaml"),
+    file("not UTF-8", b"\xff\xfe\x00a", r"x\.yaml"),
+    file("a zero byte", "a: \0", r"x\.yaml"),
+    file("torn YAML", "model: {encoder: {name: vit", r"x\.yaml.*line"),
+    file("a tag that runs code", "model: !!python/object/apply:os.system ['touch hit']", r"x\.yaml.*line 1"),
+    file("a key twice", "training: {steps: 1}\ntraining: {steps: 2}", r"twice|duplicate"),
+    file("an alias bomb", "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(8)), r"x\.yaml"),
+    file("nested 5000 deep", "a: " + "[" * 5000 + "]" * 5000, r"x\.yaml"),
+    file("an integer of 5000 digits", "training: {steps: " + "9" * 5000 + "}", r"x\.yaml"),
+    file("keys that are no text: null", "streams: {null: {}, \"null\": {}}", r"null"),
+    file("keys that are no text: true", "streams: {true: {}, \"true\": {}}", r"[Tt]rue"),
+    file("keys that are no text: 1", "streams: {1: {}, \"1\": {}}", r"1"),
+    file("a surrogate", 'description: "\\ud800"', r"x\.yaml"),
+    file("extends itself", "extends: x.yaml", r"extends"),
+    file("extends nothing", "extends: nowhere", r"nowhere"),
+    file("extends a number", "extends: 3", r"extends"),
+    file("extends a list of lists", "extends: [[quickstart]]", r"extends"),
+    file("a name of 5000 letters", "name: " + "n" * 5000, r"name"),
+    Abuse("no such experiment", "show quickstrt", refused=r"quickstart"),
+    Abuse("no such file", "show nowhere/x.yaml", refused=r"nowhere/x\.yaml"),
+    Abuse("a folder", "show img", refused=r"img"),
+    Abuse("a picture", "show img/0.jpg", refused=r"img/0\.jpg"),
+    Abuse("an experiment of another ending", "show image.yaml.txt", accepted="", prepare=lambda f: (f / "image.yaml").rename(f / "image.yaml.txt")),
+    Abuse("an ending in capitals", "show image.YAML", accepted="", prepare=lambda f: (f / "image.yaml").rename(f / "image.YAML")),
+    Abuse("no arguments", "show", refused=r"EXPERIMENT"),
+    Abuse("nothing masked: ratio 0", "check image.yaml streams.s.masker.mask_ratio=0", refused=r"streams\.s.*mask"),
+    Abuse("nothing masked: ratio rounds to 0", "train image.yaml streams.s.masker.mask_ratio=0.01 --output runs/new", refused=r"streams\.s.*mask"),
+    Abuse("nothing masked: one token", "train image.yaml streams.s.modality.size=8 --output runs/new", refused=r"streams\.s.*mask"),
+    Abuse("nothing visible", "check image.yaml streams.s.masker.mask_ratio=1", refused=r"streams\.s"),
+    Abuse("nothing masked: a text of one token", "train text.yaml streams.s.modality.length=1 --output runs/new", refused=r"streams\.s"),
+    Abuse("a grid beyond reckoning", "check image.yaml streams.s.modality.size=800000", refused=r"."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("abuse", ABUSES, ids=lambda abuse: abuse.name)
+def test_config(examine, abuse):
+    examine(abuse)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_closed_file(examine):
+    close = Abuse(
+        "a closed file", "show x.yaml", refused=r"x\.yaml.*ermission", prepare=lambda f: (f / "image.yaml").chmod(0)
+    )
+    examine(close)
