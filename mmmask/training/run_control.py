@@ -32,9 +32,9 @@ class RunControl:
 
     def take(self, micro: MicroStep) -> None:
         """Collects the bad samples and draws of a micro-batch of this process."""
-        for name, draws in micro.distinct.items():
-            self._draws[name] = self._draws.get(name, 0) + draws
-            self._bad += [(name, record) for record in micro.bad.get(name, ())]
+        for name, part in micro.loaded.items():
+            self._draws[name] = self._draws.get(name, 0) + part.distinct
+            self._bad += [(name, record) for record in part.bad]
 
     def exchange(self, step: int) -> bool:
         """Before a step: receives the notes of the one before it, sends those since. Whether to stop.
