@@ -15,7 +15,6 @@ from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams, streams_of_step
 from mmmask.interfaces import Plan
 from mmmask.model.model import at_least_one
-from mmmask.model.precision import autocast
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import RunControl
 from mmmask_registry import MmmaskError
@@ -139,10 +138,7 @@ class TrainingLoop:
         totals: dict[str, Any] = {}
         samples, wait = 0, 0.0
         for micro, plans, totals, last in self._planned(step):
-            with self.parallelism.trains(micro.batches, last):
-                with autocast(self.device, self.precision):
-                    output = self.parallelism.forward(plans, totals)
-                self.parallelism.backward(output.loss, micro.batches, last)
+            output = self.parallelism.train_on(plans, totals, self.precision, last)
             for name, part in output.streams.items():
                 sums[name] = sums.get(name, 0) + part.sum.detach()
             samples, wait = sum(total for _, total in micro.shard.values()), wait + micro.wait
