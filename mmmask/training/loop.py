@@ -80,8 +80,6 @@ class TrainingLoop:
         learning_rate: of a step.
         streams: batches of this process.
         control: bad samples and requests to stop, of all processes.
-        precision: of matrix products.
-        clip_gradient: largest norm of the whole gradient, None for no limit.
     """
 
     def __init__(
@@ -91,12 +89,9 @@ class TrainingLoop:
         learning_rate: Callable[[int], float],
         streams: Streams,
         control: RunControl,
-        precision: str,
-        clip_gradient: float | None,
     ) -> None:
         self.parallelism, self.optimizer, self.learning_rate = parallelism, optimizer, learning_rate
-        self.streams, self.control = streams, control
-        self.precision, self.clip_gradient = precision, clip_gradient
+        self.streams, self.control, self.settings = streams, control, streams.experiment.training
         self.model, self.processes = parallelism.model, parallelism.processes
         self.device = self.processes.device
         self._unchecked: list[tuple[int, StepResult]] = []
@@ -138,7 +133,7 @@ class TrainingLoop:
         totals: dict[str, Any] = {}
         samples, wait = 0, 0.0
         for micro, plans, totals, last in self._planned(step):
-            output = self.parallelism.train_on(plans, totals, self.precision, last)
+            output = self.parallelism.train_on(plans, totals, self.settings.precision, last)
             for name, part in output.streams.items():
                 sums[name] = sums.get(name, 0) + part.sum.detach()
             samples, wait = sum(total for _, total in micro.shard.values()), wait + micro.wait
@@ -146,9 +141,9 @@ class TrainingLoop:
         summed = self.processes.sum(torch.stack([sums[name].float() for name in names]))
         losses = summed / torch.stack([_tensor(totals[name], self.device) for name in names])
         weights = torch.tensor([self.model.weights[name] for name in names], device=self.device)
-        norm = None
-        if self.clip_gradient is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_gradient)
+        limit, norm = self.settings.optimizer.clip_gradient, None
+        if limit is not None:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         result = StepResult(names, torch.cat([(weights * losses).sum().view(1), losses]), norm, samples, wait)
         self._unchecked.append((step + 1, result))
         if self.device.type == "cpu" or len(self._unchecked) >= CHECK_EVERY:
@@ -165,18 +160,16 @@ class TrainingLoop:
         Counts that are the same in every micro-batch are known from the first; of others the whole step is planned
         before its first forward.
         """
-        accumulate = self.streams.experiment.training.accumulate
-        chunks = accumulate * self.processes.world_size
+        chunks = self.settings.accumulate * self.processes.world_size
+        planned: Iterable[tuple[MicroStep, dict[str, Plan]]]
         planned = ((micro, self._plan(micro, step)) for micro in self._loaded(step))
+        added_up: dict[str, Tensor] = {}
         if chunks > 1 and self.model.counts_vary(streams_of_step(self.streams.experiment, step)):
-            whole = list(planned)
-            totals = self._added_up(plans for _, plans in whole)
-            for number, (micro, plans) in enumerate(whole, 1):
-                yield micro, plans, totals, number == len(whole)
-            return
+            planned = list(planned)
+            added_up = self._added_up(plans for _, plans in planned)
         for number, (micro, plans) in enumerate(planned, 1):
-            totals = {name: at_least_one(count * chunks) for name, count in _counts(plans).items()}
-            yield micro, plans, totals, number == accumulate
+            totals = added_up or {name: at_least_one(count * chunks) for name, count in _counts(plans).items()}
+            yield micro, plans, totals, number == self.settings.accumulate
 
     def _loaded(self, step: int) -> Iterator[MicroStep]:
         """The step's micro-batches; bad samples are noted, also where the run ends over them."""

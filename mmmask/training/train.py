@@ -104,15 +104,7 @@ class _Training:
             model.compile()
         self.control = RunControl(peers, bad_samples, interruption)
         rate = learning_rate_schedule(settings.schedule, peak_learning_rate(experiment), steps)
-        self.loop = TrainingLoop(
-            Parallelism(model, peers),
-            optimizer,
-            rate,
-            self.streams,
-            self.control,
-            settings.precision,
-            settings.optimizer.clip_gradient,
-        )
+        self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
 
     def run(self) -> str:
         """Trains to the end, or until interrupted; `finished` or `interrupted`.
