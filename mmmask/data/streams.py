@@ -15,18 +15,25 @@ import torch
 
 from mmmask.components import components
 from mmmask.data.order import EndlessOrder, micro_batches
-from mmmask.data.pipeline import BatchPipeline
+from mmmask.data.pipeline import read_ahead
 from mmmask.data.process import WorkerProcess, pays
-from mmmask.data.samples import BadRecord, SampleLoader
+from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import Batch, Component, Modality, Source
+from mmmask.interfaces import Batch, Modality, Source
 from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
+from mmmask_registry import MmmaskError
 
 NAMES_COMPARED = 4096
 """Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
+SOURCE_CHANGES = {
+    "sizes": "{before} samples when the run was interrupted, now {now}",
+    "names": "as many samples as when the run was interrupted, but not the same ones (they have other names)",
+    "classes": "its labels name other classes than when the run was interrupted",
+}
+"""{part of the state: problem where a source has another}; a part is compared where those before it are equal."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +41,19 @@ class MicroStep:
     """One micro-batch of every stream of a step.
 
     Attributes:
-        batches: {stream: batch} on the CPU.
+        loaded: {stream: batch on the CPU, and its bad samples}.
         shard: {stream: (first row, rows of the global batch)}.
-        distinct: {stream: decoded samples}.
-        bad: {stream: samples that were replaced}.
         wait: seconds spent waiting for the workers.
     """
 
-    batches: dict[str, Batch]
+    loaded: dict[str, LoadedBatch]
     shard: dict[str, tuple[int, int]]
-    distinct: dict[str, int]
-    bad: dict[str, tuple[BadRecord, ...]]
     wait: float
+
+    @property
+    def batches(self) -> dict[str, Batch]:
+        """{stream: batch}."""
+        return {name: part.batch for name, part in self.loaded.items()}
 
 
 class Streams:
@@ -64,14 +72,14 @@ class Streams:
     def __init__(self, experiment: Experiment, rank: int = 0, world_size: int = 1, pin: bool = False) -> None:
         self.experiment, self.rank, self.world_size, self.pin = experiment, rank, world_size, pin
         self.consumed = dict.fromkeys(experiment.streams, 0)
-        check_batch_sizes(experiment, world_size)
+        _check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
         self.classes = {
             name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
         }
         self.process: WorkerProcess | None = None
-        self._pipelines: dict[str, BatchPipeline] = {}
+        self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
         self._stop: weakref.finalize[..., Streams] | None = None
 
@@ -111,26 +119,15 @@ class Streams:
         Raises:
             ExperimentError: a source holds other samples than it did.
         """
-        changed = (
-            [
-                f"streams.{name}.source: {state['sizes'][name]} samples when the run was interrupted, now {size}"
-                for name, size in self.sizes.items()
-                if state["sizes"][name] != size
+        here = self.state_dict()
+        for key, problem in SOURCE_CHANGES.items():
+            changed = [
+                f"streams.{name}.source: {problem.format(before=state[key].get(name), now=now)}"
+                for name, now in here[key].items()
+                if state[key].get(name) != now
             ]
-            or [
-                f"streams.{name}.source: as many samples as when the run was interrupted, but not the same ones (they "
-                "have other names)"
-                for name, digest in self._digests.items()
-                if state["names"][name] != digest
-            ]
-            or [
-                f"streams.{name}.source: its labels name other classes than when the run was interrupted"
-                for name, classes in self.classes.items()
-                if state["classes"].get(name) != classes
-            ]
-        )
-        if changed:
-            raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
+            if changed:
+                raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
         self.close()
         self.consumed |= state["consumed"]
 
@@ -147,7 +144,7 @@ class Streams:
         """Stops all workers."""
         if self._stop is not None:
             self._stop()
-        self._pipelines, self._within_step, self.process, self._stop = {}, False, None, None
+        self._within_step, self.process, self._stop = False, None, None
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
@@ -165,32 +162,30 @@ class Streams:
                 first_batch=self.consumed[name],
             )
             load = partial(self.process.load, name) if self.process else self.loaders[name].batch
-            self._pipelines[name] = BatchPipeline(draws, load, data.workers, ready=training.accumulate, pin=self.pin)
+            self._pipelines[name] = read_ahead(draws, load, data.workers, ready=training.accumulate, pin=self.pin)
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
-        loaded = {name: self._pipelines[name].next() for name in names}
+        loaded: dict[str, LoadedBatch] = {}
+        for name in names:
+            part = next(self._pipelines[name])
+            if isinstance(part, MmmaskError):
+                raise part
+            loaded[name] = part
         wait = time.perf_counter() - started
         chunk = micro * self.world_size + self.rank
-        return MicroStep(
-            batches={name: part.batch for name, part in loaded.items()},
-            shard={
-                name: (chunk * len(part.batch), self.experiment.streams[name].batch_size)
-                for name, part in loaded.items()
-            },
-            distinct={name: part.distinct for name, part in loaded.items()},
-            bad={name: part.bad for name, part in loaded.items() if part.bad},
-            wait=wait,
-        )
+        shard = {
+            name: (chunk * len(part.batch), self.experiment.streams[name].batch_size) for name, part in loaded.items()
+        }
+        return MicroStep(loaded, shard, wait)
 
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
 
 
-def _stop(pipelines: Mapping[str, BatchPipeline], process: WorkerProcess | None) -> None:
-    for pipeline in pipelines.values():
-        pipeline.close()
+def _stop(pipelines: dict[str, Any], process: WorkerProcess | None) -> None:
+    pipelines.clear()
     if process is not None:
         process.close()
 
@@ -237,7 +232,15 @@ def sample_loader(
     settings = experiment.streams[stream]
     modality: Modality = build("modality", settings.modality)
     preparation = modality.preparation
-    source = _source(experiment, stream, preparation.extensions, held_out)
+    key, config = ("held_out", settings.held_out) if held_out else ("source", settings.source)
+    if config is None:
+        raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
+    try:
+        source: Source = build("source", config, extensions=preparation.extensions)
+    except SourceError as error:
+        raise SourceError(f"streams.{stream}.{key}: {error}") from error
+    if not len(source):
+        raise SourceError(f"streams.{stream}.{key}: there is not a single sample")
     known = (classes or {}) if held_out else source.classes
     for label_set, names in known.items():
         strange = sorted(set(source.classes.get(label_set, ())).difference(names))
@@ -249,27 +252,12 @@ def sample_loader(
     return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
 
 
-def _source(experiment: Experiment, stream: str, extensions: tuple[str, ...], held_out: bool = False) -> Source:
-    settings = experiment.streams[stream]
-    key = "held_out" if held_out else "source"
-    config: Component.Config | None = settings.held_out if held_out else settings.source
-    if config is None:
-        raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
-    try:
-        source: Source = build("source", config, extensions=extensions)
-    except SourceError as error:
-        raise SourceError(f"streams.{stream}.{key}: {error}") from error
-    if not len(source):
-        raise SourceError(f"streams.{stream}.{key}: there is not a single sample")
-    return source
-
-
 def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join([*names[:most], f"... {len(names)} in all"] if len(names) > most else names)
 
 
 def _names_digest(source: Source) -> str:
-    """Stands for the names of a source's samples, at the same cost for a huge one."""
+    """Digest of the samples' names, at the same cost for a huge source."""
     size = len(source)
     count = min(size, NAMES_COMPARED)
     digest = hashlib.blake2b(digest_size=16)
@@ -278,12 +266,7 @@ def _names_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def check_batch_sizes(experiment: Experiment, world_size: int) -> None:
-    """Every batch must divide among processes, micro-batches and replicas.
-
-    Raises:
-        ExperimentError: with the streams whose batch does not.
-    """
+def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:
     accumulate = experiment.training.accumulate
     problems = [
         f"streams.{name}.batch_size: {stream.batch_size} does not divide by processes x accumulate x replicate "
@@ -314,8 +297,7 @@ def total_steps(experiment: Experiment, sizes: Mapping[str, int] | None = None) 
     ((name, epochs),) = training.epochs.items()
     stream: StreamSettings = experiment.streams[name]
     if sizes is None:
-        modality: Modality = build("modality", stream.modality)
-        sizes = {name: len(_source(experiment, name, modality.preparation.extensions))}
+        sizes = {name: len(sample_loader(experiment, name).source)}
     batches = epochs * sizes[name] * stream.replicate / stream.batch_size
     if training.mixing == "alternate":
         batches *= sum(other.sampling_weight for other in experiment.streams.values()) / stream.sampling_weight

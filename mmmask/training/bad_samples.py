@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from mmmask.data.samples import BadRecord
 from mmmask.interfaces.source import SourceError
 from mmmask.interop.runs import read_jsonl
-from mmmask.training.json_lines import append_jsonl
+from mmmask.training.logs import append_jsonl
 
 ENOUGH_TO_JUDGE = 1000
 """Draws after which the share of failed draws counts too, not only that of distinct samples."""
@@ -21,10 +22,10 @@ class BadSamples:
     many draws also that of failed draws, so that a huge source that is half broken does not go unnoticed.
 
     Args:
-        path: the file; what it holds is known already.
+        path: the file; all processes must read it, or they would not stop together.
         sizes: {stream: samples in its source}.
         max_share: above it the run stops.
-        write: whether this process writes the file; all must read it, or they would not stop together.
+        write: whether this process writes the file.
     """
 
     def __init__(self, path: Path, sizes: Mapping[str, int], max_share: float, write: bool = True) -> None:
@@ -32,35 +33,32 @@ class BadSamples:
         self.known: dict[str, set[str]] = {}
         self.draws = dict.fromkeys(sizes, 0)
         self.failed = dict.fromkeys(sizes, 0)
-        self.read_known()
-
-    def add(self, step: int, stream: str, records: Iterable[BadRecord], draws: int, write: bool | None = None) -> None:
-        """Records the bad samples of a micro-batch.
-
-        Args:
-            write: whether to write the file; by default what this object was made for. A process that fails writes its
-                last records itself.
-
-        Raises:
-            SourceError: more than the allowed share is bad.
-        """
-        records = list(records)
-        self.draws[stream] += draws + len(records)
-        self.failed[stream] += len(records)
-        for record in records:
-            if record.sample not in self.known[stream]:
-                self.known[stream].add(record.sample)
-                if self.write if write is None else write:
-                    line = {"step": step, "stream": stream, "sample": record.sample, "reason": record.reason}
-                    append_jsonl(self.path, line)
-        if records:
-            self._judge(stream, records[-1])
 
     def read_known(self) -> None:
         """Replaces the known bad samples by those of the file."""
         self.known = {name: set() for name in self.sizes}
         for line in read_jsonl(self.path):
             self.known.setdefault(line["stream"], set()).add(line["sample"])
+
+    def add(self, step: int, bad: Iterable[tuple[str, BadRecord]], draws: Mapping[str, int]) -> None:
+        """Records (stream, bad sample) of a step, and the step's {stream: samples that were none}.
+
+        Raises:
+            SourceError: more than the allowed share is bad.
+        """
+        last: dict[str, BadRecord] = {}
+        for stream, number in draws.items():
+            self.draws[stream] += number
+        for stream, record in bad:
+            last[stream] = record
+            self.draws[stream] += 1
+            self.failed[stream] += 1
+            if record.sample not in self.known[stream]:
+                self.known[stream].add(record.sample)
+                if self.write:
+                    append_jsonl(self.path, {"step": step, "stream": stream} | asdict(record))
+        for stream, record in last.items():
+            self._judge(stream, record)
 
     def state_dict(self) -> dict[str, dict[str, int]]:
         """The counts, for a checkpoint."""

@@ -69,7 +69,7 @@ def test_labels_and_bad_samples_come_along(fed, same):
     there, here = take(fed(how="bad"), 3), take(fed(process=False, how="bad"), 3)
     for found, wanted in zip(there, here, strict=True):
         same(found, wanted)
-    assert any(micro.bad for micro in there)
+    assert any(micro.loaded["long"].bad for micro in there)
     assert there[0].batches["long"].labels["label"].unique().tolist() == [0, 1]
 
 

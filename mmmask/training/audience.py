@@ -1,34 +1,20 @@
-"""A run as hooks see it, and telling them what happens."""
+"""Telling everybody what happens in a run."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmask.experiment.settings import Experiment
+from mmmask.hooks import RunState
 from mmmask.interfaces import Callback
-from mmmask.model.model import Model
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     import pluggy
 
-
-@dataclass
-class RunState:
-    """A run; attributes are those of `mmmask.hooks.RunState`."""
-
-    experiment: Experiment
-    output: Path
-    model: Model
-    total_steps: int
-    step: int = 0
-    is_main: bool = True
-    evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    pictures: dict[str, Path] = field(default_factory=dict)
+EVERYWHERE = ("run_started", "optimizer_stepped", "run_ended")
+"""Hooks that are called on every process; all others on the main one alone."""
 
 
 class Audience:
@@ -62,6 +48,8 @@ class Audience:
 
     def tell(self, hook: str, run: RunState, **arguments: object) -> None:
         """Calls one hook of everybody who has it."""
+        if not run.is_main and hook not in EVERYWHERE:
+            return
         known = {"run": run} | arguments
         for listener in reversed(getattr(self.manager.hook, hook).get_hookimpls()):  # pluggy's own order
             try:
