@@ -56,7 +56,7 @@ class TextPreparation(Preparation):
         """int64 (1, length): a random piece, or piece i of n, which starts at i / n of the spare length.
 
         Raises:
-            BadSample: the text is shorter than that.
+            BadSample: the text is shorter.
         """
         spare = decoded.shape[0] - self.length
         if spare < 0:
