@@ -66,13 +66,7 @@ class AudioPreparation(Preparation):
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (bands, frames, 3) of levels (1, frames, bands) in [0, 1]; low bands at the bottom, loud is light."""
-        levels = sample[0].detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return np.ascontiguousarray(_colour_table()[levels.cpu().numpy().T[::-1]])
-
-
-def _colour_table() -> np.ndarray:
-    """uint8 (256, 3), `COLOURS` interpolated linearly."""
-    anchors = np.array(COLOURS, np.float64)
-    level = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(level, np.arange(len(anchors)), channel) for channel in anchors.T]
-    return np.stack(channels, axis=1).round().astype(np.uint8)
+        levels = sample[0].detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().cpu().numpy().T[::-1]
+        anchors = np.linspace(0, 255, len(COLOURS))
+        channels = [np.interp(levels, anchors, channel) for channel in zip(*COLOURS, strict=True)]
+        return np.stack(channels, axis=-1).round().astype(np.uint8)
