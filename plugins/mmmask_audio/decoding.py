@@ -72,7 +72,7 @@ def decode_window(path: str, sample_rate: int, samples: int, place: float, max_s
             for length in reader.lengths(max_seconds):
                 if length > max_seconds:
                     raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
-                sound = reader.window(_start(length, seconds, place), seconds)
+                sound = reader.window(max(0.0, length - seconds) * place, seconds)
                 if len(sound) >= (min(length, seconds) - SHORTAGE) * reader.rate:
                     break  # the header is right
             if not len(sound):
@@ -131,11 +131,7 @@ class _Reader:
         yield end
 
     def window(self, start: float, seconds: float) -> np.ndarray:
-        """Mono samples float32 at the file's own rate from `start` on; fewer than `seconds` where the file ends.
-
-        Raises:
-            BadSample: what lies in the window is damaged, or the sound changes its format.
-        """
+        """Mono samples float32 at the file's own rate from `start` on; fewer than `seconds` where the file ends."""
         first, wanted = round(start * self.rate), round(seconds * self.rate)
         window = np.zeros(wanted, np.float32)  # what no frame covers, such as a gap, stays silent
         held = 0  # samples of the window that are known
@@ -216,10 +212,6 @@ def _checked(sound: np.ndarray) -> np.ndarray:
     return sound
 
 
-def _start(length: float, seconds: float, place: float) -> float:
-    return max(0.0, length - seconds) * place
-
-
 def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     """Mono sound at another rate; the first sample stays at its time.
 
@@ -234,19 +226,19 @@ def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
 
 
 def _exactly(sound: np.ndarray, samples: int) -> np.ndarray:
-    """So many samples, padded with silence."""
+    """This number of samples, padded with silence."""
     return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
 
 
 def window_of_array(sound: np.ndarray, samples: int, place: float) -> np.ndarray:
-    """The same window of sound that is in memory, floating point (samples,), at the right rate already.
+    """The same window of sound in memory, floating point (samples,), at the right rate already.
 
     Raises:
         BadSample: it is empty, not finite, or far beyond full scale.
     """
     if not len(sound):
         raise BadSample("the sound holds no samples")
-    first = round(_start(len(sound), samples, place))
+    first = round(max(0, len(sound) - samples) * place)
     with np.errstate(over="ignore"):  # `_checked` finds it
         window = sound[first : first + samples].astype(np.float32)
     return _checked(_exactly(window, samples))

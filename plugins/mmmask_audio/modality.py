@@ -155,9 +155,6 @@ class AudioModality(Modality):
         """(batch, 1, frames, bands) -> tokens, of any extent that the patch size divides.
 
         Floating point is taken as normalised, integers as 0 to 255.
-
-        Raises:
-            ValueError: the shape does not fit.
         """
         if batch.ndim != 4 or batch.shape[1] != 1:
             raise ValueError(f"audio: expected (batch, 1, frames, bands), got {tuple(batch.shape)}")

@@ -48,12 +48,11 @@ class AudioPreparation(Preparation):
         Raises:
             BadSample: it cannot be decoded, holds no sound, or is too long.
         """
-        place = view.fraction()
         samples, rate = self.spectrogram.samples, self.spectrogram.sample_rate
         if isinstance(loaded, SourceFile):
-            sound = decode_window(loaded.local_path(), rate, samples, place, self.max_seconds)
+            sound = decode_window(loaded.local_path(), rate, samples, view.fraction(), self.max_seconds)
         elif isinstance(loaded, np.ndarray) and loaded.ndim == 1 and loaded.dtype.kind == "f":
-            sound = window_of_array(loaded, samples, place)
+            sound = window_of_array(loaded, samples, view.fraction())
         else:
             kind = f"{loaded.dtype} array {loaded.shape}" if isinstance(loaded, np.ndarray) else type(loaded).__name__
             raise BadSample(f"expected a file or a floating point array (samples,), got {kind}")

@@ -61,11 +61,7 @@ class TextModality(Modality):
         return (shape[-1],)
 
     def tokenize(self, batch: Tensor) -> Tokens:
-        """Ids (batch, 1, tokens) -> tokens.
-
-        Raises:
-            ValueError: the shape does not fit.
-        """
+        """Ids (batch, 1, tokens) -> tokens."""
         if batch.ndim != 3 or batch.shape[1] != 1:
             raise ValueError(f"texts: expected ids (batch, 1, tokens), got {tuple(batch.shape)}")
         return Tokens(batch.transpose(1, 2), self.grid(batch.shape), self.spec)

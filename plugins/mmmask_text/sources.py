@@ -121,11 +121,7 @@ class TextFilesSource(_WindowSource):
         self._total -= len(self._separator)  # none follows the last file
 
     def load(self, index: int) -> bytes:
-        """The bytes of a window.
-
-        Raises:
-            BadSample: a file cannot be read, or has become shorter.
-        """
+        """The bytes of a window."""
         number, into = self._place(index)
         wanted = min(self.config.window, self._total - index * self.config.window)
         text = bytearray()
@@ -185,11 +181,7 @@ class JsonLinesSource(_WindowSource):
         super().__init__(config, (".jsonl", ".ndjson"))
 
     def load(self, index: int) -> bytes:
-        """The bytes of a window, or of a line's text.
-
-        Raises:
-            BadSample: a file cannot be read, or a line is not what it should be.
-        """
+        """The bytes of a window, or of a line's text."""
         return self._load(index)[0]
 
     def label(self, index: int) -> str | None:
