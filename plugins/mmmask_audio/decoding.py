@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import chain
 
 import av
@@ -65,17 +67,14 @@ def decode_window(path: str, sample_rate: int, samples: int, place: float, max_s
     """
     seconds = samples / sample_rate
     try:
-        with _Reader(path) as reader:
-            length = reader.announced()
-            sound = None
-            if length is not None:
-                _check_length(length, max_seconds)
-                sound = reader.window(_start(length, seconds, place), seconds)
-                if len(sound) < (min(length, seconds) - SHORTAGE) * reader.rate:
-                    sound = None  # the header lies
-            if sound is None:
-                length = reader.measured(max_seconds)
-                sound = reader.window(_start(length, seconds, place), seconds)
+        with closing(_Reader(path)) as reader:
+            sound = np.zeros(0, np.float32)
+            for length in reader.lengths(max_seconds):
+                if length > max_seconds:
+                    raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
+                sound = reader.window(max(0.0, length - seconds) * place, seconds)
+                if len(sound) >= (min(length, seconds) - SHORTAGE) * reader.rate:
+                    break  # the header is right
             if not len(sound):
                 raise BadSample("the sound track holds no samples")
             return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
@@ -113,87 +112,65 @@ class _Reader:
             self.container.close()
             raise
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.container.close()
 
-    def announced(self) -> float | None:
-        """Length by the header, in seconds; Matroska has that of the whole file only."""
+    def lengths(self, max_seconds: float) -> Iterator[float]:
+        """Length by the header, if it announces one, then from the timestamps of all packets up to the limit."""
         if self.stream.duration:
-            return self.stream.duration * self._unit
-        # in microseconds
-        return self.container.duration / 1e6 - self._origin if self.container.duration else None
-
-    def measured(self, max_seconds: float) -> float:
-        """Length in seconds, from the timestamps of all packets.
-
-        Raises:
-            BadSample: longer than the limit.
-        """
+            yield self.stream.duration * self._unit
+        elif self.container.duration:  # in microseconds; Matroska has that of the whole file only
+            yield self.container.duration / 1e6 - self._origin
         end = 0.0
         for packet in self._from_the_beginning():
             if packet.size:
                 begin = end if packet.pts is None else self._time(packet.pts)
                 end = max(end, begin + (packet.duration or 0) * self._unit)
-                _check_length(end, max_seconds)
-        return end
+            if end > max_seconds:
+                break
+        yield end
 
     def window(self, start: float, seconds: float) -> np.ndarray:
-        """Mono samples float32 at the file's own rate from `start` on; fewer than `seconds` where the file ends.
-
-        Raises:
-            BadSample: what lies in the window is damaged, or the sound changes its format.
-        """
+        """Mono samples float32 at the file's own rate from `start` on; fewer than `seconds` where the file ends."""
         first, wanted = round(start * self.rate), round(seconds * self.rate)
-        pieces: list[np.ndarray] = []
-        held = 0  # samples of the window in `pieces`
+        window = np.zeros(wanted, np.float32)  # what no frame covers, such as a gap, stays silent
+        held = 0  # samples of the window that are known
         place: int | None = None  # of the sample that comes next, from the beginning of the track
         sound_format: tuple[str, int, int] | None = None
         for frame in self._decoded(start):
             stamped = None if frame.pts is None else round(self._time(frame.pts) * self.rate)
-            if place is None:
+            if place is None or (stamped is not None and stamped - place > GAP * self.rate):
                 place = stamped or 0
-            elif stamped is not None and stamped - place > GAP * self.rate:
-                place = stamped
-            spare = first + held - place  # negative: a gap, or the track begins within the window
-            if spare < 0:
-                pieces.append(np.zeros(min(-spare, wanted - held), np.float32))
-                held += len(pieces[-1])
-            place += frame.samples
-            if held < wanted and spare < frame.samples:
+            begin, place = place - first, place + frame.samples
+            held = max(0, min(place - first, wanted))
+            if held and begin < wanted:
                 found = (frame.format.name, len(frame.layout.channels), frame.sample_rate)
                 if found != (sound_format or found):
                     raise BadSample(f"the sound changes from {sound_format} to {found} (format, channels, Hz)")
                 sound_format = found
-                pieces.append(_mono(frame)[max(0, spare) :][: wanted - held])
-                held += len(pieces[-1])
+                window[max(0, begin) : held] = _mono(frame)[max(0, -begin) : held - begin]
             if held == wanted:
                 break
-        return _checked(np.concatenate(pieces)) if pieces else np.zeros(0, np.float32)
+        return _checked(window[:held])
 
     def _time(self, stamp: int) -> float:
         return stamp * self._unit - self._origin
 
     def _decoded(self, start: float) -> Iterator[AudioFrame]:
-        """Frames from at most `PREROLL` before a time on."""
+        """Frames from at most `PREROLL` before a time on; packets before are skipped."""
         for packet in self._packets(start - PREROLL):
+            end = math.inf if packet.pts is None else self._time(packet.pts + (packet.duration or 0))
+            if end < start - PREROLL:
+                continue
             try:
                 yield from packet.decode()  # pyright: ignore[reportReturnType]
             except av.error.InvalidDataError:
                 # a decoder that begins in the middle may miss what the first packets refer to
-                if packet.pts is None or self._time(packet.pts + (packet.duration or 0)) > start:
+                if end > start:
                     raise
 
-    def _packets(self, start: float) -> Iterator[Packet]:
-        """Packets from the one at a time on; those before it are read where the container cannot go there."""
-        for packet in self._sought(start):
-            if packet.pts is None or self._time(packet.pts + (packet.duration or 0)) >= start:
-                yield packet
-
-    def _sought(self, start: float) -> Iterable[Packet]:
-        """Packets from somewhere before a time on."""
+    def _packets(self, start: float) -> Iterable[Packet]:
+        """Packets from somewhere before a time on: from the beginning where the container cannot go there."""
         if start <= 0:
             return self._from_the_beginning()
         self._is_at_the_beginning = False
@@ -222,11 +199,8 @@ def _mono(frame: AudioFrame) -> np.ndarray:
     channels = len(frame.layout.channels)
     if frame.format.is_packed:
         values = values.reshape(-1, channels).T
-    silence, scale = 0, channels
-    if values.dtype == np.uint8:
-        silence, scale = 128 * channels, 128 * channels
-    elif values.dtype.kind == "i":
-        scale = channels << (8 * values.dtype.itemsize - 1)
+    scale = channels * (1 if values.dtype.kind == "f" else 2 ** (8 * values.dtype.itemsize - 1))
+    silence = scale if values.dtype.kind == "u" else 0
     with np.errstate(over="ignore", invalid="ignore"):  # `_checked` finds it
         return (np.add.reduce(values, axis=0, dtype=np.float32) - np.float32(silence)) / np.float32(scale)
 
@@ -236,15 +210,6 @@ def _checked(sound: np.ndarray) -> np.ndarray:
     if not (sound.min(initial=0) > -LOUDEST and sound.max(initial=0) < LOUDEST):
         raise BadSample("the samples are not finite, or far beyond full scale")
     return sound
-
-
-def _check_length(seconds: float, max_seconds: float) -> None:
-    if seconds > max_seconds:
-        raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
-
-
-def _start(length: float, seconds: float, place: float) -> float:
-    return max(0.0, length - seconds) * place
 
 
 def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
@@ -261,19 +226,19 @@ def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
 
 
 def _exactly(sound: np.ndarray, samples: int) -> np.ndarray:
-    """Exactly this number of samples, padded with silence."""
+    """This number of samples, padded with silence."""
     return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
 
 
 def window_of_array(sound: np.ndarray, samples: int, place: float) -> np.ndarray:
-    """The same window of sound that is in memory, floating point (samples,), at the right rate already.
+    """The same window of sound in memory, floating point (samples,), at the right rate already.
 
     Raises:
         BadSample: it is empty, not finite, or far beyond full scale.
     """
     if not len(sound):
         raise BadSample("the sound holds no samples")
-    first = round(_start(len(sound), samples, place))
+    first = round(max(0, len(sound) - samples) * place)
     with np.errstate(over="ignore"):  # `_checked` finds it
         window = sound[first : first + samples].astype(np.float32)
     return _checked(_exactly(window, samples))

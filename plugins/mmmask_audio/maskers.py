@@ -1,9 +1,8 @@
-"""Masker of whole frames and whole bands together, as in Audio-MAE's structured masking.
-
-Those of whole frames alone and of whole bands alone are `frame` and `tube`.
-"""
+"""Masker of whole frames and whole bands together; `frame` masks frames alone, and `tube` bands alone."""
 
 from __future__ import annotations
+
+import math
 
 from pydantic import Field
 from torch import Tensor
@@ -33,13 +32,9 @@ class TimeFrequencyBandsMasker(Masker):
     config: Config
 
     def scores(self, context: MaskContext) -> Tensor:
-        """1 where masked, 0 where visible: (batch, tokens).
-
-        Raises:
-            MmmaskError: the grid does not have two axes.
-        """
-        frames, bands = self._axes(context.grid)
-        visible_frames, visible_bands = self._visible(frames, bands)
+        """1 where masked, 0 where visible: (batch, tokens)."""
+        frames, bands = context.grid
+        visible_frames, visible_bands = self._visible(context.grid)
         masked_frames = context.ranks(frames) >= visible_frames
         masked_bands = context.ranks(bands) >= visible_bands
         return (masked_frames.unsqueeze(2) | masked_bands.unsqueeze(1)).flatten(1).float()
@@ -50,19 +45,15 @@ class TimeFrequencyBandsMasker(Masker):
         Raises:
             MmmaskError: the grid does not have two axes.
         """
-        frames, bands = self._axes(grid)
-        visible_frames, visible_bands = self._visible(frames, bands)
-        return frames * bands - visible_frames * visible_bands
-
-    def _axes(self, grid: Grid) -> tuple[int, int]:
         if len(grid) != 2:
             raise MmmaskError(
                 f"masker 'time_frequency_bands' needs a grid (time, frequency), not {tuple(grid)}: use 'random'"
             )
-        return grid[0], grid[1]
+        return math.prod(grid) - math.prod(self._visible(grid))
 
-    def _visible(self, frames: int, bands: int) -> tuple[int, int]:
+    def _visible(self, grid: Grid) -> tuple[int, int]:
         """Number of visible frames and bands."""
+        frames, bands = grid
         visible = 1 - self.config.mask_ratio
         visible_bands = max(1, round(bands * visible ** (1 - self.config.split)))
         # there are fewer bands than frames, so the number of frames makes up for the rounding

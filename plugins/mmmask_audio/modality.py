@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import Grid, Mask, Modality, Tokens, TokenSpec, patchify, unpatchify
 from mmmask_audio.preparation import AudioPreparation
 from mmmask_audio.spectrogram import MelScale, MelSpectrogram
-
-Positive = Annotated[int, Field(ge=1)]
-PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class AudioModality(Modality):
@@ -31,17 +27,17 @@ class AudioModality(Modality):
         sample_rate: int = Field(
             default=16000, ge=1000, le=192_000, description="in Hz; files of any other rate are resampled"
         )
-        seconds: PositiveNumber = Field(
+        seconds: PositiveFloat = Field(
             default=10.24, description="length of a clip, a whole number of hops; a shorter file is followed by silence"
         )
-        hop_ms: PositiveNumber = Field(default=10.0, description="milliseconds from one frame to the next")
-        window_ms: PositiveNumber = Field(default=25.0, description="length of a frame's window in milliseconds")
-        mel_bands: Positive = Field(default=128, description="number of mel bands")
+        hop_ms: PositiveFloat = Field(default=10.0, description="milliseconds from one frame to the next")
+        window_ms: PositiveFloat = Field(default=25.0, description="length of a frame's window in milliseconds")
+        mel_bands: PositiveInt = Field(default=128, description="number of mel bands")
         mel_scale: MelScale = Field(
             default="htk", description="mel scale: htk (as in Kaldi), or slaney (linear below 1 kHz)"
         )
         fmin: float = Field(default=20.0, ge=0, description="lower edge of the lowest band, in Hz")
-        fmax: PositiveNumber | None = Field(
+        fmax: PositiveFloat | None = Field(
             default=None, description="upper edge of the highest band, in Hz; null: half the sample rate"
         )
         floor_db: float = Field(
@@ -50,14 +46,14 @@ class AudioModality(Modality):
         ceiling_db: float = Field(
             default=0.0, description="decibels of full scale at level 1: 0 is a sine of full scale within one band"
         )
-        patch_size: tuple[Positive, Positive] = Field(
+        patch_size: tuple[PositiveInt, PositiveInt] = Field(
             default=(16, 16), description="extent of a token: (frames, bands)"
         )
         mean: float = Field(default=0.4, description="mean of levels in [0, 1], used to normalise the input")
-        std: PositiveNumber = Field(
+        std: PositiveFloat = Field(
             default=0.2, description="standard deviation of levels in [0, 1], used to normalise the input"
         )
-        max_seconds: PositiveNumber = Field(
+        max_seconds: PositiveFloat = Field(
             default=36_000.0, description="a file that lasts longer is a bad sample, and not decoded"
         )
         embedding: str | None = Field(
@@ -85,7 +81,7 @@ class AudioModality(Modality):
         def _fits(self) -> AudioModality.Config:
             if abs(self.frames * self.hop_ms - self.seconds * 1000) > 1e-6 * self.hop_ms:
                 raise ValueError(f"seconds {self.seconds} is not a multiple of hop_ms {self.hop_ms}")
-            if self.frames < 1 or self.frames % self.patch_size[0] or self.mel_bands % self.patch_size[1]:
+            if self.frames % self.patch_size[0] or self.mel_bands % self.patch_size[1]:
                 raise ValueError(
                     f"a clip has {self.frames} frames and {self.mel_bands} bands, not a multiple of the patch "
                     f"size {list(self.patch_size)}"
@@ -111,10 +107,8 @@ class AudioModality(Modality):
     @property
     def spec(self) -> TokenSpec:
         """Patch of a spectrogram, levels in [0, 1]."""
-        config = self.config
-        return TokenSpec(
-            config.patch_size, channels=1, mean=(config.mean,), std=(config.std,), scale=255.0, range=(0.0, 1.0)
-        )
+        mean, std = (self.config.mean,), (self.config.std,)
+        return TokenSpec(self.config.patch_size, channels=1, mean=mean, std=std, scale=255.0, range=(0.0, 1.0))
 
     @property
     def embedding(self) -> str:
@@ -161,9 +155,6 @@ class AudioModality(Modality):
         """(batch, 1, frames, bands) -> tokens, of any extent that the patch size divides.
 
         Floating point is taken as normalised, integers as 0 to 255.
-
-        Raises:
-            ValueError: the shape does not fit.
         """
         if batch.ndim != 4 or batch.shape[1] != 1:
             raise ValueError(f"audio: expected (batch, 1, frames, bands), got {tuple(batch.shape)}")

@@ -48,12 +48,11 @@ class AudioPreparation(Preparation):
         Raises:
             BadSample: it cannot be decoded, holds no sound, or is too long.
         """
-        place = view.fraction()
         samples, rate = self.spectrogram.samples, self.spectrogram.sample_rate
         if isinstance(loaded, SourceFile):
-            sound = decode_window(loaded.local_path(), rate, samples, place, self.max_seconds)
+            sound = decode_window(loaded.local_path(), rate, samples, view.fraction(), self.max_seconds)
         elif isinstance(loaded, np.ndarray) and loaded.ndim == 1 and loaded.dtype.kind == "f":
-            sound = window_of_array(loaded, samples, place)
+            sound = window_of_array(loaded, samples, view.fraction())
         else:
             kind = f"{loaded.dtype} array {loaded.shape}" if isinstance(loaded, np.ndarray) else type(loaded).__name__
             raise BadSample(f"expected a file or a floating point array (samples,), got {kind}")
@@ -66,13 +65,7 @@ class AudioPreparation(Preparation):
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (bands, frames, 3) of levels (1, frames, bands) in [0, 1]; low bands at the bottom, loud is light."""
-        levels = sample[0].detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return np.ascontiguousarray(_colour_table()[levels.cpu().numpy().T[::-1]])
-
-
-def _colour_table() -> np.ndarray:
-    """uint8 (256, 3), `COLOURS` interpolated linearly."""
-    anchors = np.array(COLOURS, np.float64)
-    level = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(level, np.arange(len(anchors)), channel) for channel in anchors.T]
-    return np.stack(channels, axis=1).round().astype(np.uint8)
+        levels = sample[0].detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().cpu().numpy().T[::-1]
+        anchors = np.linspace(0, 255, len(COLOURS))
+        channels = [np.interp(levels, anchors, channel) for channel in zip(*COLOURS, strict=True)]
+        return np.stack(channels, axis=-1).round().astype(np.uint8)

@@ -20,9 +20,9 @@ RIPPLE = 1.0
 class MelSpectrogram:
     """Turns samples into levels of mel bands.
 
-    Frame i is the samples i * hop .. i * hop + window - 1 under a Hann window. The power of a band is relative to a
-    fixed reference, the power of a sine of full scale (amplitude 1): 0 dB is that sine with all of its power in one
-    band. A band's level is 0 at `floor_db` and below, 1 at `ceiling_db` and above, linear in decibels between.
+    Frame i is the samples i * hop .. i * hop + window - 1 under a Hann window. 0 dB is the power of a sine of full
+    scale (amplitude 1) with all of its power in one band. A band's level is 0 at `floor_db` and below, 1 at
+    `ceiling_db` and above, linear in decibels between.
 
     The reference is fixed rather than the clip's maximum: a clip that is twice as loud has other levels, silence is
     always 0, and a level never depends on anything outside its frame.
@@ -58,9 +58,7 @@ class MelSpectrogram:
 
     def __call__(self, sound: Tensor) -> Tensor:
         """Levels (frames, bands) in [0, 1], float32, of `samples` samples float32 in [-1, 1]."""
-        window, filters, scale = _tables(
-            self.sample_rate, self.window, self.bands, self.fmin, self.fmax, self.mel_scale
-        )
+        window, filters, scale = _tables(self)
         spectrum = torch.fft.rfft(sound.unfold(0, self.window, self.hop) * window, 2 * (filters.shape[0] - 1))
         power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag) @ filters
         # the clamp keeps silence finite; its logarithm is far below any floor
@@ -107,26 +105,27 @@ def _edges(bands: int, fmin: float, fmax: float, mel_scale: MelScale) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _tables(
-    sample_rate: int, window: int, bands: int, fmin: float, fmax: float, mel_scale: MelScale
-) -> tuple[Tensor, Tensor, float]:
+def _tables(made: MelSpectrogram) -> tuple[Tensor, Tensor, float]:
     """Window (window,), filters (bins, bands), and the factor of a band's power.
 
     The low bands of a fine scale are narrower than the bins of a transform of the window's own length, and some would
     hold none. So the windowed samples are zero-padded to the smallest power of two for which the total weight of every
     band is right to within `RIPPLE`.
     """
+    bands = (made.bands, made.fmin, made.fmax, made.mel_scale)
     # the constants serve whoever asks next, with gradients or without: never inference tensors
     with torch.inference_mode(False):
-        edges = _edges(bands, fmin, fmax, mel_scale)
+        edges = _edges(*bands)
         areas = (edges[2:] - edges[:-2]) / 2
-        fft = 2 ** (window - 1).bit_length()
-        filters = mel_filters(sample_rate, fft, bands, fmin, fmax, mel_scale)
-        # beyond 2**16 bins are a few Hz wide, finer than any window tells apart
-        while fft < 2**16 and bool(((filters.sum(0) * sample_rate / fft / areas).log10().abs() > RIPPLE / 10).any()):
+        fft = 2 ** (made.window - 1).bit_length()
+        while True:
+            filters = mel_filters(made.sample_rate, fft, *bands)
+            ripple = 10 * (filters.sum(0) * made.sample_rate / fft / areas).log10().abs().max()
+            # beyond 2**16 bins are a few Hz wide, finer than any window tells apart
+            if ripple <= RIPPLE or fft >= 2**16:
+                break
             fft *= 2
-            filters = mel_filters(sample_rate, fft, bands, fmin, fmax, mel_scale)
-        shape = torch.hann_window(window, dtype=torch.float64)
+        shape = torch.hann_window(made.window, dtype=torch.float64)
         # Parseval: the mean square of the samples is 2 / (fft * sum of the window's squares) times the sum over the
         # bins of one side; that of a sine of full scale is 1 / 2
         scale = 4 / (fft * float(shape.square().sum()))

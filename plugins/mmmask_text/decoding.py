@@ -8,6 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,17 +57,15 @@ class ByteVocabulary(Vocabulary):
 
     def texts(self, ids: Sequence[int]) -> list[str | None]:
         """A character stands at its first byte, with nothing at the others; incomplete ones are middle dots."""
-        shown: list[str | None] = [None if byte >= self.size else UNSHOWN for byte in ids]
-        for place, byte in enumerate(ids):
-            length = _character_length(byte)
-            part = ids[place : place + length]
-            if not length or max(part) >= self.size:
+        shown: list[str | None] = []
+        for masked, run in groupby(ids, key=self.size.__le__):
+            if masked:
+                shown += [None for _ in run]
                 continue
-            try:
-                character = bytes(part).decode("utf-8")
-            except UnicodeDecodeError:
-                continue
-            shown[place : place + length] = [_visible(character), *[""] * (length - 1)]
+            # surrogates stand for bytes that belong to no character
+            for character in bytes(run).decode("utf-8", "surrogateescape"):
+                num_bytes = len(character.encode("utf-8", "surrogateescape"))
+                shown += [_visible(character), *[""] * (num_bytes - 1)]
         return shown
 
 
@@ -85,7 +84,7 @@ class TokenizerVocabulary(Vocabulary):
         self.key = f"text_{hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()[:12]}"
 
     def ids(self, text: bytes) -> Tensor:
-        """(tokens,) int64, without the special tokens that a tokenizer puts around a text.
+        """int64, without the special tokens that a tokenizer puts around a text.
 
         A window of bytes may begin and end within a character, which is then left out. Other bytes that are not UTF-8
         become the replacement character.
@@ -96,11 +95,12 @@ class TokenizerVocabulary(Vocabulary):
 
     def texts(self, ids: Sequence[int]) -> list[str | None]:
         """Each token decoded alone; a character split over several tokens shows as replacement characters."""
-        return [None if token >= self.size else self._text(token) for token in ids]
 
-    def _text(self, token: int) -> str:
-        decoded = self.tokenizer.decode([token], skip_special_tokens=False)
-        return "".join(map(_visible, decoded)) or UNSHOWN
+        def text(token: int) -> str:
+            decoded = self.tokenizer.decode([token], skip_special_tokens=False)
+            return "".join(map(_visible, decoded)) or UNSHOWN
+
+        return [None if token >= self.size else text(token) for token in ids]
 
 
 @lru_cache(maxsize=16)
@@ -126,16 +126,6 @@ def open_vocabulary(path: str | None) -> Vocabulary:
             f"modality text: tokenizer {path} cannot be read ({error}). Name a tokenizer.json of the library "
             "tokenizers, or leave it out for bytes."
         ) from error
-
-
-def _character_length(first: int) -> int:
-    """Length in bytes of the UTF-8 character that begins with this byte (RFC 3629, section 3); 0 if none does."""
-    if first < 0x80:
-        return 1
-    return next((length for length, start in ((2, 0xC2), (3, 0xE0), (4, 0xF0)) if start <= first < _END[length]), 0)
-
-
-_END = {2: 0xE0, 3: 0xF0, 4: 0xF5}
 
 
 def _visible(character: str) -> str:

@@ -28,20 +28,16 @@ class TextModality(Modality):
 
     @property
     def spec(self) -> TokenSpec:
-        """A token is one id.
+        """One id.
 
         Raises:
-            MmmaskError: the vocabulary cannot be read.
+            MmmaskError: the tokenizer cannot be read.
         """
         return TokenSpec((1,), channels=1, vocab_size=self._vocabulary.size)
 
     @property
     def embedding(self) -> str:
-        """`text_bytes`, or a name made of the vocabulary's content: equal vocabularies share it.
-
-        Raises:
-            MmmaskError: the vocabulary cannot be read.
-        """
+        """`text_bytes`, or a name made of the vocabulary's content: equal vocabularies share it."""
         return self._vocabulary.key
 
     @property
@@ -55,21 +51,17 @@ class TextModality(Modality):
         return TextPreparation(self.config.length, self.config.tokenizer, self.config.max_bytes)
 
     def grid(self, shape: Sequence[int]) -> Grid:
-        """(tokens,) of a sample (..., tokens).
+        """(tokens,) of a sample (..., tokens), from 1 to `length`.
 
         Raises:
-            ValueError: these are none, or more than `length`.
+            ValueError: not as many.
         """
         if not 1 <= shape[-1] <= self.config.length:
             raise ValueError(f"a text of {shape[-1]} tokens: the modality's length allows 1 to {self.config.length}")
         return (shape[-1],)
 
     def tokenize(self, batch: Tensor) -> Tokens:
-        """Ids (batch, 1, tokens) -> tokens; shorter texts than `length` are fine, all of a batch alike.
-
-        Raises:
-            ValueError: the shape does not fit.
-        """
+        """Ids (batch, 1, tokens) -> tokens."""
         if batch.ndim != 3 or batch.shape[1] != 1:
             raise ValueError(f"texts: expected ids (batch, 1, tokens), got {tuple(batch.shape)}")
         return Tokens(batch.transpose(1, 2), self.grid(batch.shape), self.spec)
@@ -79,7 +71,7 @@ class TextModality(Modality):
         return content.transpose(1, 2)
 
     def build_embedding(self, width: int) -> nn.Module:
-        """A learned vector for every id."""
+        """Learned vectors of ids."""
         return IdEmbedding(self._vocabulary.size, width)
 
     @property

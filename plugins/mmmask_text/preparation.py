@@ -31,11 +31,7 @@ class TextPreparation(Preparation):
     extensions = (".txt", ".md")
 
     def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
-        """The ids (tokens,) of a whole text.
-
-        Args:
-            loaded: a `SourceFile`, bytes in UTF-8, or a str.
-            view: not used; `prepare` chooses the piece.
+        """Ids (tokens,) of a whole text: a `SourceFile`, bytes in UTF-8, or a str.
 
         Raises:
             BadSample: it cannot be read, is too long, empty, or no text.
@@ -56,7 +52,7 @@ class TextPreparation(Preparation):
         """int64 (1, length): a random piece, or piece i of n, which starts at i / n of the spare length.
 
         Raises:
-            BadSample: the text is shorter than that.
+            BadSample: the text is shorter.
         """
         spare = decoded.shape[0] - self.length
         if spare < 0:
