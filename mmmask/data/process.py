@@ -9,10 +9,10 @@ import os
 import pickle
 import resource
 import signal
-import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import multiprocessing  # Python's own, with tensors sent as shared memory
 
-from mmmask.components import components
 from mmmask.data.order import Draw
 from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask_registry import MmmaskError
@@ -70,12 +69,12 @@ class Limits:
 class WorkerProcesses:
     """Loads the batches of all streams in processes of their own, `workers` for each stream.
 
-    What they load is what `SampleLoader.batch` gives here, bit for bit. A supervisor, started anew, forks them. Where
-    one ends while it loads a sample, or takes too long, another takes its place and its batch; a sample that does so
-    twice is bad. All end when this object is closed, and when this process ends in whatever way.
+    What they load is what `SampleLoader.batch` gives here, bit for bit. A supervisor, forked before there are threads,
+    forks them. Where one ends while it loads a sample, or takes too long, another takes its place and its batch; a
+    sample that does so twice is bad. All end when this object is closed, and when this process ends in whatever way.
 
     Args:
-        loaders: {stream: loader}, sent there once.
+        loaders: {stream: loader}; copies of them load, so that no open file is shared.
         workers: processes of each stream.
         limits: of each sample.
 
@@ -91,11 +90,14 @@ class WorkerProcesses:
                 f"data.process: a source or preparation cannot be sent to another process "
                 f"({type(error).__name__}: {error}). Set data.process: false, which loads in threads of this process."
             ) from error
-        context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(workers * len(loaders))]
-        arguments = [theirs for _, theirs in pipes], tuple(components().plugin_files), payload, limits
+        arguments = [theirs for _, theirs in pipes], payload, limits
         self._process = context.Process(target=_supervise, args=arguments, daemon=True, name="mmmask samples")
-        self._process.start()
+        with warnings.catch_warnings():
+            # a thread that holds a lock now holds it there for ever; what runs there takes none of this program's
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            self._process.start()
         self._idle: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
         for ours, theirs in pipes:
             self._idle.put(ours)
@@ -150,36 +152,34 @@ class WorkerProcesses:
             self._process.join()
 
 
-def possible(workers: int) -> bool:
-    """Whether processes are started unasked: in the `mmmask` command and in notebooks.
-
-    The supervisor imports the program again, and not every script is written for that.
-    """
-    main = sys.modules["__main__"]
-    name = main.__spec__.name if main.__spec__ else os.path.basename(getattr(main, "__file__", None) or "")
-    return workers > 0 and name in ("", "mmmask", "mmmask.__main__")
-
-
 def _ending(code: int | None) -> str:
     hint = "Set data.process: false, which loads in threads of the process that trains."
     if code is None or code < 0:
         how = f"were ended by {signal.Signals(-code).name}" if code else "sent what cannot be read"
         return f"data.process: the processes that load samples {how}. {hint}"
-    return (
-        f"data.process: the processes that load samples ended with status {code}; what they printed stands above. A "
-        f'script that trains must do so below `if __name__ == "__main__":`. {hint}'
-    )
+    return f"data.process: the processes that load samples ended with status {code}; see above. {hint}"
 
 
-def _supervise(
-    connections: Sequence[Connection[Any, Any]], files: Sequence[str], payload: bytes, limits: Limits
-) -> None:
+def _supervise(connections: Sequence[Connection[Any, Any]], payload: bytes, limits: Limits) -> None:
     """Keeps a worker at every pipe until the pipes are closed from the other end."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process that trains decides
-    for file in files:
-        components().add_plugin_file(file)
+    _close_all_but(connections)
     _Supervisor(connections, pickle.loads(payload), limits).run()
+
+
+def _close_all_but(connections: Sequence[Connection[Any, Any]]) -> None:
+    """Lets go of what the process that trains has open, such as the lock of its folder, which would outlive it here.
+
+    The numbers stay taken: libraries remember some, and would write into whatever gets them next.
+    """
+    trainer = multiprocessing.parent_process()
+    kept = {0, 1, 2, *(connection.fileno() for connection in connections), trainer.sentinel if trainer else 0}
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with suppress(OSError):  # the listing's own
+                os.dup2(nothing, int(name))
 
 
 class _Supervisor:
@@ -262,8 +262,7 @@ class _Supervisor:
     def _work(self, number: int) -> NoReturn:
         """Answers until the pipe is closed from the other end."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with the supervisor
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with the supervisor
         for other, connection in enumerate(self.connections):
             if other != number:
                 connection.close()

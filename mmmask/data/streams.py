@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import torch
 from mmmask.components import components
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import read_ahead
-from mmmask.data.process import Limits, WorkerProcesses, possible
+from mmmask.data.process import Limits, WorkerProcesses
 from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
@@ -148,7 +149,7 @@ class Streams:
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
-        if data.process or (data.process is None and possible(data.workers)):
+        if data.process or (data.process is None and data.workers and sys.platform == "linux"):
             memory = None if data.sample_memory is None else int(data.sample_memory * 2**30)
             self.process = WorkerProcesses(self.loaders, data.workers, Limits(data.sample_seconds, memory))
         # at the program's end too: a thread that is inside torch while Python goes away would abort the program
