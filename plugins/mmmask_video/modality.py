@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from mmmask.interfaces import AugmentationChoice, Grid, Tokens, patchify, unpatchify
-from mmmask_pixels.crop import Crop
-from mmmask_pixels.modality import PixelModality
-from mmmask_pixels.resize import Interpolation, PixelResize
-from mmmask_pixels.settings import PixelConfig, Positive, PositiveNumber, augmentations, cells
+from mmmask.interfaces import AugmentationChoice
+from mmmask_pixels.augmentations import Crop
+from mmmask_pixels.modality import PixelModality, Positive, PositiveNumber
+from mmmask_pixels.resize import Interpolation
 from mmmask_video.preparation import VideoPreparation
-from mmmask_video.sampling import ClipSampler
 
 
 class VideoModality(PixelModality):
     """Clips (channels, frames, height, width)."""
 
-    class Config(PixelConfig):
+    axes = ("frames", "height", "width")
+
+    class Config(PixelModality.Config):
         num_frames: Positive = Field(default=16, description="frames of a clip")
         patch_size: tuple[Positive, Positive, Positive] = Field(
             default=(2, 16, 16), description="extent of a token: (frames, height, width)"
@@ -69,40 +66,4 @@ class VideoModality(PixelModality):
     @property
     def preparation(self) -> VideoPreparation:
         """The worker side."""
-        config = self.config
-        return VideoPreparation(
-            sampler=ClipSampler(config.num_frames, config.clip_seconds, config.stride),
-            augment=augmentations(config),
-            resize=PixelResize(config.extent, config.interpolation),
-            channels=config.channels,
-            short_side=config.short_side,
-            max_pixels=config.max_pixels,
-            max_frames=config.max_frames,
-        )
-
-    def grid(self, shape: Sequence[int]) -> Grid:
-        """(tubelets in time, rows, columns) of a sample (..., frames, height, width).
-
-        Raises:
-            ValueError: an extent is not a multiple of the patch size.
-        """
-        return cells(tuple(shape[-3:]), self._spec.patch_size)
-
-    def tokenize(self, batch: Tensor) -> Tokens:
-        """(batch, channels, frames, height, width) -> tokens, of any extent that the patch size divides.
-
-        Floating point is taken as normalised, integers as 0 to 255.
-
-        Raises:
-            ValueError: the shape does not fit.
-        """
-        if batch.ndim != 5 or batch.shape[1] != self._spec.channels:
-            raise ValueError(
-                f"videos: expected (batch, {self._spec.channels}, frames, height, width), got {tuple(batch.shape)}"
-            )
-        grid = self.grid(batch.shape)
-        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec, normalized=batch.is_floating_point())
-
-    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
-        """(batch, tokens, content_dim) -> (batch, channels, frames, height, width)."""
-        return unpatchify(content, grid, self._spec.patch_size)
+        return VideoPreparation(self.config)

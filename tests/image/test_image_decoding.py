@@ -12,8 +12,7 @@ from PIL import Image, ImageOps
 from mmmask.interfaces.files import BadSample
 from mmmask_image import decoding
 from mmmask_image.decoding import decode_image
-from mmmask_image.orientation import exif_orientation, find_jpeg_exif
-from mmmask_image.webp import webp_size
+from mmmask_image.headers import exif_orientation, find_jpeg_exif, webp_size
 
 LIMIT = 10_000
 

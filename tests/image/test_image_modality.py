@@ -103,6 +103,8 @@ def test_embedding_key():
 
 def test_statistics():
     assert image().spec.mean == (0.485, 0.456, 0.406)
+    assert image().spec.std == (0.229, 0.224, 0.225)
+    assert image(channels=2).spec.mean == (0.5, 0.5)
     assert image(channels=5).spec.std == (0.25,) * 5
     assert image(channels=1, mean=[0.1], std=[0.2]).spec.mean == (0.1,)
 
