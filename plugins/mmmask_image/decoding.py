@@ -10,7 +10,6 @@ from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 from mmmask.interfaces import BadSample
 from mmmask_image.headers import exif_orientation, find_jpeg_exif, webp_size
 from mmmask_pixels.limits import check_size
-from mmmask_pixels.pictures import with_channels
 
 try:
     import simplejpeg
@@ -36,14 +35,14 @@ if Image.core.get_blocks_max() == 0:
     Image.core.set_blocks_max(8)
 
 
-def decode_image(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     """Decodes a file's bytes, upright as its EXIF orientation says.
 
     Every format ends up in 8 bits: 16 bits grey are divided by 257 and rounded (Pillow reads 16 bits colour as their
-    high bytes), palettes become their colours, CMYK becomes RGB. Transparency: see `with_channels`.
+    high bytes), palettes become their colours, CMYK becomes RGB.
 
     Returns:
-        uint8 (height, width, channels).
+        uint8 (height, width, 1 to 4 channels), as the file holds them.
 
     Raises:
         BadSample: larger than `max_pixels` (found before anything is decoded), damaged, or of an unknown format.
@@ -57,7 +56,7 @@ def decode_image(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
         image, pixels = _decode_with_pillow(plain, max_pixels)
         # Pillow itself turns TIFF, when it loads it
         exif = exif or (b"" if image.format == "TIFF" else image.info.get("exif", b""))
-    return with_channels(_upright(pixels, exif_orientation(exif)), channels)
+    return _upright(pixels, exif_orientation(exif))
 
 
 def _decode_with_simplejpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
@@ -92,7 +91,6 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> tuple[Image.Image, np.n
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """uint8 (height, width, 1 to 4 channels), as the file holds them."""
     if image.mode in ("I", "F"):
         raise BadSample(
             f"{image.format} of mode {image.mode}: numbers without a known range; convert it to 8 or 16 bits"

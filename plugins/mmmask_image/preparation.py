@@ -27,15 +27,16 @@ class ImagePreparation(PixelPreparation):
             BadSample: it cannot be decoded, is too large, or is no picture.
         """
         if isinstance(loaded, SourceFile):
-            pixels = decode_image(loaded.read(), self.config.channels, self.config.max_pixels)
+            pixels = decode_image(loaded.read(), self.config.max_pixels)
         elif isinstance(loaded, np.ndarray) and loaded.dtype == np.uint8 and loaded.ndim in (2, 3):
             check_size(loaded.shape[0], loaded.shape[1], self.config.max_pixels)
-            pixels = with_channels(loaded if loaded.ndim == 3 else loaded[:, :, None], self.config.channels)
+            pixels = loaded if loaded.ndim == 3 else loaded[:, :, None]
         else:
             kind = f"{loaded.dtype} array {loaded.shape}" if isinstance(loaded, np.ndarray) else type(loaded).__name__
             raise BadSample(f"expected a file or an array uint8 (height, width, channels), got {kind}")
+        pixels = np.require(with_channels(pixels, self.config.channels), requirements=["C", "W"])
         # stays channels last in memory, which is fastest to crop and resize
-        return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (height, width, 3) of (channels, height, width) in [0, 1]."""

@@ -61,15 +61,9 @@ _CONES_TO_RGB = np.array(
 
 @dataclass(frozen=True)
 class Surface:
-    """A gradient between two colours with a mild pattern on it.
+    """A gradient between two colours (2, 3), RGB in [0, 1], with a mild pattern from `PATTERNS` on it.
 
-    Attributes:
-        colours: (2, 3) RGB in [0, 1], at the two ends of the gradient.
-        direction: of the gradient, radians.
-        pattern: a name from `PATTERNS`.
-        period: of the pattern, in the unit of the coordinates.
-        angle: of the pattern, radians.
-        contrast: the pattern's amplitude, in the unit of the colours.
+    Direction and angle are in radians, the period in the unit of the coordinates, the contrast in that of the colours.
     """
 
     colours: Array
@@ -110,13 +104,8 @@ class Pose(NamedTuple):
 class Scene:
     """Everything that is seen in the first frame.
 
-    Attributes:
-        size: height and width, pixels.
-        shape: a name from `SHAPES`.
-        pose: of the shape.
-        background: what is behind it.
-        surface: what is on it, in the shape's own coordinates, so that the texture turns with the shape.
-        clouds: (waves, 4) slow waves over the background: x and y frequency, phase, amplitude.
+    The surface is in the shape's own coordinates, so that the texture turns with the shape. Clouds (waves, 4) are slow
+    waves over the background: x and y frequency, phase, amplitude.
     """
 
     size: tuple[int, int]

@@ -25,11 +25,6 @@ class ClipSampler:
 
     Source: Girdhar et al., OmniMAE, section 4, and the random clip sampler and uniform temporal subsampling of
     PyTorchVideo that it uses; `stride` is the frame sampling of VideoMAE and MAE-ST.
-
-    Attributes:
-        num_frames: frames of a clip.
-        clip_seconds: length of the window.
-        stride: temporal stride in frames, replaces the window.
     """
 
     num_frames: int
@@ -40,8 +35,8 @@ class ClipSampler:
         """Numbers of `num_frames` frames, ascending.
 
         Args:
-            times: presentation time of each frame in seconds, ascending; at least one.
-            end: end of the last one.
+            times: when each frame begins to be seen, in seconds, ascending; at least one.
+            end: when the last one ceases to be seen.
             view: places the clip.
         """
         count = len(times)
