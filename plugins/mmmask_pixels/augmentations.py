@@ -13,7 +13,7 @@ from mmmask.interfaces import Augmentation, Resize, View
 from mmmask_pixels.resize import Box, centre_box
 
 Share = Annotated[float, Field(gt=0, le=1)]
-PositiveNumber = Annotated[float, Field(gt=0)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Crop(Augmentation):

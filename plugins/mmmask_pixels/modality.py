@@ -9,12 +9,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import AugmentationChoice, Grid, Modality, Tokens, TokenSpec, patchify, unpatchify
-from mmmask_pixels.augmentations import Crop, Flip
+from mmmask_pixels.augmentations import Crop, Flip, PositiveNumber
 from mmmask_pixels.limits import MAX_PIXELS
 from mmmask_pixels.resize import Interpolation
 
 Positive = Annotated[int, Field(ge=1)]
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -93,16 +92,10 @@ class PixelModality(Modality):
         return (self.config.channels, *self.config.extent)
 
     def grid(self, shape: Sequence[int]) -> Grid:
-        """Number of patches along each axis of a sample (..., *axes), with a 1 in front where it is a still.
-
-        Raises:
-            ValueError: an extent is not a multiple of the patch size.
-        """
-        extent, patch_size = tuple(shape[-len(self.axes) :]), self.config.patch_size[-len(self.axes) :]
-        if any(size < 1 or size % patch for size, patch in zip(extent, patch_size, strict=True)):
-            raise ValueError(f"{self.config.name}: {extent} is not a multiple of the patch size {patch_size}")
-        cells = tuple(size // patch for size, patch in zip(extent, patch_size, strict=True))
-        return (1,) * (len(self.config.patch_size) - len(cells)) + cells
+        """Number of patches along each axis of a sample (..., *axes), with a 1 in front where it is a still."""
+        extent, patch_size = shape[-len(self.axes) :], self.config.patch_size[-len(self.axes) :]
+        stills = (1,) * (len(self.config.patch_size) - len(self.axes))
+        return stills + tuple(size // patch for size, patch in zip(extent, patch_size, strict=True))
 
     def tokenize(self, batch: Tensor) -> Tokens:
         """(batch, channels, *axes) -> tokens, of any extent that the patch size divides.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from mmmask.interfaces import AugmentationChoice
-from mmmask_pixels.augmentations import Crop
-from mmmask_pixels.modality import PixelModality, Positive, PositiveNumber
+from mmmask_pixels.augmentations import Crop, PositiveNumber
+from mmmask_pixels.modality import PixelModality, Positive
 from mmmask_pixels.resize import Interpolation
 from mmmask_video.preparation import VideoPreparation
 
