@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from mmmask_image.preparation import ImagePreparation
-from mmmask_pixels.modality import PixelModality, Positive
+from mmmask_pixels.modality import PixelModality
 
 
 class ImageModality(PixelModality):
@@ -18,7 +18,7 @@ class ImageModality(PixelModality):
     axes = ("height", "width")
 
     class Config(PixelModality.Config):
-        patch_size: tuple[Positive, Positive] | tuple[Positive, Positive, Positive] = Field(
+        patch_size: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
             default=(16, 16),
             description="(height, width) of a token in pixels; (frames, height, width) makes a still of that many "
             "equal frames, on the embedding it shares with videos",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import AugmentationChoice, Grid, Modality, Tokens, TokenSpec, patchify, unpatchify
 from mmmask_pixels.augmentations import Crop, Flip, PositiveNumber
 from mmmask_pixels.limits import MAX_PIXELS
 from mmmask_pixels.resize import Interpolation
-
-Positive = Annotated[int, Field(ge=1)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,11 +28,11 @@ class PixelModality(Modality):
     """Names of a sample's axes after the channels, of which height and width are the last."""
 
     class Config(Modality.Config):
-        size: Positive | tuple[Positive, Positive] = Field(
+        size: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
             default=224, description="height and width in pixels, one number where they are equal"
         )
-        patch_size: tuple[Positive, ...] = Field(default=(16, 16), description="extent of a token along each axis")
-        channels: int = Field(default=3, ge=1, description="1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha")
+        patch_size: tuple[PositiveInt, ...] = Field(default=(16, 16), description="extent of a token along each axis")
+        channels: PositiveInt = Field(default=3, description="1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha")
         mean: tuple[float, ...] = Field(
             default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.5"
         )
@@ -47,7 +45,7 @@ class PixelModality(Modality):
             "them, and every held-out one, is resized and cropped at the centre",
         )
         interpolation: Interpolation = Field(default="bicubic", description="of every resize: bicubic or bilinear")
-        max_pixels: Positive = Field(
+        max_pixels: PositiveInt = Field(
             default=MAX_PIXELS, description="a file whose header announces more pixels is a bad sample, and not decoded"
         )
         embedding: str | None = Field(

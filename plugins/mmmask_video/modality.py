@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from mmmask.interfaces import AugmentationChoice
 from mmmask_pixels.augmentations import Crop, PositiveNumber
-from mmmask_pixels.modality import PixelModality, Positive
+from mmmask_pixels.modality import PixelModality
 from mmmask_pixels.resize import Interpolation
 from mmmask_video.preparation import VideoPreparation
 
@@ -17,8 +17,8 @@ class VideoModality(PixelModality):
     axes = ("frames", "height", "width")
 
     class Config(PixelModality.Config):
-        num_frames: Positive = Field(default=16, description="frames of a clip")
-        patch_size: tuple[Positive, Positive, Positive] = Field(
+        num_frames: PositiveInt = Field(default=16, description="frames of a clip")
+        patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
             default=(2, 16, 16), description="extent of a token: (frames, height, width)"
         )
         channels: int = Field(default=3, description="1 grey, 3 colour")
@@ -27,7 +27,7 @@ class VideoModality(PixelModality):
             description="length of the window over which a clip's frames are spaced evenly; a shorter video is taken "
             "whole, and frames repeat, in order, where it has fewer than the clip",
         )
-        stride: Positive | None = Field(
+        stride: PositiveInt | None = Field(
             default=None,
             description="temporal stride: take every n-th frame, instead of spacing frames evenly over clip_seconds",
         )
@@ -37,12 +37,12 @@ class VideoModality(PixelModality):
             "motion's direction may be its meaning; held-out clips are resized and cropped at the centre",
         )
         interpolation: Interpolation = Field(default="bilinear", description="of every resize: bicubic or bilinear")
-        short_side: Positive | None = Field(
+        short_side: PositiveInt | None = Field(
             default=256,
             description="frames whose short side is longer, in pixels, are shrunk to it as they are decoded; null "
             "keeps every frame at full size until it is cropped",
         )
-        max_frames: Positive = Field(
+        max_frames: PositiveInt = Field(
             default=200_000, description="a video of more frames is a bad sample, and not decoded"
         )
 

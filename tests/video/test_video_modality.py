@@ -74,7 +74,7 @@ def test_images_and_videos_share_an_embedding():
         ({"patch_size": [16, 16]}, "patch_size"),
         ({"channels": 4}, "grey"),
         ({"clip_seconds": 0.0}, "greater than 0"),
-        ({"stride": 0}, "greater than or equal to 1"),
+        ({"stride": 0}, "greater than 0"),
         ({"frames": 3}, "frames"),
     ],
 )
