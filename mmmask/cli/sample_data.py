@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.cli.arguments import add_plugin
 
 if TYPE_CHECKING:
     from mmmask.experiment import Experiment
@@ -20,11 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes every plugin's part of the corpus."""
-    load_plugins(arguments)
     show_writing(Path(arguments.folder), arguments.seed)
-    return 0
 
 
 def write_what_is_asked_for(experiment: Experiment) -> None:
