@@ -54,7 +54,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
 
 
-def add_model_and_samples(parser: argparse.ArgumentParser) -> None:
+def add_inputs(parser: argparse.ArgumentParser) -> None:
     """MODEL, INPUT... or `--source` or `--split`, and what computes on them."""
     parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
     parser.add_argument(
@@ -71,8 +71,8 @@ def add_model_and_samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", metavar="P", help="of products: fp32 or bf16 (default fp32)")
 
 
-def model_and_samples(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keywords of `mmmask.extract` and `mmmask.reconstruct`, from the arguments of `add_model_and_samples`."""
+def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of `mmmask.extract` and `mmmask.reconstruct`, from the arguments of `add_inputs`."""
     from mmmask.experiment.compose import apply_overrides
 
     options = [word for word in arguments.inputs if is_option(word)]

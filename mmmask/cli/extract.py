@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from mmmask.cli.arguments import (
-    add_model_and_samples,
-    add_reading,
-    as_options,
-    model_and_samples,
-    positive,
-    spoken_as_options,
-)
+from mmmask.cli.arguments import add_inputs, add_reading, as_options, inputs, positive, spoken_as_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL INPUT... [key=value ...] and the options."""
-    add_model_and_samples(parser)
+    add_inputs(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,
         help="ends in .safetensors (paths and labels of the samples as JSON in its metadata) or .npz (STREAM.paths, "
@@ -36,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes features of whole samples: nothing masked, nothing drawn at random."""
-    given = model_and_samples(arguments)
+    given = inputs(arguments)
     import mmmask
     from mmmask.cli.progress import SampleProgress
 

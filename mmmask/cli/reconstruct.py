@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from mmmask.cli.arguments import (
-    add_model_and_samples,
-    add_reading,
-    model_and_samples,
-    positive,
-    ratio_list,
-    spoken_as_options,
-)
+from mmmask.cli.arguments import add_inputs, add_reading, inputs, positive, ratio_list, spoken_as_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL INPUT... [key=value ...] and the options."""
-    add_model_and_samples(parser)
+    add_inputs(parser)
     parser.add_argument(
         "--samples", type=positive, default=4, metavar="N", help="how many of a source or split (default 4)"
     )
@@ -37,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draws the paper's figure 4 for samples of the user's: one picture, stream under stream."""
-    given = model_and_samples(arguments)
+    given = inputs(arguments)
     import mmmask
 
     with spoken_as_options():

@@ -70,7 +70,7 @@ class StepBench:
 
 def measure_steps(bench: StepBench, repetitions: int, progress: Callable[[str], None]) -> list[Measurement]:
     """Every stream alone, all together, and last a large product of matrices, in turn, again and again; medians."""
-    parts = {name: (name,) for name in bench.sizes}
+    parts: dict[str, tuple[str, ...]] = {name: (name,) for name in bench.sizes}
     parts[" + ".join(parts)] = tuple(parts)  # of one stream, the same once more
     multiply, peak_flops = _square_product(bench.device, bench.precision)
     seconds: dict[str, list[float]] = {name: [] for name in [*parts, PEAK]}

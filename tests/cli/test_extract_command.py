@@ -470,6 +470,7 @@ def test_samples_that_cannot_be(mistake, checkpoint, pixel_run, corpus, tmp_path
         "source: no source is named 'foldr'. Did you mean 'folder'?"
     )
     assert refused("--source", "folder", *images) == "source.path: Field required"
+    assert refused("--source", "{name: folder", *images).startswith("override: source: '{name: folder' is not YAML: ")
     assert refused("--source", "{name: folder, path: nowhere}", *images).startswith("source folder: nowhere")
     assert refused("--split", "held_out") == (
         "--split held_out: only a run has samples of its own; give a run's folder, or a source"
