@@ -44,7 +44,8 @@ class Page:
             MmmaskError: no format has this ending, or it cannot be written.
         """
         try:
-            pictures.save_picture(self.picture, Path(path))
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.picture.save(path)
         except ValueError as error:
             raise MmmaskError(f"{path}: {error}; use .png") from error
         except OSError as error:
