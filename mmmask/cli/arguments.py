@@ -37,7 +37,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 
 def load(arguments: argparse.Namespace) -> Experiment:
-    """The experiment that was asked for."""
+    """Loads EXPERIMENT with its overrides."""
     from mmmask.experiment import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)
@@ -117,7 +117,7 @@ def spoken_as_options() -> Iterator[None]:
 
 
 def as_options(text: str) -> str:
-    """The same of any text."""
+    """Arguments of functions in a text, as options."""
     text = text.replace("strict=False", "--no-strict")
     return re.sub(r"\b(format|stream|split)=(\w*)", lambda found: f"--{found[1]} {found[2]}".rstrip(), text)
 

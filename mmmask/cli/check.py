@@ -48,17 +48,16 @@ def run(arguments: argparse.Namespace) -> None:
             f"{cost.predicted} predicted; {cost.forward_flops / 1e9:.2f} GFLOP forward, "
             f"{cost.training_flops / 1e9:.2f} in training, per sample; batch {stream.batch_size}"
         )
-        read = read_batch(experiment, name)
-        samples = batches[name] = read.samples
+        read, sizes[name], seconds = read_batch(experiment, name)
+        samples = batches[name] = read.batch.content[:: stream.replicate]
         print(
-            f"{name}: {read.total} samples; read {len(samples)} in {read.seconds:.2f} s as {samples.dtype} "
+            f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
             print(f"{name}: {len(sample_loader(experiment, name, held_out=True).source)} held-out samples")
-        sizes[name] = read.total
         shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
         if shape != expected:
             problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")

@@ -78,13 +78,11 @@ def _type(annotation: object) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _type(inner[0])
-    if origin is typing.Literal:
-        return " | ".join(str(value) for value in inner)
     if origin is tuple:
         return f"[{', '.join('...' if part is ... else _type(part) for part in inner)}]"
     if origin is dict:
         return f"{{{_type(inner[0])}: {_type(inner[1])}}}"
-    if inner:
+    if inner:  # a union's types, a Literal's values
         return " | ".join(_type(part) for part in inner)
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
 

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from mmmask.interop.runs import Run
 
 
-WORDED = {"step", "stream", "loss", "loss_shuffled", "loss_baseline", "psnr", "psnr_baseline"}
-"""Keys of a line of `evaluations.jsonl` that are said in words."""
+FIGURES = {
+    "loss": "held-out loss {first[loss]:.4f} at the start, {last[loss]:.4f} at the end",
+    "loss_shuffled": "{last[loss_shuffled]:.4f} with the visible tokens of another sample",
+    "loss_baseline": "{last[loss_baseline]:.4f} by the simplest guess",
+    "psnr": "PSNR on masked tokens {last[psnr]:.1f} dB, {gain:+.1f} dB against the simplest guess",
+}
+"""{key of a line of `evaluations.jsonl`: its words}."""
 
 
 def _bar(unit: str, *columns: str) -> Progress:
@@ -69,7 +74,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def report(self, run: Run) -> None:
-        """The end of a run: its folder, held-out figures of each stream, its pictures."""
+        """Prints the end of a run: its folder, held-out figures of each stream, its pictures."""
         again = "" if self.started_now else " (it was finished before; --output starts another)"
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
@@ -82,17 +87,10 @@ class TrainingProgress:
 
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
     """One stream's held-out figures in words."""
-    parts = []
-    if last.get("loss") is not None:
-        parts.append(f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end")
-    if last.get("loss_shuffled") is not None:
-        parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
-    if last.get("loss_baseline") is not None:
-        parts.append(f"{last['loss_baseline']:.4f} by the simplest guess")
-    if last.get("psnr") is not None:
-        gain = last["psnr"] - last["psnr_baseline"]
-        parts.append(f"PSNR on masked tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
-    for name in sorted(last.keys() - WORDED):  # of other evaluators
+    gain = (last.get("psnr") or 0) - (last.get("psnr_baseline") or 0)
+    known = [key for key in FIGURES if last.get(key) is not None]
+    parts = [FIGURES[key].format(first=first, last=last, gain=gain) for key in known]
+    for name in sorted(last.keys() - {*FIGURES, "psnr_baseline"}):  # of other evaluators
         if isinstance(first.get(name), float) and isinstance(last[name], float):
             parts.append(f"{name} {first[name]:.4g} at the start, {last[name]:.4g} at the end")
     return "; ".join(parts)

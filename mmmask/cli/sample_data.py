@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write_what_is_asked_for(experiment: Experiment) -> None:
-    """The parts of `data.sample_data` that the experiment reads, if it has a corpus."""
+    """Writes the parts of the corpus `data.sample_data` that an experiment reads, if it has one."""
     from mmmask.data.sample_corpus import needed_parts
 
     if experiment.data.sample_data:

@@ -29,10 +29,6 @@ SourceChoice = Source | Component.Config | Mapping[str, Any] | str | None
 """A source, or a block `source` of an experiment, such as `{"name": "folder", "path": ...}`."""
 
 
-class UndecodableSample(MmmaskError):
-    """A sample that the stream's modality cannot decode."""
-
-
 @dataclass(frozen=True)
 class Inputs:
     """A model on its device, in evaluation mode, and what it is given.
@@ -107,17 +103,14 @@ def read_sample(loader: SampleLoader, index: int) -> Sample:
     """One sample, prepared as held-out ones are: the same at every call.
 
     Raises:
-        UndecodableSample: with the reason.
+        MmmaskError: the sample cannot be decoded, for whatever reason.
     """
     try:
         return loader.plain(index)
-    except BadSample as error:
-        raise UndecodableSample(f"{loader.source.describe(index)}: {error}") from error
     except Exception as error:  # a modality may meet what this source loads for the first time
-        raise UndecodableSample(
-            f"{loader.source.describe(index)}: stream {loader.stream!r} cannot decode it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        reason = f"stream {loader.stream!r} cannot decode it: {type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, BadSample) else reason
+        raise MmmaskError(f"{loader.source.describe(index)}: {reason}") from error
 
 
 def read_ahead(loader: SampleLoader, size: int) -> Iterator[tuple[list[Sample], list[str]]]:
@@ -127,21 +120,16 @@ def read_ahead(loader: SampleLoader, size: int) -> Iterator[tuple[list[Sample], 
     try:
         for start in range(0, count + size, size):
             coming = [pool.submit(read_sample, loader, index) for index in range(start, min(start + size, count))]
-            samples, reasons = [], []
-            for future in ready:
-                try:
-                    samples.append(future.result())
-                except UndecodableSample as error:
-                    reasons.append(str(error))
             if ready:
-                yield samples, reasons
+                reasons = [str(error) for future in ready if (error := future.exception())]
+                yield [future.result() for future in ready if not future.exception()], reasons
             ready = coming
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class Files(Source):
-    """The files that a user named, in order."""
+    """Files that a user names, in order."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         super().__init__(Component.Config(name="files"))
@@ -151,11 +139,11 @@ class Files(Source):
         return len(self.paths)
 
     def load(self, index: int) -> SourceFile:
-        """The file with this number, not read yet."""
+        """File with this number, not read yet."""
         return SourceFile(self.paths[index])
 
     def describe(self, index: int) -> str:
-        """Its path."""
+        """Path of the file."""
         return self.paths[index]
 
 

@@ -124,12 +124,11 @@ def measure_from_files(bench: StepBench, repetitions: int) -> tuple[float, float
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that some work takes, the device's queue included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize = torch.get_device_module(device).synchronize
+    synchronize(device)
     started = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 

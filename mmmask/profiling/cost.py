@@ -47,7 +47,7 @@ def parameters(model: Model) -> dict[str, int]:
 
 
 def meta_model(experiment: Experiment) -> Model:
-    """The model without memory."""
+    """Builds the model of an experiment without memory for its weights."""
     with torch.device("meta"):
         return build_model(experiment, classes_of(experiment))
 

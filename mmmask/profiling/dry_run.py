@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmmask.data.samples import BadRecord
+from mmmask.data.samples import LoadedBatch
 from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
@@ -20,17 +19,8 @@ READ, TRIED = 32, 2
 """Samples of a stream that are read at most, and those that go through the model."""
 
 
-class ReadBatch(NamedTuple):
-    """First samples of a stream, (batch, *sample_shape), and the bad ones among them; size of the source; seconds."""
-
-    samples: Tensor
-    bad: tuple[BadRecord, ...]
-    total: int
-    seconds: float
-
-
-def read_batch(experiment: Experiment, stream: str) -> ReadBatch:
-    """Reads the first samples of a stream, without replicas, as a thread that trains does.
+def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, int, float]:
+    """First samples of a stream, read as a worker of training does; samples of the source; seconds of reading.
 
     Raises:
         MmmaskError: there is no source, it is empty, or sample after sample is bad.
@@ -41,8 +31,7 @@ def read_batch(experiment: Experiment, stream: str) -> ReadBatch:
     count = min(settings.batch_size // settings.replicate, READ)
     started = time.perf_counter()
     batch = loader.batch([(0, index % size) for index in range(count)])
-    seconds = time.perf_counter() - started
-    return ReadBatch(batch.batch.content[:: settings.replicate], batch.bad, size, seconds)
+    return batch, size, time.perf_counter() - started
 
 
 def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:
