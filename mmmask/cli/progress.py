@@ -39,13 +39,11 @@ class TrainingProgress:
     """A bar with the time left on a terminal, a line per logged step elsewhere."""
 
     def __init__(self) -> None:
-        self.started_now = False
         self._bar = _bar("step", "{task.fields[figures]}")
 
     @hookimpl
     def run_started(self, run: RunState) -> None:
         """Says where the run stands."""
-        self.started_now = True
         parameters = sum(parameter.numel() for parameter in run.model.parameters())
         again = f"going on from step {run.step}" if run.step else "starting"
         device = next(run.model.parameters()).device
@@ -75,7 +73,7 @@ class TrainingProgress:
 
     def report(self, run: Run) -> None:
         """Prints the end of a run: its folder, held-out figures of each stream, its pictures."""
-        again = "" if self.started_now else " (it was finished before; --output starts another)"
+        again = "" if self._bar.tasks else " (it was finished before; --output starts another)"
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
             lines = [line for line in run.evaluations if line["stream"] == name]

@@ -84,15 +84,12 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     )
 
 
-def _convolution_backward(
-    grad_shape: list[int],
-    inputs: list[int],
-    kernel: list[int],
-    *settings: Any,  # noqa: ANN401 - strides and the like, and last which gradients are wanted
-    out_shape: object = None,
-) -> int:
+Shape = list[int]
+
+
+def _convolution_backward(grad_shape: Shape, inputs: Shape, kernel: Shape, *settings: Any, **_: object) -> int:  # noqa: ANN401
     """Two convolutions as dear as the forward one: for inputs and for the kernel, each where it is wanted."""
-    output_mask = settings[-1]
+    output_mask = settings[-1]  # which gradients are wanted; before it strides and the like
     forward = 2 * math.prod(grad_shape) * math.prod(kernel[1:])  # kernel (out, in / groups, *extent)
     return forward * sum(output_mask[:2])
 
