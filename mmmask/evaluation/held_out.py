@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from mmmask.data.samples import SampleLoader
 from mmmask.data.streams import sample_loader
-from mmmask.evaluation.pictures import picture, reconstruct, save_picture, statistics_note
+from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
 from mmmask.interfaces.component import build
@@ -35,18 +35,16 @@ class HeldOut:
 
     def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
         self.model, self.experiment, self.loaders = model, experiment, loaders
-        self._held_out = {
-            name: sample_loader(experiment, name, held_out=True, classes=self._classes(name))
-            for name, stream in experiment.streams.items()
-            if stream.held_out
-        }
+        self._held_out: dict[str, SampleLoader] = {}
+        for name, stream in experiment.streams.items():
+            if stream.held_out:
+                classes = loaders[name].classes if model.objective(name).needs_labels else None
+                self._held_out[name] = sample_loader(experiment, name, held_out=True, classes=classes)
         self._samples: dict[str, list[Sample]] = {}
-        self._pictured: dict[str, list[Sample]] = {}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """{stream: figures} of the streams with held-out samples."""
-        device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
         found = {}
@@ -54,7 +52,7 @@ class HeldOut:
             samples = self.samples(name)
             evaluators = self._evaluators(name)
             for first in range(0, len(samples), BATCH):
-                batch = Batch.of(samples[first : first + BATCH]).map(lambda part: part.to(device))
+                batch = self._batch(samples[first : first + BATCH])
                 for evaluator in evaluators:
                     evaluator.add(batch, first, len(samples))
             found[name] = {key: value for part in evaluators for key, value in part.figures().items()}
@@ -63,41 +61,35 @@ class HeldOut:
 
     def draw(self, folder: Path, step: int) -> dict[str, Path]:
         """Draws every stream: {stream: path}. A modality or objective that cannot be drawn is left out."""
-        device = next(self.model.parameters()).device
         training = self.model.training
         drawn = {}
         for name in self.experiment.streams:
-            path = folder / f"{name}_step_{step:08d}.png"
+            samples = self.samples(name)
+            batch = self._batch(samples[:: max(1, len(samples) // PICTURED)][:PICTURED])
             try:
-                batch = Batch.of(self._to_draw(name)).map(lambda part: part.to(device))
                 tokens, found = reconstruct(self.model, name, batch)
                 image = picture(tokens, found, self.model, name, note=statistics_note(self.model, name, False))
             except NotImplementedError:
                 continue
-            save_picture(image, path)
-            drawn[name] = path
+            folder.mkdir(parents=True, exist_ok=True)
+            drawn[name] = folder / f"{name}_step_{step:08d}.png"
+            image.save(drawn[name])
         self.model.train(training)
         return drawn
 
     def samples(self, stream: str) -> list[Sample]:
-        """Held-out samples of a stream, decoded once."""
+        """Held-out samples of a stream, or a few to draw of its training source; decoded once."""
         if stream not in self._samples:
-            self._samples[stream] = spread_samples(self._held_out[stream], self.experiment.training.evaluate.samples)
+            if stream in self._held_out:
+                loader, count = self._held_out[stream], self.experiment.training.evaluate.samples
+            else:
+                loader, count = self.loaders[stream], PICTURED
+            self._samples[stream] = spread_samples(loader, count)
         return self._samples[stream]
 
-    def _classes(self, stream: str) -> Mapping[str, Sequence[str]] | None:
-        """Classes of the training source, where labels are learned."""
-        return self.loaders[stream].classes if self.model.objective(stream).needs_labels else None
-
-    def _to_draw(self, stream: str) -> list[Sample]:
-        """Held-out samples where there are some, else the source's own."""
-        if stream not in self._pictured:
-            if stream in self._held_out:
-                samples = self.samples(stream)
-                self._pictured[stream] = samples[:: max(1, len(samples) // PICTURED)][:PICTURED]
-            else:
-                self._pictured[stream] = spread_samples(self.loaders[stream], PICTURED)
-        return self._pictured[stream]
+    def _batch(self, samples: list[Sample]) -> Batch:
+        device = next(self.model.parameters()).device
+        return Batch.of(samples).map(lambda part: part.to(device))
 
     def _evaluators(self, stream: str) -> list[Evaluator]:
         chosen = self.experiment.streams[stream].evaluators
@@ -117,7 +109,7 @@ def spread_samples(loader: SampleLoader, count: int) -> list[Sample]:
     samples: list[Sample] = []
     reason = ""
     size = len(loader.source)
-    spaced = [number * size // count for number in range(count)] if count < size else list(range(size))
+    spaced = [number * size // count for number in range(count)] if count < size else []
     for index in dict.fromkeys([*spaced, *range(size)]):
         if len(samples) == count:
             break

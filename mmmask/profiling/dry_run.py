@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmmask.data.samples import BadRecord
+from mmmask.data.samples import LoadedBatch
 from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
-from mmmask.interfaces import Modality
 from mmmask.model.build import build_model
 from mmmask.model.precision import autocast
 
@@ -21,27 +19,8 @@ READ, TRIED = 32, 2
 """Samples of a stream that are read at most, and those that go through the model."""
 
 
-@dataclass(frozen=True)
-class ReadBatch:
-    """Batch read of one stream.
-
-    Attributes:
-        samples: (batch, *sample_shape), one of each sample.
-        total: how many the source has.
-        seconds: that reading took, in one thread.
-        bad: samples that could not be used.
-        problems: what is wrong with the samples, a line each, beginning with the stream.
-    """
-
-    samples: Tensor
-    total: int
-    seconds: float
-    bad: tuple[BadRecord, ...]
-    problems: tuple[str, ...]
-
-
-def read_batch(experiment: Experiment, stream: str, modality: Modality) -> ReadBatch:
-    """Reads the first samples of a stream as training does, and looks at them.
+def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, int, float]:
+    """First samples of a stream, read as a worker of training does; samples of the source; seconds of reading.
 
     Raises:
         MmmaskError: there is no source, it is empty, or sample after sample is bad.
@@ -49,18 +28,14 @@ def read_batch(experiment: Experiment, stream: str, modality: Modality) -> ReadB
     settings = experiment.streams[stream]
     loader = sample_loader(experiment, stream)
     size = len(loader.source)
-    count = max(1, min(settings.batch_size // settings.replicate, READ))
+    count = min(settings.batch_size // settings.replicate, READ)
     started = time.perf_counter()
     batch = loader.batch([(0, index % size) for index in range(count)])
-    seconds = time.perf_counter() - started
-    samples = batch.batch.content[:: settings.replicate]
-    shape, expected = tuple(samples.shape[1:]), tuple(modality.sample_shape)
-    problem = f"streams.{stream}: samples are {shape}, and the modality's sample_shape says {expected}"
-    return ReadBatch(samples, size, seconds, batch.bad, () if shape == expected else (problem,))
+    return batch, size, time.perf_counter() - started
 
 
 def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:
-    """One forward and backward on the first samples of every stream; what went wrong, a line each.
+    """One forward and backward on the first samples of every stream; returns the problems, a line each.
 
     Raises:
         MmmaskError: samples that no token can be made of.
@@ -78,18 +53,17 @@ def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torc
         return problems
     output.loss.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
-    for found, what in (
-        ([name for name, gradient in gradients.items() if gradient is None], "no gradient reaches"),
-        ([name for name, gradient in gradients.items() if gradient is not None and not gradient.isfinite().all()],
-         "the gradient is not finite of"),
-    ):  # fmt: skip
-        if found:
-            problems.append(f"model: {what} {len(found)} of {len(gradients)} parameters, such as {found[0]}")
-    return problems
+    unreached = [name for name, gradient in gradients.items() if gradient is None]
+    infinite = [name for name, gradient in gradients.items() if gradient is not None and not gradient.isfinite().all()]
+    return [
+        f"model: {what} {len(names)} of {len(gradients)} parameters, such as {names[0]}"
+        for what, names in (("no gradient reaches", unreached), ("the gradient is not finite of", infinite))
+        if names
+    ]
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; of a CPU, where the system tells."""
+    """Free bytes on a device; of a CPU, where the system tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
