@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -101,16 +101,16 @@ class Components:
         self.plugin_files.append(path)
         return module
 
-    def ask_every_plugin(self, hook: str, publish_for: Callable[[str], object], report: Callable[[str], None]) -> None:
-        """Calls a hook as `hook(publish=publish_for(supplier))`, plugin by plugin, mmmask's own first.
+    def ask_every_plugin(self, hook: str, publish: Callable[..., None], report: Callable[[str], None]) -> None:
+        """Calls a hook with its argument `publish`, plugin by plugin, mmmask's own first.
 
         Args:
-            publish_for: gets the distribution or plugin file, and gives what the plugin names things with.
+            publish: takes the distribution or plugin file, and then what the plugin calls `publish` with.
             report: takes a line for every plugin that fails; the others are asked all the same.
         """
         for name, plugin in self.manager.list_name_plugin():
             try:
-                self._call(plugin, hook, publish=publish_for(self._suppliers.get(name, name)))
+                self._call(plugin, hook, publish=partial(publish, name.rpartition(":")[0] or name))
             except Exception as error:  # a plugin's own code runs in here
                 report(f"plugin {name}: {hook} failed: {type(error).__name__}: {error}")
 
