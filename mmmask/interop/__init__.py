@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
     from mmmask.builtins.positions.relative import relative_index
     from mmmask.builtins.windows import across_border
-    from mmmask.interop.converting import Converted, convert
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
-    from mmmask.interop.saving import save
+    from mmmask.interop.saving import Converted, convert, save
     from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
@@ -29,30 +28,14 @@ __getattr__ = lazy_attributes(
         ),
         "mmmask.builtins.positions.relative": ("relative_index",),
         "mmmask.builtins.windows": ("across_border",),
-        "mmmask.interop.converting": ("Converted", "convert"),
         "mmmask.interop.loading": ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"),
-        "mmmask.interop.saving": ("save",),
+        "mmmask.interop.saving": ("Converted", "convert", "save"),
         "mmmask.model.classifier": ("ClassifierSettings",),
     },
 )  # fmt: skip
 
 __all__ = [
-    "DECODERS",
-    "HEADS",
-    "ClassifierSettings",
-    "Converted",
-    "InteropError",
-    "Loaded",
-    "Report",
-    "across_border",
-    "convert",
-    "flat_sinusoid_table",
-    "load",
-    "model_settings",
-    "read",
-    "relative_index",
-    "resize_relative_table",
-    "resize_table",
-    "save",
-    "sincos_2d_table",
-]
+    "DECODERS", "HEADS", "ClassifierSettings", "Converted", "InteropError", "Loaded", "Report", "across_border",
+    "convert", "flat_sinusoid_table", "load", "model_settings", "read", "relative_index", "resize_relative_table",
+    "resize_table", "save", "sincos_2d_table",
+]  # fmt: skip

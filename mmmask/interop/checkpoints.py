@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mmmask.interop.checkpoint_file import first_line
 from mmmask_registry import MmmaskError
 
 VERSION = 2
@@ -69,7 +70,7 @@ class Checkpoints:
                 _verify(path)
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = first_line(error)
                 reasons.append(f"{path}: {reason}")
                 warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=2)
                 continue
