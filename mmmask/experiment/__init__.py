@@ -21,10 +21,5 @@ __getattr__ = lazy_attributes(
 )
 
 __all__ = [
-    "Experiment",
-    "ExperimentError",
-    "ScheduleSettings",
-    "StreamSettings",
-    "experiment_from_data",
-    "load_experiment",
-]
+    "Experiment", "ExperimentError", "ScheduleSettings", "StreamSettings", "experiment_from_data", "load_experiment",
+]  # fmt: skip
