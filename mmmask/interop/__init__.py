@@ -20,19 +20,7 @@ if TYPE_CHECKING:
     from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
-__getattr__ = lazy_attributes(
-    "mmmask.interop",
-    {
-        "mmmask.builtins.positions": (
-            "flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"
-        ),
-        "mmmask.builtins.positions.relative": ("relative_index",),
-        "mmmask.builtins.windows": ("across_border",),
-        "mmmask.interop.loading": ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"),
-        "mmmask.interop.saving": ("Converted", "convert", "save"),
-        "mmmask.model.classifier": ("ClassifierSettings",),
-    },
-)  # fmt: skip
+__getattr__ = lazy_attributes(__name__)
 
 __all__ = [
     "DECODERS", "HEADS", "ClassifierSettings", "Converted", "InteropError", "Loaded", "Report", "across_border",
