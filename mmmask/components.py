@@ -47,7 +47,7 @@ class _PluginManager(pluggy.PluginManager):
 
 
 class Components:
-    """The registries, the plugin manager that filled them, and the plugins that could not be used."""
+    """Registries, the plugin manager that filled them, and the plugins that could not be used."""
 
     def __init__(self, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> None:
         self.registries = {kind: Registry(kind, path) for kind, path in INTERFACES.items()}
@@ -67,7 +67,7 @@ class Components:
         return {name: _version(name) for name in sorted(found) if name != "mmmask"}
 
     def registry(self, kind: str) -> Registry:
-        """The registry of a kind.
+        """Registry of a kind.
 
         Raises:
             UnknownName: there is no such kind.

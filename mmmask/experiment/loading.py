@@ -37,18 +37,17 @@ def experiment_from_data(data: dict[str, Any], where: str = "", overrides: Seque
     Raises:
         ExperimentError: everything that is wrong with it, each with its key path.
     """
-    given = _mapping(data.get("streams"))
+    given = [str(name) for name in _mapping(data.get("streams"))]
     data = apply_overrides(data, overrides)
-    problems = []
-    if isinstance(data.get("streams"), dict):  # `streams.NAME=null` takes a stream out
-        removed = [name for name, stream in data["streams"].items() if stream is None]
-        problems += [
-            f"streams.{name}: no stream to take out.{did_you_mean(str(name), map(str, given))} "
-            f"Known: {', '.join(map(str, given))}"
-            for name in removed
-            if name not in given
-        ]
-        data = data | {"streams": {name: part for name, part in data["streams"].items() if name not in removed}}
+    streams = _mapping(data.get("streams"))
+    removed = [str(name) for name, stream in streams.items() if stream is None]  # `streams.NAME=null` takes one out
+    problems = [
+        f"streams.{name}: no stream to take out.{did_you_mean(name, given)} Known: {', '.join(given)}"
+        for name in removed
+        if name not in given
+    ]
+    if removed:
+        data = data | {"streams": {name: stream for name, stream in streams.items() if stream is not None}}
     experiment = None
     try:
         experiment = validate_strictly(Experiment, data)

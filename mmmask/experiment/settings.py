@@ -69,8 +69,7 @@ def _validated_stream(value: object) -> StreamSettings:
         raise PydanticCustomError("no_stream", "{message}", {"message": f"should be an object, not {value!r}"})
     name = value.get("objective", StreamSettings.model_fields["objective"].default)
     try:
-        objective = components().get("objective", name if isinstance(name, str) else "")
-        model = stream_settings(objective)
+        model = stream_settings(components().get("objective", str(name)))
     except MmmaskError as error:
         raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "objective"}) from None
     return validate_strictly(model, value)
@@ -137,7 +136,7 @@ class EvaluateSettings(StrictModel):
 
 
 class TrainingSettings(StrictModel):
-    """How the model is trained."""
+    """Training."""
 
     steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
     epochs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
@@ -160,7 +159,7 @@ class TrainingSettings(StrictModel):
 
 
 class DataSettings(StrictModel):
-    """How samples are loaded."""
+    """Loading of samples."""
 
     workers: int = Field(
         default=2, ge=0, description="loader threads per stream and process; results do not depend on it"

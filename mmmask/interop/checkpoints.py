@@ -15,7 +15,7 @@ from mmmask.interop.checkpoint_file import first_line
 from mmmask_registry import MmmaskError
 
 VERSION = 2
-_NAME = re.compile(r"step_(\d{8,})\.pt")
+_NAME = re.compile(r"step_\d{8,}\.pt")
 
 
 class CheckpointError(MmmaskError):
