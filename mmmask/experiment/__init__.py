@@ -15,5 +15,10 @@ if TYPE_CHECKING:
 __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
-    "Experiment", "ExperimentError", "ScheduleSettings", "StreamSettings", "experiment_from_data", "load_experiment",
-]  # fmt: skip
+    "Experiment",
+    "ExperimentError",
+    "ScheduleSettings",
+    "StreamSettings",
+    "experiment_from_data",
+    "load_experiment",
+]

@@ -52,18 +52,25 @@ def validate_strictly(model: type[Model], data: object) -> Model:
 
 
 def _naming_known_keys(model: type[BaseModel], detail: ErrorDetails) -> InitErrorDetails:
-    """The same error; of a block with a component's name, the component's own validation has said it already."""
-    kind, context, path = detail["type"], detail.get("ctx", {}), detail["loc"]
-    if kind == "extra_forbidden":
+    """The same error; inside the block of a component, the component's own validation has said it already."""
+    path, context = detail["loc"], detail.get("ctx", {})
+    if "url" not in detail:  # no error of pydantic's own
+        error = PydanticCustomError(detail["type"], "{message}", {**context, "message": detail["msg"]})  # pyright: ignore[reportArgumentType]
+    elif detail["type"] == "extra_forbidden":
         for part in path[:-1]:
-            inner = [model.model_fields[part].annotation] if part in model.model_fields else []
-            inner += [argument for annotation in inner for argument in typing.get_args(annotation)]
-            model = next((part for part in inner if isinstance(part, type) and issubclass(part, BaseModel)), model)
+            if part in model.model_fields:
+                annotation = model.model_fields[part].annotation
+                inner = [annotation, *typing.get_args(annotation)]
+                model = next(
+                    (type_ for type_ in inner if inspect.isclass(type_) and issubclass(type_, BaseModel)), model
+                )
         known = list(model.model_fields)
         hint = did_you_mean(str(path[-1]), known)
-        kind, context = "unknown_key", {"message": f"unknown key.{hint} Known: {', '.join(known) or 'none'}"}
-    own = PydanticCustomError(kind, "{message}", context) if "message" in context else kind  # pyright: ignore
-    return InitErrorDetails(type=own, loc=path, input=detail["input"], ctx=context)
+        message = f"unknown key.{hint} Known: {', '.join(known) or 'none'}"
+        error = PydanticCustomError("unknown_key", "{message}", {"message": message})
+    else:
+        error = detail["type"]
+    return InitErrorDetails(type=error, loc=path, input=detail["input"], ctx=context)
 
 
 def problems_of(error: ValidationError) -> list[str]:

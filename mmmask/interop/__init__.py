@@ -23,7 +23,22 @@ if TYPE_CHECKING:
 __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
-    "DECODERS", "HEADS", "ClassifierSettings", "Converted", "InteropError", "Loaded", "Report", "across_border",
-    "convert", "flat_sinusoid_table", "load", "model_settings", "read", "relative_index", "resize_relative_table",
-    "resize_table", "save", "sincos_2d_table",
-]  # fmt: skip
+    "DECODERS",
+    "HEADS",
+    "ClassifierSettings",
+    "Converted",
+    "InteropError",
+    "Loaded",
+    "Report",
+    "across_border",
+    "convert",
+    "flat_sinusoid_table",
+    "load",
+    "model_settings",
+    "read",
+    "relative_index",
+    "resize_relative_table",
+    "resize_table",
+    "save",
+    "sincos_2d_table",
+]

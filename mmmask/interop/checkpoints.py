@@ -67,7 +67,9 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
-                _verify(path)
+                with zipfile.ZipFile(path) as archive:  # compares checksums, which `torch.load` does not
+                    if damaged := archive.testzip():
+                        raise ValueError(f"{damaged} does not match its checksum")
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
                 reason = first_line(error)
@@ -86,13 +88,6 @@ class Checkpoints:
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
-
-
-def _verify(path: Path) -> None:
-    """Compares the file with the checksums it was written with, which `torch.load` does not."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -39,11 +39,11 @@ def published(report: Callable[[str], None] = lambda problem: None) -> dict[str,
     """
     found: dict[str, Published] = {}
 
-    def publish(supplier: str, name: str, *described: Any, **options: Any) -> None:  # noqa: ANN401
+    def publish(supplier: str, name: str, *described: Any, **more: Any) -> None:  # noqa: ANN401
         if name in found:
             report(f"two plugins publish a checkpoint under the name {name!r}: the first is taken")
         else:
-            found[name] = Published(name, *described, **options)
+            found[name] = Published(name, *described, **more)
 
     components().ask_every_plugin("publish_checkpoints", publish, report)
     return dict(sorted(found.items()))

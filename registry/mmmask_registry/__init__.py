@@ -6,6 +6,15 @@ from mmmask_registry.lazy import lazy_attributes
 from mmmask_registry.registry import Entry, Registry
 
 __all__ = [
-    "BrokenComponent", "BrokenPlugin", "DuplicateName", "Entry", "MmmaskError", "Registry", "UnknownName",
-    "did_you_mean", "lazy_attributes", "load_entry_points", "load_plugin_file",
-]  # fmt: skip
+    "BrokenComponent",
+    "BrokenPlugin",
+    "DuplicateName",
+    "Entry",
+    "MmmaskError",
+    "Registry",
+    "UnknownName",
+    "did_you_mean",
+    "lazy_attributes",
+    "load_entry_points",
+    "load_plugin_file",
+]

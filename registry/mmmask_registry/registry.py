@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmmask_registry.errors import BrokenComponent, DuplicateName, UnknownName
+from mmmask_registry.errors import BrokenComponent, DuplicateName, UnknownName, reason_of
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,4 @@ def _import(target: type[Any] | str, label: str) -> Any:  # noqa: ANN401 - whate
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a plugin's module may raise anything at all while it is imported
-        raise BrokenComponent(f"{label}: importing {target} failed: {type(error).__name__}: {error}") from error
+        raise BrokenComponent(f"{label}: importing {target} failed: {reason_of(error)}") from error
