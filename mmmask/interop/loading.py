@@ -88,8 +88,7 @@ def load(
         options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads.
 
     Returns:
-        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a
-        `Classifier`.
+        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a `Classifier`.
 
     Raises:
         InteropError: it cannot be read, recognised or fitted.
