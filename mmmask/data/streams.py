@@ -162,7 +162,9 @@ class Streams:
                 world_size=self.world_size,
                 first_batch=self.consumed[name],
             )
-            self._pipelines[name] = read_ahead(draws, loaders[name].batch, data.workers, ready=training.accumulate, pin=self.pin)
+            self._pipelines[name] = read_ahead(
+                draws, loaders[name].batch, data.workers, ready=training.accumulate, pin=self.pin
+            )
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
