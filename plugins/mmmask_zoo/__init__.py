@@ -5,11 +5,11 @@ from mmmask.hooks import Publish, Register, hookimpl
 FORMATS = {
     "convmae": ("convmae:ConvMAEFormat", "ConvMAE: pretrained, the encoder alone"),
     "huggingface_videomae": (
-        "huggingface_videomae:HuggingFaceVideoMAEFormat",
+        "huggingface:HuggingFaceVideoMAEFormat",
         "transformers' VideoMAE and its classifiers, with config.json",
     ),
     "huggingface_vitmae": (
-        "huggingface_vitmae:HuggingFaceViTMAEFormat",
+        "huggingface:HuggingFaceViTMAEFormat",
         "transformers' ViTMAE, and ViT classifiers, with config.json",
     ),
     "mae": ("mae:MAEFormat", "MAE: pretrained, the encoder alone, fine-tuned"),

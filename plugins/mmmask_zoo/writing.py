@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Component, Embedding, Modality, StrictModel, Written, build
+from mmmask.interfaces import Component, Embedding, Grid, Modality, StrictModel, Written, build
 from mmmask.interop import DECODERS, HEADS, ClassifierSettings, InteropError, model_settings
 from mmmask_pixels.statistics import IMAGENET_MEAN, IMAGENET_STD
 from mmmask_zoo.conversion import Patches
@@ -33,6 +33,9 @@ class Writing:
 
     Attributes:
         settings: the same, validated.
+        classifier: settings of a classifier, None where the model is none.
+        parts: those that have positions.
+        modalities: {stream: modality}.
         written: {foreign key: tensor}.
         left_out: {mmmask key: why the layout has no place for it}.
         dtype: of the model.
@@ -41,6 +44,11 @@ class Writing:
     def __init__(self, format: str, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         self.format = format
         self.settings: Any = model_settings(settings, f"format {format}")
+        self.classifier = self.settings if isinstance(self.settings, ClassifierSettings) else None
+        self.parts: list[Part] = ["encoder"] if self.classifier else ["encoder", "decoder"]
+        self.modalities: dict[str, Modality] = {
+            name: build("modality", stream.modality) for name, stream in self.settings.streams.items()
+        }
         self.written: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
         self._waiting = dict(state)
@@ -63,16 +71,6 @@ class Writing:
     # --- the model
 
     @cached_property
-    def classifier(self) -> ClassifierSettings | None:
-        """Settings of a classifier, None where the model is none."""
-        return self.settings if isinstance(self.settings, ClassifierSettings) else None
-
-    @cached_property
-    def modalities(self) -> dict[str, Modality]:
-        """{stream: modality}."""
-        return {name: build("modality", stream.modality) for name, stream in self.settings.streams.items()}
-
-    @cached_property
     def stream(self) -> str:
         """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams.
 
@@ -82,12 +80,7 @@ class Writing:
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
         if len(shared) > 1:
             self.require_one_stream()
-        return max(self.modalities, key=lambda name: math.prod(self.grid(name)))
-
-    @property
-    def parts(self) -> list[Part]:
-        """The parts that have positions."""
-        return ["encoder"] if self.classifier else ["encoder", "decoder"]
+        return max(self.modalities, key=lambda name: math.prod(_grid(self.modalities[name])))
 
     @property
     def modality(self) -> Modality:
@@ -95,23 +88,24 @@ class Writing:
         return self.modalities[self.stream]
 
     @property
-    def decoder_key(self) -> str:
-        """Key of the stream's decoder."""
-        return f"{DECODERS}.{self._decoder_and_head(self.stream)[0]}"
+    def grid(self) -> Grid:
+        """Grid of the stream's samples."""
+        return _grid(self.modality)
+
+    def key(self, part: Part) -> str:
+        """Key of the encoder, or of the stream's decoder."""
+        return "encoder" if part == "encoder" else f"{DECODERS}.{self._decoder_and_head(self.stream)[0]}"
 
     @property
     def head_key(self) -> str:
         """Key of the stream's head."""
         return f"{HEADS}.{self._decoder_and_head(self.stream)[1]}"
 
-    def positions_key(self, part: Part) -> str:
-        """Key of the stream's positions."""
-        owner = "encoder" if part == "encoder" else self.decoder_key
-        return f"{owner}.positions.{self.modality.embedding}"
-
-    def grid(self, stream: str) -> tuple[int, ...]:
-        """Grid of a stream's samples."""
-        return self.modalities[stream].grid(self.modalities[stream].sample_shape)
+    def _decoder_and_head(self, stream: str) -> tuple[str, str]:
+        if self.classifier:
+            return "", ""
+        settings = self.settings.streams[stream]
+        return settings.decoder, settings.head or self.modalities[stream].embedding
 
     def path(self, part: Part) -> str:
         """Key path of the settings of encoder or decoder."""
@@ -227,27 +221,27 @@ class Writing:
         Raises:
             InteropError: the positions add to attention instead.
         """
-        settings, embedding = self.part(part), self.modality.embedding
-        same = [name for name, modality in self.modalities.items() if modality.embedding == embedding]
-        grids, grid = tuple(dict.fromkeys(map(self.grid, same))), self.grid(self.stream)
-        described = Embedding(self.modality.spec, grids, self.modality.build_embedding)
-        positions = settings.build_positions(described, settings.width, num_prefix)
-        if positions.bias(grid, None) is not None:
+        settings, modality = self.part(part), self.modality
+        grids = {_grid(other): None for other in self.modalities.values() if other.embedding == modality.embedding}
+        embedding = Embedding(modality.spec, tuple(grids), modality.build_embedding)
+        positions = settings.build_positions(embedding, settings.width, num_prefix)
+        if positions.bias(self.grid, None) is not None:
             raise self.error(
                 f"{self.path(part)}.positions is {settings.positions.name}, which adds to attention; the layout has a "
                 "table that is added to the tokens"
             )
-        own = {name: self.pop(f"{self.positions_key(part)}.{name}") for name in positions.state_dict()}
+        own = {
+            name: self.pop(f"{self.key(part)}.positions.{modality.embedding}.{name}") for name in positions.state_dict()
+        }
         positions.load_state_dict({name: tensor for name, tensor in own.items() if tensor is not None})
         positions.to(self.dtype)
+        table = torch.zeros(zeros + num_prefix + math.prod(self.grid), settings.width, dtype=self.dtype)
         with torch.no_grad():
-            rows = [None, positions.prefix() if num_prefix else None, positions(grid)]
-        sizes = [zeros, num_prefix, math.prod(grid)]
-        parts = [
-            torch.zeros(size, settings.width, dtype=self.dtype) if part is None else part
-            for part, size in zip(rows, sizes, strict=True)
-        ]
-        return torch.cat(parts).unsqueeze(0)
+            if num_prefix and (prefix := positions.prefix()) is not None:
+                table[zeros : zeros + num_prefix] = prefix
+            if (tokens := positions(self.grid)) is not None:
+                table[zeros + num_prefix :] = tokens
+        return table.unsqueeze(0)
 
     def require_table(self, part: Part, name: str, computed: Tensor) -> Tensor:
         """Positions of encoder or decoder (1, tokens, width), where they are the table that the layout computes.
@@ -263,13 +257,10 @@ class Writing:
         if not torch.equal(table[0], computed.to(table.dtype)):
             raise self.error(
                 f"{self.path(part)}.positions is {self.part(part).positions.name} of another table than {name} has for "
-                f"the grid {self.grid(self.stream)}; the layout computes that one"
+                f"the grid {self.grid}; the layout computes that one"
             )
         return table
 
-    def _decoder_and_head(self, stream: str) -> tuple[str, str]:
-        """Names of a stream's decoder and head; of a classifier, the same for all."""
-        if self.classifier:
-            return "", ""
-        settings = self.settings.streams[stream]
-        return settings.decoder, settings.head or self.modalities[stream].embedding
+
+def _grid(modality: Modality) -> Grid:
+    return modality.grid(modality.sample_shape)
