@@ -46,6 +46,8 @@ class Patches:
 class Conversion:
     """mmmask's weights out of a state dict, with an account of every foreign key.
 
+    What is missing, damaged or not known is an InteropError.
+
     Args:
         options: of the format.
         source: the foreign state dict.
@@ -80,9 +82,6 @@ class Conversion:
 
         Args:
             axes: names of its axes, such as `decoder width, width`.
-
-        Raises:
-            InteropError: it is missing, empty, no floating point numbers, or has another number of axes.
         """
         if key not in self.source:
             raise self.error(f"{key} is missing")
@@ -100,14 +99,11 @@ class Conversion:
     def patches(self, layer: str, axes: str) -> Patches:
         """Patches of a convolution; `axes` names those of its kernel, such as `height, width`."""
         width, channels, *size = self.shape(f"{layer}.weight", f"width, channels, {axes} of a patch")
+        self.require_filled(size)
         return pixel_patches(width, channels, *size)
 
     def depth(self, prefix: str) -> int:
-        """Number of blocks `prefix.0`, `prefix.1`, ...
-
-        Raises:
-            InteropError: one is missing.
-        """
+        """Number of blocks `prefix.0`, `prefix.1`, ..."""
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         numbers = {int(found[1]) for key in self.source if (found := pattern.match(key))}
         depth = max(numbers, default=-1) + 1
@@ -116,21 +112,13 @@ class Conversion:
         return depth
 
     def heads(self, given: int | None, width: int, published: Mapping[int, int] = ATTENTION_HEADS) -> int:
-        """Attention heads: as given, or as published for a width.
-
-        Raises:
-            InteropError: neither is known.
-        """
+        """Attention heads: as given, or as published for a width."""
         if given or width in published:
             return given or published[width]
         raise self.error(f"an encoder of width {width} is not published: give num_heads")
 
     def require_filled(self, patch: Sequence[int]) -> None:
-        """Checks that patches (frames, height, width) or (height, width) fill the sizes among the options.
-
-        Raises:
-            InteropError: they do not.
-        """
+        """Checks that patches (frames, height, width) or (height, width) fill the sizes among the options."""
         pixels = math.lcm(*patch[-2:])
         units = {"size": (pixels, "pixels"), "trained_size": (pixels, "pixels")}
         if len(patch) == 3:

@@ -12,7 +12,7 @@ from mmmask.interop import sincos_2d_table
 from mmmask_zoo.conversion import Conversion, pixel_patches
 from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, write_all
 from mmmask_zoo.layout import Layout, LayoutFormat
-from mmmask_zoo.mae import PUBLISHED_DECODER, PictureOptions, PicturePositions, picture_stream
+from mmmask_zoo.mae import PUBLISHED_DECODER, PictureOptions, picture_stream, read_positions
 from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(system="a ConvMAE", blocks="blocks3")
@@ -29,8 +29,6 @@ class ConvMAEFormat(LayoutFormat):
     class Config(PictureOptions):
         pass
 
-    config: Config
-
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
         """Whether it has three patch embeddings and a linear layer as the fourth, and blocks of convolutions."""
@@ -43,34 +41,35 @@ class ConvMAEFormat(LayoutFormat):
                 f"{found[0]} is of a fine-tuned file, and how those pool their features is not known: load the "
                 "pretrained file"
             )
-        embedded = [conversion.patches(f"patch_embed{stage}.proj", "height, width") for stage in (*STAGES, 3)]
-        for stage, (height, width) in enumerate((patches.size for patches in embedded), start=1):
+        keys = [f"patch_embed{stage}.proj.weight" for stage in (*STAGES, 3)]
+        kernels = [conversion.shape(key, "width, channels, height, width of a patch") for key in keys]
+        for key, (_, _, height, width) in zip(keys, kernels, strict=True):
             if height != width:
-                raise conversion.error(f"patch_embed{stage}.proj.weight: patches of {height} x {width} are no squares")
-        widths, sides = [patches.width for patches in embedded], [patches.size[0] for patches in embedded]
-        patches = pixel_patches(widths[-1], embedded[0].channels, math.prod(sides), math.prod(sides))
+                raise conversion.error(f"{key}: patches of {height} x {width} are no squares")
+        widths, sides = [kernel[0] for kernel in kernels], [kernel[2] for kernel in kernels]
+        patches = pixel_patches(widths[-1], kernels[0][1], math.prod(sides), math.prod(sides))
         conversion.require_filled(patches.size)
-        positions = PicturePositions(conversion, LAYOUT.positions, patches.size, num_prefix=0)
+        size, positions = read_positions(conversion, LAYOUT, patches, num_prefix=0)
+        for part, table in LAYOUT.tables.items():
+            if positions[part]["name"] == "learned":
+                raise conversion.error(f"{table} is not the published table; it was trained or changed")
         depths = [conversion.depth(f"blocks{stage}") for stage in STAGES]
         vit = LAYOUT.block.settings(conversion, LAYOUT.blocks, widths[-1])
         read_all(_encoder_pairs(patches.key, sides, depths, vit["depth"]), conversion)
-        for table in LAYOUT.tables.values():
-            if table in conversion.source and not positions.is_sinusoid(table):
-                raise conversion.error(f"{table} is not the published table; it was trained or changed")
         encoder = {
             "name": "conv_vit",
             "width": widths[-1],
-            "num_heads": conversion.heads(self.config.num_heads, widths[-1]),
+            "num_heads": conversion.heads(conversion.options.num_heads, widths[-1]),
             "stage_widths": widths[:-1],
             "stage_depths": depths,
             "stage_patches": sides[:-1],
             "conv_kernel": conversion.shape("blocks1.0.attn.weight", "width, 1, height, width of a kernel")[2],
-            "positions": positions.sinusoid,
+            "positions": positions["encoder"],
             **vit,
         }
-        sizes = {**PUBLISHED_DECODER, "positions": positions.sinusoid}
-        decoder = LAYOUT.read_decoder(conversion, patches.key, sizes)
-        stream = picture_stream(self.config) | {"modality": patches.modality("image", positions.size)}
+        published = {**PUBLISHED_DECODER, "positions": positions["decoder"]}
+        decoder = LAYOUT.read_decoder(conversion, patches.key, published)
+        stream = picture_stream(conversion.options) | {"modality": patches.modality("image", size)}
         return LAYOUT.masked_model(conversion, encoder, decoder, {"images": stream})
 
     def _write(self, writing: Writing) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -99,11 +99,35 @@ OPTIONS = {
 """Key of a config.json -> option of a format that reads the weights beside it."""
 
 
-class HuggingFaceViTMAEFormat(LayoutFormat):
+class TransformersFormat(LayoutFormat):
+    """Files of transformers, and what the config.json beside them tells."""
+
+    model_types: ClassVar[tuple[str, ...]]
+    normalized: ClassVar[str]
+    """Value of `normalize` that `norm_pix_loss` stands for."""
+
+    @classmethod
+    def options_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that the config.json of a model gives; none where it is of another model."""
+        if config.get("model_type") not in cls.model_types:
+            return {}
+        known = cls.Config.model_fields
+        said = {option: config[key] for key, option in OPTIONS.items() if option in known and key in config}
+        if isinstance(size := said.get("size"), list) and len(set(map(str, size))) == 1:
+            said["size"] = size[0]
+        if isinstance(normalize := said.get("normalize"), bool):
+            said["normalize"] = cls.normalized if normalize else "none"
+        return said
+
+
+class HuggingFaceViTMAEFormat(TransformersFormat):
     """ViTMAEForPreTraining, ViTMAEModel (`strict=False`) and ViTForImageClassification, read and written.
 
     Written are the names that all releases load, and a `config.json` beside them, for `from_pretrained`.
     """
+
+    model_types = ("vit_mae", "vit")
+    normalized = "token"
 
     class Config(PictureOptions):
         normalize: NormalizedTokens = "none"
@@ -117,11 +141,6 @@ class HuggingFaceViTMAEFormat(LayoutFormat):
         layout = cls._layout(keys)
         needed = (layout.cls_token, layout.positions, f"{layout.patch}.weight")
         return all(key in keys for key in needed) and keys[f"{layout.patch}.weight"].dim() == 4
-
-    @classmethod
-    def options_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that transformers' config.json gives."""
-        return _options_from(config, ("vit_mae", "vit"), cls.Config.model_fields, normalized="token")
 
     @staticmethod
     def _layout(state: Mapping[str, Tensor]) -> Layout:
@@ -159,7 +178,7 @@ class HuggingFaceViTMAEFormat(LayoutFormat):
         }
 
 
-class HuggingFaceVideoMAEFormat(LayoutFormat):
+class HuggingFaceVideoMAEFormat(TransformersFormat):
     """VideoMAEForPreTraining, VideoMAEModel (`strict=False`) and VideoMAEForVideoClassification, read and written.
 
     Written are the names that all releases load, and a `config.json` beside them, for `from_pretrained`. Positions are
@@ -169,6 +188,9 @@ class HuggingFaceVideoMAEFormat(LayoutFormat):
     layer_norm_eps is. It is read as such; a model with a smaller one is written all the same, and predictions of the
     two then differ by at most 5e-6 of themselves at features of variance one. With a larger one nothing is written.
     """
+
+    model_types = ("videomae",)
+    normalized = "channel"
 
     class Config(ClipOptions):
         norm_epsilon: NormEpsilon = 1e-12
@@ -180,11 +202,6 @@ class HuggingFaceVideoMAEFormat(LayoutFormat):
         """Whether it has transformers' embeddings of tubelets."""
         key = f"{cls._layout(keys).patch}.weight"
         return key in keys and keys[key].dim() == 5
-
-    @classmethod
-    def options_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that transformers' config.json gives."""
-        return _options_from(config, ("videomae",), cls.Config.model_fields, normalized="channel")
 
     @staticmethod
     def _layout(state: Mapping[str, Tensor]) -> Layout:
@@ -225,11 +242,18 @@ class HuggingFaceVideoMAEFormat(LayoutFormat):
             "qv_bias": encoder.qkv_bias == "query_value",
             "use_mean_pooling": not encoder.final_norm,
         }
+        decoder = None if classifier else writing.part("decoder")
+        where, last = "classifier", epsilon or 0
+        if decoder is not None:
+            where, last = "model.decoder", decoder.final_norm_epsilon or decoder.norm_epsilon
+        if last > LAST_NORM_EPSILON:  # in transformers, the LayerNorm would be another one
+            raise writing.error(
+                f"{where}.norm_epsilon is {last}; the last LayerNorm of the layout has {LAST_NORM_EPSILON}, and at "
+                "most that can pass for it"
+            )
         if classifier:
-            self._require_small_epsilon(writing, "classifier", epsilon or 0)
             return config | {"architectures": ["VideoMAEForVideoClassification"], **_labels(classifier.classes)}
-        decoder, colours = writing.part("decoder"), writing.modality.spec.channels == 3
-        self._require_small_epsilon(writing, "model.decoder", decoder.final_norm_epsilon or decoder.norm_epsilon)
+        colours = writing.modality.spec.channels == 3
         normalize = ("channel", "none") if colours else ("channel",)
         loss = _pixel_loss(writing, False, normalize=normalize, unnormalize=(colours,))
         writing.require_statistics()
@@ -238,15 +262,6 @@ class HuggingFaceVideoMAEFormat(LayoutFormat):
             **_sizes(decoder, "decoder_"),
             "norm_pix_loss": loss.normalize == "channel",
         }
-
-    @staticmethod
-    def _require_small_epsilon(writing: Writing, where: str, epsilon: float) -> None:
-        """Checks an epsilon that would make the last LayerNorm another one in transformers."""
-        if epsilon > LAST_NORM_EPSILON:
-            raise writing.error(
-                f"{where}.norm_epsilon is {epsilon}; the last LayerNorm of the layout has {LAST_NORM_EPSILON}, and at "
-                "most that can pass for it"
-            )
 
 
 def _sizes(settings: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - settings of a component
@@ -271,25 +286,6 @@ def _common_config(writing: Writing) -> dict[str, Any]:
     }
 
 
-def _options_from(
-    config: Mapping[str, Any], model_types: Collection[str], known: Collection[str], normalized: str
-) -> dict[str, Any]:
-    """Options that the config.json of a model gives; none where it is of another model.
-
-    Args:
-        known: the options of the format.
-        normalized: the value of `normalize` that `norm_pix_loss` stands for.
-    """
-    if config.get("model_type") not in model_types:
-        return {}
-    said = {option: config[key] for key, option in OPTIONS.items() if option in known and key in config}
-    if isinstance(size := said.get("size"), list) and len(set(map(str, size))) == 1:
-        said["size"] = size[0]
-    if isinstance(normalize := said.get("normalize"), bool):
-        said["normalize"] = normalized if normalize else "none"
-    return said
-
-
 def _labels(classes: int) -> dict[str, dict[str, Any]]:
     """Names of a head's outputs in a config.json; mmmask has none, so they are transformers' own defaults."""
     names = [f"LABEL_{number}" for number in range(classes)]
@@ -305,9 +301,6 @@ def _pixel_loss(writing: Writing, epsilon_inside: bool, **allowed: tuple[object,
     Args:
         epsilon_inside: whether the layout adds 1e-6 to a variance, not to its root; checked only where it normalises.
         allowed: as `Writing.require`.
-
-    Raises:
-        InteropError: it is another loss.
     """
     where, settings = f"streams.{writing.stream}", writing.settings.streams[writing.stream]
     if settings.decoder_masker is not None:

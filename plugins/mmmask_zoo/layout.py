@@ -18,8 +18,8 @@ from mmmask_zoo.writing import Part, Writing
 NORM_EPSILON = 1e-6
 """Epsilon of every LayerNorm in the files of the original systems."""
 
-DECODER_KEY = f"{DECODERS}.shared"
-"""Key of the decoder that streams have by default."""
+PART_KEYS: dict[Part, str] = {"encoder": "encoder", "decoder": f"{DECODERS}.shared"}
+"""Keys of the encoder, and of the decoder that streams have by default."""
 
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 """Width of a published decoder -> its attention heads, where systems have no one number for all."""
@@ -29,19 +29,11 @@ class LayoutFormat(Format):
     """A format that is read and written by a table of pairs."""
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
-
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
+        """Converts a state dict: with the decoder, the encoder alone (`strict=False`), or fine-tuned."""
         return self._read(Conversion(self.config, state))
 
     def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model or a classifier.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
+        """Converts a masked model or a classifier."""
         writing = Writing(self.config.name, settings, state)
         return writing.finished(self._write(writing))
 
@@ -93,11 +85,7 @@ class Block:
                 yield from linear(f"{old}.{name}", f"{new}.{own_name}")
 
     def settings(self, conversion: Conversion, foreign: str, width: int) -> dict[str, Any]:
-        """The settings that blocks `foreign.0`, `foreign.1`, ... of a file tell.
-
-        Raises:
-            InteropError: a block is missing, or a tensor that tells a size has another number of axes.
-        """
+        """The settings that blocks `foreign.0`, `foreign.1`, ... of a file tell."""
         depth = conversion.depth(foreign)
 
         def has(*names: str) -> bool:
@@ -118,7 +106,8 @@ class Block:
 class Layout:
     """What a system's files have in common: names, by default MAE's, and what no key tells.
 
-    A part that a system lacks is simply never there.
+    A part that a system lacks is simply never there. Reading and writing raise InteropError as `Conversion` and
+    `Writing` do.
 
     Attributes:
         system: its name, for the description.
@@ -200,9 +189,6 @@ class Layout:
             streams: settings of every stream.
             encoder: its settings that neither a key tells nor the layout.
             decoder: the same, and sizes for a file without it; None where the latents are the answer.
-
-        Raises:
-            InteropError: the number of heads is not known, or a tensor that tells a size is missing or damaged.
         """
         is_classifier = f"{self.classifier}.weight" in conversion.source
         pooled = is_classifier and (self.pool == "mean" or f"{self.pooled_norm}.weight" in conversion.source)
@@ -245,15 +231,12 @@ class Layout:
 
         Returns:
             The decoder's settings.
-
-        Raises:
-            InteropError: the file has a part of it, and not what tells its sizes.
         """
         decoder = {"name": "transformer", "final_norm_epsilon": self.last_norm_epsilon, **self.decoder, **settings}
         if any(name.startswith((f"{self.embed}.", f"{self.decoder_blocks}.")) for name in conversion.source):
             decoder["width"] = conversion.shape(f"{self.embed}.weight", "decoder width, width")[0]
             decoder |= self.block.settings(conversion, self.decoder_blocks, decoder["width"])
-        read_all(self.decoder_pairs(DECODER_KEY, f"{HEADS}.{key}", decoder["depth"]), conversion)
+        read_all(self.decoder_pairs(PART_KEYS["decoder"], f"{HEADS}.{key}", decoder["depth"]), conversion)
         heads = conversion.heads(conversion.options.decoder_num_heads, decoder["width"], DECODER_HEADS)
         return decoder | {"num_heads": heads}
 
@@ -282,9 +265,6 @@ class Layout:
             encoder: what its settings may be, as `Writing.require_part`, besides the layout's.
             decoder: the same; None where the latents are the answer.
             norm_epsilon: of the LayerNorm after the mean.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
         """
         allowed: dict[str, Any] = {"final_norm": (True, False)} if writing.classifier else {}
         settings = writing.require_part("encoder", "vit", **allowed | _only(self.encoder) | dict(encoder))
@@ -304,9 +284,6 @@ class Layout:
         Args:
             num_prefix: prefix tokens of the encoder.
             allowed: what its settings may be, as `Writing.require_part`, besides the layout's.
-
-        Raises:
-            InteropError: the layout cannot say what it is.
         """
         any_prefix = {} if num_prefix else {"prefix": ("keep", "drop")}
         settings = _only(self.decoder) | dict(allowed) | any_prefix

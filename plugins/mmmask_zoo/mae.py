@@ -5,7 +5,7 @@ Its names are timm's for the encoder, `decoder_*` for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format
+from mmmask.interfaces import ForeignWeights, Format, Grid
 from mmmask.interop import HEADS, sincos_2d_table
-from mmmask_zoo.conversion import Conversion, pixel_patches, square
+from mmmask_zoo.conversion import Conversion, Patches, pixel_patches, square
 from mmmask_zoo.correspondence import learned_table, learned_tables, read_all
-from mmmask_zoo.layout import DECODER_KEY, Layout, LayoutFormat
+from mmmask_zoo.layout import PART_KEYS, Layout, LayoutFormat
 from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NormalizedTokens, NumHeads
-from mmmask_zoo.writing import Writing
+from mmmask_zoo.writing import Part, Writing
 
 LAYOUT = Layout(pool="prefix")
 PUBLISHED_DECODER = {"width": 512, "depth": 8}
@@ -63,85 +63,58 @@ class MAEFormat(LayoutFormat):
         write_pictures(writing, LAYOUT)
 
 
-class PicturePositions:
-    """Tables of encoder and decoder: MAE's sinusoid, or a table trained in its place; the encoder's tells a size.
+def read_positions(
+    conversion: Conversion, layout: Layout, patches: Patches, num_prefix: int = 1, frames: int | None = None
+) -> tuple[int, dict[Part, dict[str, Any]]]:
+    """Height and width of the wanted pictures, and settings of positions of encoder and decoder.
+
+    They are MAE's sinusoid, of a file without tables too, or a learned table, which is taken. The encoder's table tells
+    the size of the file's pictures.
 
     Args:
-        conversion: of the file.
-        table: key of the encoder's table (1, positions, width).
-        patch: height and width in pixels.
-        num_prefix: rows that tables begin with, of the cls token.
+        num_prefix: rows that tables begin with, of the cls token; those of a decoder's must be zero.
         frames: of the grid of a clip, each of which starts as the picture; None for pictures.
-
-    Attributes:
-        trained: grid of the file's pictures.
-        size: height and width in pixels of the wanted pictures.
-        grid: of the wanted pictures, or of clips of them.
-
-    Raises:
-        InteropError: patches or pictures are no squares.
     """
-
-    AXES = "1, positions, width"
-
-    def __init__(
-        self, conversion: Conversion, table: str, patch: Sequence[int], num_prefix: int, frames: int | None = None
-    ) -> None:
-        height, width = patch
-        if height != width:
-            raise conversion.error(f"patches of {height} x {width} are no squares")
-        self.conversion, self.table, self.num_prefix = conversion, table, num_prefix
-        self.rows = conversion.shape(table, self.AXES)[1]
-        side = square(self.rows - num_prefix)
-        if side is None:
-            what = f"{self.rows - num_prefix} positions{' and a cls token' if num_prefix else ''}"
-            raise conversion.error(f"{table}: {what}, which are no square")
-        self.size = conversion.options.size or side * height
-        cells = self.size // height
-        self.trained = (side, side)
-        self.grid = (frames, cells, cells) if frames else (cells, cells)
-
-    @property
-    def sinusoid(self) -> dict[str, Any]:
-        """Settings of MAE's sinusoid, resized where the wanted pictures have another size."""
-        return {"name": "sincos_2d", **({} if self.grid[-2:] == self.trained else {"trained_grid": list(self.trained)})}
-
-    def is_sinusoid(self, table: str) -> bool:
-        """Whether a table is MAE's sinusoid, with zeros for the cls token; it is computed then and left out.
-
-        Raises:
-            InteropError: it has not as many rows as the encoder's.
-        """
-        rows, width = self.conversion.shape(table, self.AXES)[1:]
-        if rows != self.rows:
-            raise self.conversion.error(f"{table} has another number of positions than {self.table}")
-        if width % 4:
-            return False  # there is no such sinusoid
-        computed = torch.cat([torch.zeros(self.num_prefix, width), sincos_2d_table(self.trained, width)])
-        return self.conversion.is_computed(table, computed)
-
-    def read(self, table: str, own: str, takes_prefix: bool) -> dict[str, Any]:
-        """Settings of MAE's sinusoid, or of a learned table, which is taken.
-
-        Args:
-            table: key of a table; of a file without it, the sinusoid is meant.
-            own: mmmask's key of the positions.
-            takes_prefix: whether the first row adds to the cls token, as an encoder's does; a decoder's must be zero.
-
-        Raises:
-            InteropError: it has not as many rows as the encoder's, or adds to a decoder's cls token.
-        """
-        conversion = self.conversion
-        if table not in conversion.source or self.is_sinusoid(table):
-            return self.sinusoid
-        trained = (1, *self.trained) if len(self.grid) == 3 else self.trained
-        if takes_prefix:
-            read_all(learned_tables(table, own, trained, self.grid, self.num_prefix), conversion)
-        elif conversion.tensor(table, self.AXES)[0, 0].any():
+    axes, encoder_table = "1, positions, width", layout.positions
+    height, width = patches.size[-2:]
+    if height != width:
+        raise conversion.error(f"patches of {height} x {width} are no squares")
+    rows = conversion.shape(encoder_table, axes)[1]
+    side = square(rows - num_prefix)
+    if side is None:
+        what = f"{rows - num_prefix} positions{' and a cls token' if num_prefix else ''}"
+        raise conversion.error(f"{encoder_table}: {what}, which are no square")
+    size = conversion.options.size or side * height
+    plane, wanted = (side, side), (size // height,) * 2
+    trained, grid = ((1, *plane), (frames, *wanted)) if frames else (plane, wanted)
+    sinusoid = {"name": "sincos_2d", **({} if wanted == plane else {"trained_grid": list(plane)})}
+    settings: dict[Part, dict[str, Any]] = {}
+    for part, table in layout.tables.items():
+        own = f"{PART_KEYS[part]}.positions.{patches.key}"
+        settings[part] = sinusoid
+        if table not in conversion.source:
+            continue
+        if conversion.shape(table, axes)[1] != rows:
+            raise conversion.error(f"{table} has another number of positions than {encoder_table}")
+        if _is_sinusoid(conversion, table, plane, num_prefix):
+            continue
+        settings[part] = {"name": "learned"}
+        if part == "encoder":
+            read_all(learned_tables(table, own, trained, grid, num_prefix), conversion)
+        elif num_prefix and conversion.tensor(table, axes)[0, 0].any():
             raise conversion.error(f"{table} adds to the cls token, which here is as the encoder left it")
         else:
-            learned_table(table, f"{own}.table", trained, self.grid, self.num_prefix).read(conversion)
-        return {"name": "learned"}
+            learned_table(table, f"{own}.table", trained, grid, num_prefix).read(conversion)
+    return size, settings
+
+
+def _is_sinusoid(conversion: Conversion, table: str, grid: Grid, num_prefix: int) -> bool:
+    """Whether a table is MAE's sinusoid, with zeros for the cls token; it is computed then and left out."""
+    width = conversion.shape(table, "1, positions, width")[2]
+    if width % 4:
+        return False  # there is no such sinusoid
+    computed = torch.cat([torch.zeros(num_prefix, width), sincos_2d_table(grid, width)])
+    return conversion.is_computed(table, computed)
 
 
 def picture_stream(options: PictureOptions) -> dict[str, Any]:
@@ -159,30 +132,24 @@ def read_pictures(conversion: Conversion, layout: Layout, **encoder: object) -> 
 
     Args:
         encoder: its settings that neither a key tells nor the layout.
-
-    Raises:
-        InteropError: a key is missing or of another shape, or the number of heads is not known.
     """
     options = conversion.options
     num_frames, tubelet = getattr(options, "num_frames", None), getattr(options, "tubelet", 1)
     if num_frames and num_frames % tubelet:
         raise conversion.error(f"num_frames {num_frames} is not a multiple of tubelet {tubelet}")
     patches = conversion.patches(layout.patch, "height, width")
-    conversion.require_filled(patches.size)
     frames = num_frames // tubelet if num_frames else None
-    positions = PicturePositions(conversion, layout.positions, patches.size, 1, frames)
     tokens = pixel_patches(patches.width, patches.channels, tubelet, *patches.size) if num_frames else patches
-    modalities = {"images": tokens.modality("image", positions.size)}
+    size, positions = read_positions(conversion, layout, tokens, frames=frames)
+    modalities = {"images": tokens.modality("image", size)}
     if num_frames:
-        modalities["videos"] = tokens.modality("video", positions.size, num_frames=num_frames)
-    at_encoder = positions.read(layout.positions, f"encoder.positions.{tokens.key}", takes_prefix=True)
-    at_decoder = positions.read(layout.decoder_positions, f"{DECODER_KEY}.positions.{tokens.key}", takes_prefix=False)
+        modalities["videos"] = tokens.modality("video", size, num_frames=num_frames)
     weights = layout.read(
         conversion,
         replace(patches, key=tokens.key),
         {name: picture_stream(options) | {"modality": modality} for name, modality in modalities.items()},
-        {"positions": at_encoder, **encoder},
-        {**PUBLISHED_DECODER, "positions": at_decoder},
+        {"positions": positions["encoder"], **encoder},
+        {**PUBLISHED_DECODER, "positions": positions["decoder"]},
     )
     if num_frames:
         _inflate(conversion, tokens.key, tubelet)
@@ -215,9 +182,6 @@ def write_pictures(writing: Writing, layout: Layout, **allowed: Any) -> None:  #
 
     Args:
         allowed: what settings of encoder and decoder may be, as `Writing.require_part`.
-
-    Raises:
-        InteropError: the layout cannot say what the model is.
     """
     layout.write(writing, writing.patches("height", "width"), allowed, allowed)
     writing.written[layout.positions] = writing.position_table("encoder", 1)

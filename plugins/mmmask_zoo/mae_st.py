@@ -11,10 +11,10 @@ from torch import Tensor
 from mmmask.interfaces import ForeignWeights, Grid
 from mmmask_zoo.conversion import Conversion, Patches, square
 from mmmask_zoo.correspondence import Pair, learned_table, learned_tables, read_all, vector, write_all
-from mmmask_zoo.layout import DECODER_KEY, Block, Layout, LayoutFormat
+from mmmask_zoo.layout import PART_KEYS, Block, Layout, LayoutFormat
 from mmmask_zoo.mae import PictureOptions, picture_stream
 from mmmask_zoo.options import MaskRatio
-from mmmask_zoo.writing import Writing
+from mmmask_zoo.writing import Part, Writing
 
 LAYOUT = Layout(
     system="an MAE-ST",
@@ -50,7 +50,6 @@ class MAESTFormat(LayoutFormat):
     def _read(self, conversion: Conversion) -> ForeignWeights:
         config, prefix = self.config, int(LAYOUT.cls_token in conversion.source)
         patches = conversion.patches(LAYOUT.patch, "frames, height, width")
-        conversion.require_filled(patches.size)
         depth, side, _ = patches.size
         trained = _trained_grid(conversion, (config.num_frames or 16) // depth, prefix)
         size, frames = config.size or trained[1] * side, config.num_frames or trained[0] * depth
@@ -59,21 +58,23 @@ class MAESTFormat(LayoutFormat):
         modalities = {"videos": patches.modality("video", size, num_frames=frames, **colours)}
         if config.stills:
             modalities = {"images": patches.modality("image", size, **colours)} | modalities
-        at_encoder, at_decoder = (
-            _read_positions(conversion, table, f"{owner}.positions.{patches.key}", num_prefix, trained, grid)
-            for table, owner, num_prefix in (
-                (LAYOUT.positions, "encoder", prefix),
-                (LAYOUT.decoder_positions, DECODER_KEY, 1),
-            )
-        )
+        positions: dict[Part, dict[str, Any]] = {}
+        for part, table in LAYOUT.tables.items():
+            own, num_prefix = f"{PART_KEYS[part]}.positions.{patches.key}", prefix if part == "encoder" else 1
+            if table in conversion.source and f"{table}_spatial" not in conversion.source:
+                read_all(learned_tables(table, own, trained, grid, num_prefix), conversion)
+                positions[part] = {"name": "learned"}
+            else:
+                read_all(_separable(table, own, trained, grid), conversion)
+                positions[part] = {"name": "learned_separable"}
         stream = picture_stream(config)
         stream["loss"]["slices"] = _slices(conversion, patches)
         return LAYOUT.read(
             conversion,
             patches,
             {name: stream | {"modality": modality} for name, modality in modalities.items()},
-            {"prefix_tokens": prefix, "positions": at_encoder},
-            {**PUBLISHED_DECODER, "positions": at_decoder},
+            {"prefix_tokens": prefix, "positions": positions["encoder"]},
+            {**PUBLISHED_DECODER, "positions": positions["decoder"]},
         )
 
     def _write(self, writing: Writing) -> None:
@@ -104,17 +105,6 @@ def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) 
     if side is None:
         raise conversion.error(f"the positions of a frame, {cells}, are no square: give num_frames")
     return frames, side, side
-
-
-def _read_positions(
-    conversion: Conversion, table: str, own: str, num_prefix: int, trained: Grid, grid: Grid
-) -> dict[str, Any]:
-    """Reads tables of places and frames, or one for both, resized where the grid differs."""
-    if table in conversion.source and f"{table}_spatial" not in conversion.source:
-        read_all(learned_tables(table, own, trained, grid, num_prefix), conversion)
-        return {"name": "learned"}
-    read_all(_separable(table, own, trained, grid), conversion)
-    return {"name": "learned_separable"}
 
 
 def _separable(table: str, own: str, trained: Grid, grid: Grid) -> Iterator[Pair]:

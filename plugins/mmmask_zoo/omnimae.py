@@ -88,7 +88,6 @@ class OmniMAEFormat(LayoutFormat):
     def _read(self, conversion: Conversion) -> ForeignWeights:
         config, source = self.config, conversion.source
         patches = conversion.patches(LAYOUT.patch, "frames, height, width")
-        conversion.require_filled(patches.size)
         positions = self._read_positions(conversion, patches)
         is_pretrained = any(key.startswith(DROPPED) for key in source)
         layout = replace(

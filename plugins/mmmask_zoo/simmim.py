@@ -109,15 +109,12 @@ def _head(own: str, patches: Patches) -> Iterator[Pair]:
 # --- the plain ViT
 
 
-def _block_tables(layout: Layout, depth: int) -> list[str]:
-    return [f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(depth)]
-
-
 def _tables(keys: Mapping[str, Tensor], layout: Layout) -> list[str]:
     """Tables of relative positions of a ViT: one that all blocks share, or one for each, in order."""
     if layout.positions in keys:
         return [layout.positions]
-    return [table for table in _block_tables(layout, len(keys)) if table in keys]
+    blocks = (f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(len(keys)))
+    return [table for table in blocks if table in keys]
 
 
 def _position_pairs(tables: Sequence[str], own: str, trained: Grid, grid: Grid) -> Table:
@@ -142,7 +139,6 @@ def _read_vit(conversion: Conversion) -> ForeignWeights:
     if offsets is None or offsets % 2 == 0:
         raise conversion.error(f"{tables[0]}: its rows are not those of a square and a cls token")
     side, (height, width) = (offsets + 1) // 2, patches.size
-    conversion.require_filled(patches.size)
     size = conversion.options.size or side * height
     own, grid = f"encoder.positions.{patches.key}", (size // height, size // width)
     read_all(_position_pairs(tables, own, (side, side), grid), conversion)
@@ -158,7 +154,9 @@ def _write_vit(writing: Writing, patches: Patches) -> None:
     allowed = {"qkv_bias": ("query_value",), "positions": ("relative_bias",)}
     layout.write(writing, patches, {"free": ("layer_scale", "bias_per_block"), **allowed}, decoder=None)
     encoder = writing.part("encoder")
-    tables = _block_tables(layout, encoder.depth) if encoder.bias_per_block else [layout.positions]
+    tables = [layout.positions]
+    if encoder.bias_per_block:
+        tables = [f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(encoder.depth)]
     write_all(_position_pairs(tables, f"encoder.positions.{patches.key}", writing.grid, writing.grid), writing)
     vector(layout.mask_token, "encoder.mask_token").write(writing)
 
@@ -202,19 +200,21 @@ def _shifted(height: int, width: int, window: int) -> Tensor | None:
 
 def _read_swin(conversion: Conversion) -> ForeignWeights:
     """A masked model with a Swin encoder; a token of its stream is a cell of the last stage."""
-    embedded = conversion.patches(LAYOUT.patch, "height, width")
-    stages, embed_patch = conversion.depth(STAGES), embedded.size[0]
+    width, channels, embed_patch, _ = conversion.shape(
+        f"{LAYOUT.patch}.weight", "width, channels, height, width of a patch"
+    )
+    stages = conversion.depth(STAGES)
     depths = [conversion.depth(f"{STAGES}.{stage}.blocks") for stage in range(stages)]
     tables = [conversion.shape(f"{STAGES}.{stage}.blocks.0.attn.{TABLE}", "offsets, heads") for stage in range(stages)]
     windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
     cells = 2 ** (stages - 1)
-    patches = pixel_patches(embedded.width * cells, embedded.channels, embed_patch * cells, embed_patch * cells)
+    patches = pixel_patches(width * cells, channels, embed_patch * cells, embed_patch * cells)
     conversion.require_filled(patches.size)
     size = _swin_size(conversion, windows[0], embed_patch)
     planes = [(size // embed_patch // 2**stage,) * 2 for stage in range(stages)]
     read_all(_swin_pairs(patches, embed_patch, depths, windows, planes), conversion)
     read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
-    first = Block().settings(conversion, f"{STAGES}.0.blocks", embedded.width)
+    first = Block().settings(conversion, f"{STAGES}.0.blocks", width)
     encoder = {
         "name": "swin",
         "width": patches.width,

@@ -64,8 +64,7 @@ class TimmFormat(LayoutFormat):
     def _write(self, writing: Writing) -> None:
         writing.stream = self._pictures(writing)
         free = ("layer_scale", "norm_epsilon", "qkv_bias", "masked_tokens", "final_norm")
-        modality = writing.modality
-        encoder = writing.require_part("encoder", "vit", free, prefix_tokens=(0, 1))
+        encoder, modality = writing.require_part("encoder", "vit", free, prefix_tokens=(0, 1)), writing.modality
         patches = Patches(encoder.width, modality.spec.channels, modality.spec.patch_size, modality.embedding)
         write_all(LAYOUT.encoder_pairs(patches, encoder.depth, encoder.final_norm), writing)
         writing.written[LAYOUT.positions] = writing.position_table("encoder", encoder.prefix_tokens)
@@ -84,11 +83,7 @@ class TimmFormat(LayoutFormat):
 
     @staticmethod
     def _pictures(writing: Writing) -> str:
-        """Name of a stream with the embedding of pictures.
-
-        Raises:
-            InteropError: there is none, or several.
-        """
+        """Name of a stream with the embedding of pictures."""
         parts = writing.modalities
         flat = {part.embedding: name for name, part in parts.items() if len(part.spec.patch_size) == 2}
         if len(flat) != 1:

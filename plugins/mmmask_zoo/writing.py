@@ -24,7 +24,9 @@ FREE = frozenset(("name", "size", "width", "depth", "num_heads", "mlp_ratio", "p
 
 
 class Writing:
-    """Collects a foreign state dict from a model's, with an account of every one of its keys.
+    """A foreign state dict out of a model's, with an account of every one of its keys.
+
+    What the layout cannot say is an InteropError.
 
     Args:
         format: its name, for messages.
@@ -49,17 +51,14 @@ class Writing:
         self.modalities: dict[str, Modality] = {
             name: build("modality", stream.modality) for name, stream in self.settings.streams.items()
         }
+        self._grids = {name: modality.grid(modality.sample_shape) for name, modality in self.modalities.items()}
         self.written: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
         self._waiting = dict(state)
         self.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
 
     def finished(self, config: dict[str, Any] | None = None) -> Written:
-        """The collected weights.
-
-        Raises:
-            InteropError: a key of the model was neither written nor left out.
-        """
+        """The collected weights."""
         if self._waiting:
             raise self.error(f"the layout has no place for {', '.join(self._waiting)}")
         return Written(self.written, config, self.left_out)
@@ -72,15 +71,11 @@ class Writing:
 
     @cached_property
     def stream(self) -> str:
-        """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams.
-
-        Raises:
-            InteropError: two streams have another embedding, decoder or head.
-        """
+        """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams."""
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
         if len(shared) > 1:
             self.require_one_stream()
-        return max(self.modalities, key=lambda name: math.prod(_grid(self.modalities[name])))
+        return max(self._grids, key=lambda name: math.prod(self._grids[name]))
 
     @property
     def modality(self) -> Modality:
@@ -90,7 +85,7 @@ class Writing:
     @property
     def grid(self) -> Grid:
         """Grid of the stream's samples."""
-        return _grid(self.modality)
+        return self._grids[self.stream]
 
     def key(self, part: Part) -> str:
         """Key of the encoder, or of the stream's decoder."""
@@ -121,9 +116,6 @@ class Writing:
         Args:
             axes: of a patch that the layout has, such as frames, height, width.
             square: whether samples must be as high as they are wide.
-
-        Raises:
-            InteropError: patches have other axes or are not square, samples are not square, or no clips.
         """
         where, modality = f"streams.{self.stream}.modality", self.modality
         patch, (height, width) = modality.spec.patch_size, modality.sample_shape[-2:]
@@ -141,11 +133,7 @@ class Writing:
     # --- settings that the layout cannot say
 
     def require_one_stream(self) -> None:
-        """Checks that there are not several streams.
-
-        Raises:
-            InteropError: there are.
-        """
+        """Checks that there are not several streams."""
         if len(self.modalities) > 1:
             raise self.error(f"streams: {', '.join(self.modalities)}; the layout is that of a model of one stream")
 
@@ -155,9 +143,6 @@ class Writing:
         Args:
             where: they stand, such as `model.encoder`.
             allowed: {setting: the values that it may have}; of a component, names.
-
-        Raises:
-            InteropError: one has another value.
         """
         for name, values in allowed.items():
             found = getattr(settings, name)
@@ -173,9 +158,6 @@ class Writing:
             name: of the component, such as `vit`.
             free: settings that may have any value, besides `FREE`.
             allowed: {setting: the values that it may have}; every other has its default.
-
-        Raises:
-            InteropError: it is another component, or a setting has another value.
         """
         settings = self.part(part)
         if settings.name != name:
@@ -189,11 +171,7 @@ class Writing:
     def require_statistics(
         self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
     ) -> None:
-        """Checks how colours are normalised, which no key tells.
-
-        Raises:
-            InteropError: otherwise than the system does it.
-        """
+        """Checks how colours are normalised, which no key tells."""
         spec = self.modality.spec
         if spec.channels == 3 and (spec.mean, spec.std) != (mean, std):
             raise self.error(
@@ -217,13 +195,10 @@ class Writing:
 
         Args:
             zeros: rows of zeros before it, for tokens of the layout that have no position.
-
-        Raises:
-            InteropError: the positions add to attention instead.
         """
         settings, modality = self.part(part), self.modality
-        grids = {_grid(other): None for other in self.modalities.values() if other.embedding == modality.embedding}
-        embedding = Embedding(modality.spec, tuple(grids), modality.build_embedding)
+        grids = [grid for name, grid in self._grids.items() if self.modalities[name].embedding == modality.embedding]
+        embedding = Embedding(modality.spec, tuple(dict.fromkeys(grids)), modality.build_embedding)
         positions = settings.build_positions(embedding, settings.width, num_prefix)
         if positions.bias(self.grid, None) is not None:
             raise self.error(
@@ -249,9 +224,6 @@ class Writing:
         Args:
             name: of positions that compute it.
             computed: table (tokens, width).
-
-        Raises:
-            InteropError: they are others.
         """
         table = self.position_table(part, 0)
         if not torch.equal(table[0], computed.to(table.dtype)):
@@ -260,7 +232,3 @@ class Writing:
                 f"the grid {self.grid}; the layout computes that one"
             )
         return table
-
-
-def _grid(modality: Modality) -> Grid:
-    return modality.grid(modality.sample_shape)
