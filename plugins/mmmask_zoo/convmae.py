@@ -86,7 +86,7 @@ class ConvMAEFormat(LayoutFormat):
             )
         sides = [*encoder.stage_patches, patches.size[0] // math.prod(encoder.stage_patches)]
         write_all(_encoder_pairs(patches.key, sides, encoder.stage_depths, encoder.depth), writing)
-        LAYOUT.write_decoder(writing, 0, {})
+        LAYOUT.write_decoder(writing, {})
         for part in writing.parts:
             computed = sincos_2d_table(writing.grid, writing.part(part).width)
             writing.written[LAYOUT.tables[part]] = writing.require_table(part, "sincos_2d", computed)

@@ -14,6 +14,7 @@ from mmmask_zoo.conversion import Conversion
 from mmmask_zoo.layout import Block, Layout, LayoutFormat
 from mmmask_zoo.mae import PictureOptions, read_pictures, write_pictures
 from mmmask_zoo.options import NormalizedTokens, NormEpsilon
+from mmmask_zoo.videomae import LAYOUT as ORIGINAL_VIDEOMAE
 from mmmask_zoo.videomae import ClipOptions, read_clips
 from mmmask_zoo.writing import Writing
 
@@ -63,20 +64,15 @@ VITMAE_IN_MEMORY = replace(
 
 LAST_NORM_EPSILON = 1e-5
 """Epsilon of VideoMAE's fc_norm and of its decoder's last LayerNorm, whatever layer_norm_eps is."""
-VIDEOMAE = Layout(
+VIDEOMAE = replace(
+    ORIGINAL_VIDEOMAE,
     system="a transformers VideoMAE",
     patch="videomae.embeddings.patch_embeddings.projection",
     blocks="videomae.encoder.layer",
     block=replace(BLOCK, query_value=("attention.attention.q_bias", "attention.attention.v_bias")),
     norm="videomae.layernorm",
-    embed="encoder_to_decoder",
     decoder_blocks="decoder.decoder_layers",
-    decoder_norm="decoder.norm",
-    head="decoder.head",
     classifier="classifier",
-    encoder={},
-    decoder={"embed_bias": False, "positions_at": "decoder"},
-    pool="first",
     last_norm_epsilon=LAST_NORM_EPSILON,
 )
 """Names in files, whichever release wrote them, and in memory before release 5; all releases load them."""

@@ -276,16 +276,16 @@ class Layout:
             writing.require("encoder", settings, final_norm=(not pooled,))
             write_all(self.classifier_pairs(pooled), writing)
         elif decoder is not None:
-            self.write_decoder(writing, settings.prefix_tokens, decoder)
+            self.write_decoder(writing, decoder)
 
-    def write_decoder(self, writing: Writing, num_prefix: int, allowed: Mapping[str, Any]) -> None:
+    def write_decoder(self, writing: Writing, allowed: Mapping[str, Any]) -> None:
         """Writes the decoder but for its positions, and the head.
 
         Args:
-            num_prefix: prefix tokens of the encoder.
             allowed: what its settings may be, as `Writing.require_part`, besides the layout's.
         """
-        any_prefix = {} if num_prefix else {"prefix": ("keep", "drop")}
+        has_prefix = getattr(writing.part("encoder"), "prefix_tokens", 0) > 0
+        any_prefix = {} if has_prefix else {"prefix": ("keep", "drop")}
         settings = _only(self.decoder) | dict(allowed) | any_prefix
         if "final_norm_epsilon" not in settings.get("free", ()):
             settings["final_norm_epsilon"] = (None, getattr(writing.part("decoder"), "norm_epsilon", None))

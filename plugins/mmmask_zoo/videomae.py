@@ -52,7 +52,7 @@ class ClipOptions(Format.Config):
 
 
 class VideoMAELayoutFormat(LayoutFormat):
-    """Files of one of the versions."""
+    """VideoMAE's files, of either version."""
 
     version: ClassVar[int]
 
