@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces import SourceFile, TokenSpec
+from mmmask.randomness import Noise
 
 CLOSE = 1e-4
 """Tolerance, relative to the largest number, where the same is computed in another order."""
@@ -137,6 +138,8 @@ def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN
     match value:
         case Tensor():
             return change(value)
+        case Noise():
+            return Noise(change(value.keys))
         case Mapping():
             return {key: changed(part, change) for key, part in value.items()}
         case tuple() | list():

@@ -12,7 +12,7 @@ from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import validate_strictly
 from mmmask.testing import expect
-from mmmask.testing.check import Case, NotApplicable, promise
+from mmmask.testing.check import Case, NotApplicable
 from mmmask_registry import MmmaskError
 
 
@@ -28,7 +28,7 @@ class FormatCase(Case):
             raise NotApplicable("give state=, an example of a state dict in this format")
         return {key: tensor.clone() for key, tensor in self.options["state"].items()}
 
-    def model(self, foreign: ForeignWeights) -> Any:  # noqa: ANN401 - a model or a classifier
+    def _model(self, foreign: ForeignWeights) -> Any:  # noqa: ANN401 - a model or a classifier
         """The model that the weights are for, its dtype theirs."""
         from mmmask.model.build import build_classifier, build_model  # the whole model, which no other check needs
         from mmmask.model.classifier import ClassifierSettings
@@ -39,32 +39,28 @@ class FormatCase(Case):
             model = build_model(experiment_from_data(foreign.settings, str(self)))
         return model.to(next(tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point()))
 
-    @promise
     def recognizes_nothing_in_nothing(self) -> None:
         """It recognises nothing in nothing, and nothing in what is of no format."""
         plain = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).state_dict()
         for state in ({}, {"weight": torch.zeros(3)}, plain):
             expect.equal(self.subject.recognizes(state), False, f"the keys {list(state)} recognised")
 
-    @promise
     def recognizes_its_example(self) -> None:
         """It recognises its example."""
         expect.equal(self.subject.recognizes(self.state), True, "the example recognised")
 
-    @promise
     def is_not_taken_for_another(self) -> None:
         """No other registered format recognises its example."""
-        state, names = self.state, [entry.name for entry in components().registry("format")]
-        others = {name: components().get("format", name) for name in names}
+        state, registry = self.state, components().registry("format")
+        others = {entry.name: components().get("format", entry.name) for entry in registry}
         also = [name for name, other in others.items() if other is not self.subject and other.recognizes(state)]
         expect.none(also, "a layout that no other format claims")
 
-    @promise
     def accounts_for_every_key(self) -> None:
         """Every key of a file becomes weights or is named as unused, and every key of the model is accounted for."""
         state = self.state
-        foreign = self.build().read(state)
-        model, unused = self.model(foreign).state_dict(), set(foreign.unused)
+        foreign = self.component.read(state)
+        model, unused = self._model(foreign).state_dict(), set(foreign.unused)
         used = {key for keys in foreign.origin.values() for key in keys}
         expect.none(state.keys() - used - unused, "each of the file's keys in origin or unused")
         expect.none((used | unused | set(foreign.converted)) - state.keys(), "keys that the file has")
@@ -79,32 +75,30 @@ class FormatCase(Case):
         reasons = [*foreign.converted.values(), *foreign.unused.values(), *foreign.keeps.values()]
         expect.that(all(reasons), "a reason for whatever is converted, unused or kept", "an empty one")
 
-    @promise
     def reads_the_same_every_time(self) -> None:
         """Reading changes nothing of the file's weights, and gives the same every time."""
         state, before = self.state, self.state
-        first = self.build().read(state)
+        first = self._make().read(state)
         expect.same(state, before, "the file's weights, after they were read")
-        again = self.build().read(before)
+        again = self._make().read(before)
         expect.equal(again.settings, first.settings, "the settings, read again")
         expect.same(again.state, first.state, "the weights, read again")
-        expect.no_global_randomness(lambda: self.build().read(self.state).state, "reading")
+        expect.no_global_randomness(lambda: self._make().read(self.state).state, "reading")
 
-    @promise
     def reads_what_it_writes(self) -> None:
         """What it writes it recognises, and reads back the same."""
         from mmmask.model.build import settings_of
 
-        foreign = self.build().read(self.state)
-        model = self.model(foreign)
+        foreign = self.component.read(self.state)
+        model = self._model(foreign)
         model.load_state_dict({**model.state_dict(), **foreign.state})
         weights = model.state_dict()
         try:
-            written = self.build().write(settings_of(model), weights)
+            written = self._make().write(settings_of(model), weights)
         except MmmaskError as error:
             raise NotApplicable(str(error)) from error
         expect.equal(self.subject.recognizes(written.state), True, "what it wrote recognised")
-        again = self.build().read(written.state)
+        again = self._make().read(written.state)
         kept = {*again.state, *written.left_out, *again.keeps}
         expect.none(weights.keys() - kept, "every weight written, or named in left_out")
         expect.none(again.state.keys() - weights.keys(), "keys that the model has")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import torch
@@ -13,8 +15,7 @@ from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import derive_seed, sample_noise
 from mmmask.testing import expect
-from mmmask.testing.check import promise
-from mmmask.testing.computing import BATCH, CPU, BatchCase, PickledCase, expect_gradients, go_back
+from mmmask.testing.computing import BATCH, CPU, BatchCase, PickledCase, expect_gradients
 from mmmask.testing.synthetic import synthetic
 from mmmask_registry import MmmaskError
 
@@ -24,72 +25,66 @@ GRIDS: tuple[Grid, ...] = (
 ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
 RATIOS = (0.0, 0.3, 0.9)
 ALL = slice(0, BATCH)
-Situation = tuple[Grid, bool, float | None]
-"""A grid, whether its tokens are ids, and a ratio in place of the one that is set."""
 
 
 class MaskerCase(BatchCase, PickledCase):
     """A masker on one grid; if it has a setting `mask_ratio`, several ratios are tried besides the one that is set."""
 
     kind, interface = "masker", Masker
-    situation: Situation
+    grid: Grid
+    ids: bool = False
+    changes: dict[str, float] = {}
+    """Settings that are other than those that are set."""
 
-    def situations(self) -> dict[str, Situation]:
-        """Grids of one to four axes, and of ids."""
-        found: dict[str, Situation] = {f"grid {grid}": (grid, False, None) for grid in GRIDS}
-        if "mask_ratio" in self.subject.Config.model_fields:
-            for ratio in RATIOS:
-                found |= {f"grid {grid} with mask_ratio {ratio}": (grid, False, ratio) for grid in GRIDS[::3]}
-        return found | {f"grid {grid} of ids": (grid, True, None) for grid in ID_GRIDS}
+    def _situations(self) -> list[dict[str, Any]]:
+        ratios = RATIOS if "mask_ratio" in self.subject.Config.model_fields else ()
+        return [
+            *({"grid": grid} for grid in GRIDS),
+            *({"grid": grid, "changes": {"mask_ratio": ratio}} for ratio in ratios for grid in GRIDS[::3]),
+            *({"grid": grid, "ids": True} for grid in ID_GRIDS),
+        ]
 
-    def build(self) -> Masker:
-        """The masker at the situation's ratio."""
-        ratio = self.situation[2]
-        return self.subject(self.config if ratio is None else self.configured(mask_ratio=ratio))
+    def _make(self) -> Masker:
+        return self.subject(self._configured(**self.changes))
 
-    def try_out(self) -> None:
-        """Counts and scores."""
+    def _try_out(self) -> None:
         try:
-            masker, grid = self.component, self.situation[0]
+            masker = self.component
         except ValidationError as error:  # the ratio has limits of its own
             raise MmmaskError(str(error)) from error
-        if masker.num_masked(grid, 0) == math.prod(grid):
+        if masker.num_masked(self.grid, 0) == math.prod(self.grid):
             raise MmmaskError("it would mask every token")  # as the core says it
-        masker.scores(self.given())
+        masker.scores(self._given())
 
-    def given(self, seed: int = 0, rows: slice = ALL) -> MaskContext:
+    def _given(self, seed: int = 0, rows: slice = ALL) -> MaskContext:
         """Some rows of a batch, with the same noise however many they are."""
-        grid, ids, _ = self.situation
-        scene = synthetic(grid, (1,) * len(grid), vocab_size=50 if ids else None, channels=3)
+        scene = synthetic(self.grid, (1,) * len(self.grid), vocab_size=50 if self.ids else None, channels=3)
         tokens = expect.changed(scene.tokens(BATCH, seed), lambda part: part[rows].clone())
         noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
-        return MaskContext(grid, rows.stop - rows.start, CPU, noise, 0, tokens)
+        return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens)
 
-    def part(self, given: MaskContext, rows: slice) -> MaskContext:
-        """The same rows, drawn alone."""
-        return self.given(rows=rows)
+    def _part(self, given: MaskContext, rows: slice) -> MaskContext:
+        return self._given(rows=rows)
 
-    def results(self, given: MaskContext) -> list[Tensor]:
+    def _results(self, given: MaskContext) -> list[Tensor]:
         """Masked tokens, bool (batch, tokens)."""
         return [draw_mask(self.component, None, given).masked]
 
-    @promise
     def masks_an_exact_number(self) -> None:
         """Exactly as many tokens are masked as `num_masked` says, in every row, whatever the grid, ratio and batch."""
-        masker, grid, tokens = self.component, self.situation[0], math.prod(self.situation[0])
+        masker, grid, tokens = self.component, self.grid, math.prod(self.grid)
         for step in (1000, 0):
             count = masker.num_masked(grid, step)
             fits = type(count) is int and 0 <= count < tokens
             expect.that(fits, f"num_masked, an int in 0 .. {tokens - 1}", repr(count))
             expect.equal(masker.num_masked(grid, step), count, "num_masked, asked again")
         for rows in (1, BATCH):
-            scores = masker.scores(self.given(rows=slice(0, rows)))
+            scores = masker.scores(self._given(rows=slice(0, rows)))
             expect.shape(scores, (rows, tokens), "scores")
             expect.that(not scores.isnan().any(), "scores that can be ranked", "NaN among them")
-            (masked,) = self.results(self.given(rows=slice(0, rows)))
+            (masked,) = self._results(self._given(rows=slice(0, rows)))
             expect.equal(masked.sum(dim=1).tolist(), [count] * rows, "masked in each row")
 
-    @promise
     def does_not_hash_texts(self) -> None:
         """Masks do not depend on `hash` of a text, which every process has its own way of."""
         masks, plain = [], hash
@@ -99,19 +94,15 @@ class MaskerCase(BatchCase, PickledCase):
                 return derive_seed(value, salt) if isinstance(value, str) else plain(value)
 
             with mock.patch("builtins.hash", salted):
-                masks += self.at(self.situation).results(self.given())
+                masks += replace(self)._results(self._given())
         expect.same(masks[1:], masks[:1] * 3, "the mask where texts hash otherwise")
 
-    @promise
     def is_a_module_where_it_learns(self) -> None:
         """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
         if not issubclass(self.subject, nn.Module):
             expect.not_held(Tensor | nn.Module, self.component)
             return
-        context, trained = self.given(), dict(self.component.named_parameters())
+        context = self._given()
         mask = draw_mask(self.component, None, context)
-        learned = [self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))]
-        with_graph = [part for part in learned if part is not None and part.requires_grad]
-        if with_graph:
-            go_back(with_graph)
-        expect_gradients({name: part for name, part in trained.items() if part.requires_grad})
+        learned = self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))
+        expect_gradients([part for part in learned if part is not None], self.component)

@@ -7,6 +7,7 @@ import math
 import pickle
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from mmmask.interfaces import PLAIN, BadSample, Modality, Preparation, SourceFile, View
 from mmmask.randomness import seeded_generator
 from mmmask.testing import expect
-from mmmask.testing.check import NotApplicable, promise
+from mmmask.testing.check import NotApplicable
 from mmmask.testing.computing import PureCase
 from mmmask.testing.synthetic import Scene
 
@@ -51,19 +52,19 @@ class ModalityCase(PureCase):
         """Its worker side."""
         return self.component.preparation
 
-    def try_out(self) -> None:
+    def _try_out(self) -> None:
         """Whatever is loaded, a modality is examined."""
 
-    def given(self, seed: int = 0) -> Any:  # noqa: ANN401 - whatever a source may give
+    def _given(self, seed: int = 0) -> Any:  # noqa: ANN401 - whatever a source may give
         """Something that a source loads, and seeds of its samples."""
-        return copy.deepcopy(self.loadable()), (None, seed, seed + 1)
+        return copy.deepcopy(self._loadable()), (None, seed, seed + 1)
 
-    def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
+    def _results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
         """Prepared samples, one of them without a generator."""
         loaded, seeds = given
         return [prepared(self.preparation, loaded, seed) for seed in seeds]
 
-    def batches(self, count: int = 2) -> Iterator[Tensor]:
+    def _batches(self, count: int = 2) -> Iterator[Tensor]:
         """Samples of every dtype that it may be given: ids, or stored integers and floating point."""
         batch = self.scene.samples(count)
         yield batch
@@ -72,7 +73,7 @@ class ModalityCase(PureCase):
                 yield batch.round().to(torch.int16)
             yield from (batch.to(dtype) / self.component.spec.scale for dtype in (torch.float32, torch.float64))
 
-    def loadable(self) -> Any:  # noqa: ANN401 - whatever a source may give
+    def _loadable(self) -> Any:  # noqa: ANN401 - whatever a source may give
         """Something that the preparation makes a sample of."""
         if self.options.get("loaded") is not None:
             return self.options["loaded"]
@@ -94,11 +95,10 @@ class ModalityCase(PureCase):
                 yield from (whole, whole.movedim(0, -1).contiguous().numpy(), whole[0], whole[0].numpy())
         yield TEXT * math.prod(extent)
 
-    @promise
     def has_sizes_that_agree(self) -> None:
         """Its grid, token spec, sample shape and tokens agree with one another."""
         modality, spec, shape = self.component, self.component.spec, self.component.sample_shape
-        for batch in self.batches():
+        for batch in self._batches():
             tokens = modality.tokenize(batch)
             expect.shape(tokens.content, (2, math.prod(tokens.grid), spec.content_dim), "content of two samples")
             grids = [modality.grid(shape), modality.grid(batch.shape)]
@@ -112,10 +112,9 @@ class ModalityCase(PureCase):
         expect.equal(hash(modality.spec), hash(spec), "hash of the spec, a key of dictionaries")
         expect.that(modality.embedding, "a key of its embedding", "an empty one")
 
-    @promise
     def detokenizes_what_it_tokenizes(self) -> None:
         """`tokenize` and `detokenize` invert each other, whatever the dtype, which they keep."""
-        for batch in self.batches():
+        for batch in self._batches():
             tokens = self.component.tokenize(batch)
             back = self.component.detokenize(tokens.content, tokens.grid)
             expect.equal([tokens.content.dtype, back.dtype], [batch.dtype] * 2, "dtypes of tokens and samples")
@@ -123,10 +122,9 @@ class ModalityCase(PureCase):
             if tokens.content.numel() == batch.numel():
                 expect.same(back, batch, "samples of their tokens")
 
-    @promise
     def only_rearranges(self) -> None:
         """`tokenize` only rearranges: every number of a sample is in its tokens, equally often."""
-        for batch in self.batches():
+        for batch in self._batches():
             content = self.component.tokenize(batch).content
             times, rest = divmod(content.numel(), batch.numel())
             if rest or not times:
@@ -134,14 +132,12 @@ class ModalityCase(PureCase):
             wanted = batch.flatten(1).repeat(1, times).sort().values
             expect.same(content.flatten(1).sort().values, wanted, f"{batch.dtype}: the numbers of a sample, sorted")
 
-    @promise
     def tokenizes_every_sample_by_itself(self) -> None:
         """A sample's tokens do not depend on the rest of the batch, and a batch of one is a batch."""
-        for batch in self.batches(3):
+        for batch in self._batches(3):
             alone = torch.cat([self.component.tokenize(batch[row : row + 1]).content for row in range(3)])
             expect.same(alone, self.component.tokenize(batch).content, f"{batch.dtype}: tokens of samples one by one")
 
-    @promise
     def refuses_samples_of_another_size(self) -> None:
         """A batch whose shape does not fit is refused with a ValueError."""
         sample = self.scene.samples(1)
@@ -153,7 +149,6 @@ class ModalityCase(PureCase):
             expected = f"ValueError for {tuple(batch.shape)}, where samples are {tuple(sample.shape[1:])}"
             expect.raises(ValueError, lambda batch=batch: self.component.tokenize(batch), expected)
 
-    @promise
     def embeds_every_token_by_itself(self) -> None:
         """Its embedding gives every token a vector, of that token alone."""
         tokens = self.component.tokenize(self.scene.samples(2))
@@ -166,13 +161,11 @@ class ModalityCase(PureCase):
             expect.finite(whole, (2, count, width), "embedded tokens")
             expect.same(some, whole[:, ::2], "every other token, embedded without the rest", expect.CLOSE)
 
-    @promise
     def holds_no_weights(self) -> None:
         """It holds no weights, and its worker side no tensors: nothing of them would be moved, trained or saved."""
         self.component.tokenize(self.scene.samples(2))
         expect.not_held(Tensor | nn.Module, self.component, self.component.preparation)
 
-    @promise
     def guesses_from_visible_tokens(self) -> None:
         """The simplest guess is made of visible tokens alone, in the unit of the source."""
         scene = self.scene
@@ -185,7 +178,6 @@ class ModalityCase(PureCase):
             again = self.component.baseline(scene.with_other_masked_content(tokens, mask), mask)
             expect.same(again, guess, "guesses where masked tokens are others")
 
-    @promise
     def draws_pictures(self) -> None:
         """Pictures are uint8 (height, width, 3), of ids also where one stands for a masked token."""
         spec, sample = self.component.spec, self.scene.samples(1)[0]
@@ -198,13 +190,11 @@ class ModalityCase(PureCase):
             expect.equal(type(picture), np.ndarray, "type of a picture")
             expect.equal((str(picture.dtype), *picture.shape[2:]), ("uint8", 3), "dtype and colours of a picture")
 
-    @promise
     def names_endings_in_lower_case(self) -> None:
         """Its worker side names file endings in lower case, with their dot."""
         endings = self.preparation.extensions
         expect.equal(endings, tuple(f".{ending.lower().lstrip('.')}" for ending in endings), "a tuple of endings")
 
-    @promise
     def pickles_its_worker_side(self) -> None:
         """A copy of its worker side out of a pickle prepares the same samples."""
         preparation, samples = self.preparation, list(self.scene.samples(2))
@@ -212,15 +202,14 @@ class ModalityCase(PureCase):
         expect.equal(again.extensions, preparation.extensions, "extensions of the copy")
         expect.same(again.collate(samples), preparation.collate(samples), "a batch that the copy collates")
         try:
-            loaded = self.loadable()
+            loaded = self._loadable()
         except NotApplicable:
             return
         expect.same(prepared(again, loaded), prepared(preparation, loaded), "a sample that the copy prepares")
 
-    @promise
     def prepares_samples_that_fit(self) -> None:
         """Prepared samples have the sample shape, and a batch of them becomes tokens with finite values."""
-        samples = self.results(self.given())
+        samples = self._results(self._given())
         for sample in samples:
             expect.shape(sample, self.component.sample_shape, "a prepared sample")
             expect.equal(sample.dtype, samples[0].dtype, "dtype of every sample")
@@ -228,10 +217,9 @@ class ModalityCase(PureCase):
         expect.shape(batch, (3, *self.component.sample_shape), "a batch of three")
         self._expect_values(batch)
 
-    @promise
     def has_values_in_any_dtype(self) -> None:
         """Tokens of every dtype have finite normalised values, and raw ones within the spec's `range`."""
-        for batch in self.batches():
+        for batch in self._batches():
             self._expect_values(batch)
         tokens, spec = self.component.tokenize(self.scene.samples(2)), self.component.spec
         raw = tokens.raw()
@@ -248,14 +236,12 @@ class ModalityCase(PureCase):
         expect.that(values.is_floating_point(), f"{what}, floating point", values.dtype)
         expect.finite(values.nan_to_num() if spec.gaps else values, values.shape, what)
 
-    @promise
     def prepares_in_several_threads(self) -> None:
         """One object of its worker side serves several threads at once."""
-        preparation, alone, loaded = self.preparation, self.at(self.situation).preparation, self.loadable()
+        preparation, alone, loaded = self.preparation, replace(self).preparation, self._loadable()
         wanted = {seed: expect.fingerprint(prepared(alone, loaded, seed)) for seed in range(expect.THREADS)}
         expect.same_in_threads(lambda seed: expect.fingerprint(prepared(preparation, loaded, seed)), wanted, "samples")
 
-    @promise
     def calls_broken_files_bad_samples(self) -> None:
         """A file that it cannot read is a BadSample, whatever is in the file."""
         if not self.preparation.extensions:

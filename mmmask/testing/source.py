@@ -6,12 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 from torch import nn
 
 from mmmask.interfaces import BadSample, Source
 from mmmask.testing import expect
-from mmmask.testing.check import Case, NotApplicable, promise
+from mmmask.testing.check import Case, NotApplicable
 
 LOOKED_AT = 6
 """Samples at the start and at the end that are loaded."""
@@ -38,25 +39,21 @@ class SourceCase(Case):
 
     kind, interface, extras = "source", Source, ("extensions",)
 
-    def build(self) -> Source:
-        """A new source."""
-        return self.subject(self.config, extensions=tuple(self.options.get("extensions", ())))
+    def _context(self) -> dict[str, Any]:
+        return {"extensions": tuple(self.options.get("extensions", ()))}
 
-    @promise
     def has_samples(self) -> None:
         """It has samples, and knows how many."""
         expect.that(len(self.component) > 0, "one sample or more", len(self.component))
         loaded = [content for _, _, content in look(self.component).values()]
         expect.that(any(what != "bad" for what, _ in loaded), "a sample that can be loaded", repr(loaded[0][1]))
 
-    @promise
     def numbers_its_samples_for_good(self) -> None:
         """A number stands for the same sample every time, in whatever order they are asked for."""
         wanted = look(self.component)
         self._expect_the_same("the same object, asked backwards", self.component, wanted)
-        self._expect_the_same("another object, asked backwards", self.build(), wanted)
+        self._expect_the_same("another object, asked backwards", self._make(), wanted)
 
-    @promise
     def names_its_samples(self) -> None:
         """No name stands for two samples; labels are texts, and `classes` has them all, sorted."""
         looked, classes = look(self.component), self.component.classes
@@ -70,25 +67,21 @@ class SourceCase(Case):
         given = [pair for index in looked for pair in self.component.labels(index).items()]
         expect.none((pair for pair in given if pair[1] not in classes.get(pair[0], ())), "labels that are in `classes`")
 
-    @promise
     def can_be_pickled(self) -> None:
         """A copy out of a pickle has the same samples."""
         wanted = look(self.component)
-        for when, source in (("made as it was built", self.build()), ("made after it was used", self.component)):
+        for when, source in (("made as it was built", self._make()), ("made after it was used", self.component)):
             self._expect_the_same(f"a copy {when}", pickle.loads(pickle.dumps(source)), wanted)
 
-    @promise
     def serves_several_threads(self) -> None:
         """One object serves several threads at once."""
-        wanted = {index: content for index, (_, _, content) in look(self.build()).items()}
+        wanted = {index: content for index, (_, _, content) in look(self._make()).items()}
         expect.same_in_threads(lambda index: _loaded(self.component, index), wanted, "samples")
 
-    @promise
     def leaves_global_random_state_alone(self) -> None:
         """Its samples neither depend on global random state nor change it."""
-        expect.no_global_randomness(lambda: look(self.build()), "what a source loads")
+        expect.no_global_randomness(lambda: look(self._make()), "what a source loads")
 
-    @promise
     def is_the_same_in_another_process(self) -> None:
         """Another process, in which strings hash otherwise, finds the same samples."""
         module = sys.modules.get(self.subject.__module__)
@@ -104,7 +97,6 @@ class SourceCase(Case):
         expect.that(done.returncode == 0, "no error in another process", last)
         expect.that(done.stdout.decode() == repr(look(self.component)), "the same samples in another process", "others")
 
-    @promise
     def holds_no_weights(self) -> None:
         """It holds no weights: nothing of it would be moved, trained or saved."""
         look(self.component)
