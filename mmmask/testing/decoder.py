@@ -43,7 +43,8 @@ class BehindEncoder(Case):
 
     def _situations(self) -> list[dict[str, Any]]:
         blocks = [self.options["encoder"]] if self.options.get("encoder") is not None else ENCODERS
-        return [{"scene": scene, "block": block} for scene in scenes(self.options.get("modality"))[::2] for block in blocks]
+        found = scenes(self.options.get("modality"))[::2]
+        return [{"scene": scene, "block": block} for scene in found for block in blocks]
 
     @cached_property
     def encoder(self) -> Encoder:
