@@ -18,50 +18,96 @@ from mmmask_registry import MmmaskError, UnknownName
 TEMPLATES = Path(__file__).parent / "templates"
 SUFFIX = ".template"  # so that no tool takes a template for a program
 LONGEST = 32  # of names: lines of the templates still fit
-# kind -> what its template registers beyond the component itself
-ALSO = {"modality": [("source", "{}_waves")]}
-# kind -> settings for its tests: small where the defaults would take their time, and what a check needs besides
-_SMALL = ", width=32, depth=2, num_heads=2"
-_MODEL = ", model=mmmask.build_model(mmmask.load_experiment(EXPERIMENT))"
-QUICK = {"encoder": _SMALL, "decoder": _SMALL, "evaluator": _MODEL}
-# kind -> one line about the template's component; the modality's says it itself
-SUMMARY = {
-    "augmentation": "brighter or darker by a factor that is drawn once per sample",
-    "callback": "remembers the lowest smoothed loss",
-    "decoder": "predicted tokens look at the latents, and not at each other",
-    "encoder": "pre-norm transformer layers over the visible tokens",
-    "evaluator": "effective number of dimensions of the features",
-    "loss": "Charbonnier error: squared where small, absolute where large",
-    "masker": "masks everything around a place drawn at random",
-    "objective": "tells samples whose tokens stand in reverse order",
-    "optimizer": "stochastic gradient descent with Nesterov's momentum",
-    "positions": "sines of a token's place at several scales, mixed by a learned layer",
-    "source": "soft spots of colour, from a formula",
+# kind -> [(kind, name, class, line about it)] that its template registers beyond the component itself
+ALSO = {
+    "modality": [("source", "{}_waves", "WavesSource", "waves that travel along a row of sensors, from a formula")],
 }
-# what the common experiment says, and kind -> where that names the kind's own component
-_MASKER, _PIXELS = "{name: random, mask_ratio: 0.6}", "{name: pixels, normalize: none, unnormalize: false}"
-_LEARNED = "    masker: {}\n    loss: {}{}"
-_WHY_PLAIN = "   # plain values: figures in decibels mean something"
-BLOCKS = {
+REGISTRATION = """\
+    register(
+        "{}",
+        "{}",
+        "{}",
+        "{}",
+    )"""
+# words of the common templates, each of which may name those before it
+COMMON = {
+    "quick": "",  # settings for its tests: small where the defaults would take their time, and what a check needs
+    "description": "Small rendered pictures. To take your own: streams.images.source.path=/my/pictures",
     "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4}",
     "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4}",
+    "model": "encoder: $encoder\n  decoder: $decoder",
+    "stream": "images",
     "augment": "[{name: crop, scale: [0.6, 1.0]}, flip]",
-    "objective": _LEARNED.format(_MASKER, _PIXELS, _WHY_PLAIN),
+    "modality": "{name: image, size: 48, patch_size: [8, 8], augment: $augment}",
+    "source": "{name: folder, path: sample-data/images/train}",
+    "held_out": "{name: folder, path: sample-data/images/held_out}",
+    "masker": "{name: random, mask_ratio: 0.6}",
+    "loss": "{name: pixels, normalize: none, unnormalize: false}   # plain values: figures in decibels mean something",
+    "objective": "masker: $masker\n    loss: $loss",
+    "steps": "300",
     "optimizer": "{learning_rate: 2e-3}",
-    "callbacks": "",
+    "data": "{workers: 1, sample_data: sample-data}                   # the pictures are written on the first run",
 }
-OWN_BLOCKS = {
-    "augmentation": {"augment": "[{name: crop, scale: [0.6, 1.0]}, flip, $name]"},
-    "callback": {"callbacks": "\ncallbacks: [$name]"},
-    "decoder": {"decoder": "{name: $name, width: 64, depth: 2, num_heads: 4}"},
-    "encoder": {"encoder": "{name: $name, width: 96, depth: 3, num_heads: 4}"},
-    "evaluator": {"objective": f"{BLOCKS['objective']}\n    evaluators: [reconstruction, $name]"},
-    "loss": {"objective": _LEARNED.format(_MASKER, "{name: $name}", "")},
-    "masker": {"objective": _LEARNED.format("{name: $name, mask_ratio: 0.6}", _PIXELS, _WHY_PLAIN)},
-    "optimizer": {"optimizer": "{name: $name, learning_rate: 0.1}"},
+# kind -> one line about the template's component, and what its experiment and its tests say otherwise
+OWN = {
+    "augmentation": {
+        "summary": "brighter or darker by a factor that is drawn once per sample",
+        "augment": "[{name: crop, scale: [0.6, 1.0]}, flip, $name]",
+    },
+    "callback": {"summary": "remembers the lowest smoothed loss", "data": COMMON["data"] + "\ncallbacks: [$name]"},
+    "decoder": {
+        "summary": "transformer layers that look at the latents",
+        "decoder": "{name: $name, width: 64, depth: 2, num_heads: 4}",
+        "quick": ", width=32, depth=2, num_heads=2",
+    },
+    "encoder": {
+        "summary": "pre-norm transformer layers over the visible tokens",
+        "encoder": "{name: $name, width: 96, depth: 3, num_heads: 4}",
+        "quick": ", width=32, depth=2, num_heads=2",
+    },
+    "evaluator": {
+        "summary": "effective number of dimensions of the features",
+        "objective": COMMON["objective"] + "\n    evaluators: [reconstruction, $name]",
+        "quick": ", model=mmmask.build_model(mmmask.load_experiment(EXPERIMENT))",
+    },
+    "loss": {"summary": "Charbonnier error: squared where small, absolute where large", "loss": "$name"},
+    "masker": {
+        "summary": "masks everything around a place drawn at random",
+        "masker": "{name: $name, mask_ratio: 0.6}",
+    },
+    "modality": {
+        "summary": "recordings of a row of sensors",
+        "description": "Held-out waves have another seed: none is trained on. For your own recordings (.npy, float32\n"
+        "  (sensors, steps) in [0, 1]): 'streams.$name.source={name: folder, path: /my/files}'",
+        "stream": "$name",
+        "modality": "{name: $name, sensors: 32, steps: 48, patch_size: [8, 8]}",
+        "source": "{name: ${name}_waves, count: 2048}",
+        "held_out": "{name: ${name}_waves, count: 64, seed: 1}",
+        "steps": "400",
+        "optimizer": "{learning_rate: 3e-3}",
+        "data": "{workers: 1}",
+    },
+    "objective": {
+        "summary": "tells samples whose tokens stand in reverse order",
+        "model": "encoder: $encoder",
+        "objective": "objective: $name",
+        "optimizer": "{learning_rate: 1e-3}",
+    },
+    "optimizer": {
+        "summary": "stochastic gradient descent with Nesterov's momentum",
+        "optimizer": "{name: $name, learning_rate: 0.1}",
+    },
     "positions": {
+        "summary": "sines of a token's place at several scales, mixed by a learned layer",
         "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4, positions: $name}",
         "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4, positions: $name}",
+    },
+    "source": {
+        "summary": "soft spots of colour, from a formula",
+        "description": "Small pictures made by number. Held-out ones have another seed: none is trained on.",
+        "source": "{name: $name, count: 1024}",
+        "held_out": "{name: $name, count: 64, seed: 1}",
+        "data": "{workers: 1}",
     },
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -70,7 +116,7 @@ _NOT_TEXT = ("true", "false", "null")  # to YAML
 
 def kinds() -> list[str]:
     """The kinds of component that there are templates of."""
-    return sorted(path.name for path in TEMPLATES.iterdir() if path.is_dir() and path.name != "common")
+    return sorted(OWN)
 
 
 def write_plugin(kind: str, name: str, folder: str | Path = ".", authors: Sequence[str] = ()) -> Path:
@@ -124,7 +170,7 @@ def check_name(kind: str, name: str) -> None:
     if keyword.iskeyword(name) or name in _NOT_TEXT:
         language = "YAML" if name in _NOT_TEXT else "Python"
         raise MmmaskError(f"the name {name!r} has a meaning of its own in {language}: choose another.")
-    for of, pattern in [(kind, "{}"), *ALSO.get(kind, [])]:
+    for of, pattern, *_ in [(kind, "{}"), *ALSO.get(kind, [])]:
         registry = components().registry(of)
         if (wanted := pattern.format(name)) in registry:
             raise MmmaskError(
@@ -141,18 +187,22 @@ def render(kind: str, name: str, authors: Sequence[str] = ()) -> dict[str, str]:
     Raises:
         MmmaskError: an author is no text that can stand in a pyproject.toml.
     """
+    title = "".join(word.capitalize() for word in name.split("_"))
+    components = [(kind, "{}", kind.capitalize(), OWN[kind]["summary"]), *ALSO.get(kind, [])]
     words = {
         "kind": kind,
         "name": name,
-        "Name": "".join(word.capitalize() for word in name.split("_")),
-        "quick": QUICK.get(kind, ""),
-        "Kind": kind.capitalize(),
-        "summary": SUMMARY.get(kind, ""),
+        "Name": title,
+        "components": ", ".join(f'("{of}", "{pattern.format(name)}")' for of, pattern, *_ in components),
+        "registrations": "\n".join(
+            REGISTRATION.format(of, pattern.format(name), f"mmmask_{name}.{of}:{title}{suffix}", summary)
+            for of, pattern, suffix, summary in components
+        ),
         "interface_version": str(INTERFACE_VERSION),
         "authors": _author_lines(authors),
     }
-    blocks = BLOCKS | OWN_BLOCKS.get(kind, {})
-    words |= {block: Template(text).substitute(name=name) for block, text in blocks.items()}
+    for word, text in (COMMON | OWN[kind]).items():
+        words[word] = Template(text).substitute(words)
     files = {}
     for folder in (TEMPLATES / "common", TEMPLATES / kind):
         for path in sorted(folder.rglob(f"*{SUFFIX}")):
