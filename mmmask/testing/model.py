@@ -48,8 +48,6 @@ ENCODERS = ({**SMALL, "prefix_tokens": 2}, {**SMALL, "masked_tokens": "replace"}
 STREAM = "stream"
 CLASSES = ("cat", "dog")
 DECODER = {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2}
-Given = tuple[Tokens, Batch, int]
-"""Samples as tokens, with their labels, and a step."""
 
 
 class EncoderCase(SequenceCase):
@@ -322,15 +320,15 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
         context = ObjectiveContext(modalities, self.scene.embeddings, self.encoder, decoder, classes)
         return self.subject({STREAM: self.config}, context)
 
-    def _given(self, seed: int = 0) -> Given:
+    def _given(self, seed: int = 0) -> tuple[Tokens, Batch, int]:
+        """Labelled samples, also as tokens, and a step."""
         samples = self.scene.samples(BATCH, seed)
         labels = torch.randint(len(CLASSES), (BATCH,), generator=seeded_generator("labels", seed))
         batch = Batch({STREAM: samples}, {"label": labels}, torch.arange(BATCH))
         return self.scene.modality.tokenize(samples), batch, seed
 
-    def _terms(self, given: Given) -> tuple[Any, Any]:
+    def _terms(self, tokens: Tokens, batch: Batch, step: int) -> tuple[Any, Any]:
         """The plan of a step and its loss."""
-        tokens, batch, step = given
 
         def noise(stream: str, purpose: str) -> Any:  # noqa: ANN401 - a noise function
             return sample_noise(derive_seed(stream, purpose, step), 0, BATCH, CPU)
@@ -339,12 +337,12 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
         latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values())), strict=True))
         return plan, self.component.losses(plan, latents)[STREAM]
 
-    def _outputs(self, given: Given) -> list[Tensor]:
-        return [self._terms(given)[1].sum]
+    def _outputs(self, given: tuple[Tokens, Batch, int]) -> list[Tensor]:
+        return [self._terms(*given)[1].sum]
 
     def sums_what_it_counts(self) -> None:
         """Every stream has a finite scalar loss, float32 or wider, and the count that its plan says."""
-        plan, term = self._terms(self._given())
+        plan, term = self._terms(*self._given())
         expect.finite(term.sum, (), "the summed loss")
         expect.that(term.sum.dtype in (torch.float32, torch.float64), "a loss in float32 or wider", term.sum.dtype)
         count = float(plan.counts[STREAM])
