@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -263,9 +264,12 @@ class BehindEncoder(Case):
     block: dict[str, Any]
 
     def _situations(self) -> list[dict[str, Any]]:
-        blocks = [self.options["encoder"]] if self.options.get("encoder") is not None else ENCODERS
         found = scenes(self.options.get("modality"))[::2]
-        return [{"scene": scene, "block": block} for scene in found for block in blocks]
+        return [{"scene": scene, "block": block} for scene in found for block in self._blocks()]
+
+    def _blocks(self) -> Sequence[dict[str, Any]]:
+        """Encoders to stand behind."""
+        return [SMALL]
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -278,6 +282,9 @@ class DecoderCase(BehindEncoder, SequenceCase):
     """A decoder behind small ViTs, or the `encoder` that is given."""
 
     kind, interface, extras = "decoder", Decoder, ("modality", "encoder")
+
+    def _blocks(self) -> Sequence[dict[str, Any]]:
+        return ENCODERS if self.options.get("encoder") is None else [self.options["encoder"]]
 
     def _context(self) -> dict[str, Any]:
         return {"embeddings": self.scene.embeddings, "latent_width": self.encoder.width}

@@ -67,7 +67,8 @@ class SyntheticModality(Modality):
         patch_size, channels, unit = self.config.patch_size, self.config.channels, UNITS[self.config.unit]
         if self.config.vocab_size is not None:
             return TokenSpec(patch_size, channels, self.config.vocab_size)
-        return TokenSpec(patch_size, channels, **unit | {name: (unit[name],) * channels for name in ("mean", "std")})
+        per_channel: dict[str, Any] = {name: (unit[name],) * channels for name in ("mean", "std")}
+        return TokenSpec(patch_size, channels, **unit | per_channel)
 
     @property
     def embedding(self) -> str:
