@@ -115,7 +115,7 @@ _NOT_TEXT = ("true", "false", "null")  # to YAML
 
 
 def kinds() -> list[str]:
-    """The kinds of component that there are templates of."""
+    """Kinds of component with a template."""
     return sorted(OWN)
 
 

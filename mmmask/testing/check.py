@@ -49,13 +49,7 @@ class Case:
 
     A promise raises where it is broken, and `NotApplicable` where it finds nothing to look at. It is examined in every
     situation that the component takes, each time with a component built anew. The promises here, which all kinds share,
-    are of the class and its settings: nothing is built.
-
-    Attributes:
-        subject: class of the component.
-        name: of the component in messages.
-        options: its settings, and `extras`.
-        situation: {name: value}, which are also attributes of the case.
+    are of the class and its settings: nothing is built. The values of a situation are also attributes of the case.
     """
 
     kind: ClassVar[str]
@@ -70,6 +64,7 @@ class Case:
     subject: type[Any]
     name: str
     options: Mapping[str, Any]
+    """Settings, and `extras`."""
     situation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

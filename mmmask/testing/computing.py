@@ -62,7 +62,7 @@ class PureCase(Case):
         self._results(self._given())
 
     def is_a_function_of_what_it_is_given(self) -> None:
-        """What it gives is a function of its settings and of what it is given, whatever it was given before."""
+        """Its output is a function of its settings and its input, whatever it was given before."""
         first = self._results(self._given())
         self._results(self._given(1))
         for what, other in (("asked again", self), ("of another object", replace(self))):

@@ -218,7 +218,7 @@ class PositionsCase(ModuleCase):
         return [part for answers in parts for part in answers if part is not None]
 
     def fits_every_grid(self) -> None:
-        """What they add to tokens, prefix tokens and attention fits the grid, of whichever stream."""
+        """Additions to tokens, prefix tokens and attention fit the grid, of whichever stream."""
         at = self.component
         for grid, some in self._given():
             added, prefix, bias, part = at(grid), at.prefix(), at.bias(grid, None), at.bias(grid, some)

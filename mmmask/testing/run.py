@@ -211,7 +211,7 @@ class FormatCase(Case):
         expect.no_global_randomness(lambda: self._make().read(self.state).state, "reading")
 
     def reads_what_it_writes(self) -> None:
-        """What it writes it recognises, and reads back the same."""
+        """It recognises what it writes, and reads it back the same."""
         from mmmask.model.build import settings_of
 
         foreign = self.component.read(self.state)

@@ -114,7 +114,7 @@ class Scene:
 
     def __str__(self) -> str:
         spec, unit = self.modality.spec, getattr(self.modality.config, "unit", "numbers")
-        return f"grid {self.grid} of tokens {spec.patch_size} x {spec.channels} {'ids' if self.holds_ids else unit}"
+        return f"of grid {self.grid}, tokens {spec.patch_size} x {spec.channels} {'ids' if self.holds_ids else unit}"
 
     @property
     def holds_ids(self) -> bool:
