@@ -8,7 +8,9 @@ import keyword
 import re
 import secrets
 import shutil
+import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from string import Template
 
@@ -29,94 +31,19 @@ REGISTRATION = """\
         "{}",
         "{}",
     )"""
-# words of the common templates, each of which may name those before it
-COMMON = {
-    "quick": "",  # settings for its tests: small where the defaults would take their time, and what a check needs
-    "description": "Small rendered pictures. To take your own: streams.images.source.path=/my/pictures",
-    "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4}",
-    "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4}",
-    "model": "encoder: $encoder\n  decoder: $decoder",
-    "stream": "images",
-    "augment": "[{name: crop, scale: [0.6, 1.0]}, flip]",
-    "modality": "{name: image, size: 48, patch_size: [8, 8], augment: $augment}",
-    "source": "{name: folder, path: sample-data/images/train}",
-    "held_out": "{name: folder, path: sample-data/images/held_out}",
-    "masker": "{name: random, mask_ratio: 0.6}",
-    "loss": "{name: pixels, normalize: none, unnormalize: false}   # plain values: figures in decibels mean something",
-    "objective": "masker: $masker\n    loss: $loss",
-    "steps": "300",
-    "optimizer": "{learning_rate: 2e-3}",
-    "data": "{workers: 1, sample_data: sample-data}                   # the pictures are written on the first run",
-}
-# kind -> one line about the template's component, and what its experiment and its tests say otherwise
-OWN = {
-    "augmentation": {
-        "summary": "brighter or darker by a factor that is drawn once per sample",
-        "augment": "[{name: crop, scale: [0.6, 1.0]}, flip, $name]",
-    },
-    "callback": {"summary": "remembers the lowest smoothed loss", "data": COMMON["data"] + "\ncallbacks: [$name]"},
-    "decoder": {
-        "summary": "transformer layers that look at the latents",
-        "decoder": "{name: $name, width: 64, depth: 2, num_heads: 4}",
-        "quick": ", width=32, depth=2, num_heads=2",
-    },
-    "encoder": {
-        "summary": "pre-norm transformer layers over the visible tokens",
-        "encoder": "{name: $name, width: 96, depth: 3, num_heads: 4}",
-        "quick": ", width=32, depth=2, num_heads=2",
-    },
-    "evaluator": {
-        "summary": "effective number of dimensions of the features",
-        "objective": COMMON["objective"] + "\n    evaluators: [reconstruction, $name]",
-        "quick": ", model=mmmask.build_model(mmmask.load_experiment(EXPERIMENT))",
-    },
-    "loss": {"summary": "Charbonnier error: squared where small, absolute where large", "loss": "$name"},
-    "masker": {
-        "summary": "masks everything around a place drawn at random",
-        "masker": "{name: $name, mask_ratio: 0.6}",
-    },
-    "modality": {
-        "summary": "recordings of a row of sensors",
-        "description": "Held-out waves have another seed: none is trained on. For your own recordings (.npy, float32\n"
-        "  (sensors, steps) in [0, 1]): 'streams.$name.source={name: folder, path: /my/files}'",
-        "stream": "$name",
-        "modality": "{name: $name, sensors: 32, steps: 48, patch_size: [8, 8]}",
-        "source": "{name: ${name}_waves, count: 2048}",
-        "held_out": "{name: ${name}_waves, count: 64, seed: 1}",
-        "steps": "400",
-        "optimizer": "{learning_rate: 3e-3}",
-        "data": "{workers: 1}",
-    },
-    "objective": {
-        "summary": "tells samples whose tokens stand in reverse order",
-        "model": "encoder: $encoder",
-        "objective": "objective: $name",
-        "optimizer": "{learning_rate: 1e-3}",
-    },
-    "optimizer": {
-        "summary": "stochastic gradient descent with Nesterov's momentum",
-        "optimizer": "{name: $name, learning_rate: 0.1}",
-    },
-    "positions": {
-        "summary": "sines of a token's place at several scales, mixed by a learned layer",
-        "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4, positions: $name}",
-        "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4, positions: $name}",
-    },
-    "source": {
-        "summary": "soft spots of colour, from a formula",
-        "description": "Small pictures made by number. Held-out ones have another seed: none is trained on.",
-        "source": "{name: $name, count: 1024}",
-        "held_out": "{name: $name, count: 64, seed: 1}",
-        "data": "{workers: 1}",
-    },
-}
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _NOT_TEXT = ("true", "false", "null")  # to YAML
 
 
 def kinds() -> list[str]:
     """Kinds of component with a template."""
-    return sorted(OWN)
+    return sorted(_words().keys() - {"common"})
+
+
+@cache
+def _words() -> dict[str, dict[str, str]]:
+    """{kind: words of its templates}, and those that are common to all kinds."""
+    return tomllib.loads((TEMPLATES / "words.toml").read_text(encoding="utf-8"))
 
 
 def write_plugin(kind: str, name: str, folder: str | Path = ".", authors: Sequence[str] = ()) -> Path:
@@ -188,7 +115,8 @@ def render(kind: str, name: str, authors: Sequence[str] = ()) -> dict[str, str]:
         MmmaskError: an author is no text that can stand in a pyproject.toml.
     """
     title = "".join(word.capitalize() for word in name.split("_"))
-    components = [(kind, "{}", kind.capitalize(), OWN[kind]["summary"]), *ALSO.get(kind, [])]
+    own = _words()[kind]
+    components = [(kind, "{}", kind.capitalize(), own["summary"]), *ALSO.get(kind, [])]
     words = {
         "kind": kind,
         "name": name,
@@ -201,7 +129,7 @@ def render(kind: str, name: str, authors: Sequence[str] = ()) -> dict[str, str]:
         "interface_version": str(INTERFACE_VERSION),
         "authors": _author_lines(authors),
     }
-    for word, text in (COMMON | OWN[kind]).items():
+    for word, text in (_words()["common"] | own).items():
         words[word] = Template(text).substitute(words)
     files = {}
     for folder in (TEMPLATES / "common", TEMPLATES / kind):
