@@ -38,13 +38,13 @@ class WorkerProcessEnded(MmmaskError):
 
 
 class WorkerProcess:
-    """Loads the batches of all streams in a process of its own, `workers` threads a stream.
+    """Loads the batches of all streams in a process of its own, bit for bit as `SampleLoader.batch` does here.
 
-    What it loads is what `SampleLoader.batch` gives here, bit for bit. Each of its threads answers at the other end of
-    a pipe, so it ends when it is closed, and when this process ends in whatever way: the pipes break then.
+    Each of its threads answers at the other end of a pipe. So it ends when it is closed, and when this process ends in
+    whatever way: the pipes break then.
 
     Args:
-        loaders: {stream: loader}, sent there once.
+        loaders: {stream: loader}.
         workers: threads of each stream.
 
     Raises:
@@ -73,7 +73,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Number of the process."""
+        """Process id."""
         return self._process.pid
 
     def load(self, stream: str, draws: list[Draw]) -> LoadedBatch:
@@ -112,11 +112,11 @@ class WorkerProcess:
 
 
 def pays(workers: int, gpu: bool) -> bool:
-    """Whether a process is started unasked.
+    """Whether a process is started unasked: where it helps, and where it is safe.
 
-    Where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels, and enough
-    threads load to hold it up; and where it is safe: there is room for batches in shared memory, and the program is the
-    `mmmask` command or a notebook. A new process imports the program again, and not every script is written for that.
+    It helps where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels, and
+    enough threads load to hold it up. It is safe where shared memory has room for batches, and the program is the
+    `mmmask` command or a notebook: a new process imports the program again, for which not every script is written.
     """
     if not gpu or workers < WORKERS_THAT_HOLD_UP:
         return False

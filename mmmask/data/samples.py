@@ -15,12 +15,12 @@ from mmmask.randomness import seeded_generator
 
 ATTEMPTS = 20
 UNLABELLED = -1
-"""Number of the class of a sample that has none, in a source whose other samples do."""
+"""Class number of a sample without a label, in a source whose other samples have one."""
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A sample that could not be used: what the source calls it, and why."""
+    """Bad sample: what the source calls it, and what is wrong."""
 
     sample: str
     reason: str
@@ -28,7 +28,7 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """One micro-batch of a stream, as a worker made it.
+    """Micro-batch of a stream, as a worker made it.
 
     Attributes:
         batch: replicas of a sample side by side.
@@ -42,7 +42,7 @@ class LoadedBatch:
 
 
 class TooManyBad(SourceError):
-    """Sample after sample could not be decoded; carries their records, to be written down."""
+    """Many bad samples in a row; carries their records, to be written down."""
 
     def __init__(self, stream: str, records: tuple[BadRecord, ...]) -> None:
         self.stream, self.records = stream, records
@@ -61,10 +61,9 @@ class SampleLoader:
     Random draws within a sample come from (seed, stream, epoch, index), of a replica's crop from (..., replica).
 
     Args:
-        source, preparation: where samples come from, and how they are decoded and prepared.
         spec: of the modality's tokens; says whether NaN may stand for what is missing.
         replicate: prepared samples per decoded one.
-        seed, stream: of the random draws; a sample's only part is named like the stream.
+        stream: its name, which a sample's only part has too.
         classes: {label set: names}; the number of a class is its place among these. None takes the source's own.
     """
 

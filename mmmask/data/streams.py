@@ -7,6 +7,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -57,7 +58,7 @@ class MicroStep:
 
 
 class Streams:
-    """Feeds training. Workers start with the first step, so `load_state_dict` comes before it.
+    """Batches for training. Workers start with the first step, so `load_state_dict` comes before it.
 
     Args:
         experiment: its streams need a source each.
@@ -81,13 +82,14 @@ class Streams:
         self.process: WorkerProcess | None = None
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
-        self._stop: weakref.finalize[..., Streams] | None = None
+        self._workers = ExitStack()
+        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
+        weakref.finalize(self, self._workers.close)
 
     def micro_steps(self, step: int) -> Iterator[MicroStep]:
         """The micro-batches of a training step on this process, each while the next ones are being loaded.
 
-        The step counts as consumed when this has come to its end: one that is given up half way does not, and no other
-        can follow it.
+        The step counts as consumed at its end; one that is given up half way does not, and no other can follow it.
 
         Raises:
             MmmaskError: what went wrong in a worker, for the user.
@@ -132,26 +134,25 @@ class Streams:
         self.consumed |= state["consumed"]
 
     def epochs(self) -> dict[str, float]:
-        """Passes over each stream's source so far."""
+        """Passes over each stream's source."""
         return {name: self.distinct(name) / size for name, size in self.sizes.items()}
 
     def distinct(self, stream: str) -> int:
-        """Samples of a stream decoded so far, over all processes, each replicated sample counted once."""
+        """Decoded samples of a stream, over all processes; a replicated one counts once."""
         settings = self.experiment.streams[stream]
         return self.consumed[stream] * (settings.batch_size // settings.replicate)
 
     def close(self) -> None:
         """Stops all workers."""
-        if self._stop is not None:
-            self._stop()
-        self._within_step, self.process, self._stop = False, None, None
+        self._workers.close()
+        self._within_step, self.process = False, None
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
         if data.process or (data.process is None and pays(data.workers, gpu=self.pin)):
             self.process = WorkerProcess(self.loaders, data.workers)
-        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
-        self._stop = weakref.finalize(self, _stop, self._pipelines, self.process)
+            self._workers.callback(self.process.close)
+        self._workers.callback(self._pipelines.clear)
         for name, stream in self.experiment.streams.items():
             draws = micro_batches(
                 EndlessOrder(self.sizes[name], training.seed, name),
@@ -166,12 +167,7 @@ class Streams:
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
-        loaded: dict[str, LoadedBatch] = {}
-        for name in names:
-            part = next(self._pipelines[name])
-            if isinstance(part, MmmaskError):
-                raise part
-            loaded[name] = part
+        loaded = {name: self._next(name) for name in names}
         wait = time.perf_counter() - started
         chunk = micro * self.world_size + self.rank
         shard = {
@@ -179,15 +175,15 @@ class Streams:
         }
         return MicroStep(loaded, shard, wait)
 
+    def _next(self, stream: str) -> LoadedBatch:
+        loaded = next(self._pipelines[stream])
+        if isinstance(loaded, MmmaskError):
+            raise loaded
+        return loaded
+
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
-
-
-def _stop(pipelines: dict[str, Any], process: WorkerProcess | None) -> None:
-    pipelines.clear()
-    if process is not None:
-        process.close()
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:
@@ -219,11 +215,11 @@ def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
 def sample_loader(
     experiment: Experiment, stream: str, held_out: bool = False, classes: Mapping[str, Sequence[str]] | None = None
 ) -> SampleLoader:
-    """The loader of a stream's training samples, or of its held-out ones.
+    """Loader of a stream's training samples, or of its held-out ones.
 
     Args:
-        classes: of held-out samples, the `classes` of the stream's training loader, so that a class has the same
-            number in both; without them held-out samples have no labels.
+        classes: those of the training loader, for held-out samples, so that a class has the same number in both;
+            without them held-out samples have no labels.
 
     Raises:
         ExperimentError: the stream has no such source.
@@ -279,12 +275,10 @@ def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:
 
 
 def total_steps(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> int:
-    """`training.steps`, or what `training.epochs` comes to with the sizes of the sources.
-
-    With `alternate` mixing it is the expected number of steps, as a stream has only its share of them.
+    """`training.steps`, or `training.epochs` in steps; with `alternate` mixing their expected number.
 
     Args:
-        sizes: {stream: samples of its source} where they are known; otherwise the source is looked through.
+        sizes: {stream: samples of its source}; None looks through the source.
 
     Raises:
         ExperimentError: neither is given.
