@@ -32,12 +32,10 @@ class LoadedBatch:
 
     Attributes:
         batch: replicas of a sample side by side.
-        distinct: decoded samples.
         bad: samples that were replaced on the way.
     """
 
     batch: Batch
-    distinct: int
     bad: tuple[BadRecord, ...]
 
 
@@ -95,7 +93,7 @@ class SampleLoader:
         bad: list[BadRecord] = []
         for draw in draws:
             samples.extend(self._replicas(draw, bad))
-        return LoadedBatch(Batch.of(samples, self.preparation.collate), len(draws), tuple(bad))
+        return LoadedBatch(Batch.of(samples, self.preparation.collate), tuple(bad))
 
     def plain(self, index: int, view: View = PLAIN) -> Sample:
         """One sample, prepared without any randomness, or as another view asks for.

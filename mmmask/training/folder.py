@@ -1,4 +1,4 @@
-"""Writing a run's folder: its lock, what a resumed run may change, and cutting logs back to a checkpoint."""
+"""Run folder: its lock, the settings that may change, logs cut back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.runs import RunFolder, read_jsonl
 from mmmask_registry import MmmaskError
 
-# keys that may change when a run goes on: its length, what it logs, how it is computed, and where its files are (that
-# these are the same ones is for `Streams.load_state_dict` to say)
+# keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
+# are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"

@@ -1,4 +1,4 @@
-"""The training loop: micro-batches, forward, backward, update. All else is told by it, not done in it."""
+"""The training loop: micro-batches, forward, backward, update."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Timing:
         self.steps, self.samples, self.wait = self.steps + 1, self.samples + result.samples, self.wait + result.wait
 
     def figures(self) -> dict[str, float]:
-        """The only figures that differ from run to run."""
+        """The figures, which are the only ones that differ from run to run."""
         seconds = time.perf_counter() - self.started
         return {
             "samples_per_second": round(self.samples / seconds, 2),
@@ -75,11 +75,8 @@ class TrainingLoop:
     """Trains until a number of steps is done, or until it is asked to stop.
 
     Args:
-        parallelism: the model, as this process trains it.
-        optimizer: over the parameter groups.
+        optimizer: over the parameter groups of `parameter_groups`.
         learning_rate: of a step.
-        streams: batches of this process.
-        control: bad samples and requests to stop, of all processes.
     """
 
     def __init__(
@@ -97,7 +94,7 @@ class TrainingLoop:
         self._unchecked: list[tuple[int, StepResult]] = []
 
     def run(self, first: int, last: int) -> Iterator[StepResult]:
-        """Steps `first` to `last - 1`, one after the other; ends early where a process was asked to stop.
+        """Steps `first` to `last - 1`; ends early where a process was asked to stop.
 
         Raises:
             NotFinite: a loss is not finite.
@@ -109,7 +106,7 @@ class TrainingLoop:
             yield self._step(step)
 
     def check_finite(self) -> None:
-        """Looks at the losses of the steps since the last look.
+        """Checks the losses of the steps since the last check.
 
         Raises:
             NotFinite: naming step and stream.

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from mmmask.components import components
 from mmmask.data.sample_corpus import needed_parts, write_sample_data
 from mmmask.data.streams import Streams, total_steps
 from mmmask.evaluation.held_out import HeldOut
@@ -41,15 +40,12 @@ def train(
     device: str | None = None,
     plugins: tuple[object, ...] = (),
 ) -> Run:
-    """Trains an experiment; goes on where it stopped if the folder holds a run of it.
+    """Trains an experiment; goes on where it stopped if the folder holds a run of it, which may be finished.
 
     Args:
         output: the run's folder, by default `runs/NAME`.
         device: such as `cpu` or `cuda:1`; by default a GPU where there is one.
         plugins: objects with hook implementations, for this run only.
-
-    Returns:
-        The run. A finished run is returned as it is.
 
     Raises:
         MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
@@ -85,10 +81,8 @@ class _Training:
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
         optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
-        bad_samples = BadSamples(
-            folder.bad_samples, self.streams.sizes, experiment.data.max_bad_share, write=peers.is_main
-        )
-        self.audience = Audience(components().manager, _callbacks(experiment), (LogWriter(folder), *plugins))
+        bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
+        self.audience = Audience(_callbacks(experiment), (LogWriter(folder), *plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
         self.parts: dict[str, Any] = {  # what has state_dict and load_state_dict; no key of theirs is known here
             "model": model,
