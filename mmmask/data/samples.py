@@ -20,8 +20,9 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class BadRecord:
-    """Bad sample: what the source calls it, and what is wrong."""
+    """Bad sample of a stream: what the source calls it, and what is wrong."""
 
+    stream: str
     sample: str
     reason: str
 
@@ -42,15 +43,16 @@ class LoadedBatch:
 class TooManyBad(SourceError):
     """Many bad samples in a row; carries their records, to be written down."""
 
-    def __init__(self, stream: str, records: tuple[BadRecord, ...]) -> None:
-        self.stream, self.records = stream, records
+    def __init__(self, records: tuple[BadRecord, ...]) -> None:
+        self.records = records
+        last = records[-1]
         super().__init__(
-            f"streams.{stream}.source: {ATTEMPTS} samples in a row could not be decoded; the last: "
-            f"{records[-1].sample}: {records[-1].reason}"
+            f"streams.{last.stream}.source: {ATTEMPTS} samples in a row could not be decoded; the last: "
+            f"{last.sample}: {last.reason}"
         )
 
-    def __reduce__(self) -> tuple[type[TooManyBad], tuple[str, tuple[BadRecord, ...]]]:
-        return TooManyBad, (self.stream, self.records)
+    def __reduce__(self) -> tuple[type[TooManyBad], tuple[tuple[BadRecord, ...]]]:
+        return TooManyBad, (self.records,)
 
 
 class SampleLoader:
@@ -111,9 +113,9 @@ class SampleLoader:
             try:
                 return self._load(epoch, index)
             except BadSample as error:
-                bad.append(BadRecord(self.source.describe(index), str(error)))
+                bad.append(BadRecord(self.stream, self.source.describe(index), str(error)))
                 index = int(torch.randint(len(self.source), (), generator=substitutes))
-        raise TooManyBad(self.stream, tuple(bad))
+        raise TooManyBad(tuple(bad))
 
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)

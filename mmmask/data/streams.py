@@ -76,9 +76,7 @@ class Streams:
         _check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
-        self.classes = {
-            name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
-        }
+        self.classes = {name: self.loaders[name].classes for name in _streams_with_labels(experiment)}
         self.process: WorkerProcess | None = None
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
@@ -196,20 +194,18 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
 
 
-def learns_labels(experiment: Experiment, stream: str) -> bool:
-    """Whether a stream's objective learns labels."""
-    return components().get("objective", experiment.streams[stream].objective).needs_labels
-
-
 def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
     """{stream: {label set: names of the classes}} of the streams that learn labels, from their sources.
 
     Raises:
         MmmaskError: such a stream has no source, or it is missing or empty.
     """
-    return {
-        name: sample_loader(experiment, name).classes for name in experiment.streams if learns_labels(experiment, name)
-    }
+    return {name: sample_loader(experiment, name).classes for name in _streams_with_labels(experiment)}
+
+
+def _streams_with_labels(experiment: Experiment) -> list[str]:
+    streams = experiment.streams.items()
+    return [name for name, stream in streams if components().get("objective", stream.objective).needs_labels]
 
 
 def sample_loader(

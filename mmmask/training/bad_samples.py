@@ -40,20 +40,20 @@ class BadSamples:
         for line in read_jsonl(self.path):
             self.known.setdefault(line["stream"], set()).add(line["sample"])
 
-    def add(self, step: int, bad: Sequence[tuple[str, BadRecord]]) -> None:
-        """Records (stream, bad sample) of a step.
+    def add(self, step: int, bad: Sequence[BadRecord]) -> None:
+        """Records the bad samples of a step.
 
         Raises:
             SourceError: more than the allowed share is bad.
         """
-        for stream, record in bad:
-            self.failed[stream] += 1
-            if record.sample not in self.known[stream]:
-                self.known[stream].add(record.sample)
-                if self.write:
-                    append_jsonl(self.path, {"step": step, "stream": stream} | asdict(record))
-        for stream, last in dict(bad).items():
-            self._judge(stream, last)
+        for record in bad:
+            known = self.known[record.stream]
+            self.failed[record.stream] += 1
+            if self.write and record.sample not in known:
+                append_jsonl(self.path, {"step": step} | asdict(record))
+            known.add(record.sample)
+        for last in {record.stream: record for record in bad}.values():
+            self._judge(last)
 
     def draws(self, stream: str) -> int:
         """Samples of a stream that were asked for, bad ones included."""
@@ -67,7 +67,8 @@ class BadSamples:
         """Goes on from the counts of a checkpoint."""
         self.failed |= state_dict["failed"]
 
-    def _judge(self, stream: str, last: BadRecord) -> None:
+    def _judge(self, last: BadRecord) -> None:
+        stream = last.stream
         distinct, size = len(self.known[stream]), self.streams.sizes[stream]
         failed, draws = self.failed[stream], self.draws(stream)
         many = draws >= ENOUGH_TO_JUDGE and failed > self.max_share * draws

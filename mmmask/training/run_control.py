@@ -56,13 +56,13 @@ class RunControl:
     def __init__(self, processes: Processes, bad_samples: BadSamples, interruption: Interruption) -> None:
         self.processes, self.bad_samples, self.interruption = processes, bad_samples, interruption
         self.stopped = False
-        self._bad: list[tuple[str, BadRecord]] = []
-        self._sent: tuple[int, list[tuple[str, BadRecord]], torch.Tensor, Any] | None = None
+        self._bad: list[BadRecord] = []
+        self._sent: tuple[int, list[BadRecord], torch.Tensor, Any] | None = None
 
     def take(self, micro: MicroStep) -> None:
         """Collects the bad samples of a micro-batch of this process."""
-        for name, part in micro.loaded.items():
-            self._bad += [(name, record) for record in part.bad]
+        for part in micro.loaded.values():
+            self._bad += part.bad
 
     def exchange(self, step: int) -> bool:
         """Before a step: receives the notes of the one before it, sends those since. Whether to stop.
@@ -90,7 +90,7 @@ class RunControl:
     def fail(self, step: int, error: TooManyBad) -> None:
         """Writes the records of this process, which ends over them."""
         self.bad_samples.write = True
-        self.bad_samples.add(step, [(error.stream, record) for record in error.records])
+        self.bad_samples.add(step, error.records)
 
     def _receive(self) -> None:
         if self._sent is None:

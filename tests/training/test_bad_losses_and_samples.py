@@ -156,7 +156,7 @@ def test_giving_up_names_the_last_sample_tried_and_keeps_the_records(signals):
     with pytest.raises(TooManyBad, match=r"the last: sample \d+: made to be bad") as raised:
         loader.batch([(0, 5)])
     assert isinstance(raised.value, SourceError)
-    assert raised.value.stream == "long"
+    assert {record.stream for record in raised.value.records} == {"long"}
     assert [record.sample for record in raised.value.records] == [f"sample {index}" for index in tried]
     assert len(tried) == ATTEMPTS
     assert f"the last: sample {tried[-1]}: " in str(raised.value)
