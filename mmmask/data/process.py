@@ -25,7 +25,7 @@ from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask_registry import MmmaskError
 
 GRACE = 5.0
-"""Seconds that samples under way have to end in when the process is to end."""
+"""Seconds for samples under way when the process is to end."""
 WORKERS_THAT_HOLD_UP = 4
 """Threads per stream from which a process is started unasked; an estimate, see docs/benchmarks.md."""
 SHARED_MEMORY = "/dev/shm"

@@ -86,7 +86,7 @@ class SampleLoader:
         }
 
     def batch(self, draws: Sequence[Draw]) -> LoadedBatch:
-        """The samples of the draws, each replaced, deterministically, where it is bad.
+        """The samples of the draws; a bad one is replaced, deterministically.
 
         Raises:
             SourceError: many samples in a row are bad.

@@ -1,4 +1,4 @@
-"""Telling everybody what happens in a run."""
+"""Calls of a run's hooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVERYWHERE = ("run_started", "optimizer_stepped", "run_ended")
 
 
 class Audience:
-    """Everybody who implements hooks: installed plugins, the run's callbacks and writers.
+    """Listeners of a run: installed plugins, its callbacks and writers.
 
     An exception in a plugin's hook is named, once per plugin and hook, and does not end the run; a MmmaskError does,
     for it is meant to.
@@ -42,7 +42,7 @@ class Audience:
             self.manager.unregister(listener)
 
     def tell(self, hook: str, run: RunState, **arguments: object) -> None:
-        """Calls one hook of everybody who has it."""
+        """Calls one hook of all listeners."""
         if not run.is_main and hook not in EVERYWHERE:
             return
         known = {"run": run} | arguments

@@ -1,4 +1,4 @@
-"""The record of samples that could not be used, and the point at which there are too many."""
+"""Record of bad samples, and the share at which a run stops."""
 
 from __future__ import annotations
 

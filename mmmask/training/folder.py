@@ -30,7 +30,7 @@ MAY_CHANGE = re.compile(
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
-"""Leftovers of a killed process that do not make a folder "in use"."""
+"""Leftovers of a killed process, in a folder without a run."""
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one move, so that no reader and no crash ever sees half of it."""
+    """Replaces a file in one move, so that no reader and no crash sees half of it."""
     partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

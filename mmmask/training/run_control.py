@@ -45,13 +45,7 @@ class Interruption:
 
 
 class RunControl:
-    """Exchanges notes one step late, in one small tensor on the CPU that no process waits for.
-
-    With a single process notes are taken at once.
-
-    Args:
-        interruption: of this process.
-    """
+    """Exchanges notes one step late, in one small tensor on the CPU that no process waits for; alone, at once."""
 
     def __init__(self, processes: Processes, bad_samples: BadSamples, interruption: Interruption) -> None:
         self.processes, self.bad_samples, self.interruption = processes, bad_samples, interruption
@@ -65,10 +59,7 @@ class RunControl:
             self._bad += part.bad
 
     def exchange(self, step: int) -> bool:
-        """Before a step: receives the notes of the one before it, sends those since. Whether to stop.
-
-        Args:
-            step: optimiser steps done.
+        """Receives the last notes, sends those since; whether to stop. Called before each step, after `step` steps.
 
         Raises:
             SourceError: too many samples are bad, on all processes alike.
@@ -83,7 +74,7 @@ class RunControl:
         return self.stopped
 
     def flush(self, step: int) -> None:
-        """Exchanges all there is, so that a checkpoint holds it."""
+        """Exchanges all notes, so that a checkpoint holds them."""
         self.exchange(step)
         self._receive()
 

@@ -101,12 +101,7 @@ class _Training:
         self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
 
     def run(self) -> str:
-        """Trains to the end, or until interrupted; `finished` or `interrupted`.
-
-        Raises:
-            NotFinite: a loss is not finite; the last good checkpoint stays.
-            SourceError: too many samples are bad.
-        """
+        """Trains to the end, or until interrupted; `finished` or `interrupted`."""
         state = self.state
         if state.step >= state.total_steps:
             return "finished"
@@ -199,11 +194,7 @@ class _Training:
         self.processes.wait()
 
     def _restore(self) -> None:
-        """Goes on from the newest checkpoint, and forgets what was logged after it.
-
-        Raises:
-            CheckpointError: there are checkpoints and none can be read, or it lacks a part.
-        """
+        """Goes on from the newest checkpoint, and forgets what was logged after it."""
         saved = self.checkpoints.newest()
         step = None if saved is None else saved["step"]
         if len(set(self.processes.gather(step))) > 1:
