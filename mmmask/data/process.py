@@ -71,11 +71,6 @@ class WorkerProcess:
         self._threads = len(pipes)
         self._lock = threading.Lock()
 
-    @property
-    def pid(self) -> int | None:
-        """Process id."""
-        return self._process.pid
-
     def load(self, stream: str, draws: list[Draw]) -> LoadedBatch:
         """A batch, made there; several threads may wait at once.
 

@@ -252,10 +252,8 @@ def _names_digest(source: Source) -> str:
     """Digest of the samples' names, at the same cost for a huge source."""
     size = len(source)
     count = min(size, NAMES_COMPARED)
-    digest = hashlib.blake2b(digest_size=16)
-    for number in range(count):
-        digest.update(source.name(number * size // count).encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
+    names = "".join(f"{source.name(number * size // count)}\0" for number in range(count))
+    return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,29 +45,13 @@ class StepResult:
     wait: float
 
 
-class Timing:
-    """Samples per second, seconds per step and seconds waited for data since the last log line."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins anew: evaluating, drawing and saving are no part of a step."""
-        self.started = time.perf_counter()
-        self.samples, self.wait, self.steps = 0, 0.0, 0
-
-    def add(self, result: StepResult) -> None:
-        """Adds a step."""
-        self.steps, self.samples, self.wait = self.steps + 1, self.samples + result.samples, self.wait + result.wait
-
-    def figures(self) -> dict[str, float]:
-        """The figures, which are the only ones that differ from run to run."""
-        seconds = time.perf_counter() - self.started
-        return {
-            "samples_per_second": round(self.samples / seconds, 2),
-            "data_wait_seconds": round(self.wait / self.steps, 4),
-            "step_seconds": round(seconds / self.steps, 4),
-        }
+def speed(results: Sequence[StepResult], seconds: float) -> dict[str, float]:
+    """Figures of steps that took so many seconds together; the only ones that differ from run to run."""
+    return {
+        "samples_per_second": round(sum(result.samples for result in results) / seconds, 2),
+        "data_wait_seconds": round(sum(result.wait for result in results) / len(results), 4),
+        "step_seconds": round(seconds / len(results), 4),
+    }
 
 
 class TrainingLoop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -26,7 +27,7 @@ from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.folder import cut_back, opened, sync
 from mmmask.training.logs import LogWriter
-from mmmask.training.loop import NotFinite, StepResult, Timing, TrainingLoop
+from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism, Processes, processes
 from mmmask.training.run_control import Interruption, RunControl
@@ -125,14 +126,15 @@ class _Training:
         state, settings = self.state, self.experiment.training
         if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
             self._evaluate()
-        timing = Timing()
+        results: list[StepResult] = []
+        started = time.perf_counter()
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             step, last = state.step, state.step == state.total_steps
             self.audience.tell("optimizer_stepped", state)
-            timing.add(result)
+            results.append(result)
             duties = (
-                (partial(self._log, result, timing), 1 if step == 1 else settings.log.every),
+                (partial(self._log, results, started), 1 if step == 1 else settings.log.every),
                 (self._evaluate, settings.evaluate.every),
                 (self._draw, settings.log.reconstruct_every),
                 (self._save, settings.checkpoint.every),
@@ -140,14 +142,14 @@ class _Training:
             for duty, every in duties:
                 if last or (every and step % every == 0):
                     duty()
-                    timing.reset()
+                    results, started = [], time.perf_counter()  # what has been done here is no part of a step
         if state.step < state.total_steps:
             self._save()
 
-    def _log(self, result: StepResult, timing: Timing) -> None:
+    def _log(self, results: list[StepResult], started: float) -> None:
         self.loop.check_finite()
         self.control.flush(self.state.step)
-        state, streams = self.state, self.streams
+        state, streams, result = self.state, self.streams, results[-1]
         total, *losses = result.losses.tolist()
         distinct = {name: streams.distinct(name) for name in self.experiment.streams}
         metrics: dict[str, Any] = {"step": state.step, "loss": total}
@@ -158,7 +160,7 @@ class _Training:
         metrics["distinct_samples"] = sum(distinct.values())
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
         metrics["bad_samples"] = sum(self.control.bad_samples.failed.values())
-        metrics |= timing.figures()
+        metrics |= speed(results, time.perf_counter() - started)
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:
