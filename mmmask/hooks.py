@@ -6,6 +6,7 @@ The project's own components, log writers and sample writers come in through the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,8 @@ hookspec = pluggy.HookspecMarker("mmmask")
 hookimpl = pluggy.HookimplMarker("mmmask")
 
 
-class RunState(Protocol):
+@dataclass
+class RunState:
     """A run, as hooks see it.
 
     Attributes:
@@ -36,10 +38,10 @@ class RunState(Protocol):
     output: Path
     model: nn.Module
     total_steps: int
-    step: int
-    is_main: bool
-    evaluations: dict[str, list[dict[str, Any]]]
-    pictures: dict[str, Path]
+    step: int = 0
+    is_main: bool = True
+    evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
 
 
 class Register(Protocol):

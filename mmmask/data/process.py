@@ -7,12 +7,13 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask_registry import MmmaskError
 
 GRACE = 5.0
-"""Seconds that samples under way have to end in when the process is to end."""
+"""Seconds for samples under way when the process is to end."""
 WORKERS_THAT_HOLD_UP = 4
 """Threads per stream from which a process is started unasked; an estimate, see docs/benchmarks.md."""
 SHARED_MEMORY = "/dev/shm"
@@ -37,13 +38,13 @@ class WorkerProcessEnded(MmmaskError):
 
 
 class WorkerProcess:
-    """Loads the batches of all streams in a process of its own, `workers` threads a stream.
+    """Loads the batches of all streams in a process of its own, bit for bit as `SampleLoader.batch` does here.
 
-    What it loads is what `SampleLoader.batch` gives here, bit for bit. It ends when it is closed, and when this process
-    ends in whatever way: the pipe between them breaks then.
+    Each of its threads answers at the other end of a pipe. So it ends when it is closed, and when this process ends in
+    whatever way: the pipes break then.
 
     Args:
-        loaders: {stream: loader}, sent there once.
+        loaders: {stream: loader}.
         workers: threads of each stream.
 
     Raises:
@@ -59,24 +60,16 @@ class WorkerProcess:
                 f"({type(error).__name__}: {error}). Set data.process: false, which loads in threads of this process."
             ) from error
         context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-        self._connection, theirs = context.Pipe()
-        files = tuple(components().plugin_files)
-        self._process = context.Process(
-            target=_serve, args=(theirs, files, payload, workers), daemon=True, name="mmmask samples"
-        )
+        pipes = [context.Pipe() for _ in range(workers * len(loaders))]
+        arguments = [theirs for _, theirs in pipes], tuple(components().plugin_files), payload
+        self._process = context.Process(target=_serve, args=arguments, daemon=True, name="mmmask samples")
         self._process.start()
-        theirs.close()  # or its end would not be noticed here
+        self._idle: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
+        for ours, theirs in pipes:
+            self._idle.put(ours)
+            theirs.close()  # or its end would not be noticed here
+        self._threads = len(pipes)
         self._lock = threading.Lock()
-        self._pending: dict[int, Future[LoadedBatch]] = {}
-        self._sent = 0
-        self._ended: WorkerProcessEnded | None = None
-        self._receiver = threading.Thread(target=self._receive, daemon=True)
-        self._receiver.start()
-
-    @property
-    def pid(self) -> int | None:
-        """Number of the process."""
-        return self._process.pid
 
     def load(self, stream: str, draws: list[Draw]) -> LoadedBatch:
         """A batch, made there; several threads may wait at once.
@@ -85,51 +78,40 @@ class WorkerProcess:
             MmmaskError: what went wrong there, for the user.
             WorkerProcessEnded: the process has ended.
         """
-        future: Future[LoadedBatch] = Future()
-        with self._lock:
-            if self._ended is not None:
-                raise self._ended
-            self._sent += 1
-            self._pending[self._sent] = future
-            with suppress(OSError):  # that the process has ended is for the receiver to notice, which answers
-                self._connection.send((self._sent, stream, draws))
-        return future.result()
+        connection = self._idle.get()
+        try:
+            connection.send((stream, draws))
+            answer = connection.recv()
+        except Exception as error:  # its end, also in the middle of a message or of a tensor
+            with self._lock:  # two threads cannot wait for one process
+                self._process.join(GRACE)
+                raise WorkerProcessEnded(_ending(self._process.exitcode)) from error
+        finally:
+            self._idle.put(connection)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
-        """Ends the process, and what waits for it."""
-        with self._lock, suppress(OSError):  # it may have ended already
-            self._connection.send(None)
-        self._process.join(2 * GRACE)
+        """Ends the process, which may finish the batches under way."""
+        idle = []
+        with suppress(Empty):
+            while len(idle) < self._threads:
+                idle.append(self._idle.get(timeout=GRACE))
+        for connection in idle:
+            connection.close()
+        self._process.join(GRACE)
         if self._process.is_alive():
             self._process.kill()
-        self._receiver.join()
-        self._process.join()
-        self._connection.close()
-
-    def _receive(self) -> None:
-        try:
-            while True:
-                number, answer = self._connection.recv()
-                future = self._pending.pop(number)
-                if isinstance(answer, Exception):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
-        except Exception:  # its end, also in the middle of a message or of a tensor
-            self._process.join(GRACE)
-            with self._lock:
-                self._ended = WorkerProcessEnded(_ending(self._process.exitcode))
-                for future in self._pending.values():
-                    future.set_exception(self._ended)
-                self._pending.clear()
+            self._process.join()
 
 
 def pays(workers: int, gpu: bool) -> bool:
-    """Whether a process is started unasked.
+    """Whether a process is started unasked: where it helps, and where it is safe.
 
-    Where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels, and enough
-    threads load to hold it up; and where it is safe: there is room for batches in shared memory, and the program is the
-    `mmmask` command or a notebook. A new process imports the program again, and not every script is written for that.
+    It helps where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels, and
+    enough threads load to hold it up. It is safe where shared memory has room for batches, and the program is the
+    `mmmask` command or a notebook: a new process imports the program again, for which not every script is written.
     """
     if not gpu or workers < WORKERS_THAT_HOLD_UP:
         return False
@@ -162,51 +144,44 @@ def _ending(code: int | None) -> str:
     return f"data.process: the process that loads samples was ended by {ended_by.name}{reason}. {hint}"
 
 
-def _serve(connection: Connection[Any, Any], files: tuple[str, ...], payload: bytes, workers: int) -> None:
-    """Answers until the pipe is closed from the other end."""
+def _serve(connections: Sequence[Connection[Any, Any]], files: Sequence[str], payload: bytes) -> None:
+    """Answers until the pipes are closed from the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains decides
+    threading.Thread(target=_end_after_trainer, daemon=True).start()
     for file in files:
         components().add_plugin_file(file)
     loaders: dict[str, SampleLoader] = pickle.loads(payload)
-    lock = threading.Lock()
-
-    def answer(number: int, stream: str, draws: list[Draw]) -> None:
-        result = _outcome(loaders[stream], draws)
-        with lock:
-            try:
-                connection.send((number, result))
-            except OSError:
-                pass  # nobody is there any more
-            except Exception:  # such as no more open files
-                connection.send((number, RuntimeError(f"in the worker process:\n{traceback.format_exc()}")))
-
     # two workers on two cores must not start four threads of torch's own
-    pools = {name: ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) for name in loaders}
-    while True:
-        try:
-            request = connection.recv()
-        except (EOFError, OSError):
-            break
-        if request is None:
-            break
-        pools[request[1]].submit(answer, *request)
-    last_resort = threading.Timer(GRACE, os._exit, (1,))
-    last_resort.daemon = True
-    last_resort.start()
-    for pool in pools.values():
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(len(connections), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for connection in connections:
+            pool.submit(_answer, connection, loaders)
 
 
-def _outcome(loader: SampleLoader, draws: list[Draw]) -> LoadedBatch | Exception:
-    """A batch in shared memory, or an error that can be sent."""
-    try:
-        loaded = loader.batch(draws)
-        return replace(loaded, batch=loaded.batch.map(lambda part: part.share_memory_()))
-    except MmmaskError as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an error of a plugin that does not pickle
-            return MmmaskError(str(error))
-        return error
-    except Exception:  # also no room in shared memory
+def _answer(connection: Connection[Any, Any], loaders: Mapping[str, SampleLoader]) -> None:
+    with connection, suppress(EOFError, OSError):  # the other end was closed
+        while True:
+            stream, draws = connection.recv()
+            try:
+                connection.send(loaders[stream].batch(draws))
+            except Exception as error:  # also no room in shared memory, where the tensors go
+                connection.send(_sendable(error))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error for the user, or one that says the same; any other one as its traceback."""
+    if not isinstance(error, MmmaskError):
         return RuntimeError(f"in the worker process:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error of a plugin that does not pickle
+        return MmmaskError(str(error))
+    return error
+
+
+def _end_after_trainer() -> None:
+    """Ends this process soon after the one that trains, even in the middle of a sample."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        time.sleep(GRACE)
+        os._exit(1)

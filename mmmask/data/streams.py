@@ -7,6 +7,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,18 +16,25 @@ import torch
 
 from mmmask.components import components
 from mmmask.data.order import EndlessOrder, micro_batches
-from mmmask.data.pipeline import BatchPipeline
+from mmmask.data.pipeline import read_ahead
 from mmmask.data.process import WorkerProcess, pays
-from mmmask.data.samples import BadRecord, SampleLoader
+from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import Batch, Component, Modality, Source
+from mmmask.interfaces import Batch, Modality, Source
 from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
+from mmmask_registry import MmmaskError
 
 NAMES_COMPARED = 4096
 """Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
+SOURCE_CHANGES = {
+    "sizes": "{before} samples when the run was interrupted, now {now}",
+    "names": "as many samples as when the run was interrupted, but not the same ones (they have other names)",
+    "classes": "its labels name other classes than when the run was interrupted",
+}
+"""{part of the state: problem where a source has another}; a part is compared where those before it are equal."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +42,23 @@ class MicroStep:
     """One micro-batch of every stream of a step.
 
     Attributes:
-        batches: {stream: batch} on the CPU.
+        loaded: {stream: batch on the CPU, and its bad samples}.
         shard: {stream: (first row, rows of the global batch)}.
-        distinct: {stream: decoded samples}.
-        bad: {stream: samples that were replaced}.
         wait: seconds spent waiting for the workers.
     """
 
-    batches: dict[str, Batch]
+    loaded: dict[str, LoadedBatch]
     shard: dict[str, tuple[int, int]]
-    distinct: dict[str, int]
-    bad: dict[str, tuple[BadRecord, ...]]
     wait: float
+
+    @property
+    def batches(self) -> dict[str, Batch]:
+        """{stream: batch}."""
+        return {name: part.batch for name, part in self.loaded.items()}
 
 
 class Streams:
-    """Feeds training. Workers start with the first step, so `load_state_dict` comes before it.
+    """Batches for training. Workers start with the first step, so `load_state_dict` comes before it.
 
     Args:
         experiment: its streams need a source each.
@@ -64,22 +73,21 @@ class Streams:
     def __init__(self, experiment: Experiment, rank: int = 0, world_size: int = 1, pin: bool = False) -> None:
         self.experiment, self.rank, self.world_size, self.pin = experiment, rank, world_size, pin
         self.consumed = dict.fromkeys(experiment.streams, 0)
-        check_batch_sizes(experiment, world_size)
+        _check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
-        self.classes = {
-            name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
-        }
+        self.classes = {name: self.loaders[name].classes for name in _streams_with_labels(experiment)}
         self.process: WorkerProcess | None = None
-        self._pipelines: dict[str, BatchPipeline] = {}
+        self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
-        self._stop: weakref.finalize[..., Streams] | None = None
+        self._workers = ExitStack()
+        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
+        weakref.finalize(self, self._workers.close)
 
     def micro_steps(self, step: int) -> Iterator[MicroStep]:
         """The micro-batches of a training step on this process, each while the next ones are being loaded.
 
-        The step counts as consumed when this has come to its end: one that is given up half way does not, and no other
-        can follow it.
+        The step counts as consumed at its end; one that is given up half way does not, and no other can follow it.
 
         Raises:
             MmmaskError: what went wrong in a worker, for the user.
@@ -111,50 +119,38 @@ class Streams:
         Raises:
             ExperimentError: a source holds other samples than it did.
         """
-        changed = (
-            [
-                f"streams.{name}.source: {state['sizes'][name]} samples when the run was interrupted, now {size}"
-                for name, size in self.sizes.items()
-                if state["sizes"][name] != size
+        here = self.state_dict()
+        for key, problem in SOURCE_CHANGES.items():
+            changed = [
+                f"streams.{name}.source: {problem.format(before=state[key].get(name), now=now)}"
+                for name, now in here[key].items()
+                if state[key].get(name) != now
             ]
-            or [
-                f"streams.{name}.source: as many samples as when the run was interrupted, but not the same ones (they "
-                "have other names)"
-                for name, digest in self._digests.items()
-                if state["names"][name] != digest
-            ]
-            or [
-                f"streams.{name}.source: its labels name other classes than when the run was interrupted"
-                for name, classes in self.classes.items()
-                if state["classes"].get(name) != classes
-            ]
-        )
-        if changed:
-            raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
+            if changed:
+                raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
         self.close()
         self.consumed |= state["consumed"]
 
     def epochs(self) -> dict[str, float]:
-        """Passes over each stream's source so far."""
+        """Passes over each stream's source."""
         return {name: self.distinct(name) / size for name, size in self.sizes.items()}
 
     def distinct(self, stream: str) -> int:
-        """Samples of a stream decoded so far, over all processes, each replicated sample counted once."""
+        """Decoded samples of a stream, over all processes; a replicated one counts once."""
         settings = self.experiment.streams[stream]
         return self.consumed[stream] * (settings.batch_size // settings.replicate)
 
     def close(self) -> None:
         """Stops all workers."""
-        if self._stop is not None:
-            self._stop()
-        self._pipelines, self._within_step, self.process, self._stop = {}, False, None, None
+        self._workers.close()
+        self._within_step, self.process = False, None
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
         if data.process or (data.process is None and pays(data.workers, gpu=self.pin)):
             self.process = WorkerProcess(self.loaders, data.workers)
-        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
-        self._stop = weakref.finalize(self, _stop, self._pipelines, self.process)
+            self._workers.callback(self.process.close)
+        self._workers.callback(self._pipelines.clear)
         for name, stream in self.experiment.streams.items():
             draws = micro_batches(
                 EndlessOrder(self.sizes[name], training.seed, name),
@@ -165,34 +161,27 @@ class Streams:
                 first_batch=self.consumed[name],
             )
             load = partial(self.process.load, name) if self.process else self.loaders[name].batch
-            self._pipelines[name] = BatchPipeline(draws, load, data.workers, ready=training.accumulate, pin=self.pin)
+            self._pipelines[name] = read_ahead(draws, load, data.workers, ready=training.accumulate, pin=self.pin)
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
-        loaded = {name: self._pipelines[name].next() for name in names}
+        loaded = {name: self._next(name) for name in names}
         wait = time.perf_counter() - started
         chunk = micro * self.world_size + self.rank
-        return MicroStep(
-            batches={name: part.batch for name, part in loaded.items()},
-            shard={
-                name: (chunk * len(part.batch), self.experiment.streams[name].batch_size)
-                for name, part in loaded.items()
-            },
-            distinct={name: part.distinct for name, part in loaded.items()},
-            bad={name: part.bad for name, part in loaded.items() if part.bad},
-            wait=wait,
-        )
+        shard = {
+            name: (chunk * len(part.batch), self.experiment.streams[name].batch_size) for name, part in loaded.items()
+        }
+        return MicroStep(loaded, shard, wait)
+
+    def _next(self, stream: str) -> LoadedBatch:
+        loaded = next(self._pipelines[stream])
+        if isinstance(loaded, MmmaskError):
+            raise loaded
+        return loaded
 
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
-
-
-def _stop(pipelines: Mapping[str, BatchPipeline], process: WorkerProcess | None) -> None:
-    for pipeline in pipelines.values():
-        pipeline.close()
-    if process is not None:
-        process.close()
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:
@@ -205,30 +194,28 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
 
 
-def learns_labels(experiment: Experiment, stream: str) -> bool:
-    """Whether a stream's objective learns labels."""
-    return components().get("objective", experiment.streams[stream].objective).needs_labels
-
-
 def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
     """{stream: {label set: names of the classes}} of the streams that learn labels, from their sources.
 
     Raises:
         MmmaskError: such a stream has no source, or it is missing or empty.
     """
-    return {
-        name: sample_loader(experiment, name).classes for name in experiment.streams if learns_labels(experiment, name)
-    }
+    return {name: sample_loader(experiment, name).classes for name in _streams_with_labels(experiment)}
+
+
+def _streams_with_labels(experiment: Experiment) -> list[str]:
+    streams = experiment.streams.items()
+    return [name for name, stream in streams if components().get("objective", stream.objective).needs_labels]
 
 
 def sample_loader(
     experiment: Experiment, stream: str, held_out: bool = False, classes: Mapping[str, Sequence[str]] | None = None
 ) -> SampleLoader:
-    """The loader of a stream's training samples, or of its held-out ones.
+    """Loader of a stream's training samples, or of its held-out ones.
 
     Args:
-        classes: of held-out samples, the `classes` of the stream's training loader, so that a class has the same
-            number in both; without them held-out samples have no labels.
+        classes: those of the training loader, for held-out samples, so that a class has the same number in both;
+            without them held-out samples have no labels.
 
     Raises:
         ExperimentError: the stream has no such source.
@@ -237,7 +224,15 @@ def sample_loader(
     settings = experiment.streams[stream]
     modality: Modality = build("modality", settings.modality)
     preparation = modality.preparation
-    source = _source(experiment, stream, preparation.extensions, held_out)
+    key, config = ("held_out", settings.held_out) if held_out else ("source", settings.source)
+    if config is None:
+        raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
+    try:
+        source: Source = build("source", config, extensions=preparation.extensions)
+    except SourceError as error:
+        raise SourceError(f"streams.{stream}.{key}: {error}") from error
+    if not len(source):
+        raise SourceError(f"streams.{stream}.{key}: there is not a single sample")
     known = (classes or {}) if held_out else source.classes
     for label_set, names in known.items():
         strange = sorted(set(source.classes.get(label_set, ())).difference(names))
@@ -249,41 +244,19 @@ def sample_loader(
     return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
 
 
-def _source(experiment: Experiment, stream: str, extensions: tuple[str, ...], held_out: bool = False) -> Source:
-    settings = experiment.streams[stream]
-    key = "held_out" if held_out else "source"
-    config: Component.Config | None = settings.held_out if held_out else settings.source
-    if config is None:
-        raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
-    try:
-        source: Source = build("source", config, extensions=extensions)
-    except SourceError as error:
-        raise SourceError(f"streams.{stream}.{key}: {error}") from error
-    if not len(source):
-        raise SourceError(f"streams.{stream}.{key}: there is not a single sample")
-    return source
-
-
 def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join([*names[:most], f"... {len(names)} in all"] if len(names) > most else names)
 
 
 def _names_digest(source: Source) -> str:
-    """Stands for the names of a source's samples, at the same cost for a huge one."""
+    """Digest of the samples' names, at the same cost for a huge source."""
     size = len(source)
     count = min(size, NAMES_COMPARED)
-    digest = hashlib.blake2b(digest_size=16)
-    for number in range(count):
-        digest.update(source.name(number * size // count).encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
+    names = "".join(f"{source.name(number * size // count)}\0" for number in range(count))
+    return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def check_batch_sizes(experiment: Experiment, world_size: int) -> None:
-    """Every batch must divide among processes, micro-batches and replicas.
-
-    Raises:
-        ExperimentError: with the streams whose batch does not.
-    """
+def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:
     accumulate = experiment.training.accumulate
     problems = [
         f"streams.{name}.batch_size: {stream.batch_size} does not divide by processes x accumulate x replicate "
@@ -296,12 +269,10 @@ def check_batch_sizes(experiment: Experiment, world_size: int) -> None:
 
 
 def total_steps(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> int:
-    """`training.steps`, or what `training.epochs` comes to with the sizes of the sources.
-
-    With `alternate` mixing it is the expected number of steps, as a stream has only its share of them.
+    """`training.steps`, or `training.epochs` in steps; with `alternate` mixing their expected number.
 
     Args:
-        sizes: {stream: samples of its source} where they are known; otherwise the source is looked through.
+        sizes: {stream: samples of its source}; None looks through the source.
 
     Raises:
         ExperimentError: neither is given.
@@ -314,8 +285,7 @@ def total_steps(experiment: Experiment, sizes: Mapping[str, int] | None = None) 
     ((name, epochs),) = training.epochs.items()
     stream: StreamSettings = experiment.streams[name]
     if sizes is None:
-        modality: Modality = build("modality", stream.modality)
-        sizes = {name: len(_source(experiment, name, modality.preparation.extensions))}
+        sizes = {name: len(sample_loader(experiment, name).source)}
     batches = epochs * sizes[name] * stream.replicate / stream.batch_size
     if training.mixing == "alternate":
         batches *= sum(other.sampling_weight for other in experiment.streams.values()) / stream.sampling_weight

@@ -1,4 +1,4 @@
-"""Writing a run's folder: its lock, what a resumed run may change, and cutting logs back to a checkpoint."""
+"""Run folder: its lock, the settings that may change, logs cut back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.runs import RunFolder, read_jsonl
 from mmmask_registry import MmmaskError
 
-# keys that may change when a run goes on: its length, what it logs, how it is computed, and where its files are (that
-# these are the same ones is for `Streams.load_state_dict` to say)
+# keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
+# are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
@@ -30,7 +30,7 @@ MAY_CHANGE = re.compile(
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
-"""Leftovers of a killed process that do not make a folder "in use"."""
+"""Leftovers of a killed process, in a folder without a run."""
 
 
 @contextmanager
@@ -64,18 +64,20 @@ def opened(folder: RunFolder, experiment: Experiment) -> Iterator[None]:
 
 def sync(folder: RunFolder) -> None:
     """Makes sure the logs are on disk, so that no checkpoint outlives the lines before it in a power cut."""
-    for log in (folder.metrics, folder.evaluations, folder.bad_samples):
-        if log.exists():
-            with log.open("rb") as file:
-                os.fsync(file.fileno())
+    for log in _logs(folder):
+        with log.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def cut_back(folder: RunFolder, step: int) -> None:
     """Forgets what a run logged after the checkpoint it goes on from."""
-    for log in (folder.metrics, folder.evaluations, folder.bad_samples):
-        if log.exists():
-            kept = [line for line in read_jsonl(log) if line["step"] <= step]
-            write_atomically(log, "".join(json.dumps(line) + "\n" for line in kept))
+    for log in _logs(folder):
+        kept = [line for line in read_jsonl(log) if line["step"] <= step]
+        write_atomically(log, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _logs(folder: RunFolder) -> list[Path]:
+    return [log for log in (folder.metrics, folder.evaluations, folder.bad_samples) if log.exists()]
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -89,15 +91,10 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one move, so that no reader and no crash ever sees half of it."""
-    partial = _partial(path)
+    """Replaces a file in one move, so that no reader and no crash sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _partial(path: Path) -> Path:
-    """Temporary name of a file; always the same, so that leftovers of a killed process are overwritten."""
-    return path.with_name(f".{path.name}.partial")
 
 
 def versions() -> dict[str, Any]:

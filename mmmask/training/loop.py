@@ -1,9 +1,9 @@
-"""The training loop: micro-batches, forward, backward, update. All else is told by it, not done in it."""
+"""The training loop: micro-batches, forward, backward, update."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams, streams_of_step
 from mmmask.interfaces import Plan
 from mmmask.model.model import at_least_one
-from mmmask.model.precision import autocast
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import RunControl
 from mmmask_registry import MmmaskError
@@ -46,17 +45,21 @@ class StepResult:
     wait: float
 
 
+def speed(results: Sequence[StepResult], seconds: float) -> dict[str, float]:
+    """Figures of steps that took so many seconds together; the only ones that differ from run to run."""
+    return {
+        "samples_per_second": round(sum(result.samples for result in results) / seconds, 2),
+        "data_wait_seconds": round(sum(result.wait for result in results) / len(results), 4),
+        "step_seconds": round(seconds / len(results), 4),
+    }
+
+
 class TrainingLoop:
     """Trains until a number of steps is done, or until it is asked to stop.
 
     Args:
-        parallelism: the model, as this process trains it.
-        optimizer: over the parameter groups.
+        optimizer: over the parameter groups of `parameter_groups`.
         learning_rate: of a step.
-        streams: batches of this process.
-        control: bad samples and requests to stop, of all processes.
-        precision: of matrix products.
-        clip_gradient: largest norm of the whole gradient, None for no limit.
     """
 
     def __init__(
@@ -66,18 +69,15 @@ class TrainingLoop:
         learning_rate: Callable[[int], float],
         streams: Streams,
         control: RunControl,
-        precision: str,
-        clip_gradient: float | None,
     ) -> None:
         self.parallelism, self.optimizer, self.learning_rate = parallelism, optimizer, learning_rate
-        self.streams, self.control = streams, control
-        self.precision, self.clip_gradient = precision, clip_gradient
+        self.streams, self.control, self.settings = streams, control, streams.experiment.training
         self.model, self.processes = parallelism.model, parallelism.processes
         self.device = self.processes.device
         self._unchecked: list[tuple[int, StepResult]] = []
 
     def run(self, first: int, last: int) -> Iterator[StepResult]:
-        """Steps `first` to `last - 1`, one after the other; ends early where a process was asked to stop.
+        """Steps `first` to `last - 1`; ends early where a process was asked to stop.
 
         Raises:
             NotFinite: a loss is not finite.
@@ -89,7 +89,7 @@ class TrainingLoop:
             yield self._step(step)
 
     def check_finite(self) -> None:
-        """Looks at the losses of the steps since the last look.
+        """Checks the losses of the steps since the last check.
 
         Raises:
             NotFinite: naming step and stream.
@@ -113,10 +113,7 @@ class TrainingLoop:
         totals: dict[str, Any] = {}
         samples, wait = 0, 0.0
         for micro, plans, totals, last in self._planned(step):
-            with self.parallelism.trains(micro.batches, last):
-                with autocast(self.device, self.precision):
-                    output = self.parallelism.forward(plans, totals)
-                self.parallelism.backward(output.loss, micro.batches, last)
+            output = self.parallelism.train_on(plans, totals, self.settings.precision, last)
             for name, part in output.streams.items():
                 sums[name] = sums.get(name, 0) + part.sum.detach()
             samples, wait = sum(total for _, total in micro.shard.values()), wait + micro.wait
@@ -124,9 +121,9 @@ class TrainingLoop:
         summed = self.processes.sum(torch.stack([sums[name].float() for name in names]))
         losses = summed / torch.stack([_tensor(totals[name], self.device) for name in names])
         weights = torch.tensor([self.model.weights[name] for name in names], device=self.device)
-        norm = None
-        if self.clip_gradient is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_gradient)
+        limit, norm = self.settings.optimizer.clip_gradient, None
+        if limit is not None:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         result = StepResult(names, torch.cat([(weights * losses).sum().view(1), losses]), norm, samples, wait)
         self._unchecked.append((step + 1, result))
         if self.device.type == "cpu" or len(self._unchecked) >= CHECK_EVERY:
@@ -143,18 +140,16 @@ class TrainingLoop:
         Counts that are the same in every micro-batch are known from the first; of others the whole step is planned
         before its first forward.
         """
-        accumulate = self.streams.experiment.training.accumulate
-        chunks = accumulate * self.processes.world_size
+        chunks = self.settings.accumulate * self.processes.world_size
+        planned: Iterable[tuple[MicroStep, dict[str, Plan]]]
         planned = ((micro, self._plan(micro, step)) for micro in self._loaded(step))
+        added_up: dict[str, Tensor] = {}
         if chunks > 1 and self.model.counts_vary(streams_of_step(self.streams.experiment, step)):
-            whole = list(planned)
-            totals = self._added_up(plans for _, plans in whole)
-            for number, (micro, plans) in enumerate(whole, 1):
-                yield micro, plans, totals, number == len(whole)
-            return
+            planned = list(planned)
+            added_up = self._added_up(plans for _, plans in planned)
         for number, (micro, plans) in enumerate(planned, 1):
-            totals = {name: at_least_one(count * chunks) for name, count in _counts(plans).items()}
-            yield micro, plans, totals, number == accumulate
+            totals = added_up or {name: at_least_one(count * chunks) for name, count in _counts(plans).items()}
+            yield micro, plans, totals, number == self.settings.accumulate
 
     def _loaded(self, step: int) -> Iterator[MicroStep]:
         """The step's micro-batches; bad samples are noted, also where the run ends over them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmmask.interfaces import Plan
 from mmmask.model.model import Model, Output
-from mmmask.model.precision import find_device
+from mmmask.model.precision import autocast, find_device
 from mmmask_registry import MmmaskError
 
 
@@ -59,46 +59,51 @@ class Parallelism:
     """Data parallelism: the only place that knows DistributedDataParallel.
 
     In a step of some streams only (`alternate` mixing) parameters of other streams get no gradient. Which ones is found
-    once per set of streams and remembered: they take part with a gradient of zero, which is dropped after the backward.
-    No search for unused parameters holds up the device in every step.
+    once per set of streams and remembered: they take part with a gradient of zero, which is dropped after the backward
+    if it is zero still. No search for unused parameters precedes every step.
     """
 
     def __init__(self, model: Model, processes: Processes) -> None:
         self.model, self.processes = model, processes
         self._idle: dict[frozenset[str], list[nn.Parameter]] = {}
         self._wrapped: nn.Module = model
+        self._no_sync: Callable[[], AbstractContextManager[object]] = nullcontext
         if processes.world_size > 1:
             # buffers are constants: nothing to broadcast; the argument has another name since PyTorch 2.13
             known = inspect.signature(DistributedDataParallel).parameters
             named = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             constant: dict[str, Any] = {named: False}
             self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **constant)
+            self._no_sync = self._wrapped.no_sync
 
-    def forward(self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float]) -> Output:
-        """The model's output, its losses divided by this process's share of `counts`."""
-        world_size = self.processes.world_size  # gradients are averaged over processes, losses added up
-        return self._wrapped(plans=plans, counts={name: count / world_size for name, count in counts.items()})
+    def train_on(
+        self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float], precision: str, last: bool
+    ) -> Output:
+        """Forward and backward of a micro-batch; gradients are all-reduced after the step's last one.
 
-    def trains(self, streams: Iterable[str], last: bool) -> AbstractContextManager[object]:
-        """Around forward and backward of a micro-batch; gradients are reduced in the step's last one."""
-        known = frozenset(streams) in self._idle
-        if not isinstance(self._wrapped, DistributedDataParallel) or (last and known):
-            return nullcontext()
-        return self._wrapped.no_sync()
-
-    def backward(self, loss: Tensor, streams: Iterable[str], last: bool) -> None:
-        """Gradients of a micro-batch, all-reduced after the step's last one."""
-        key = frozenset(streams)
-        if self.processes.world_size == 1 or not last:
-            loss.backward()
-        elif key in self._idle:
-            idle = self._idle[key]
-            torch.stack([loss, *(0 * parameter.sum() for parameter in idle)]).sum().backward()
-            for parameter in idle:
-                parameter.grad = None
-        else:
-            loss.backward()
-            self._reduce_first(key)
+        Args:
+            counts: {stream: counted errors of the whole step}, what the losses are divided by.
+            precision: of the forward's matrix products.
+            last: whether no other micro-batch of the step follows.
+        """
+        streams, world_size = frozenset(counts), self.processes.world_size
+        idle = self._idle.get(streams) if last else None
+        with self._no_sync() if idle is None else nullcontext():
+            with autocast(self.processes.device, precision):
+                # gradients are averaged over processes, losses added up
+                output = self._wrapped(plans=plans, counts={name: count / world_size for name, count in counts.items()})
+            if idle is None:
+                output.loss.backward()
+            else:
+                torch.stack([output.loss, *(0 * parameter.sum() for parameter in idle)]).sum().backward()
+        if idle:
+            used = torch.stack([parameter.grad.any() for parameter in idle if parameter.grad is not None])
+            for parameter, any_gradient in zip(idle, used.tolist(), strict=True):
+                if not any_gradient:
+                    parameter.grad = None
+        elif last and world_size > 1 and idle is None:
+            self._reduce_first(streams)
+        return output
 
     def _reduce_first(self, streams: frozenset[str]) -> None:
         """All-reduces by hand, and remembers the parameters that no process has a gradient of."""
@@ -106,15 +111,12 @@ class Parallelism:
         device = self.processes.device
         used = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32, device=device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
-        self._idle[streams] = []
         for parameter, any_gradient in zip(trained, used.tolist(), strict=True):
-            if not any_gradient:
-                self._idle[streams].append(parameter)
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= self.processes.world_size
+            if any_gradient:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.processes.world_size
+        self._idle[streams] = [parameter for parameter in trained if parameter.grad is None]
 
 
 @contextmanager
@@ -122,8 +124,7 @@ def processes(device: str | None) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
 
     Raises:
-        MmmaskError: the device does not exist here, or is one for all processes; or another process ended before its
-            time.
+        MmmaskError: the device does not exist here, or is one for all processes; or another process ended.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))

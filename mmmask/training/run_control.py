@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
+import threading
+from types import FrameType
 from typing import Any
 
 import torch
@@ -10,74 +14,83 @@ import torch.distributed as dist
 from mmmask.data.samples import BadRecord, TooManyBad
 from mmmask.data.streams import MicroStep
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.interruption import Interruption
 from mmmask.training.parallelism import Processes
 
 
-class RunControl:
-    """Exchanges notes one step late, in one small tensor on the CPU that no process waits for.
+class Interruption:
+    """Ctrl-C and SIGTERM end a run after the step at hand, with a checkpoint.
 
-    With a single process notes are taken at once.
-
-    Args:
-        interruption: of this process.
+    While entered, the first signal sets `requested`; a second one interrupts at once, as without this.
     """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # handlers can be set nowhere else
+            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class RunControl:
+    """Exchanges notes one step late, in one small tensor on the CPU that no process waits for; alone, at once."""
 
     def __init__(self, processes: Processes, bad_samples: BadSamples, interruption: Interruption) -> None:
         self.processes, self.bad_samples, self.interruption = processes, bad_samples, interruption
         self.stopped = False
-        self._bad: list[tuple[str, BadRecord]] = []
-        self._draws: dict[str, int] = {}
-        self._sent: tuple[int, list[tuple[str, BadRecord]], dict[str, int], torch.Tensor, Any] | None = None
+        self._bad: list[BadRecord] = []
+        self._sent: tuple[int, list[BadRecord], torch.Tensor, Any] | None = None
 
     def take(self, micro: MicroStep) -> None:
-        """Collects the bad samples and draws of a micro-batch of this process."""
-        for name, draws in micro.distinct.items():
-            self._draws[name] = self._draws.get(name, 0) + draws
-            self._bad += [(name, record) for record in micro.bad.get(name, ())]
+        """Collects the bad samples of a micro-batch of this process."""
+        for part in micro.loaded.values():
+            self._bad += part.bad
 
     def exchange(self, step: int) -> bool:
-        """Before a step: receives the notes of the one before it, sends those since. Whether to stop.
-
-        Args:
-            step: optimiser steps done.
+        """Receives the last notes, sends those since; whether to stop. Called before each step, after `step` steps.
 
         Raises:
             SourceError: too many samples are bad, on all processes alike.
         """
-        bad, draws, self._bad, self._draws = self._bad, self._draws, [], {}
-        if self.processes.world_size == 1:
-            self.stopped = self.interruption.requested
-            self._write(step, [(bad, draws)])
-        else:
+        self._receive()
+        notes = torch.tensor([int(self.interruption.requested), len(self._bad)])
+        work = dist.all_reduce(notes, async_op=True) if self.processes.world_size > 1 else None
+        self._sent = step, self._bad, notes, work
+        self._bad = []
+        if work is None:
             self._receive()
-            notes = torch.tensor([int(self.interruption.requested), len(bad)])
-            self._sent = (step, bad, draws, notes, dist.all_reduce(notes, async_op=True))
         return self.stopped
 
     def flush(self, step: int) -> None:
-        """Exchanges all there is, so that a checkpoint holds it."""
+        """Exchanges all notes, so that a checkpoint holds them."""
         self.exchange(step)
         self._receive()
 
     def fail(self, step: int, error: TooManyBad) -> None:
         """Writes the records of this process, which ends over them."""
-        self.bad_samples.add(step, error.stream, error.records, 0, write=True)
+        self.bad_samples.write = True
+        self.bad_samples.add(step, error.records)
 
     def _receive(self) -> None:
         if self._sent is None:
             return
-        step, bad, draws, notes, work = self._sent
+        step, bad, notes, work = self._sent
         self._sent = None
-        work.wait()
+        if work is not None:
+            work.wait()
         stop, count = notes.tolist()
         self.stopped = self.stopped or bool(stop)
-        everywhere = self.processes.gather((bad, draws)) if count else None
-        if everywhere is None:  # draws are alike on all processes
-            everywhere = [([], {name: number * self.processes.world_size for name, number in draws.items()})]
-        self._write(step, everywhere)
-
-    def _write(self, step: int, notes: list[tuple[list[tuple[str, BadRecord]], dict[str, int]]]) -> None:
-        for bad, draws in notes:
-            for name, number in draws.items():
-                self.bad_samples.add(step, name, [record for stream, record in bad if stream == name], number)
+        everywhere = self.processes.gather(bad) if count else []
+        self.bad_samples.add(step, list(itertools.chain(*everywhere)))

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmmask.components import components
 from mmmask.data.sample_corpus import needed_parts, write_sample_data
 from mmmask.data.streams import Streams, total_steps
 from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment.settings import Experiment
+from mmmask.hooks import RunState
 from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
-from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.checkpoints import CheckpointError, Checkpoints
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
 from mmmask.model.precision import autocast
+from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.checkpoints import Checkpointer
 from mmmask.training.folder import cut_back, opened, sync
-from mmmask.training.interruption import Interruption
 from mmmask.training.logs import LogWriter
-from mmmask.training.loop import NotFinite, StepResult, TrainingLoop
+from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism, Processes, processes
-from mmmask.training.run_control import RunControl
+from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
-from mmmask.training.state import Audience, RunState
-from mmmask.training.timing import Timing
 from mmmask_registry import MmmaskError
 
 
@@ -41,15 +41,12 @@ def train(
     device: str | None = None,
     plugins: tuple[object, ...] = (),
 ) -> Run:
-    """Trains an experiment; goes on where it stopped if the folder holds a run of it.
+    """Trains an experiment; goes on where it stopped if the folder holds a run of it, which may be finished.
 
     Args:
         output: the run's folder, by default `runs/NAME`.
         device: such as `cpu` or `cuda:1`; by default a GPU where there is one.
         plugins: objects with hook implementations, for this run only.
-
-    Returns:
-        The run. A finished run is returned as it is.
 
     Raises:
         MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
@@ -61,10 +58,8 @@ def train(
         peers.wait()
         with Interruption() as interruption:
             training = _Training(experiment, folder, peers, interruption, plugins)
-            try:
+            with closing(training.streams):
                 outcome = training.run()
-            finally:
-                training.streams.close()
     return Run(folder.path, experiment, outcome)
 
 
@@ -87,44 +82,27 @@ class _Training:
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
         optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
-        bad_samples = BadSamples(
-            folder.bad_samples, self.streams.sizes, experiment.data.max_bad_share, write=peers.is_main
-        )
-        self.audience = Audience(components().manager, _callbacks(experiment), self._own(plugins))
+        bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
+        self.audience = Audience(_callbacks(experiment), (LogWriter(folder), *plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
-        self.checkpointer = Checkpointer(
-            self.checkpoints,
-            {
-                "model": model,
-                "optimizer": optimizer,
-                "data": self.streams,
-                "bad_samples": bad_samples,
-                "callbacks": self.audience,
-            },
-        )
-        self._restore(bad_samples)
+        self.parts: dict[str, Any] = {  # what has state_dict and load_state_dict; no key of theirs is known here
+            "model": model,
+            "optimizer": optimizer,
+            "data": self.streams,
+            "bad_samples": bad_samples,
+            "callbacks": self.audience,
+        }
+        self._restore()
+        bad_samples.read_known()
         self.held_out = HeldOut(model, experiment, self.streams.loaders)
         if settings.compile:
             model.compile()
         self.control = RunControl(peers, bad_samples, interruption)
         rate = learning_rate_schedule(settings.schedule, peak_learning_rate(experiment), steps)
-        self.loop = TrainingLoop(
-            Parallelism(model, peers),
-            optimizer,
-            rate,
-            self.streams,
-            self.control,
-            settings.precision,
-            settings.optimizer.clip_gradient,
-        )
+        self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
 
     def run(self) -> str:
-        """Trains to the end, or until interrupted; `finished` or `interrupted`.
-
-        Raises:
-            NotFinite: a loss is not finite; the last good checkpoint stays.
-            SourceError: too many samples are bad.
-        """
+        """Trains to the end, or until interrupted; `finished` or `interrupted`."""
         state = self.state
         if state.step >= state.total_steps:
             return "finished"
@@ -132,7 +110,8 @@ class _Training:
         with self.audience:
             try:
                 self.audience.tell("run_started", state)
-                outcome = self._run()
+                self._run()
+                outcome = "finished" if state.step == state.total_steps else "interrupted"
             except NotFinite as error:
                 kept = self.checkpoints.paths()
                 last = f"The last good checkpoint is {kept[-1]}" if kept else "There is no checkpoint yet"
@@ -143,39 +122,34 @@ class _Training:
                 self.audience.tell("run_ended", state, outcome=outcome)
         return outcome
 
-    def _run(self) -> str:
+    def _run(self) -> None:
         state, settings = self.state, self.experiment.training
         if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
             self._evaluate()
-        timing = Timing()
+        results: list[StepResult] = []
+        started = time.perf_counter()
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             step, last = state.step, state.step == state.total_steps
             self.audience.tell("optimizer_stepped", state)
-            timing.add(result)
-            if step % settings.log.every == 0 or step == 1 or last:
-                self._log(result, timing)
-                timing.reset()
-            if last or (settings.evaluate.every and step % settings.evaluate.every == 0):
-                self._evaluate()
-                timing.reset()
-            if last or (settings.log.reconstruct_every and step % settings.log.reconstruct_every == 0):
-                self._draw()
-                timing.reset()
-            if last or step % settings.checkpoint.every == 0:
-                self._save()
-                timing.reset()
+            results.append(result)
+            duties = (
+                (partial(self._log, results, started), 1 if step == 1 else settings.log.every),
+                (self._evaluate, settings.evaluate.every),
+                (self._draw, settings.log.reconstruct_every),
+                (self._save, settings.checkpoint.every),
+            )
+            for duty, every in duties:
+                if last or (every and step % every == 0):
+                    duty()
+                    results, started = [], time.perf_counter()  # what has been done here is no part of a step
         if state.step < state.total_steps:
             self._save()
-            return "interrupted"
-        return "finished"
 
-    def _log(self, result: StepResult, timing: Timing) -> None:
+    def _log(self, results: list[StepResult], started: float) -> None:
         self.loop.check_finite()
         self.control.flush(self.state.step)
-        if not self.processes.is_main:
-            return
-        state, streams = self.state, self.streams
+        state, streams, result = self.state, self.streams, results[-1]
         total, *losses = result.losses.tolist()
         distinct = {name: streams.distinct(name) for name in self.experiment.streams}
         metrics: dict[str, Any] = {"step": state.step, "loss": total}
@@ -186,7 +160,7 @@ class _Training:
         metrics["distinct_samples"] = sum(distinct.values())
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
         metrics["bad_samples"] = sum(self.control.bad_samples.failed.values())
-        metrics |= timing.figures()
+        metrics |= speed(results, time.perf_counter() - started)
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:
@@ -195,8 +169,7 @@ class _Training:
             found = self.held_out.evaluate()
         for name, figures in found.items():
             self.state.evaluations.setdefault(name, []).append({"step": self.state.step, "stream": name} | figures)
-            if self.processes.is_main:
-                self.audience.tell("evaluated", self.state, stream=name, figures=figures)
+            self.audience.tell("evaluated", self.state, stream=name, figures=figures)
 
     def _draw(self) -> None:
         if not self.processes.is_main:
@@ -216,37 +189,38 @@ class _Training:
         self.control.flush(self.state.step)
         if self.processes.is_main:
             sync(self.folder)
-            path = self.checkpointer.save(self.state.step)
+            path = self.checkpoints.save(
+                self.state.step, {name: part.state_dict() for name, part in self.parts.items()}
+            )
             self.audience.tell("checkpoint_saved", self.state, path=path)
         self.processes.wait()
 
-    def _restore(self, bad_samples: BadSamples) -> None:
+    def _restore(self) -> None:
         """Goes on from the newest checkpoint, and forgets what was logged after it."""
-        step = self.checkpointer.restore()
+        saved = self.checkpoints.newest()
+        step = None if saved is None else saved["step"]
         if len(set(self.processes.gather(step))) > 1:
             raise MmmaskError(
                 f"{self.folder.path}: the processes do not see the same checkpoints; is the folder shared?"
             )
-        self.state.step = step or 0
+        if saved is not None:
+            if missing := self.parts.keys() - saved:
+                raise CheckpointError(f"{self.checkpoints.folder}: the checkpoint of step {step} lacks {min(missing)}")
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+            self.state.step = saved["step"]
         if self.processes.is_main:
             cut_back(self.folder, -1 if step is None else step)
         self.processes.wait()
-        bad_samples.read_known()
         for line in read_jsonl(self.folder.evaluations):
             self.state.evaluations.setdefault(line["stream"], []).append(line)
-
-    def _own(self, plugins: tuple[object, ...]) -> tuple[object, ...]:
-        """The run's own listeners; files are the main process's."""
-        return (LogWriter(self.folder), *plugins) if self.processes.is_main else plugins
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """The run's precision; never compiled anew for the few batches of another size."""
         settings = self.experiment.training
-        with ExitStack() as stack:
-            stack.enter_context(autocast(self.processes.device, settings.precision))
-            if settings.compile:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        eager = torch.compiler.set_stance("force_eager") if settings.compile else nullcontext()
+        with autocast(self.processes.device, settings.precision), eager:
             yield
 
 
@@ -254,13 +228,11 @@ def _callbacks(experiment: Experiment) -> dict[str, Callback]:
     """{name in the checkpoint: callback}; a name that is there twice gets a number."""
     chosen = list(experiment.callbacks)
     if experiment.training.log.tensorboard and all(config.name != "tensorboard" for config in chosen):
-        chosen.append(_validated("tensorboard"))
+        chosen.append(Component.Config(name="tensorboard"))
     found: dict[str, Callback] = {}
+    counts: Counter[str] = Counter()
     for config in chosen:
-        number = sum(name.partition("#")[0] == config.name for name in found)
-        found[f"{config.name}#{number + 1}" if number else config.name] = build("callback", config)
+        counts[config.name] += 1
+        number = counts[config.name]
+        found[config.name if number == 1 else f"{config.name}#{number}"] = build("callback", config)
     return found
-
-
-def _validated(name: str) -> Component.Config:
-    return components().get("callback", name).Config(name=name)

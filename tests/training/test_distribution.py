@@ -45,6 +45,14 @@ def test_with_heads_and_decoders_of_their_own(reference, experiment_file):
     same_up_to_rounding(reference(file, *own), reference(file, *own, processes=2))
 
 
+@pytest.mark.parametrize("mixing", ["joint", "alternate"])
+def test_a_parameter_may_have_its_first_gradient_later(reference, experiment_file, mixing):
+    late = ("streams.long.loss.name=late", "--plugin", os.path.join(os.path.dirname(__file__), "late_loss.py"))
+    one, two = (reference(experiment_file(mixing), *late, processes=number) for number in (1, 2))
+    assert abs(one.state["model"]["objectives.masked.learned_losses.long.scale"]) > 1e-3
+    same_up_to_rounding(one, two)
+
+
 def test_micro_batches_and_processes_are_one_partition(reference, experiment_file):
     """Four micro-batches on one process see the masks and samples of two on each of two."""
     file = experiment_file()

@@ -73,7 +73,7 @@ def test_signals_from_outside(left, reference, experiment_file, signals, tmp_pat
 
 
 def test_a_second_signal_ends_at_once():
-    from mmmask.training.interruption import Interruption
+    from mmmask.training.run_control import Interruption
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:

@@ -11,7 +11,7 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.interop.runs import RunFolder
 from mmmask.training.folder import opened
-from mmmask.training.json_lines import append_jsonl
+from mmmask.training.logs import append_jsonl
 
 
 def test_a_damaged_checkpoint_never_pushes_out_a_good_one(tmp_path):
