@@ -84,8 +84,8 @@ class FrameMasker(_GroupMasker):
 class UnitMasker(_GroupMasker):
     """Masks units of several tokens at random, each whole (SimMIM section 3.2: 32 x 32 pixels, whatever the patch).
 
-    Along axes that the unit does not reach each token has units of its own. Their number is rounded up as floating
-    point gives it, as SimMIM does: 0.55 of 100 units are 56, because 0.55 * 100 is 55.00000000000001.
+    Frames that the unit does not reach into have units of their own. The masked number is rounded up as floating point
+    gives it, as SimMIM does: 0.55 of 100 units are 56, because 0.55 * 100 is 55.00000000000001.
     """
 
     class Config(Masker.Config):
