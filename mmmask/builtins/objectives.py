@@ -33,11 +33,11 @@ from mmmask.interfaces import (
     build,
     nothing_masked,
 )
+from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
 from mmmask.model.masks import draw_mask, given_mask
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
-from mmmask_registry import MmmaskError
 
 MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
 LossChoice = Annotated[Component.Config, ChosenByName("loss")]
@@ -84,18 +84,14 @@ class MaskedObjective(Objective):
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
         }
         self.head_of = {name: part.head or self.modalities[name].embedding for name, part in streams.items()}
-        if problems := self._unusable_names() + self._untrained_maskers():
+        if problems := self._problems():
             raise ExperimentError(problems)
         decoders = self._build_decoders(context)
         self.decoders = nn.ModuleDict(decoders)
         self.heads = nn.ModuleDict(self._build_heads(decoders))
         # losses and maskers with weights of their own move, train and save with the model
-        self.learned_losses = nn.ModuleDict(
-            {name: part for name, part in self.loss_of.items() if isinstance(part, nn.Module)}
-        )
-        self.learned_maskers = nn.ModuleDict(
-            {name: part for name, part in self.masker_of.items() if isinstance(part, nn.Module)}
-        )
+        self.learned_losses = _modules(self.loss_of)
+        self.learned_maskers = _modules(self.masker_of)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -207,7 +203,8 @@ class MaskedObjective(Objective):
             dim, key = self.loss_of[name].prediction_dim(self.modalities[name].spec), self.head_of[name]
             head = heads.get(key)
             if head is None:
-                heads[key] = _head(width, dim)
+                heads[key] = nn.Linear(width, dim)
+                initialize(heads[key], xavier=False)
             elif (head.in_features, head.out_features) != (width, dim):
                 raise ExperimentError(
                     [
@@ -217,16 +214,8 @@ class MaskedObjective(Objective):
                 )
         return heads
 
-    def _untrained_maskers(self) -> list[str]:
-        """Decoder maskers with weights, which no loss would reach."""
-        return [
-            f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
-            for name, masker in self.decoder_masker_of.items()
-            if isinstance(masker, nn.Module)
-        ]
-
-    def _unusable_names(self) -> list[str]:
-        """Keys of module dictionaries that are attributes of every such dictionary, or hold a dot."""
+    def _problems(self) -> list[str]:
+        """Names that no module can have, and decoder maskers with weights, which no loss would reach."""
         named: dict[str, str] = {}
         for name, part in self.streams.items():
             named[f"streams.{name}.decoder"] = part.decoder
@@ -234,23 +223,12 @@ class MaskedObjective(Objective):
                 named[f"streams.{name}.head"] = part.head
             if isinstance(self.loss_of[name], nn.Module) or isinstance(self.masker_of[name], nn.Module):
                 named[f"streams.{name}"] = name
-        return unusable_names(named)
+        return unusable_names(named) + [
+            f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
+            for name, masker in self.decoder_masker_of.items()
+            if isinstance(masker, nn.Module)
+        ]
 
 
-def _head(width: int, dim: int) -> nn.Linear:
-    """Truncated normal of deviation 0.02 and zero bias, as OmniMAE initialises its head."""
-    head = nn.Linear(width, dim)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def masked_objective(owner: str, objective: object) -> MaskedObjective:
-    """The objective, if it is this one.
-
-    Raises:
-        MmmaskError: it is another; `owner` is what needs it.
-    """
-    if not isinstance(objective, MaskedObjective):
-        raise MmmaskError(f"{owner} is for streams of the objective 'masked', not {type(objective).__name__}")
-    return objective
+def _modules(parts: Mapping[str, object]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
