@@ -181,7 +181,7 @@ class ConvViTEncoder(Encoder):
         last = math.prod(settings.cells(self.patch_size, stages[-1])) * settings.stage_widths[-1]
         self.embed = PatchEmbedding(last, settings.width, settings.conv_norm_epsilon)
         self.project = nn.Linear(settings.width, settings.width)
-        self.blocks = Blocks(settings)
+        self.blocks = Blocks(settings, before=sum(settings.stage_depths))
         self.norm = nn.LayerNorm(settings.width, eps=settings.norm_epsilon)
         area, narrow = settings.stage_patches[0] ** 2, settings.stage_widths[0]
         self.embeddings = nn.ModuleDict(
@@ -233,25 +233,15 @@ class ConvViTEncoder(Encoder):
         self, inputs: Sequence[EncoderInput], wanted: Sequence[int] = ()
     ) -> tuple[list[Latents], list[list[tuple[Tensor, Tensor]]]]:
         """Latents of every input, and the outputs of its stages of convolutions."""
-        settings, convolutions, first = self.config, sum(self.config.stage_depths), len(self.pyramid)
-        paths = [
-            path_factors(own.noise, len(own.mask.masked), settings.drop_path, convolutions + len(self.blocks))
-            for own in inputs
-        ]
-        seen = [self._convolve(own, path) for own, path in zip(inputs, paths, strict=True)]
+        first, seen = len(self.pyramid), [self._convolve(own) for own in inputs]
         tokens, biases = [], []
         for own, found in zip(inputs, seen, strict=True):
             x = self.project(self.embed(found[-1][0].flatten(2)))
             x, bias = placed(x, self.positions, own.part.key, own.part.tokens.grid, visible_index(own))
             tokens.append(x)
             biases.append(bias)
-        outputs, kept = self.blocks(
-            tokens,
-            biases,
-            [own.noise for own in inputs],
-            [number - first for number in wanted],
-            [None if path is None else path[convolutions:] for path in paths],
-        )
+        noises, wanted_blocks = [own.noise for own in inputs], [number - first for number in wanted]
+        outputs, kept = self.blocks(tokens, biases, noises, wanted_blocks)
         latents = []
         for own, x, found, blocks in zip(inputs, outputs, seen, kept, strict=True):
             for _, share in found:
@@ -260,11 +250,13 @@ class ConvViTEncoder(Encoder):
             latents.append(Latents(self.norm(x), visible_index(own), stages=tuple(stages)))
         return latents, seen
 
-    def _convolve(self, own: EncoderInput, path: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    def _convolve(self, own: EncoderInput) -> list[tuple[Tensor, Tensor]]:
         """Outputs of every stage of convolutions for the visible tokens of an input."""
         settings, tokens, visible = self.config, own.part.tokens, visible_index(own)
         if tokens.spec.patch_size != self.patch_size:
             raise GridError(f"a token of {tokens.spec.patch_size}, and the encoder was built for {self.patch_size}")
+        depth = self.blocks.before + len(self.blocks)
+        path = path_factors(own.noise, len(own.mask.masked), settings.drop_path, depth)
         values = tokens.values(visible).to(self.norm.weight.dtype)
         cells, seen, first = values.unflatten(2, (*self.patch_size, -1)), [], 0
         for number, (stage, side) in enumerate(zip(self.pyramid, settings.stage_patches, strict=True)):

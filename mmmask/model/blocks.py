@@ -184,11 +184,15 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """A stack of blocks over several inputs at once."""
+    """A stack of blocks over several inputs at once.
 
-    def __init__(self, settings: BlockSettings) -> None:
+    Args:
+        before: blocks of another kind before these, over which drop path grows too.
+    """
+
+    def __init__(self, settings: BlockSettings, before: int = 0) -> None:
         super().__init__(Block(settings) for _ in range(settings.depth))
-        self.settings = settings
+        self.settings, self.before = settings, before
 
     def forward(
         self,
@@ -196,7 +200,6 @@ class Blocks(nn.ModuleList):
         biases: Sequence[Bias] | None = None,
         noises: Sequence[Noise | None] | None = None,
         wanted: Sequence[int] = (),
-        paths: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Tensor], list[dict[int, Tensor]]]:
         """(batch, tokens, width) of every input -> the same shapes, and the outputs of the wanted blocks.
 
@@ -204,24 +207,18 @@ class Blocks(nn.ModuleList):
             biases: of each input, added to the attention logits of all blocks, or one for each block; None for none.
             noises: of each input, for drop path and dropout; None where nothing is dropped.
             wanted: numbers of the blocks whose outputs are returned too.
-            paths: factors (depth, 2, batch) of the branches for each input, by default drawn from its noise.
 
         Returns:
             The outputs, and {number: (batch, tokens, width)} for each input.
         """
         none = [None] * len(inputs)
         biases, noises, rate = biases or none, noises or none, self.settings.dropout
-        if paths is None:
-            paths = [
-                path_factors(noise, len(x), self.settings.drop_path, len(self))
-                for noise, x in zip(noises, inputs, strict=True)
-            ]
         if len(inputs) > 1 and not packs(sum(x.shape[0] * x.shape[1] for x in inputs), inputs[0].device):
-            each = zip(inputs, biases, noises, paths, strict=True)
-            apart = [self([x], [bias], [noise], wanted, [path]) for x, bias, noise, path in each]
+            each = zip(inputs, biases, noises, strict=True)
+            apart = [self([x], [bias], [noise], wanted) for x, bias, noise in each]
             return [outputs[0] for outputs, _ in apart], [kept[0] for _, kept in apart]
         segments: list[Segment] = [(x.shape[0], x.shape[1]) for x in inputs]
-        path, units = _of_every_token(paths, segments), unit_noise(noises, segments) if rate else None
+        path, units = self._paths(noises, segments), unit_noise(noises, segments) if rate else None
         flat = [x.flatten(0, 1) for x in inputs]
         x = flat[0] if len(flat) == 1 else torch.cat(flat)
         kept: list[dict[int, Tensor]] = [{} for _ in inputs]
@@ -240,6 +237,16 @@ class Blocks(nn.ModuleList):
                     outputs[number] = part
         return _apart(x, segments), kept
 
+    def _paths(self, noises: Sequence[Noise | None], segments: Sequence[Segment]) -> Tensor | None:
+        """Drop path's factors (blocks, 2, tokens of all samples of all inputs), or None where nothing is dropped."""
+        parts = []
+        for noise, (batch, tokens) in zip(noises, segments, strict=True):
+            factors = path_factors(noise, batch, self.settings.drop_path, self.before + len(self))
+            if factors is None:
+                return None
+            parts.append(factors[self.before :].repeat_interleave(tokens, dim=2))
+        return torch.cat(parts, dim=2)
+
 
 def run(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:  # noqa: ANN401 - the block's own
     """Output of a block, of which nothing is kept for the backward where it is to be recomputed."""
@@ -247,16 +254,6 @@ def run(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:  # noqa: 
         # nothing within draws from the global generators: their state need not be kept
         return cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
     return block(*arguments)
-
-
-def _of_every_token(paths: Sequence[Tensor | None], segments: Sequence[Segment]) -> Tensor | None:
-    """(blocks, 2, batch) for each input -> (blocks, 2, tokens of all samples of all inputs); None without."""
-    parts = [
-        path.unsqueeze(-1).expand(-1, -1, -1, tokens).flatten(2)
-        for path, (_, tokens) in zip(paths, segments, strict=True)
-        if path is not None
-    ]
-    return torch.cat(parts, dim=2) if len(parts) == len(segments) else None
 
 
 def _apart(x: Tensor, segments: Sequence[Segment]) -> list[Tensor]:

@@ -80,9 +80,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return {"model": model, "streams": streams}
 
 
-def settings_of(model: Backbone) -> dict[str, Any]:
-    """Plain data that the model can be built from again: an experiment without sources, or a classifier's settings."""
-    return model.plain_settings()
+settings_of = Backbone.plain_settings
 
 
 def build_classifier(settings: ClassifierSettings) -> Classifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Classifier(Backbone):
     """
 
     def __init__(self, settings: ClassifierSettings, modalities: Mapping[str, Modality], encoder: Encoder) -> None:
-        super().__init__(modalities, encoder)
+        super().__init__(modalities, encoder, every_setting(settings))
         self.settings = settings
         self.pool: Pool = build("pool", settings.pool, width=encoder.width)
         epsilon = settings.norm_epsilon
@@ -63,7 +63,3 @@ class Classifier(Backbone):
     def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{stream: (batch, width)}, pooled and normalised: what the head sees."""
         return {name: self.norm(self.pool(latents)) for name, latents in self.encode(batch).items()}
-
-    def plain_settings(self) -> dict[str, Any]:
-        """Plain data of `ClassifierSettings`."""
-        return every_setting(self.settings)

@@ -27,17 +27,12 @@ def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContex
     Raises:
         MaskError: a masker chooses all tokens, a negative number, or scores another number of tokens.
     """
-    visible, masked_index, masked, scores = _choose(masker, context)
-    kept = scores if scores.requires_grad else None
+    visible, predicted, masked, scores = _choose(masker, context)
+    if decoder_masker is not None:
+        predicted, *_ = _choose(decoder_masker, context)
     valid = _valid(context)
-    if decoder_masker is None:
-        counted = torch.ones_like(masked_index, dtype=torch.float32)
-        return Mask(
-            visible, masked_index, counted if valid is None else valid.gather(1, masked_index).float(), masked, kept
-        )
-    predicted, *_ = _choose(decoder_masker, context)
-    counted = masked if valid is None else masked & valid
-    return Mask(visible, predicted, counted.gather(1, predicted).float(), masked, kept)
+    counted = (masked if valid is None else masked & valid).gather(1, predicted).float()
+    return Mask(visible, predicted, counted, masked, scores if scores.requires_grad else None)
 
 
 def mask_from_bool(masked: Tensor) -> Mask:
@@ -97,8 +92,8 @@ def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
         raise MaskError(f"{where}: {error}") from error
     if tuple(mask.masked.shape) != shape:
         raise MaskError(f"{where}: {tuple(mask.masked.shape)} does not fit {shape} (batch, tokens)")
-    for name, index in (("visible", mask.visible), ("predicted", mask.predicted)):
-        _check_index(f"{where}.{name}", index, *shape)
+    _check_index(f"{where}.visible", mask.visible, *shape)
+    _check_index(f"{where}.predicted", mask.predicted, *shape)
     if mask.counted.shape != mask.predicted.shape:
         counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
         raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")
