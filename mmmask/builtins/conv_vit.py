@@ -25,13 +25,7 @@ from mmmask_registry import MmmaskError
 
 
 class PatchEmbedding(nn.Module):
-    """A projection, a LayerNorm and a GELU: what stands before every stage.
-
-    Args:
-        inputs: numbers that a patch holds, None where it is projected before.
-        width: of the embedded patch.
-        norm_epsilon: of the LayerNorm.
-    """
+    """A projection (none where `inputs` is None), a LayerNorm and a GELU, before every stage."""
 
     def __init__(self, inputs: int | None, width: int, norm_epsilon: float) -> None:
         super().__init__()
@@ -94,11 +88,7 @@ class ConvStage(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Patches (batch, visible, rows, columns, inputs) -> cells (batch, visible, rows, columns, width).
 
-        Args:
-            patches: of the visible tokens.
-            grid: of all tokens.
-            places: `places_on_plane` of the visible tokens, None where all are visible.
-            path: (blocks, 2, batch) what the branches are multiplied by, None for nothing (drop path).
+        The other arguments are those of `ConvBlock.forward`, `path` for each block.
 
         Returns:
             The cells, and what they add to the latents: (batch, visible, latents' width).

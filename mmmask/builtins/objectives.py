@@ -45,9 +45,8 @@ LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
 @dataclass(frozen=True)
 class MaskedPlan(Plan):
-    """A plan, the mask of every stream, and in training the noise of its decoder."""
+    """A plan, and in training the noise of every stream's decoder; masks are those of the inputs."""
 
-    masks: Mapping[str, Mask]
     noises: Mapping[str, Noise]
 
 
@@ -109,18 +108,17 @@ class MaskedObjective(Objective):
         Raises:
             MaskError: a given mask does not fit, or a masker leaves nothing visible.
         """
-        masks = {name: self._mask(name, part, context) for name, part in tokens.items()}
         inputs = {
-            name: EncoderInput((Part(self.modalities[name].embedding, part),), masks[name])
+            name: EncoderInput((Part(self.modalities[name].embedding, part),), self._mask(name, part, context))
             for name, part in tokens.items()
         }
-        varying = self.counts_vary
+        varying = {*self.counts_vary, *context.given}
         counts = {
-            name: mask.counted.sum() if name in varying or name in context.given else float(mask.counted.numel())
-            for name, mask in masks.items()
+            name: part.mask.counted.sum() if name in varying else float(part.mask.counted.numel())
+            for name, part in inputs.items()
         }
         noises = {name: context.noise(name, "decoder") for name in tokens} if context.training else {}
-        return MaskedPlan(tokens, batches, inputs, counts, masks, noises)
+        return MaskedPlan(tokens, batches, inputs, counts, noises)
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
         """The summed error of the counted predictions of every stream."""
@@ -131,22 +129,17 @@ class MaskedObjective(Objective):
         features: dict[str, Tensor] = {}
         for key, decoder in self.decoders.items():
             names = [name for name in plan.tokens if self.streams[name].decoder == key]
+            shown = [plan.inputs[name] for name in names]
             inputs = [
-                DecoderInput(
-                    self.modalities[name].embedding,
-                    latents[name],
-                    plan.masks[name],
-                    plan.tokens[name].grid,
-                    plan.noises.get(name),
-                )
-                for name in names
+                DecoderInput(own.part.key, latents[name], own.mask, own.part.tokens.grid, plan.noises.get(name))
+                for name, own in zip(names, shown, strict=True)
             ]
             features |= zip(names, decoder(inputs), strict=True) if names else ()
         return {name: self.heads[self.head_of[name]](features[name]) for name in plan.tokens}
 
     def term(self, plan: MaskedPlan, stream: str, predictions: Tensor) -> LossTerm:
         """The summed error of predictions (batch, predicted, dim) for a stream; float32 or wider."""
-        loss, mask = self.loss_of[stream], plan.masks[stream]
+        loss, mask = self.loss_of[stream], plan.inputs[stream].mask
         with full_precision(predictions.device):
             error = loss.error(predictions, loss.target(plan.tokens[stream], mask.predicted))
             if self.training and mask.scores is not None:
@@ -156,7 +149,7 @@ class MaskedObjective(Objective):
 
     def restore(self, plan: MaskedPlan, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:
         """Predictions as raw content, float32: (batch, predicted, content_dim); see `Loss.restore`."""
-        mask = plan.masks[stream]
+        mask = plan.inputs[stream].mask
         with full_precision(predictions.device):
             statistics = None if true_statistics else mask.visible
             return self.loss_of[stream].restore(predictions.float(), plan.tokens[stream], mask.predicted, statistics)

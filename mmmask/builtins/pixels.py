@@ -29,7 +29,7 @@ class PixelLoss(Loss):
     values that are present.
 
     With `slices` a token answers for some of its slices along the grid's first axis only (MAE-ST predicts one frame of
-    each tubelet): those at the places trunc(linspace(0, T - 1, steps * slices)) of the whole sample of T slices.
+    each tubelet): those at the places trunc(linspace(0, T - 1, frames * slices)) of the whole sample of T slices.
     """
 
     class Config(Loss.Config):
@@ -160,17 +160,12 @@ class PixelLoss(Loss):
     def _places(self, tokens: Tokens, index: Tensor) -> Tensor:
         """Predicted slices of each token: (batch, k, slices), each in 0 .. patch_size[0] - 1.
 
-        With T = steps * depth and P = steps * slices <= T, place j (T - 1) / (P - 1) lies in step floor(j / slices).
+        With T = frames * depth and P = frames * slices <= T, place j (T - 1) / (P - 1) lies in frame floor(j / slices).
         """
-        depth, slices, steps = tokens.spec.patch_size[0], self.config.slices or 1, tokens.grid[0]
-        chosen = (
-            torch.linspace(0, steps * depth - 1, steps * slices, dtype=torch.float64, device="cpu")
-            .long()
-            .unflatten(0, (steps, slices))
-        )
-        within = chosen - depth * torch.arange(steps, device="cpu").unsqueeze(1)
-        step = index // math.prod(tokens.grid[1:])
-        return within.to(index.device)[step]
+        depth, slices, frames = tokens.spec.patch_size[0], self.config.slices or 1, tokens.grid[0]
+        chosen = torch.linspace(0, frames * depth - 1, frames * slices, dtype=torch.float64, device="cpu").long()
+        within = chosen.unflatten(0, (frames, slices)) - depth * torch.arange(frames, device="cpu").unsqueeze(1)
+        return within.to(index.device)[index // math.prod(tokens.grid[1:])]
 
     def _grouped(self, values: Tensor, spec: TokenSpec) -> Tensor:
         """(batch, k, content_dim) -> (batch, k, numbers that share a mean, groups)."""

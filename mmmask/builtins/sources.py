@@ -40,7 +40,7 @@ class _FileSource(Source):
         return SourceFile(self._paths[index])
 
     def label(self, index: int) -> str | None:
-        """Its label, or None."""
+        """The file's label, or None."""
         return self._labels[index]
 
     @property
@@ -49,11 +49,11 @@ class _FileSource(Source):
         return classes_of(self._labels)
 
     def describe(self, index: int) -> str:
-        """Its path."""
+        """The file's path."""
         return self._paths[index]
 
     def name(self, index: int) -> str:
-        """Its path relative to the source's folder, where it lies below it."""
+        """Path relative to the source's folder, where the file lies below it."""
         return self._paths[index].removeprefix(posixpath.join(self._folder, ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,15 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from mmmask.builtins.transformer import check_stages
-from mmmask.builtins.windows import (
-    WindowAttention,
-    across_border,
-    check_planes,
-    cut,
-    join_windows,
-    split_windows,
-    window_sides,
-)
+from mmmask.builtins.windows import WindowAttention, across_border, check_planes, cut, join_windows, split_windows
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, patchify
 from mmmask.model.blocks import MLP, DropPath, Recompute, initialize, run
 from mmmask.model.dropping import path_factors, scaled
@@ -161,13 +154,25 @@ class SwinEncoder(Encoder):
             return [depth if self.depth is None else self.depth for depth in self.depths]
 
         def windows(self, grid: Grid) -> list[int]:
-            """Side of each stage's windows for a grid of tokens, which is the plane of the last stage.
+            """Side of each stage's windows for a grid of tokens: the largest up to `window` that cuts its plane evenly.
+
+            That is `window` where the plane is a multiple of it, and the whole of a smaller square.
 
             Raises:
-                GridError: they do not cut the planes of this grid.
+                GridError: only single patches cut a plane evenly, and nothing would attend to anything.
             """
-            planes = [tuple(side * self.cells // 2**stage for side in grid) for stage in range(len(self.depths))]
-            return window_sides(planes, self.window)
+            sides = []
+            for stage in range(len(self.depths)):
+                height, width = (extent * self.cells // 2**stage for extent in grid)
+                common = math.gcd(height, width)
+                side = next(side for side in range(min(self.window, common), 0, -1) if common % side == 0)
+                if side == 1 and max(height, width) > 1 and self.window > 1:
+                    raise GridError(
+                        f"no window of up to {self.window} cuts the {height} x {width} patches of stage {stage} "
+                        "evenly: resize samples, or make window larger"
+                    )
+                sides.append(side)
+            return sides
 
     config: Config
     no_weight_decay = ("mask_token",)

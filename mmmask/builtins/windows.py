@@ -5,14 +5,13 @@ B batch, H and W rows and columns of the plane, M cells along a side of a window
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mmmask.builtins.positions.relative import relative_index
-from mmmask.interfaces import Embedding, Grid, GridError
+from mmmask.interfaces import Embedding, GridError
 from mmmask.model.attention import attention
 
 
@@ -82,27 +81,6 @@ def across_border(height: int, width: int, window: int, shift: int, device: torc
     wrapped = torch.stack([wrapped_y.unsqueeze(1).expand(-1, width), wrapped_x.expand(height, -1)], dim=-1)
     cells = split_windows(wrapped.unsqueeze(0), window)  # (windows, M * M, 2)
     return (cells.unsqueeze(2) != cells.unsqueeze(1)).any(dim=-1)
-
-
-def window_sides(planes: Sequence[Grid], window: int) -> list[int]:
-    """Side of the windows of each plane, finest first: the largest up to `window` that cuts it evenly.
-
-    That is `window` where the plane is a multiple of it, and the whole of a smaller square.
-
-    Raises:
-        GridError: only single patches cut a plane evenly, and nothing would attend to anything.
-    """
-    sides = []
-    for stage, plane in enumerate(planes):
-        common = math.gcd(*plane)
-        side = next(side for side in range(min(window, common), 0, -1) if common % side == 0)
-        if side == 1 and max(plane) > 1 and window > 1:
-            raise GridError(
-                f"no window of up to {window} cuts the {plane[0]} x {plane[1]} patches of stage {stage} evenly: resize "
-                "samples, or make window larger"
-            )
-        sides.append(side)
-    return sides
 
 
 def check_planes(encoder: str, embeddings: Mapping[str, Embedding]) -> None:
