@@ -29,12 +29,7 @@ class TransformerSettings(BlockSettings):
             ValueError: they do not suit its grids, or are for another number of attention heads.
         """
         return build(
-            "positions",
-            self.positions,
-            width=width,
-            grids=embedding.grids,
-            num_prefix=num_prefix,
-            heads=self.num_heads,
+            "positions", self.positions, width=width, grids=embedding.grids, num_prefix=num_prefix, heads=self.num_heads
         )
 
     def positions_by_key(self, embeddings: Mapping[str, Embedding], width: int, num_prefix: int = 0) -> nn.ModuleDict:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmmask.interfaces import ChosenByName, Component, Encoder, Modality, Pool, StrictModel, build
 from mmmask.interfaces.component import every_setting
 from mmmask.model.backbone import Backbone
+from mmmask.model.blocks import initialize
 
 
 class ClassifiedStream(StrictModel):
@@ -49,8 +50,7 @@ class Classifier(Backbone):
         epsilon = settings.norm_epsilon
         self.norm = nn.Identity() if epsilon is None else nn.LayerNorm(encoder.width, eps=epsilon)
         self.head = nn.Linear(encoder.width, settings.classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        initialize(self.head, xavier=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{stream: logits (batch, classes)}; samples as in pretraining, nothing is masked.
