@@ -269,14 +269,14 @@ class SwinEncoder(Encoder):
     def _check_tokens(self, embeddings: Mapping[str, Embedding]) -> None:
         """Raises a GridError unless tokens can be cut into patches that merge to one again."""
         check_planes("swin", embeddings)
-        patch, cells = self.config.embed_patch, self.config.cells
+        patch, cells, stages = self.config.embed_patch, self.config.cells, len(self.config.depths)
+        side = patch * cells
         for key, embedding in embeddings.items():
             height, width = embedding.spec.patch_size
-            if (height, width) != (patch * cells, patch * cells):
+            if (height, width) != (side, side):
                 raise GridError(
-                    f"embeddings.{key}: a token of swin with embed_patch {patch} and {len(self.config.depths)} stages "
-                    f"is {patch * cells} x {patch * cells}: set the modality's patch_size to "
-                    f"[{patch * cells}, {patch * cells}]"
+                    f"embeddings.{key}: a token of swin with embed_patch {patch} and {stages} stages is "
+                    f"{side} x {side}: set the modality's patch_size to [{side}, {side}]"
                     + (f", or embed_patch to {height // cells}" if height == width and height % cells == 0 else "")
                 )
 
