@@ -13,14 +13,15 @@ from mmmask.builtins.transformer import TransformerSettings, check_stages, place
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Positions
 from mmmask.model.blocks import Bias, Blocks, initialize
 
-# width, depth, heads: tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2
+# tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2, whose MLP is 6144 wide (appendix)
+SIZED = ("width", "depth", "num_heads", "mlp_ratio")
 SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "huge": (1280, 32, 16),
-    "giant": (1408, 40, 16),
+    "tiny": (192, 12, 3, 4.0),
+    "small": (384, 12, 6, 4.0),
+    "base": (768, 12, 12, 4.0),
+    "large": (1024, 24, 16, 4.0),
+    "huge": (1280, 32, 16, 4.0),
+    "giant": (1408, 40, 16, 48 / 11),
 }
 
 
@@ -28,9 +29,7 @@ def _numbers(size: object) -> dict[str, Any]:
     """The settings that a size stands for; none where it is no size."""
     if not isinstance(size, str) or size not in SIZES:
         return {}
-    width, depth, num_heads = SIZES[size]
-    # the giant's MLP is 6144 wide (VideoMAE V2, appendix)
-    return {"width": width, "depth": depth, "num_heads": num_heads, "mlp_ratio": 48 / 11 if size == "giant" else 4.0}
+    return dict(zip(SIZED, SIZES[size], strict=True))
 
 
 class ViTEncoder(Encoder):
@@ -78,7 +77,6 @@ class ViTEncoder(Encoder):
         self.norm = nn.LayerNorm(width, eps=settings.norm_epsilon) if settings.final_norm else nn.Identity()
         initialize(self)
         self.embeddings = nn.ModuleDict({key: embedding.build(width) for key, embedding in embeddings.items()})
-
         self.positions = nn.ModuleDict({key: self._build_positions(part) for key, part in embeddings.items()})
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, width).normal_(std=0.02))

@@ -17,16 +17,12 @@ class _GroupMasker(Masker):
     """Cuts the grid into groups of one size, and ranks these at random."""
 
     @abstractmethod
-    def _extents(self, grid: Grid) -> tuple[int, ...]:
-        """Tokens of a group along each axis of the grid."""
-
-    @abstractmethod
-    def _num_masked(self, groups: int) -> int:
-        """Number of masked groups."""
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
+        """Tokens of a group along each axis of the grid, and the number of masked groups."""
 
     def scores(self, context: MaskContext) -> Tensor:
         """One rank per group, repeated for its tokens: (batch, tokens)."""
-        extents = self._extents(context.grid)
+        extents, _ = self._groups(context.grid)
         groups = [size // extent for size, extent in zip(context.grid, extents, strict=True)]
         ranks = context.ranks(math.prod(groups)).view(context.batch, *groups)
         for axis, extent in enumerate(extents, start=1):
@@ -39,8 +35,8 @@ class _GroupMasker(Masker):
         Raises:
             MmmaskError: the grid cannot be cut into such groups.
         """
-        tokens = math.prod(self._extents(grid))
-        return self._num_masked(math.prod(grid) // tokens) * tokens
+        extents, masked = self._groups(grid)
+        return masked * math.prod(extents)
 
 
 class TubeMasker(_GroupMasker):
@@ -52,12 +48,11 @@ class TubeMasker(_GroupMasker):
 
     config: Config
 
-    def _extents(self, grid: Grid) -> tuple[int, ...]:
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
         _check_frames("tube", grid)
-        return (grid[0], *[1] * (len(grid) - 1))
-
-    def _num_masked(self, groups: int) -> int:
-        return masked_count(groups, self.config.mask_ratio, self.config.round_down)
+        frames, *cells = grid
+        masked = masked_count(math.prod(cells), self.config.mask_ratio, self.config.round_down)
+        return (frames, *(1 for _ in cells)), masked
 
 
 class FrameMasker(_GroupMasker):
@@ -73,12 +68,10 @@ class FrameMasker(_GroupMasker):
 
     config: Config
 
-    def _extents(self, grid: Grid) -> tuple[int, ...]:
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
         _check_frames("frame", grid)
-        return (1, *grid[1:])
-
-    def _num_masked(self, groups: int) -> int:
-        return int(self.config.mask_ratio * groups)
+        frames, *cells = grid
+        return (1, *cells), int(self.config.mask_ratio * frames)
 
 
 class UnitMasker(_GroupMasker):
@@ -98,17 +91,15 @@ class UnitMasker(_GroupMasker):
 
     config: Config
 
-    def _extents(self, grid: Grid) -> tuple[int, ...]:
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
         unit = extents_of_all_axes("masker 'unit': unit", self.config.unit, grid)
         if any(size % extent for size, extent in zip(grid, unit, strict=True)):
             raise MmmaskError(
                 f"masker 'unit': a grid {tuple(grid)} does not divide into units of {list(self.config.unit)} tokens: "
                 "choose a unit that divides it, or samples of another size"
             )
-        return unit
-
-    def _num_masked(self, groups: int) -> int:
-        return math.ceil(groups * self.config.mask_ratio)
+        units = math.prod(grid) // math.prod(unit)
+        return unit, math.ceil(units * self.config.mask_ratio)
 
 
 def _check_frames(name: str, grid: Grid) -> None:
