@@ -127,7 +127,7 @@ class ListSource(_FileSource):
         path = os.path.expanduser(self.config.path)
         try:
             with open_file(path, "r") as file:
-                lines = file.read().removeprefix("\ufeff").splitlines()
+                lines = file.read().removeprefix("\ufeff").split("\n")  # `splitlines` knows ten more ends
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(
                 f"source list: {self.config.path} cannot be read ({type(error).__name__}). "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +14,12 @@ from mmmask.data.order import Draw
 from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
+from mmmask_registry import MmmaskError
 
 ATTEMPTS = 20
 UNLABELLED = -1
 """Number of the class of a sample that has none, in a source whose other samples do."""
+LONGEST_REASON = 400
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,31 @@ class TooManyBad(SourceError):
 
     def __reduce__(self) -> tuple[type[TooManyBad], tuple[str, tuple[BadRecord, ...]]]:
         return TooManyBad, (self.stream, self.records)
+
+
+@contextmanager
+def bad_sample_of_any_error() -> Iterator[None]:
+    """Turns whatever a source or a preparation raises into a bad sample; an error for the user stays what it is.
+
+    The reason names the line, as the error may be a mistake in a plugin instead of in the sample.
+    """
+    try:
+        yield
+    except (BadSample, MmmaskError):
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        raise BadSample(f"{text}{_place(error)}") from error
+
+
+def _place(error: Exception) -> str:
+    """The last line in the package that was called; the innermost one is often in numpy or torch."""
+    called = [
+        (str(frame.f_globals.get("__name__")).partition(".")[0], f" ({frame.f_code.co_filename}:{line})")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename != __file__
+    ]
+    return [place for package, place in called if package == called[0][0]][-1] if called else ""
 
 
 class SampleLoader:
@@ -104,8 +133,10 @@ class SampleLoader:
         Raises:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
-        decoded = self.preparation.decode(self.source.load(index), view)
-        return self._sample(index, self.preparation.prepare(decoded, view))
+        with bad_sample_of_any_error():
+            decoded = self.preparation.decode(self.source.load(index), view)
+            part = self.preparation.prepare(decoded, view)
+        return self._sample(index, part)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw
@@ -120,11 +151,13 @@ class SampleLoader:
 
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)
-        decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
-        return [
-            self._sample(index, self.preparation.prepare(decoded, View(seeded_generator(*where, replica))))
-            for replica in range(self.replicate)
-        ]
+        with bad_sample_of_any_error():
+            decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
+            parts = [
+                self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
+                for replica in range(self.replicate)
+            ]
+        return [self._sample(index, part) for part in parts]
 
     def _sample(self, index: int, part: Tensor) -> Sample:
         if part.is_floating_point():

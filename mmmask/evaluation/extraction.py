@@ -123,7 +123,7 @@ def extract(
     progress(0, total, ())
     for name, samples in sources.items():
         preparation = opened.modalities[name].preparation
-        for batch in read_ahead(preparation, name, samples, range(len(samples)), batch_size):
+        for batch in read_ahead(preparation, samples, range(len(samples)), batch_size):
             good = [(index, sample) for index, sample in batch if isinstance(sample, Tensor)]
             bad = [str(reason) for _, reason in batch if isinstance(reason, UndecodableSample)]
             if good:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmmask import interop
 from mmmask.components import components
+from mmmask.data.samples import bad_sample_of_any_error
 from mmmask.interfaces import (
     PLAIN,
     BadSample,
@@ -110,13 +111,13 @@ def open_sources(
 
 
 def read_ahead(
-    preparation: Preparation, stream: str, source: Source, indices: Sequence[int], size: int
+    preparation: Preparation, source: Source, indices: Sequence[int], size: int
 ) -> Iterator[list[tuple[int, Tensor | UndecodableSample]]]:
     """(number, sample or why there is none), so many at a time, while threads decode the next ones."""
 
     def read(index: int) -> Tensor | UndecodableSample:
         try:
-            return read_sample(preparation, stream, source, index)
+            return read_sample(preparation, source, index)
         except UndecodableSample as error:
             return error
 
@@ -132,20 +133,17 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def read_sample(preparation: Preparation, stream: str, source: Source, index: int) -> Tensor:
+def read_sample(preparation: Preparation, source: Source, index: int) -> Tensor:
     """One sample (*sample_shape), prepared as held-out ones are: the same at every call.
 
     Raises:
         UndecodableSample: with the reason.
     """
     try:
-        return preparation.prepare(preparation.decode(source.load(index), PLAIN), PLAIN)
+        with bad_sample_of_any_error():
+            return preparation.prepare(preparation.decode(source.load(index), PLAIN), PLAIN)
     except BadSample as error:
         raise UndecodableSample(f"{source.describe(index)}: {error}") from error
-    except Exception as error:  # a modality may meet what this source loads for the first time
-        raise UndecodableSample(
-            f"{source.describe(index)}: stream {stream!r} cannot decode it: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _by_stream(modalities: Mapping[str, Modality], paths: Sequence[str], stream: str | None) -> dict[str, list[str]]:

@@ -103,7 +103,7 @@ def reconstruct(
         preparation = opened.modalities[name].preparation
         count = len(found) if files else min(samples, len(found))
         indices = [number * len(found) // count for number in range(count)]
-        batch = preparation.collate([read_sample(preparation, name, found, index) for index in indices]).to(chosen)
+        batch = preparation.collate([read_sample(preparation, found, index) for index in indices]).to(chosen)
         names[name] = [found.describe(index) for index in indices]
         notes[name] = pictures.statistics_note(opened, name, true_statistics)
         maskers = _maskers(opened, name, mask_ratios)

@@ -36,8 +36,6 @@ class FatalSource(Source):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "exit":
                     os._exit(3)
-                case "error":
-                    raise ZeroDivisionError("in the plugin")
                 case "own error":
                     raise Unpicklable("this", "that")
                 case "bad":
@@ -47,6 +45,8 @@ class FatalSource(Source):
         return torch.rand(2, 80, generator=torch.Generator().manual_seed(index))
 
     def label(self, index):
+        if self.config.how == "label error" and index == self.config.at:
+            raise ZeroDivisionError("in the plugin")
         return "ab"[index % 2]
 
 
