@@ -37,7 +37,7 @@ class WebHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return ["http://", "https://", "ftp://"]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:  # noqa: ANN401 - iopath's
         self._check_kwargs(kwargs)
         folder = os.path.join(get_cache_dir(), "mmmask")
         kept = os.path.join(folder, _name(path))
@@ -58,7 +58,7 @@ class WebHandler(PathHandler):
                     os.unlink(partial)
         return kept
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:  # noqa: ANN401
         self._check_kwargs(kwargs)
         if mode not in ("r", "rb"):
             raise OSError(f"{path}: can be read only")
@@ -76,7 +76,7 @@ def _name(address: str) -> str:
 
 
 def _fetch(address: str, file: IO[bytes]) -> None:
-    started, received = time.monotonic(), 0
+    started, received, folder = time.monotonic(), 0, os.path.dirname(file.name)
     with urlopen(address, timeout=SECONDS) as response:
         announced = int(response.headers.get("Content-Length") or 0)
         with tqdm(total=announced or None, desc=address, unit="B", unit_scale=True, delay=5, disable=None) as bar:
@@ -84,8 +84,8 @@ def _fetch(address: str, file: IO[bytes]) -> None:
                 received += len(part)
                 if time.monotonic() - started > SECONDS + received / SLOWEST:
                     raise OSError(f"the server is too slow: {received} bytes in {time.monotonic() - started:.0f} s")
-                if shutil.disk_usage(os.path.dirname(file.name)).free < ROOM:
-                    raise OSError(f"the disk of {os.path.dirname(file.name)} is nearly full; FVCORE_CACHE names another")
+                if shutil.disk_usage(folder).free < ROOM:
+                    raise OSError(f"the disk of {folder} is nearly full; FVCORE_CACHE names another folder")
                 file.write(part)
                 bar.update(len(part))
     if received < announced or not received:

@@ -199,9 +199,10 @@ ABUSES = [
     good("audio", "7.1 channels, Opus", planar("snd/z.ogg", "7.1", codec="libopus")),
     good("audio", "5.1 channels, AAC", planar("snd/z.m4a", "5.1", channels=6)),
     good("audio", "7.1 channels, WAV", lambda folder: write_sound(folder / "snd/z.wav", channels=8)),
-    bad("text", "not UTF-8", b"\xff\xfe\xfa" * 20),
+    good("text", "bytes that are not UTF-8", write("txt/z.txt", b"\xff\xfe\xfa" * 20)),
     good("text", "a very long line", lambda folder: (folder / "txt/z.txt").write_text("word " * 100_000)),
-    trained("text", "a character that the tokenizer lacks", text_of(unigram, "ö" * 40), bad="z.txt", more="streams.s.modality.tokenizer=tokenizer.json"),
+    trained("text", "a character that the tokenizer lacks", text_of(unigram, "ö" * 40), bad="z.txt",
+            more="streams.s.modality.tokenizer=tokenizer.json 'streams.s.source={name: folder, path: txt}'"),
     *(
         Abuse(f"list: {name}", "train image.yaml --output runs/new data.max_bad_share=0.9 'streams.s.source={name: list, path: list.txt}'",
               accepted="2 steps", prepare=write("list.txt", "img/0.jpg\nimg/1.jpg\n" + line + "\n"),

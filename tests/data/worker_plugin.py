@@ -44,6 +44,10 @@ class FatalSource(Source):
                     print(os.getpid(), flush=True)
         return torch.rand(2, 80, generator=torch.Generator().manual_seed(index))
 
+    @property
+    def classes(self):
+        return {"label": ("a", "b")}
+
     def label(self, index):
         if self.config.how == "label error" and index == self.config.at:
             raise ZeroDivisionError("in the plugin")
