@@ -1,21 +1,29 @@
-"""One more process that loads samples, so that decoding and training do not share an interpreter lock."""
+"""Workers that are processes: a file that crashes its decoder, or never ends, costs one sample and not the run."""
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import mmap
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import multiprocessing  # Python's own, with tensors sent as shared memory
 
@@ -25,33 +33,57 @@ from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask_registry import MmmaskError
 
 GRACE = 5.0
-"""Seconds that samples under way have to end in when the process is to end."""
-WORKERS_THAT_HOLD_UP = 4
-"""Threads per stream from which a process is started unasked; an estimate, see docs/benchmarks.md."""
+"""Seconds that samples under way have to end in when the workers are to end."""
+POLL = 0.1
+"""Seconds after which a worker's end is noticed, and one that takes too long."""
+CHANCES = 2
+"""Times that a sample may end its worker before it counts as bad: the first time may be somebody else's doing."""
+MOST_ENDS = 5
+"""Workers that end one after the other without a sample under way; then something else is wrong."""
 SHARED_MEMORY = "/dev/shm"
-ENOUGH_SHARED_MEMORY = 8 * 2**30
-"""Free bytes from which a process is started unasked; containers often have 64 MiB."""
+ENOUGH_SHARED_MEMORY = 2**30
+"""Free bytes from which batches travel in shared memory; containers often have 64 MiB."""
+
+_PR_SET_PDEATHSIG = 1
+
+_IDLE, _SENDING = -1, -2
+"""Marks of a worker without a sample under way."""
 
 
 class WorkerProcessEnded(MmmaskError):
-    """The process that loads samples has ended, or cannot be started."""
+    """The processes that load samples have ended, or cannot be started."""
 
 
-class WorkerProcess:
-    """Loads the batches of all streams in a process of its own, `workers` threads a stream.
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one sample.
 
-    What it loads is what `SampleLoader.batch` gives here, bit for bit. Each of its threads answers at the other end of
-    a pipe, so it ends when it is closed, and when this process ends in whatever way: the pipes break then.
+    Attributes:
+        seconds: longest time to load it; None for any.
+        memory: most bytes allocated by a worker; None for any.
+    """
+
+    seconds: float | None = None
+    memory: int | None = None
+
+
+class WorkerProcesses:
+    """Loads the batches of all streams in processes of their own, `workers` for each stream.
+
+    What they load is what `SampleLoader.batch` gives here, bit for bit. A supervisor, started anew, forks them. Where
+    one ends while it loads a sample, or takes too long, another takes its place and its batch; a sample that does so
+    twice is bad. All end when this object is closed, and when this process ends in whatever way.
 
     Args:
         loaders: {stream: loader}, sent there once.
-        workers: threads of each stream.
+        workers: processes of each stream.
+        limits: of each sample.
 
     Raises:
         WorkerProcessEnded: a source or a preparation cannot be pickled.
     """
 
-    def __init__(self, loaders: Mapping[str, SampleLoader], workers: int) -> None:
+    def __init__(self, loaders: Mapping[str, SampleLoader], workers: int, limits: Limits) -> None:
         try:
             payload = pickle.dumps(dict(loaders))
         except Exception as error:  # whatever a plugin's object raises
@@ -61,19 +93,20 @@ class WorkerProcess:
             ) from error
         context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         pipes = [context.Pipe() for _ in range(workers * len(loaders))]
-        arguments = [theirs for _, theirs in pipes], tuple(components().plugin_files), payload
-        self._process = context.Process(target=_serve, args=arguments, daemon=True, name="mmmask samples")
+        arguments = [theirs for _, theirs in pipes], tuple(components().plugin_files), payload, limits
+        self._process = context.Process(target=_supervise, args=arguments, daemon=True, name="mmmask samples")
         self._process.start()
         self._idle: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
         for ours, theirs in pipes:
             self._idle.put(ours)
             theirs.close()  # or its end would not be noticed here
-        self._threads = len(pipes)
+        self._workers = len(pipes)
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
-        """Number of the process."""
+        """Number of the supervisor."""
         return self._process.pid
 
     def load(self, stream: str, draws: list[Draw]) -> LoadedBatch:
@@ -81,13 +114,19 @@ class WorkerProcess:
 
         Raises:
             MmmaskError: what went wrong there, for the user.
-            WorkerProcessEnded: the process has ended.
+            WorkerProcessEnded: the processes have ended.
         """
         connection = self._idle.get()
         try:
-            connection.send((stream, draws))
-            answer = connection.recv()
-        except Exception as error:  # its end, also in the middle of a message or of a tensor
+            request = next(self._numbers), stream, draws
+            connection.send(request)
+            while True:
+                answered, answer = pickle.loads(connection.recv_bytes())
+                if answered is None:  # the worker was replaced
+                    connection.send(request)
+                elif answered == request[0]:
+                    break
+        except Exception as error:  # their end, also in the middle of a message or of a tensor
             with self._lock:  # two threads cannot wait for one process
                 self._process.join(GRACE)
                 raise WorkerProcessEnded(_ending(self._process.exitcode)) from error
@@ -98,95 +137,193 @@ class WorkerProcess:
         return answer
 
     def close(self) -> None:
-        """Ends the process, which may finish the batches under way."""
+        """Ends the processes, which may finish the batches under way."""
         idle = []
         with suppress(Empty):
-            while len(idle) < self._threads:
+            while len(idle) < self._workers:
                 idle.append(self._idle.get(timeout=GRACE))
         for connection in idle:
             connection.close()
         self._process.join(GRACE)
         if self._process.is_alive():
-            self._process.kill()
+            self._process.terminate()
             self._process.join()
 
 
-def pays(workers: int, gpu: bool) -> bool:
-    """Whether a process is started unasked.
+def possible(workers: int) -> bool:
+    """Whether processes are started unasked: in the `mmmask` command and in notebooks.
 
-    Where batches go to a GPU, as the thread that trains then spends its time in Python, launching kernels, and enough
-    threads load to hold it up; and where it is safe: there is room for batches in shared memory, and the program is the
-    `mmmask` command or a notebook. A new process imports the program again, and not every script is written for that.
+    The supervisor imports the program again, and not every script is written for that.
     """
-    if not gpu or workers < WORKERS_THAT_HOLD_UP:
-        return False
     main = sys.modules["__main__"]
     name = main.__spec__.name if main.__spec__ else os.path.basename(getattr(main, "__file__", None) or "")
-    if name not in ("", "mmmask", "mmmask.__main__"):
-        return False
+    return workers > 0 and name in ("", "mmmask", "mmmask.__main__")
+
+
+def _ending(code: int | None) -> str:
+    hint = "Set data.process: false, which loads in threads of the process that trains."
+    if code is None or code < 0:
+        how = f"were ended by {signal.Signals(-code).name}" if code else "sent what cannot be read"
+        return f"data.process: the processes that load samples {how}. {hint}"
+    return (
+        f"data.process: the processes that load samples ended with status {code}; what they printed stands above. A "
+        f'script that trains must do so below `if __name__ == "__main__":`. {hint}'
+    )
+
+
+def _supervise(
+    connections: Sequence[Connection[Any, Any]], files: Sequence[str], payload: bytes, limits: Limits
+) -> None:
+    """Keeps a worker at every pipe until the pipes are closed from the other end."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the process that trains decides
+    for file in files:
+        components().add_plugin_file(file)
+    _Supervisor(connections, pickle.loads(payload), limits).run()
+
+
+class _Supervisor:
+    """Forks workers. It has no thread and opens nothing, so that what it forks is as good as new."""
+
+    def __init__(
+        self, connections: Sequence[Connection[Any, Any]], loaders: Mapping[str, SampleLoader], limits: Limits
+    ) -> None:
+        self.connections, self.loaders, self.limits = connections, dict(loaders), limits
+        self.streams = list(loaders)
+        # (stream, sample, start in ns) of each worker, written by it and read here
+        self.marks = np.frombuffer(mmap.mmap(-1, 24 * len(connections)), dtype=np.int64).reshape(-1, 3)
+        self.workers: dict[int, int] = {}
+        self.overdue: set[int] = set()
+        self.ends: Counter[tuple[int, int]] = Counter()
+        self.ends_without_sample = 0
+
+    def run(self) -> None:
+        """Returns when all workers have ended because nobody asks them any more."""
+        signal.signal(signal.SIGTERM, self._end)
+        trainer = multiprocessing.parent_process()
+        for number in range(len(self.connections)):
+            self._fork(number)
+        while self.workers:
+            if trainer is not None and wait([trainer.sentinel], POLL):
+                time.sleep(GRACE)  # most end by themselves
+                self._end()
+            self._end_overdue()
+            self._replace_ended()
+
+    def _fork(self, number: int) -> None:
+        self.marks[number] = (0, _IDLE, 0)
+        pid = os.fork()
+        if not pid:
+            self._work(number)
+        self.workers[pid] = number
+
+    def _end_overdue(self) -> None:
+        if self.limits.seconds is None:
+            return
+        now = time.monotonic_ns()
+        for pid, number in self.workers.items():
+            _, sample, since = self.marks[number]
+            if sample >= 0 and now - since > self.limits.seconds * 1e9:
+                self.overdue.add(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    def _replace_ended(self) -> None:
+        while self.workers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            number = self.workers.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            stream, sample, _ = map(int, self.marks[number])
+            if code == 0 and sample == _IDLE:
+                continue  # its pipe was closed
+            if sample == _SENDING:  # half a message may be in the pipe, and nobody can tell
+                os._exit(1)
+            self._blame(pid, stream, sample, code)
+            self._fork(number)
+            with suppress(OSError):
+                self.connections[number].send_bytes(pickle.dumps((None, None)))
+
+    def _blame(self, pid: int, stream: int, sample: int, code: int) -> None:
+        if sample == _IDLE:
+            self.ends_without_sample += 1
+            if self.ends_without_sample == MOST_ENDS:
+                os._exit(1)
+            return
+        self.ends_without_sample = 0
+        self.ends[stream, sample] += 1
+        if self.ends[stream, sample] == CHANCES:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            reason = f"the process that decoded it {how}, {CHANCES} times"
+            if pid in self.overdue:
+                reason = f"not decoded within data.sample_seconds = {self.limits.seconds:g}, {CHANCES} times"
+            self.loaders[self.streams[stream]].unusable[sample] = reason
+
+    def _work(self, number: int) -> NoReturn:
+        """Answers until the pipe is closed from the other end."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with the supervisor
+        for other, connection in enumerate(self.connections):
+            if other != number:
+                connection.close()
+        torch.set_num_threads(1)  # two workers on two cores must not start four threads of torch's own
+        if self.limits.memory is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (_allocated() + self.limits.memory,) * 2)
+        connection, mark = self.connections[number], self.marks[number]
+        dumps = ForkingPickler.dumps if _enough_shared_memory() else pickle.dumps
+        with suppress(EOFError, OSError):  # the other end was closed
+            while True:
+                request, name, draws = connection.recv()
+                stream = self.streams.index(name)
+
+                def watch(sample: int, stream: int = stream) -> None:
+                    mark[:] = (stream, _IDLE, 0)
+                    mark[2] = time.monotonic_ns()
+                    mark[1] = sample
+
+                loader = self.loaders[name]
+                loader.watch = watch
+                answer = _outcome(loader, draws)
+                mark[1] = _IDLE
+                message = dumps((request, answer))
+                mark[1] = _SENDING
+                connection.send_bytes(message)
+                mark[1] = _IDLE
+        os._exit(0)
+
+    def _end(self, *_: object) -> NoReturn:
+        for pid in self.workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        os._exit(1)
+
+
+def _outcome(loader: SampleLoader, draws: list[Draw]) -> LoadedBatch | Exception:
+    """A batch, or an error that can be sent: the user's, or one that says the same; any other as its traceback."""
+    try:
+        return loader.batch(draws)
+    except MmmaskError as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an error of a plugin that does not pickle
+            return MmmaskError(str(error))
+        return error
+    except Exception:
+        return RuntimeError(f"in the worker process:\n{traceback.format_exc()}")
+
+
+def _allocated() -> int:
+    """Bytes that this process has allocated; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[5]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+def _enough_shared_memory() -> bool:
     try:
         room = os.statvfs(SHARED_MEMORY)
     except OSError:
         return False
     return room.f_bavail * room.f_frsize >= ENOUGH_SHARED_MEMORY
-
-
-def _ending(code: int | None) -> str:
-    hint = "Set data.process: false, which loads in threads of the process that trains."
-    if code is None:
-        return f"data.process: the process that loads samples sent what cannot be read. {hint}"
-    if code >= 0:
-        return (
-            f"data.process: the process that loads samples ended with status {code}; what it printed stands above. A "
-            f'script that trains must do so below `if __name__ == "__main__":`. {hint}'
-        )
-    ended_by = signal.Signals(-code)
-    reason = {
-        signal.SIGBUS: f" ({SHARED_MEMORY} may be full)",
-        signal.SIGKILL: " (the machine may be out of memory)",
-        signal.SIGSEGV: " (a decoder may have crashed)",
-    }.get(ended_by, "")
-    return f"data.process: the process that loads samples was ended by {ended_by.name}{reason}. {hint}"
-
-
-def _serve(connections: Sequence[Connection[Any, Any]], files: Sequence[str], payload: bytes) -> None:
-    """Answers until the pipes are closed from the other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains decides
-    threading.Thread(target=_end_after_trainer, daemon=True).start()
-    for file in files:
-        components().add_plugin_file(file)
-    loaders: dict[str, SampleLoader] = pickle.loads(payload)
-    # two workers on two cores must not start four threads of torch's own
-    with ThreadPoolExecutor(len(connections), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for connection in connections:
-            pool.submit(_answer, connection, loaders)
-
-
-def _answer(connection: Connection[Any, Any], loaders: Mapping[str, SampleLoader]) -> None:
-    with connection, suppress(EOFError, OSError):  # the other end was closed
-        while True:
-            stream, draws = connection.recv()
-            try:
-                connection.send(loaders[stream].batch(draws))
-            except Exception as error:  # also no room in shared memory, where the tensors go
-                connection.send(_sendable(error))
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error for the user, or one that says the same; any other one as its traceback."""
-    if not isinstance(error, MmmaskError):
-        return RuntimeError(f"in the worker process:\n{traceback.format_exc()}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an error of a plugin that does not pickle
-        return MmmaskError(str(error))
-    return error
-
-
-def _end_after_trainer() -> None:
-    """Ends this process soon after the one that trains, even in the middle of a sample."""
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        trainer.join()
-        time.sleep(GRACE)
-        os._exit(1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,10 @@ class SampleLoader:
         replicate: prepared samples per decoded one.
         seed, stream: of the random draws; a sample's only part is named like the stream.
         classes: {label set: names}; the number of a class is its place among these. None takes the source's own.
+
+    Attributes:
+        unusable: {number of a sample: why}, of samples that are not tried any more.
+        watch: told the number of every sample before it is loaded.
     """
 
     def __init__(
@@ -109,6 +114,8 @@ class SampleLoader:
     ) -> None:
         self.source, self.preparation, self.spec = source, preparation, spec
         self.replicate, self.seed, self.stream = replicate, seed, stream
+        self.unusable: dict[int, str] = {}
+        self.watch: Callable[[int], None] | None = None
         found = source.classes if classes is None else classes
         self.classes = {label_set: tuple(names) for label_set, names in found.items()}
         self._numbers = {
@@ -134,8 +141,7 @@ class SampleLoader:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
         with bad_sample_of_any_error():
-            decoded = self.preparation.decode(self.source.load(index), view)
-            part = self.preparation.prepare(decoded, view)
+            part = self.preparation.prepare(self._decoded(index, view), view)
         return self._sample(index, part)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
@@ -152,12 +158,19 @@ class SampleLoader:
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)
         with bad_sample_of_any_error():
-            decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
+            decoded = self._decoded(index, View(seeded_generator(*where)))
             parts = [
                 self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
                 for replica in range(self.replicate)
             ]
         return [self._sample(index, part) for part in parts]
+
+    def _decoded(self, index: int, view: View) -> Any:  # noqa: ANN401 - the plugin's own
+        if index in self.unusable:
+            raise BadSample(self.unusable[index])
+        if self.watch is not None:
+            self.watch(index)
+        return self.preparation.decode(self.source.load(index), view)
 
     def _sample(self, index: int, part: Tensor) -> Sample:
         if part.is_floating_point():

@@ -16,7 +16,7 @@ import torch
 from mmmask.components import components
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import read_ahead
-from mmmask.data.process import WorkerProcess, pays
+from mmmask.data.process import Limits, WorkerProcesses, possible
 from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
@@ -78,7 +78,7 @@ class Streams:
         self.classes = {
             name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
         }
-        self.process: WorkerProcess | None = None
+        self.process: WorkerProcesses | None = None
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
         self._stop: weakref.finalize[..., Streams] | None = None
@@ -148,8 +148,9 @@ class Streams:
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
-        if data.process or (data.process is None and pays(data.workers, gpu=self.pin)):
-            self.process = WorkerProcess(self.loaders, data.workers)
+        if data.process or (data.process is None and possible(data.workers)):
+            memory = None if data.sample_memory is None else int(data.sample_memory * 2**30)
+            self.process = WorkerProcesses(self.loaders, data.workers, Limits(data.sample_seconds, memory))
         # at the program's end too: a thread that is inside torch while Python goes away would abort the program
         self._stop = weakref.finalize(self, _stop, self._pipelines, self.process)
         for name, stream in self.experiment.streams.items():
@@ -184,7 +185,7 @@ class Streams:
         return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
 
 
-def _stop(pipelines: dict[str, Any], process: WorkerProcess | None) -> None:
+def _stop(pipelines: dict[str, Any], process: WorkerProcesses | None) -> None:
     pipelines.clear()
     if process is not None:
         process.close()

@@ -167,12 +167,18 @@ class DataSettings(StrictModel):
     """How samples are loaded."""
 
     workers: int = Field(
-        default=2, ge=0, description="loader threads per stream and process; results do not depend on it"
+        default=2, ge=0, description="workers per stream and process that trains; results do not depend on it"
     )
     process: bool | None = Field(
         default=None,
-        description="load in one more process per process that trains, by as many threads; null: with 4 workers or "
-        "more, where batches go to a GPU and a process can safely be started",
+        description="workers are processes, so that a file which crashes its decoder costs one sample, not threads; "
+        "null: where they can safely be started, by the mmmask command and in notebooks",
+    )
+    sample_seconds: float | None = Field(
+        default=30.0, gt=0, description="longest time to load one sample, where workers are processes"
+    )
+    sample_memory: float | None = Field(
+        default=4.0, gt=0, description="GiB that a worker may allocate, where workers are processes"
     )
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="share of undecodable samples above which a run stops"

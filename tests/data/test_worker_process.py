@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mmmask.components import components
-from mmmask.data.process import WorkerProcessEnded, pays
+from mmmask.data.process import WorkerProcessEnded, possible
 from mmmask.data.samples import TooManyBad
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
@@ -31,7 +33,7 @@ def fed(signals, fatal, streams_of):
     def fed(process=True, workers=2, **source):
         data = signals.signal_data(accumulate=2)
         data["streams"] = {"long": data["streams"]["long"] | {"source": {"name": "fatal", **source}}}
-        data["data"] |= {"workers": workers, "process": process}
+        data["data"] |= {"workers": workers, "process": process, "sample_seconds": 0.5}
         return streams_of(experiment_from_data(data))
 
     return fed
@@ -74,19 +76,38 @@ def test_labels_and_bad_samples_come_along(fed, same):
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "reason"),
     [
-        ("segfault", r"the process that loads samples was ended by SIGSEGV \(a decoder may have crashed\)"),
-        ("kill", r"was ended by SIGKILL \(the machine may be out of memory\)"),
-        ("exit", r"ended with status 3"),
+        ("segfault", "the process that decoded it was ended by SIGSEGV, 2 times"),
+        ("kill", "the process that decoded it was ended by SIGKILL, 2 times"),
+        ("exit", "the process that decoded it ended with status 3, 2 times"),
+        ("hang", "not decoded within data.sample_seconds = 0.5, 2 times"),
+        ("memory", "MemoryError"),
     ],
 )
-def test_the_end_of_the_process_is_an_error_that_names_it(fed, how, message):
-    streams = fed(how=how)
-    with pytest.raises(WorkerProcessEnded, match=f"^data.process: .*{message}"):
-        take(streams, 3)
-    with pytest.raises(WorkerProcessEnded):
-        streams.process.load("long", [(0, 1)])
+def test_a_sample_that_ends_its_worker_is_bad(fed, same, how, reason):
+    there = take(fed(how=how), 8)
+    here = take(fed(process=False, how="bad"), 8)
+    found = {record for micro in there for record in micro.loaded["long"].bad}
+    assert [(record.sample, reason in record.reason) for record in found] == [("sample 5", True)]
+    for one, other in zip(there, here, strict=True):  # it is replaced as any bad sample is
+        reasons = {name: replace(part, bad=other.loaded[name].bad) for name, part in one.loaded.items()}
+        same(replace(one, loaded=reasons), other)
+
+
+def test_a_worker_that_ends_once_is_replaced(fed, same, tmp_path):
+    there = take(fed(how="once", file=str(tmp_path / "ended")), 8)
+    assert (tmp_path / "ended").exists()
+    for one, other in zip(there, take(fed(process=False), 8), strict=True):
+        same(one, other)
+
+
+def test_the_end_of_the_supervisor_is_an_error_that_says_so(fed):
+    streams = fed()
+    take(streams, 1)
+    os.kill(streams.process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerProcessEnded, match=r"^data\.process: .* were ended by SIGKILL.*data\.process: false"):
+        take(streams, 100)
 
 
 def test_errors_of_a_sample_arrive_as_they_do_from_threads(fed):
@@ -170,19 +191,12 @@ def test_a_script_that_cannot_be_imported_again_is_told_so(script):
     ("main", "yes"),
     [("/usr/bin/mmmask", True), (None, True), ("/home/me/train.py", False), ("mmmask.__main__", True)],
 )
-def test_unasked_a_process_is_started_for_a_gpu_where_that_is_safe(monkeypatch, main, yes):
-    import types
-
+def test_unasked_processes_are_started_where_that_is_safe(monkeypatch, main, yes):
     module = types.ModuleType("__main__")
     if main == "mmmask.__main__":
         module.__spec__ = types.SimpleNamespace(name=main)
     elif main:
         module.__file__ = main
     monkeypatch.setitem(sys.modules, "__main__", module)
-    room = types.SimpleNamespace(f_bavail=2**24, f_frsize=2**12)
-    monkeypatch.setattr(os, "statvfs", lambda path: room)
-    assert pays(4, gpu=True) is yes
-    assert not pays(4, gpu=False)
-    assert not pays(3, gpu=True)
-    room.f_bavail = 2**14  # 64 MiB
-    assert not pays(4, gpu=True)
+    assert possible(1) is yes
+    assert not possible(0)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import time
 
 import torch
 
@@ -23,6 +24,7 @@ class FatalSource(Source):
         how: str = "fine"
         at: int = 5
         count: int = 24
+        file: str = ""
 
     def __len__(self):
         return self.config.count
@@ -36,6 +38,13 @@ class FatalSource(Source):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "exit":
                     os._exit(3)
+                case "hang":
+                    time.sleep(1000)
+                case "memory":
+                    bytearray(10 << 30)
+                case "once" if not os.path.exists(self.config.file):
+                    open(self.config.file, "x").close()
+                    ctypes.string_at(0)
                 case "own error":
                     raise Unpicklable("this", "that")
                 case "bad":
