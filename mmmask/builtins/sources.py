@@ -37,6 +37,21 @@ class _FileSource(Source):
         """The folder that names are relative to."""
         raise NotImplementedError
 
+    def _with_extensions(self, paths: Sequence[str], where: str) -> list[str]:
+        """The files that the modality can decode; of the others, `left_out` tells."""
+        endings = self.extensions or ""
+        self.left_out = _endings([path for path in paths if not path.lower().endswith(endings)])
+        chosen = [path for path in paths if path.lower().endswith(endings)]
+        if chosen:
+            return chosen
+        wanted = f" that end in {', '.join(self.extensions)}" if self.extensions else ""
+        if self.left_out:
+            raise SourceError(
+                f"{where} holds no files{wanted}, but {len(paths)} others ({self.left_out}). "
+                "Convert them, or choose the modality that decodes them."
+            )
+        raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -77,7 +92,7 @@ class FolderSource(_FileSource):
         root = os.path.expanduser(path)
         _check_folder(root)
         found = sorted(_walk_remote(root) if _is_remote(root) else _walk_local(root))
-        chosen = _with_extensions(found, self.extensions, f"source folder: {path}")
+        chosen = self._with_extensions(found, f"source folder: {path}")
         return [(_join(root, name), name.split("/", 1)[0] if "/" in name else None) for name in chosen]
 
     def _folder(self) -> str:
@@ -102,7 +117,7 @@ class GlobSource(_FileSource):
         if not matches:
             raise SourceError(f"source glob: {pattern} matches nothing. Set source.path to a pattern of files.")
         found = sorted(path for path in matches if os.path.isfile(path))
-        return [(path, None) for path in _with_extensions(found, self.extensions, f"source glob: {pattern}")]
+        return [(path, None) for path in self._with_extensions(found, f"source glob: {pattern}")]
 
     def _folder(self) -> str:
         """Leading part of the pattern, before its first wildcard."""
@@ -222,20 +237,6 @@ def _walk_remote(root: str, start: str = "") -> Iterator[str]:
             yield from _walk_remote(root, relative)
         else:
             yield relative
-
-
-def _with_extensions(paths: Sequence[str], extensions: tuple[str, ...], where: str) -> list[str]:
-    chosen = [path for path in paths if not extensions or path.lower().endswith(extensions)]
-    if chosen:
-        return chosen
-    wanted = f" that end in {', '.join(extensions)}" if extensions else ""
-    others = _endings(paths)
-    if others:
-        raise SourceError(
-            f"{where} holds no files{wanted}, but {len(paths)} others ({others}). "
-            "Convert them, or choose the modality that decodes them."
-        )
-    raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
 
 
 def _endings(paths: Iterable[str]) -> str:

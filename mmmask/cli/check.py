@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{name}: {read.total} samples; read {len(samples)} in {read.seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
+        if read.left_out:
+            print(f"{name}: files of other endings, left out: {read.left_out}")
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:

@@ -29,7 +29,8 @@ class ReadBatch:
         samples: (batch, *sample_shape), one of each sample.
         total: how many the source has.
         seconds: that reading took, in one thread.
-        bad: samples that could not be used.
+        bad: samples that could not be used, of as many as `READ`.
+        left_out: what the source found and did not take.
         problems: what is wrong with the samples, a line each, beginning with the stream.
     """
 
@@ -37,11 +38,12 @@ class ReadBatch:
     total: int
     seconds: float
     bad: tuple[BadRecord, ...]
+    left_out: str
     problems: tuple[str, ...]
 
 
 def read_batch(experiment: Experiment, stream: str, modality: Modality) -> ReadBatch:
-    """Reads the first samples of a stream as training does, and looks at them.
+    """Reads the first samples of a stream as training does, and looks at them and at the bad ones.
 
     Raises:
         MmmaskError: there is no source, it is empty, or sample after sample is bad.
@@ -53,10 +55,20 @@ def read_batch(experiment: Experiment, stream: str, modality: Modality) -> ReadB
     started = time.perf_counter()
     batch = loader.batch([(0, index % size) for index in range(count)])
     seconds = time.perf_counter() - started
+    # a batch may be small; the others are only tried, one by one, as a large sample may have been the reason for that
+    tried = [batch, *(loader.batch([(0, index)]) for index in range(count, min(READ, size)))]
+    bad = {record.sample: record for part in tried for record in part.bad}
     samples = batch.batch.content[:: settings.replicate]
     shape, expected = tuple(samples.shape[1:]), tuple(modality.sample_shape)
-    problem = f"streams.{stream}: samples are {shape}, and the modality's sample_shape says {expected}"
-    return ReadBatch(samples, size, seconds, batch.bad, () if shape == expected else (problem,))
+    problems = []
+    if shape != expected:
+        problems.append(f"streams.{stream}: samples are {shape}, and the modality's sample_shape says {expected}")
+    if len(bad) > experiment.data.max_bad_share * size:  # training would stop
+        problems.append(
+            f"streams.{stream}.source: {len(bad)} of {size} samples, or more, could not be decoded: more than "
+            f"data.max_bad_share = {experiment.data.max_bad_share:g}"
+        )
+    return ReadBatch(samples, size, seconds, tuple(bad.values()), loader.source.left_out, tuple(problems))
 
 
 def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:
