@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 
 import mmmask
+from mmmask.components import components
 from mmmask_registry import MmmaskError, did_you_mean
 
-# command -> what it is for; the module of the same name has `add_arguments(parser)` and `run(arguments) -> exit code`
+# command -> what it is for; the module of the same name has `add_arguments(parser)` and `run(arguments)`, which returns
+# its exit code where that is not 0
 COMMANDS = {
     "train": "train an experiment, or go on with an interrupted run",
     "list": "every registered name, one line each",
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(command_parser)
     try:
         # intermixed: overrides may stand before and after options
-        return module.run(command_parser.parse_intermixed_args(given[1:]))
+        parsed = command_parser.parse_intermixed_args(given[1:])
+        for path in getattr(parsed, "plugin", ()):
+            components().add_plugin_file(path)
+        return module.run(parsed) or 0
     except MmmaskError as error:
         for line in str(error).splitlines():
             print(f"mmmask: {line}", file=sys.stderr)

@@ -1,18 +1,27 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share: experiments, models and samples."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from mmmask.components import components
+from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask.experiment import Experiment
 
+WHAT_A_MODEL_IS = "a published name (mmmask list checkpoint), a checkpoint's file or address, or a run's folder"
+_OPTION = re.compile(r"[A-Za-z_][\w.]*=")
+_FILE = re.compile(r"/|\.[A-Za-z]\w*$")
+_NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
+
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
-    """`--plugin FILE.py`, which may be given several times."""
+    """`--plugin FILE.py`, which may be given several times and is loaded before the command runs."""
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="FILE.py", help="take components and hooks of a Python file"
     )
@@ -27,18 +36,90 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
 
 
-def load_plugins(arguments: argparse.Namespace) -> None:
-    """Loads the `--plugin` files."""
-    for path in arguments.plugin:
-        components().add_plugin_file(path)
-
-
 def load(arguments: argparse.Namespace) -> Experiment:
-    """The experiment that was asked for."""
-    load_plugins(arguments)
+    """Loads EXPERIMENT with its overrides."""
     from mmmask.experiment import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """`--format` and `--no-strict`, which say how a checkpoint is read, and `--plugin`."""
+    parser.add_argument("--format", metavar="FORMAT", help="how the checkpoint is laid out (default: told by its keys)")
+    parser.add_argument(
+        "--no-strict",
+        action="store_true",
+        help="load what fits: an encoder without its decoder; what is missing stays as initialised",
+    )
+    add_plugin(parser)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """MODEL, INPUT... or `--source` or `--split`, and what computes on them."""
+    parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT",
+        help="files, and folders with all below them; key=value is an option of the model's format: size=384",
+    )  # fmt: skip
+    parser.add_argument(
+        "--source", metavar="{name: ..., ...}", help="instead of files, a source as in an experiment: "
+        "'{name: folder, path: /data/test}'"
+    )  # fmt: skip
+    parser.add_argument("--split", metavar="SPLIT", help="instead of files, the run's own samples: held_out or source")
+    parser.add_argument("--stream", metavar="NAME", help="the stream that decodes the samples (default: by the ending)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--precision", default="fp32", metavar="P", help="of products: fp32 or bf16 (default fp32)")
+
+
+def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of `mmmask.extract` and `mmmask.reconstruct`, from the arguments of `add_inputs`."""
+    from mmmask.experiment.compose import apply_overrides
+
+    options = [word for word in arguments.inputs if is_option(word)]
+    files = [word for word in arguments.inputs if not is_option(word)]
+    if not files and not arguments.source and not arguments.split:
+        taken = f"; {options[0]} is an option, as no file is called so" if options else ""
+        raise MmmaskError(f"INPUT: name at least one file or folder, or give --source or --split{taken}")
+    source = apply_overrides({}, [f"source={arguments.source}"])["source"] if arguments.source else None
+    return {
+        "model": arguments.model, "files": files, "source": source, "split": arguments.split,
+        "stream": arguments.stream, "device": arguments.device, "precision": arguments.precision,
+        "reading": reading(arguments, options),
+    }  # fmt: skip
+
+
+def reading(arguments: argparse.Namespace, options: Iterable[str]) -> dict[str, Any]:
+    """Keywords of `mmmask.interop.read`, from the arguments of `add_reading` and `key=value` words with YAML values."""
+    from mmmask.experiment.compose import apply_overrides
+
+    values = apply_overrides({}, options)
+    for key, instead in (("format", "--format"), ("strict", "--no-strict"), ("source", "the first argument")):
+        if key in values:
+            raise MmmaskError(f"{key}={values[key]}: no option of a format; give {instead}")
+    return values | {"format": arguments.format, "strict": not arguments.no_strict}
+
+
+def is_option(word: str) -> bool:
+    """Whether a word is `key=value`, and neither a file that is called so nor, by its looks, one that is not there."""
+    if not _OPTION.match(word) or os.path.exists(word):
+        return False
+    value = word.partition("=")[2]
+    return os.path.exists(value) or not _FILE.search(value) or bool(_NUMBER.fullmatch(value))
+
+
+@contextmanager
+def spoken_as_options() -> Iterator[None]:
+    """Arguments of functions, in messages, as options of a command: `strict=False`, `format=mae`, `stream=`."""
+    try:
+        yield
+    except MmmaskError as error:
+        raise MmmaskError(as_options(str(error))) from error
+
+
+def as_options(text: str) -> str:
+    """Arguments of functions in a text, as options."""
+    text = text.replace("strict=False", "--no-strict")
+    return re.sub(r"\b(format|stream|split)=(\w*)", lambda found: f"--{found[1]} {found[2]}".rstrip(), text)
 
 
 def ratio_list(text: str) -> list[float]:

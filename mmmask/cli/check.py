@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="of the trial step (default: a GPU where there is one)")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
@@ -48,20 +48,27 @@ def run(arguments: argparse.Namespace) -> int:
             f"{cost.predicted} predicted; {cost.forward_flops / 1e9:.2f} GFLOP forward, "
             f"{cost.training_flops / 1e9:.2f} in training, per sample; batch {stream.batch_size}"
         )
-        read = read_batch(experiment, name, model.modalities[name])
-        samples = batches[name] = read.samples
+        read, source, seconds = read_batch(experiment, name)
+        sizes[name] = len(source)
+        samples = batches[name] = read.batch.content[:: stream.replicate]
         print(
-            f"{name}: {read.total} samples; read {len(samples)} in {read.seconds:.2f} s as {samples.dtype} "
+            f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
-        if read.left_out:
-            print(f"{name}: files of other endings, left out: {read.left_out}")
+        if source.left_out:
+            print(f"{name}: files of other endings, left out: {source.left_out}")
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
             print(f"{name}: {len(sample_loader(experiment, name, held_out=True).source)} held-out samples")
-        sizes[name] = read.total
-        problems += read.problems
+        shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
+        if shape != expected:
+            problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")
+        if len(read.bad) > experiment.data.max_bad_share * sizes[name]:
+            problems.append(
+                f"streams.{name}.source: {len(read.bad)} of {sizes[name]} samples, or more, could not be decoded: more "
+                f"than data.max_bad_share = {experiment.data.max_bad_share:g}, so training would stop"
+            )
         # being made or ready in the workers, and the micro-batch that trains
         ahead = experiment.data.workers + training.accumulate if experiment.data.workers else 0
         under_way += samples[0].nbytes * stream.batch_size / training.accumulate * (1 + ahead)
@@ -83,7 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
     if needed >= free:
         print(f"no step was tried: it needs about {_size(needed)}, and {_size(free)} are free on {device}")
     print("ready to train")
-    return 0
 
 
 def _size(count: float) -> str:

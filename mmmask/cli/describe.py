@@ -7,7 +7,7 @@ import inspect
 import json
 import typing
 
-from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.cli.arguments import add_plugin
 from mmmask.components import components
 from mmmask.interop.published import published
 from mmmask_registry import MmmaskError, UnknownName, did_you_mean
@@ -20,13 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prints a component's settings, or what is known of a published checkpoint."""
-    load_plugins(arguments)
     found = components()
     if arguments.kind == "checkpoint":
         _describe_checkpoint(arguments.name)
-        return 0
+        return
     if arguments.kind not in found.registries:
         raise UnknownName("kind of component", arguments.kind, [*found.registries, "checkpoint"])
     component_class = found.get(arguments.kind, arguments.name)
@@ -41,13 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         print("No settings.")
     for key, field in fields.items():
         kind = chosen_kind(field)
-        default = (
-            "required" if field.is_required() else f"default {_plain(field.get_default(call_default_factory=True))}"
-        )
-        print(f"  {key}: {_a(kind) if kind else _type(field.annotation)}, {default}{_bounds(field.metadata)}")
+        written = _a(kind) if kind else _type(field.annotation)
+        default = field.get_default(call_default_factory=True)
+        given = "required" if field.is_required() else f"default {_plain(default)}"
+        print(f"  {key}: {written}, {given}{_bounds(field.metadata)}")
         if field.description:
             print(f"      {field.description}")
-    return 0
 
 
 def _describe_checkpoint(name: str) -> None:
@@ -80,13 +78,11 @@ def _type(annotation: object) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _type(inner[0])
-    if origin is typing.Literal:
-        return " | ".join(str(value) for value in inner)
     if origin is tuple:
         return f"[{', '.join('...' if part is ... else _type(part) for part in inner)}]"
     if origin is dict:
         return f"{{{_type(inner[0])}: {_type(inner[1])}}}"
-    if inner:
+    if inner:  # a union's types, a Literal's values
         return " | ".join(_type(part) for part in inner)
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
 
@@ -98,7 +94,7 @@ def _plain(default: object) -> str:
     if name := getattr(default, "name", None):
         return str(name)
     if default is None or isinstance(default, bool):
-        return {None: "null", True: "true", False: "false"}[default]
+        return json.dumps(default)
     return f"[{', '.join(map(_plain, default))}]" if isinstance(default, tuple) else str(default)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.cli.arguments import add_plugin
 from mmmask.components import components
 
 
@@ -14,9 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prints versions, devices and plugins."""
-    load_plugins(arguments)
     import torch
 
     from mmmask.training.folder import versions
@@ -38,4 +37,3 @@ def run(arguments: argparse.Namespace) -> int:
         print("plugins: none but mmmask's own")
     for plugin in components().broken:
         print(f"broken plugin: {plugin.name} ({plugin.supplier}): {plugin.reason}")
-    return 0

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from mmmask.cli.arguments import add_plugin, load_plugins, positive
-from mmmask.cli.models import WHAT_A_MODEL_IS, add_reading, add_samples, as_options, samples, spoken_as_options
+from mmmask.cli.arguments import add_inputs, add_reading, as_options, inputs, positive, spoken_as_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL INPUT... [key=value ...] and the options."""
-    parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
-    add_samples(parser)
+    add_inputs(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,
         help="ends in .safetensors (paths and labels of the samples as JSON in its metadata) or .npz (STREAM.paths, "
@@ -27,19 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="samples at a time (default 16)")
     add_reading(parser)
-    add_plugin(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes features of whole samples: nothing masked, nothing drawn at random."""
-    load_plugins(arguments)
-    given = samples(arguments)
+    given = inputs(arguments)
     import mmmask
     from mmmask.cli.progress import SampleProgress
 
     with spoken_as_options(), SampleProgress() as progress:
         features = mmmask.extract(
-            arguments.model, **given, output=arguments.output, pool=arguments.pool, maps=arguments.maps,
+            **given, output=arguments.output, pool=arguments.pool, maps=arguments.maps,
             batch_size=arguments.batch_size, progress=progress.update,
         )  # fmt: skip
     print(as_options(str(features.report).partition("\n")[0]))
@@ -47,4 +43,3 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name}: {' x '.join(map(str, tensor.shape))}")
     skipped = f", {len(features.skipped)} skipped" if features.skipped else ""
     print(f"written: {arguments.output}, features of {sum(map(len, features.names.values()))} samples{skipped}")
-    return 0

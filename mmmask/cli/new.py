@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes the distribution, and says what to do with it."""
     written = write_plugin(arguments.kind, arguments.name, arguments.output, arguments.author)
     folder = shlex.quote(str(written))
@@ -30,4 +30,3 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"    pip install -e {editable}")
     print(f"    pytest {folder}")
     print(f"    mmmask train {shlex.quote(str(written / arguments.name))}.yaml")
-    return 0

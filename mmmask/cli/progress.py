@@ -8,15 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from mmmask.hooks import hookimpl
 
@@ -25,65 +17,63 @@ if TYPE_CHECKING:
     from mmmask.interop.runs import Run
 
 
-WORDED = {"step", "stream", "loss", "loss_shuffled", "loss_baseline", "psnr", "psnr_baseline"}
-"""Keys of a line of `evaluations.jsonl` that are said in words."""
+FIGURES = {
+    "loss": "held-out loss {first[loss]:.4f} at the start, {last[loss]:.4f} at the end",
+    "loss_shuffled": "{last[loss_shuffled]:.4f} with the visible tokens of another sample",
+    "loss_baseline": "{last[loss_baseline]:.4f} by the simplest guess",
+    "psnr": "PSNR on masked tokens {last[psnr]:.1f} dB, {gain:+.1f} dB against the simplest guess",
+}
+"""{key of a line of `evaluations.jsonl`: its words}."""
+
+
+def _bar(unit: str, *columns: str) -> Progress:
+    """A bar with the time left, shown on a terminal only."""
+    console = Console(stderr=True)
+    return Progress(
+        unit, MofNCompleteColumn(), BarColumn(), *columns, TimeElapsedColumn(), "left", TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal,
+    )  # fmt: skip
 
 
 class TrainingProgress:
     """A bar with the time left on a terminal, a line per logged step elsewhere."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.started_now = False
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = _bar("step", "{task.fields[figures]}")
 
     @hookimpl
     def run_started(self, run: RunState) -> None:
         """Says where the run stands."""
-        self.started_now = True
         parameters = sum(parameter.numel() for parameter in run.model.parameters())
         again = f"going on from step {run.step}" if run.step else "starting"
         device = next(run.model.parameters()).device
-        self.console.print(
+        self._bar.console.print(
             f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}",
             soft_wrap=True,
         )
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[figures]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=self.console)
-            self._task = self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
-            self._bar.start()
+        self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
+        self._bar.start()
 
     @hookimpl
     def step_ended(self, run: RunState, metrics: dict[str, Any]) -> None:
         """Moves the bar, or prints a line."""
         losses = {key.removeprefix("loss/"): value for key, value in metrics.items() if key.startswith("loss/")}
         figures = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=metrics["step"], figures=figures)
-        else:
+        self._bar.update(self._bar.task_ids[0], completed=metrics["step"], figures=figures)
+        if self._bar.disable:
             left = (run.total_steps - metrics["step"]) * metrics["step_seconds"]
             rate = metrics["samples_per_second"]
-            print(
-                f"step {metrics['step']}/{run.total_steps}  loss {figures}  {rate:.0f} samples/s  "
-                f"{_duration(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"step {metrics['step']}/{run.total_steps}  loss {figures}  {rate:.0f} samples/s"
+            print(f"{line}  {_duration(left)} left", file=sys.stderr, flush=True)
 
     @hookimpl
     def run_ended(self, run: RunState, outcome: str) -> None:
         """Removes the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def report(self, run: Run) -> None:
-        """The end of a run: its folder, held-out figures of each stream, its pictures."""
-        again = "" if self.started_now else " (it was finished before; --output starts another)"
+        """Prints the end of a run: its folder, held-out figures of each stream, its pictures."""
+        again = "" if self._bar.tasks else " (it was finished before; --output starts another)"
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
             lines = [line for line in run.evaluations if line["stream"] == name]
@@ -95,17 +85,10 @@ class TrainingProgress:
 
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
     """One stream's held-out figures in words."""
-    parts = []
-    if last.get("loss") is not None:
-        parts.append(f"held-out loss {first['loss']:.4f} at the start, {last['loss']:.4f} at the end")
-    if last.get("loss_shuffled") is not None:
-        parts.append(f"{last['loss_shuffled']:.4f} with the visible tokens of another sample")
-    if last.get("loss_baseline") is not None:
-        parts.append(f"{last['loss_baseline']:.4f} by the simplest guess")
-    if last.get("psnr") is not None:
-        gain = last["psnr"] - last["psnr_baseline"]
-        parts.append(f"PSNR on masked tokens {last['psnr']:.1f} dB, {gain:+.1f} dB against the simplest guess")
-    for name in sorted(last.keys() - WORDED):  # of other evaluators
+    gain = (last.get("psnr") or 0) - (last.get("psnr_baseline") or 0)
+    known = [key for key in FIGURES if last.get(key) is not None]
+    parts = [FIGURES[key].format(first=first, last=last, gain=gain) for key in known]
+    for name in sorted(last.keys() - {*FIGURES, "psnr_baseline"}):  # of other evaluators
         if isinstance(first.get(name), float) and isinstance(last[name], float):
             parts.append(f"{name} {first[name]:.4g} at the start, {last[name]:.4g} at the end")
     return "; ".join(parts)
@@ -121,34 +104,24 @@ class SampleProgress:
     """A bar of samples with the time left on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
         self._started = self._told = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = _bar("samples")
+        self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> SampleProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def update(self, done: int, total: int, skipped: Sequence[str] = ()) -> None:
         """Updates the count of samples done; prints a line for each newly skipped one."""
         for reason in skipped:
-            self._console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
+        self._bar.update(self._task, completed=done, total=total)
+        self._bar.start()
         now = time.monotonic()
-        if self._console.is_terminal:
-            if self._bar is None or self._task is None:
-                columns = (
-                    TextColumn("samples"), MofNCompleteColumn(), BarColumn(),
-                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                )  # fmt: skip
-                self._bar = Progress(*columns, console=self._console)
-                self._task = self._bar.add_task("", total=total)
-                self._bar.start()
-            self._bar.update(self._task, completed=done)
-        elif now - self._told >= 10 and 0 < done < total:
+        if self._bar.disable and now - self._told >= 10 and 0 < done < total:
             self._told = now
             left = (now - self._started) / done * (total - done)
             print(f"{done}/{total} samples  {_duration(left)} left", file=sys.stderr, flush=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from mmmask.cli.arguments import add_plugin, load_plugins, positive, ratio_list
-from mmmask.cli.models import WHAT_A_MODEL_IS, add_reading, add_samples, samples, spoken_as_options
+from mmmask.cli.arguments import add_inputs, add_reading, inputs, positive, ratio_list, spoken_as_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL INPUT... [key=value ...] and the options."""
-    parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
-    add_samples(parser)
+    add_inputs(parser)
     parser.add_argument(
         "--samples", type=positive, default=4, metavar="N", help="how many of a source or split (default 4)"
     )
@@ -28,18 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the masks (default 0)")
     add_reading(parser)
-    add_plugin(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Draws the paper's figure 4 for samples of the user's: one picture, stream under stream."""
-    load_plugins(arguments)
-    given = samples(arguments)
+    given = inputs(arguments)
     import mmmask
 
     with spoken_as_options():
         page = mmmask.reconstruct(
-            arguments.model, **given, samples=arguments.samples, mask_ratios=arguments.mask_ratio,
+            **given, samples=arguments.samples, mask_ratios=arguments.mask_ratio,
             true_statistics=arguments.true_statistics, seed=arguments.seed,
         )  # fmt: skip
         page.save(arguments.output)
@@ -47,4 +43,3 @@ def run(arguments: argparse.Namespace) -> int:
         note = f" ({page.notes[stream]})" if page.notes[stream] else ""
         print(f"{stream}: {len(names)} sample{'s' if len(names) > 1 else ''}{note}")
     print(f"picture: {arguments.output}")
-    return 0

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.cli.arguments import add_plugin
 
 if TYPE_CHECKING:
     from mmmask.experiment import Experiment
@@ -20,15 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes every plugin's part of the corpus."""
-    load_plugins(arguments)
     show_writing(Path(arguments.folder), arguments.seed)
-    return 0
 
 
 def write_what_is_asked_for(experiment: Experiment) -> None:
-    """The parts of `data.sample_data` that the experiment reads, if it has a corpus."""
+    """Writes the parts of the corpus `data.sample_data` that an experiment reads, if it has one."""
     from mmmask.data.sample_corpus import needed_parts
 
     if experiment.data.sample_data:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prints the experiment as YAML, every default filled in, and what follows from it as comments."""
     experiment = load(arguments)
     print(experiment.to_yaml(), end="")
@@ -34,4 +34,3 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"# steps: {total_steps(experiment)}")
         except MmmaskError as error:  # the experiment is shown where its data is not
             print(f"# steps: unknown ({error})")
-    return 0

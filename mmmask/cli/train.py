@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int | None:
     """Trains, or goes on with what was interrupted."""
     experiment = load(arguments)
     from mmmask.cli.progress import TrainingProgress
@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     progress = TrainingProgress()
     finished = train(experiment, output, arguments.device, plugins=(progress,) if main_process else ())
     if not main_process:
-        return 0
+        return None
     if finished.outcome == "interrupted":
         print(f"interrupted after step {finished.step}; the same command goes on from there. Run: {output}")
         return 130
     progress.report(finished)
-    return 0
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmmask.cli.arguments import add_plugin, load_plugins
+from mmmask.cli.arguments import add_plugin
 from mmmask.components import components
 from mmmask_registry import MmmaskError, did_you_mean
 
@@ -21,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what came of every promise of the interface; exit code 1 where one is broken."""
-    load_plugins(arguments)
     kind, name = arguments.kind, arguments.name
     component = components().get(kind, name)
     from pydantic import ValidationError
@@ -43,14 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"-       {promise} Nothing to look at: {outcome}")
     except ValidationError as error:
         known = [key for key in component.Config.model_fields if key != "name"]
-        problems = [
-            f"no setting of that name.{did_you_mean(str(detail['loc'][-1]), known)} Known: {', '.join(known) or 'none'}"
-            if detail["type"] == "extra_forbidden"
-            else detail["msg"]
-            for detail in error.errors()
-        ]
-        places = [".".join(map(str, detail["loc"])) for detail in error.errors()]
-        lines = [f"{kind} {name}: {place}: {problem}" for place, problem in zip(places, problems, strict=True)]
+        lines = []
+        for detail in error.errors():
+            problem, place = detail["msg"], detail["loc"]
+            if detail["type"] == "extra_forbidden":
+                hint = did_you_mean(str(place[-1]), known)
+                problem = f"no setting of that name.{hint} Known: {', '.join(known) or 'none'}"
+            lines.append(f"{kind} {name}: {'.'.join(map(str, place))}: {problem}")
         raise MmmaskError("\n".join(lines)) from error
     print(f"{kind} {name}: {kept} promises kept, {broken} broken")
     return 1 if broken else 0

@@ -7,8 +7,9 @@ import math
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from mmmask.components import components
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import read_ahead
-from mmmask.data.process import Limits, WorkerProcesses, possible
+from mmmask.data.process import guarded
 from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
@@ -78,7 +79,6 @@ class Streams:
         self.classes = {
             name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
         }
-        self.process: WorkerProcesses | None = None
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
         self._stop: weakref.finalize[..., Streams] | None = None
@@ -144,15 +144,15 @@ class Streams:
         """Stops all workers."""
         if self._stop is not None:
             self._stop()
-        self._within_step, self.process, self._stop = False, None, None
+        self._within_step, self._stop = False, None
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
-        if data.process or (data.process is None and possible(data.workers)):
-            memory = None if data.sample_memory is None else int(data.sample_memory * 2**30)
-            self.process = WorkerProcesses(self.loaders, data.workers, Limits(data.sample_seconds, memory))
+        stack = ExitStack()
+        loaders = stack.enter_context(guarded(self.loaders, data))
+        stack.callback(self._pipelines.clear)
         # at the program's end too: a thread that is inside torch while Python goes away would abort the program
-        self._stop = weakref.finalize(self, _stop, self._pipelines, self.process)
+        self._stop = weakref.finalize(self, stack.close)
         for name, stream in self.experiment.streams.items():
             draws = micro_batches(
                 EndlessOrder(self.sizes[name], training.seed, name),
@@ -162,8 +162,9 @@ class Streams:
                 world_size=self.world_size,
                 first_batch=self.consumed[name],
             )
-            load = partial(self.process.load, name) if self.process else self.loaders[name].batch
-            self._pipelines[name] = read_ahead(draws, load, data.workers, ready=training.accumulate, pin=self.pin)
+            self._pipelines[name] = read_ahead(
+                draws, loaders[name].batch, data.workers, ready=training.accumulate, pin=self.pin
+            )
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
@@ -183,12 +184,6 @@ class Streams:
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
-
-
-def _stop(pipelines: dict[str, Any], process: WorkerProcesses | None) -> None:
-    pipelines.clear()
-    if process is not None:
-        process.close()
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:

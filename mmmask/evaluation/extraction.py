@@ -7,24 +7,22 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.evaluation.inputs import UndecodableSample, open_model, open_sources, read_ahead, require_inputs
-from mmmask.interfaces import ChosenByName, Component, Encoder, Latents, Source
+from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_ahead
+from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.model.classifier import Classifier
-from mmmask.model.precision import autocast, find_device
+from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError, UnknownName
 
-PRECISIONS = ("fp32", "bf16")
 ENDINGS = (".safetensors", ".npz")
 
 
@@ -56,7 +54,6 @@ class Features:
         """
         target = new_file(path, ENDINGS)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             if target.suffix == ".safetensors":
                 labels = {"labels": json.dumps(self.labels)} if self.labels else {}
                 write_tensors(target, self.tensors, {"paths": json.dumps(self.names)} | labels)
@@ -70,7 +67,7 @@ def extract(
     model: nn.Module | str | Path,
     files: Sequence[str | Path] = (),
     *,
-    source: Source | Component.Config | Mapping[str, Any] | str | None = None,
+    source: SourceChoice = None,
     split: str | None = None,
     stream: str | None = None,
     output: str | Path | None = None,
@@ -105,47 +102,39 @@ def extract(
     """
     if output is not None:
         new_file(output, ENDINGS)
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
     pools = [*(entry.name for entry in components().registry("pool")), "none"]
     if pool not in (None, *pools):
         raise UnknownName("pool", str(pool), pools)
-    require_inputs(model, files, source, split)
-    chosen = find_device(device)
-    opened, report = open_model(model, reading or {})
-    sources = open_sources(model, opened.modalities, files, source, split, stream)
-    opened.to(chosen)
-    total, done = sum(map(len, sources.values())), 0
+    inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
+    total, done = sum(len(loader.source) for loader in inputs.loaders.values()), 0
     parts: dict[str, list[Tensor]] = {}
     names: dict[str, list[str]] = {}
     labels: dict[str, list[str | None]] = {}
     skipped: list[str] = []
     progress(0, total, ())
-    for name, samples in sources.items():
-        preparation = opened.modalities[name].preparation
-        for batch in read_ahead(preparation, samples, range(len(samples)), batch_size):
-            good = [(index, sample) for index, sample in batch if isinstance(sample, Tensor)]
-            bad = [str(reason) for _, reason in batch if isinstance(reason, UndecodableSample)]
-            if good:
-                together = preparation.collate([sample for _, sample in good]).to(chosen)
+    for name, loader in inputs.loaders.items():
+        for samples, bad in read_ahead(loader, batch_size):
+            if samples:
+                batch = Batch.of(samples, loader.preparation.collate).content.to(inputs.device)
                 try:
-                    with torch.inference_mode(), autocast(chosen, precision):
-                        found = _features(opened, name, together, pool, maps)
+                    with torch.inference_mode(), autocast(inputs.device, precision):
+                        found = _features(inputs.model, name, batch, pool, maps)
                 except torch.OutOfMemoryError as error:
-                    raise MmmaskError(f"batch size {batch_size}: {chosen} has not enough memory; take less") from error
+                    reason = f"{inputs.device} has not enough memory; take less"
+                    raise MmmaskError(f"batch size {batch_size}: {reason}") from error
                 for key, tensor in found.items():
                     parts.setdefault(key, []).append(tensor.float().cpu().contiguous())
-                names.setdefault(name, []).extend(samples.describe(index) for index, _ in good)
-                labels.setdefault(name, []).extend(samples.label(index) for index, _ in good)
+                names.setdefault(name, []).extend(loader.source.describe(sample.index) for sample in samples)
+                labels.setdefault(name, []).extend(loader.source.label(sample.index) for sample in samples)
             skipped += bad
-            done += len(batch)
+            done += len(samples) + len(bad)
             progress(done, total, bad)
     if not names:
         raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
     known = {name: found for name, found in labels.items() if any(label is not None for label in found)}
     # pop: what was collected is let go of as it is joined
     tensors = {key: torch.cat(parts.pop(key)) for key in list(parts)}
-    features = Features(tensors, names, known, tuple(skipped), report)
+    features = Features(tensors, names, known, tuple(skipped), inputs.report)
     if output is not None:
         features.save(output)
     return features
@@ -175,7 +164,7 @@ def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: 
 def _pooled(latents: Latents, pool: str) -> Tensor:
     if pool == "none":
         return latents.values
-    config = TypeAdapter(Annotated[Component.Config, ChosenByName("pool")]).validate_python(pool)
+    config = components().get("pool", pool).Config(name=pool)
     built = build("pool", config, width=latents.values.shape[-1])
     if any(True for _ in built.parameters()):
         raise MmmaskError(f"pool {pool}: it has weights of its own, and the model holds none for it: take mean")
@@ -191,6 +180,7 @@ def _write_npz(path: Path, features: Features) -> None:
         for stream, labels in features.labels.items()
     }
     partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(partial, "w") as archive:
             for name, array in arrays.items():

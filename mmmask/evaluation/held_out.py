@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmmask.data.samples import SampleLoader
+from mmmask.data.process import Loads, guarded
+from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
-from mmmask.evaluation.pictures import picture, reconstruct, save_picture, statistics_note
+from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
 from mmmask.interfaces.component import build
@@ -27,34 +28,41 @@ class HeldOut:
     """Evaluates and draws the streams of a run.
 
     Args:
-        loaders: {stream: loader of its training samples}, drawn where a stream has no held-out ones.
+        loaders: {stream: loader of its training samples}, a few of which are drawn where a stream has no held-out ones.
+
+    Attributes:
+        samples: {stream: what is evaluated and drawn}, decoded once.
+        bad: {stream: held-out samples that others replace}.
 
     Raises:
         SourceError: a held-out source is missing, empty, or holds no sample that can be decoded.
     """
 
     def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
-        self.model, self.experiment, self.loaders = model, experiment, loaders
-        self._held_out = {
-            name: sample_loader(experiment, name, held_out=True, classes=self._classes(name))
-            for name, stream in experiment.streams.items()
-            if stream.held_out
-        }
-        self._samples: dict[str, list[Sample]] = {}
-        self._pictured: dict[str, list[Sample]] = {}
+        self.model, self.experiment = model, experiment
+        chosen = dict(loaders)
+        self.held_out = [name for name, stream in experiment.streams.items() if stream.held_out]
+        for name in self.held_out:
+            classes = loaders[name].classes if model.objective(name).needs_labels else None
+            chosen[name] = sample_loader(experiment, name, held_out=True, classes=classes)
+        self.samples: dict[str, list[Sample]] = {}
+        self.bad: dict[str, list[BadRecord]] = {}
+        with guarded(chosen, experiment.data) as guards:
+            for name, loader in guards.items():
+                count = experiment.training.evaluate.samples if name in self.held_out else PICTURED
+                self.samples[name], self.bad[name] = spread_samples(loader, count)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """{stream: figures} of the streams with held-out samples."""
-        device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
         found = {}
-        for name in self._held_out:
-            samples = self.samples(name)
+        for name in self.held_out:
+            samples = self.samples[name]
             evaluators = self._evaluators(name)
             for first in range(0, len(samples), BATCH):
-                batch = Batch.of(samples[first : first + BATCH]).map(lambda part: part.to(device))
+                batch = self._batch(samples[first : first + BATCH])
                 for evaluator in evaluators:
                     evaluator.add(batch, first, len(samples))
             found[name] = {key: value for part in evaluators for key, value in part.figures().items()}
@@ -63,41 +71,25 @@ class HeldOut:
 
     def draw(self, folder: Path, step: int) -> dict[str, Path]:
         """Draws every stream: {stream: path}. A modality or objective that cannot be drawn is left out."""
-        device = next(self.model.parameters()).device
         training = self.model.training
         drawn = {}
         for name in self.experiment.streams:
-            path = folder / f"{name}_step_{step:08d}.png"
+            samples = self.samples[name]
+            batch = self._batch(samples[:: max(1, len(samples) // PICTURED)][:PICTURED])
             try:
-                batch = Batch.of(self._to_draw(name)).map(lambda part: part.to(device))
                 tokens, found = reconstruct(self.model, name, batch)
                 image = picture(tokens, found, self.model, name, note=statistics_note(self.model, name, False))
             except NotImplementedError:
                 continue
-            save_picture(image, path)
-            drawn[name] = path
+            folder.mkdir(parents=True, exist_ok=True)
+            drawn[name] = folder / f"{name}_step_{step:08d}.png"
+            image.save(drawn[name])
         self.model.train(training)
         return drawn
 
-    def samples(self, stream: str) -> list[Sample]:
-        """Held-out samples of a stream, decoded once."""
-        if stream not in self._samples:
-            self._samples[stream] = spread_samples(self._held_out[stream], self.experiment.training.evaluate.samples)
-        return self._samples[stream]
-
-    def _classes(self, stream: str) -> Mapping[str, Sequence[str]] | None:
-        """Classes of the training source, where labels are learned."""
-        return self.loaders[stream].classes if self.model.objective(stream).needs_labels else None
-
-    def _to_draw(self, stream: str) -> list[Sample]:
-        """Held-out samples where there are some, else the source's own."""
-        if stream not in self._pictured:
-            if stream in self._held_out:
-                samples = self.samples(stream)
-                self._pictured[stream] = samples[:: max(1, len(samples) // PICTURED)][:PICTURED]
-            else:
-                self._pictured[stream] = spread_samples(self.loaders[stream], PICTURED)
-        return self._pictured[stream]
+    def _batch(self, samples: list[Sample]) -> Batch:
+        device = next(self.model.parameters()).device
+        return Batch.of(samples).map(lambda part: part.to(device))
 
     def _evaluators(self, stream: str) -> list[Evaluator]:
         chosen = self.experiment.streams[stream].evaluators
@@ -106,8 +98,8 @@ class HeldOut:
         return [build("evaluator", config, model=self.model, stream=stream) for config in chosen]
 
 
-def spread_samples(loader: SampleLoader, count: int) -> list[Sample]:
-    """Samples from all over a source that can be decoded, prepared without randomness.
+def spread_samples(loader: Loads, count: int) -> tuple[list[Sample], list[BadRecord]]:
+    """Samples from all over a source that can be decoded, prepared without randomness; and those that cannot.
 
     Evenly spaced first, as sources are often sorted by label; then whichever are needed in place of bad ones.
 
@@ -115,16 +107,18 @@ def spread_samples(loader: SampleLoader, count: int) -> list[Sample]:
         SourceError: not one can be decoded.
     """
     samples: list[Sample] = []
-    reason = ""
+    bad: list[BadRecord] = []
     size = len(loader.source)
-    spaced = [number * size // count for number in range(count)] if count < size else list(range(size))
+    spaced = [number * size // count for number in range(count)] if count < size else []
     for index in dict.fromkeys([*spaced, *range(size)]):
         if len(samples) == count:
             break
         try:
             samples.append(loader.plain(index))
         except BadSample as error:
-            reason = f"{loader.source.describe(index)}: {error}"
+            bad.append(BadRecord(loader.source.describe(index), str(error)))
     if not samples:
-        raise SourceError(f"streams.{loader.stream}: not one sample could be decoded; the last: {reason}")
-    return samples
+        raise SourceError(
+            f"streams.{loader.stream}: not one sample could be decoded; the last: {bad[-1].sample}: {bad[-1].reason}"
+        )
+    return samples, bad

@@ -1,4 +1,4 @@
-"""Samples that a user hands in: files, a source, or a split of a run's own experiment."""
+"""A model that a user names and the samples handed to it: files, a source, or a split of a run's own experiment."""
 
 from __future__ import annotations
 
@@ -6,39 +6,128 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from mmmask import interop
-from mmmask.components import components
-from mmmask.data.samples import bad_sample_of_any_error
-from mmmask.interfaces import (
-    PLAIN,
-    BadSample,
-    ChosenByName,
-    Component,
-    Modality,
-    Preparation,
-    Source,
-    SourceError,
-    SourceFile,
-)
+from mmmask.data.samples import SampleLoader
+from mmmask.interfaces import BadSample, ChosenByName, Component, Modality, Sample, Source, SourceError, SourceFile
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
+from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError, UnknownName
 
 SPLITS = ("source", "held_out")
+PRECISIONS = ("fp32", "bf16")
+
+SourceChoice = Source | Component.Config | Mapping[str, Any] | str | None
+"""A source, or a block `source` of an experiment, such as `{"name": "folder", "path": ...}`."""
 
 
-class UndecodableSample(MmmaskError):
-    """A sample that the stream's modality cannot decode."""
+@dataclass(frozen=True)
+class Inputs:
+    """A model on its device, in evaluation mode, and what it is given.
+
+    Attributes:
+        report: how the model was read; None where a model was given.
+        loaders: {stream: loader of its samples}.
+    """
+
+    model: Any
+    report: interop.Report | None
+    loaders: dict[str, SampleLoader]
+    device: torch.device
+
+
+def open_inputs(
+    model: nn.Module | str | Path,
+    files: Sequence[str | Path],
+    source: SourceChoice,
+    split: str | None,
+    stream: str | None,
+    device: str | None,
+    precision: str,
+    reading: Mapping[str, Any] | None,
+) -> Inputs:
+    """Opens a model and samples, by the arguments of `mmmask.extract`; what can be checked before reading the model is.
+
+    Raises:
+        MmmaskError: something of this cannot be.
+    """
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    if sum(bool(given) for given in (files, source, split)) != 1:
+        raise MmmaskError("inputs: give files, or a source, or a split of a run's own samples; exactly one of them")
+    for path in files:
+        if not os.path.exists(path):
+            raise MmmaskError(f"{path}: there is no such file")
+    if split is not None:
+        if split not in SPLITS:
+            raise UnknownName("split", split, SPLITS)
+        if not isinstance(model, str | Path) or not RunFolder(model).experiment_file.exists():
+            raise MmmaskError(f"split={split}: only a run has samples of its own; give a run's folder, or a source")
+    chosen = find_device(device)
+    opened: Any = model
+    report = None
+    if not isinstance(model, nn.Module):
+        loaded = interop.read(model, **(reading or {}))
+        opened, report = loaded.model.float(), loaded.report
+    modalities: Mapping[str, Modality] = opened.modalities
+    if stream is not None and stream not in modalities:
+        raise UnknownName("stream", stream, modalities)
+    if files:
+        by_stream = _by_stream(modalities, [str(path) for path in files], stream)
+        sources: dict[str, Source] = {name: Files(paths) for name, paths in by_stream.items()}
+    else:
+        if stream is None and len(modalities) > 1:
+            raise MmmaskError(f"several streams could be meant ({', '.join(modalities)}): name one with stream=")
+        name = stream or next(iter(modalities))
+        if split is not None:
+            source = getattr(load_run(str(model)).experiment.streams[name], split)
+            if source is None:
+                raise MmmaskError(f"streams.{name}.{split}: the run's experiment has none")
+        sources = {name: _built(source, modalities[name].preparation.extensions)}
+    loaders = {}
+    for name, found in sources.items():
+        preparation, spec = modalities[name].preparation, modalities[name].spec
+        loaders[name] = SampleLoader(found, preparation, spec, replicate=1, seed=0, stream=name, classes={})
+    return Inputs(opened.eval().to(chosen), report, loaders, chosen)
+
+
+def read_sample(loader: SampleLoader, index: int) -> Sample:
+    """One sample, prepared as held-out ones are: the same at every call.
+
+    Raises:
+        MmmaskError: the sample cannot be decoded, for whatever reason.
+    """
+    try:
+        return loader.plain(index)
+    except BadSample as error:
+        raise MmmaskError(f"{loader.source.describe(index)}: {error}") from error
+
+
+def read_ahead(loader: SampleLoader, size: int) -> Iterator[tuple[list[Sample], list[str]]]:
+    """Samples and why others could not be decoded, so many at a time, while threads decode the next ones."""
+    pool, count = ThreadPoolExecutor(min(size, os.cpu_count() or 1)), len(loader.source)
+    ready: list[Future[Sample]] = []
+    try:
+        for start in range(0, count + size, size):
+            coming = [pool.submit(read_sample, loader, index) for index in range(start, min(start + size, count))]
+            if ready:
+                reasons = [str(error) for future in ready if (error := future.exception())]
+                yield [future.result() for future in ready if not future.exception()], reasons
+            ready = coming
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Files(Source):
-    """The files that a user named, in order."""
+    """Files that a user names, in order."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         super().__init__(Component.Config(name="files"))
@@ -48,102 +137,12 @@ class Files(Source):
         return len(self.paths)
 
     def load(self, index: int) -> SourceFile:
-        """The file with this number, not read yet."""
+        """File with this number, not read yet."""
         return SourceFile(self.paths[index])
 
     def describe(self, index: int) -> str:
-        """Its path."""
+        """Path of the file."""
         return self.paths[index]
-
-
-def require_inputs(model: object, files: Sequence[str | Path], source: object, split: str | None) -> None:
-    """Checks what can be checked before a model is fetched.
-
-    Raises:
-        MmmaskError: not exactly one of files, source and split is given, a file is not there, or a split is none.
-    """
-    if sum(bool(given) for given in (files, source, split)) != 1:
-        raise MmmaskError("inputs: give files, or a source, or a split of a run's own samples; exactly one of them")
-    for path in files:
-        if not os.path.exists(path):
-            raise MmmaskError(f"{path}: there is no such file")
-    if split is None:
-        return
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
-    if not isinstance(model, str | Path) or not RunFolder(model).experiment_file.exists():
-        raise MmmaskError(f"split={split}: only a run has samples of its own; give a run's folder, or a source")
-
-
-def open_model(model: nn.Module | str | Path, reading: Mapping[str, Any]) -> tuple[Any, interop.Report | None]:
-    """A model as it is given, or read with the arguments `reading` of `mmmask.interop.read`, and the report on that."""
-    if isinstance(model, nn.Module):
-        return model.eval(), None
-    loaded = interop.read(model, **reading)
-    return loaded.model.float().eval(), loaded.report
-
-
-def open_sources(
-    model: object,
-    modalities: Mapping[str, Modality],
-    files: Sequence[str | Path],
-    source: Source | Component.Config | Mapping[str, Any] | str | None,
-    split: str | None,
-    stream: str | None,
-) -> dict[str, Source]:
-    """{stream: source of its samples}; which stream decodes a file is told from its ending unless it is named.
-
-    Raises:
-        MmmaskError: there is no such stream, several could be meant, or the source cannot be opened.
-    """
-    if stream is not None and stream not in modalities:
-        raise UnknownName("stream", stream, modalities)
-    if files:
-        return {name: Files(paths) for name, paths in _by_stream(modalities, [str(f) for f in files], stream).items()}
-    if stream is None and len(modalities) > 1:
-        raise MmmaskError(f"several streams could be meant ({', '.join(modalities)}): name one with stream=")
-    name = stream or next(iter(modalities))
-    if split is not None:
-        source = getattr(load_run(str(model)).experiment.streams[name], split)
-        if source is None:
-            raise MmmaskError(f"streams.{name}.{split}: the run's experiment has none")
-    return {name: _built(source, modalities[name].preparation)}
-
-
-def read_ahead(
-    preparation: Preparation, source: Source, indices: Sequence[int], size: int
-) -> Iterator[list[tuple[int, Tensor | UndecodableSample]]]:
-    """(number, sample or why there is none), so many at a time, while threads decode the next ones."""
-
-    def read(index: int) -> Tensor | UndecodableSample:
-        try:
-            return read_sample(preparation, source, index)
-        except UndecodableSample as error:
-            return error
-
-    pool = ThreadPoolExecutor(min(size, os.cpu_count() or 1))
-    try:
-        ready: list[tuple[int, Future[Tensor | UndecodableSample]]] = []
-        for start in range(0, len(indices) + size, size):
-            coming = [(index, pool.submit(read, index)) for index in indices[start : start + size]]
-            if ready:
-                yield [(index, future.result()) for index, future in ready]
-            ready = coming
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def read_sample(preparation: Preparation, source: Source, index: int) -> Tensor:
-    """One sample (*sample_shape), prepared as held-out ones are: the same at every call.
-
-    Raises:
-        UndecodableSample: with the reason.
-    """
-    try:
-        with bad_sample_of_any_error():
-            return preparation.prepare(preparation.decode(source.load(index), PLAIN), PLAIN)
-    except BadSample as error:
-        raise UndecodableSample(f"{source.describe(index)}: {error}") from error
 
 
 def _by_stream(modalities: Mapping[str, Modality], paths: Sequence[str], stream: str | None) -> dict[str, list[str]]:
@@ -164,22 +163,20 @@ def _by_stream(modalities: Mapping[str, Modality], paths: Sequence[str], stream:
 
 def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     wanted = tuple(ending for known in endings.values() for ending in known)
-    folder_source = components().get("source", "folder")
     for path in paths:
         if not os.path.isdir(path):
             yield path
             continue
         try:
-            source = folder_source(folder_source.Config(name="folder", path=path), wanted)
+            source = _built({"name": "folder", "path": path}, wanted)
         except SourceError as error:
             # what follows is advice about a setting, and there is none here
-            raise MmmaskError(
-                re.sub(r" Set source\.path .*", "", str(error)).removeprefix("source folder: ")
-            ) from error
+            reason = re.sub(r" Set source\.path .*", "", str(error)).removeprefix("source folder: ")
+            raise MmmaskError(reason) from error
         yield from (source.describe(index) for index in range(len(source)))
 
 
-def _built(source: Any, preparation: Preparation) -> Source:  # noqa: ANN401 - see open_sources
+def _built(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
     if isinstance(source, Source):
         return source
     try:
@@ -187,7 +184,7 @@ def _built(source: Any, preparation: Preparation) -> Source:  # noqa: ANN401 - s
     except ValidationError as error:
         lines = [".".join(["source", *map(str, detail["loc"])]) + f": {detail['msg']}" for detail in error.errors()]
         raise SourceError("\n".join(lines)) from error
-    built = build("source", config, extensions=preparation.extensions)
+    built = build("source", config, extensions=extensions)
     if not len(built):
         raise SourceError(f"source {config.name}: there is not a single sample")
     return built

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mmmask.interfaces import Batch, Mask, MaskContext, Masker, Preparation, Tokens
@@ -56,16 +56,15 @@ def reconstruct(
     model.eval()
     batch = batch if isinstance(batch, Batch) else Batch({stream: batch})
     tokens = model.tokenize(stream, batch.content)
-    given: dict[str, Mask | None] = {} if maskers else {"": None}
-    for label, masker in (maskers or {}).items():
-        content = tokens.content
-        noise = sample_noise(
-            derive_seed(model.seed if seed is None else seed, "picture"), 0, len(content), content.device
-        )
-        given[label] = draw_mask(masker, None, MaskContext(tokens.grid, len(content), content.device, noise, 0, tokens))
+    size, device = len(batch), tokens.content.device
+    root = derive_seed(model.seed if seed is None else seed, "picture")
     found = []
-    for label, mask in given.items():
-        plans = model.plan({stream: batch}, None if mask is None else {stream: mask})
+    for label, masker in (maskers or {"": None}).items():
+        masks = None
+        if masker is not None:
+            context = MaskContext(tokens.grid, size, device, sample_noise(root, 0, size, device), 0, tokens)
+            masks = {stream: draw_mask(masker, None, context)}
+        plans = model.plan({stream: batch}, masks)
         (plan,) = plans.values()
         output = model(plans=plans).streams[stream]
         restored = model.objective(stream).restore(plan, stream, output.predictions, true_statistics)
@@ -97,8 +96,7 @@ def picture(
     for reconstruction in reconstructions:
         columns.append((reconstruction.label, panels(reconstruction.masked)))
         columns.append(("reconstruction", panels(reconstruction.restored)))
-    wide = columns[0][1][0].shape[1] > 2 * columns[0][1][0].shape[0]
-    return _under_each_other(columns, captions, note) if wide else _side_by_side(columns, captions, note)
+    return _page(columns, captions, note)
 
 
 def stacked(images: Sequence[Image.Image]) -> Image.Image:
@@ -120,16 +118,6 @@ def statistics_note(model: Model, stream: str, true_statistics: bool) -> str:
     return "mean and deviation of masked tokens: estimated from visible tokens"
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a picture, making its folder; the ending decides the format.
-
-    Raises:
-        ValueError: no image format has this ending.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
 def _compose(tokens: Tokens, mask: Mask, restored: Tensor) -> tuple[Tensor, Tensor]:
     """Masked and reconstructed content, raw: what is visible, with a mark or with predictions in the rest."""
     ids = tokens.spec.vocab_size
@@ -145,49 +133,26 @@ def _panel(preparation: Preparation, sample: Tensor) -> np.ndarray:
     return shown.repeat(scale, axis=0).repeat(scale, axis=1)  # whole multiples: no smoothing of what was predicted
 
 
-def _side_by_side(columns: list[tuple[str, list[np.ndarray]]], captions: Sequence[str], note: str) -> Image.Image:
+def _page(columns: Sequence[tuple[str, list[np.ndarray]]], captions: Sequence[str], note: str) -> Image.Image:
     height, width = columns[0][1][0].shape[:2]
-    rows = len(columns[0][1])
-    caption = HEADING if captions else 0
-    page = _page(
-        2 * MARGIN + len(columns) * (width + GAP) - GAP,
-        2 * MARGIN + HEADING + rows * (height + caption + GAP) - GAP,
-        note,
-    )
-    draw = ImageDraw.Draw(page)
-    for column, (label, panels) in enumerate(columns):
-        left = MARGIN + column * (width + GAP)
-        draw.text((left, MARGIN), label, fill=INK, font=_font())
-        for row, panel in enumerate(panels):
-            top = MARGIN + HEADING + row * (height + caption + GAP)
-            page.paste(Image.fromarray(panel), (left, top))
-    for row, text in enumerate(captions):
-        top = MARGIN + HEADING + row * (height + caption + GAP) + height + 2
-        draw.text((MARGIN, top), text, fill=INK, font=_font())
-    return page
-
-
-def _under_each_other(columns: list[tuple[str, list[np.ndarray]]], captions: Sequence[str], note: str) -> Image.Image:
-    height, width = columns[0][1][0].shape[:2]
-    samples = len(columns[0][1])
-    line = height + HEADING
-    page = _page(2 * MARGIN + width, 2 * MARGIN + samples * (len(columns) * line + GAP) - GAP, note)
-    draw = ImageDraw.Draw(page)
+    samples, wide = len(columns[0][1]), width > 2 * height
+    heading = 0 if wide else HEADING  # of the page; wide panels have their label each
+    above = HEADING - 4 if wide else HEADING
+    across, down = (0, height + HEADING) if wide else (width + GAP, 0)  # from column to column
+    block = (len(columns) * down if wide else height + (HEADING if captions else 0)) + GAP  # from sample to sample
+    page_width = 2 * MARGIN + (len(columns) - 1) * across + width
+    page_height = 2 * MARGIN + heading + samples * block - GAP
+    page = Image.new("RGB", (page_width, page_height + (HEADING if note else 0)), PAPER)
+    write = partial(ImageDraw.Draw(page).text, fill=INK, font_size=13)
     for sample in range(samples):
-        for position, (label, panels) in enumerate(columns):
-            top = MARGIN + sample * (len(columns) * line + GAP) + position * line
-            caption = f"{captions[sample]}: {label}" if captions and position == 0 else label
-            draw.text((MARGIN, top), caption, fill=INK, font=_font())
-            page.paste(Image.fromarray(panels[sample]), (MARGIN, top + HEADING - 4))
+        for column, (label, panels) in enumerate(columns):
+            left, top = MARGIN + column * across, MARGIN + above + sample * block + column * down
+            page.paste(Image.fromarray(panels[sample]), (left, top))
+            if wide and captions and column == 0:
+                write((left, top - above), f"{captions[sample]}: {label}")
+            elif wide or sample == 0:
+                write((left, top - above), label)
+        if captions and not wide:
+            write((MARGIN, MARGIN + above + sample * block + height + 2), captions[sample])
+    write((MARGIN, page_height - MARGIN + 4), note)
     return page
-
-
-def _page(width: int, height: int, note: str) -> Image.Image:
-    page = Image.new("RGB", (width, height + (HEADING if note else 0)), PAPER)
-    if note:
-        ImageDraw.Draw(page).text((MARGIN, height - MARGIN + 4), note, fill=INK, font=_font())
-    return page
-
-
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=13)

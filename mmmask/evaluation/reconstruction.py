@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mmmask.evaluation import pictures
-from mmmask.evaluation.inputs import open_model, open_sources, read_sample, require_inputs
-from mmmask.interfaces import Component, Masker, Source
+from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_sample
+from mmmask.interfaces import Batch, Masker
 from mmmask.interop import Report
 from mmmask.model.model import Model
-from mmmask.model.precision import autocast, find_device
+from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Page:
             MmmaskError: no format has this ending, or it cannot be written.
         """
         try:
-            pictures.save_picture(self.picture, Path(path))
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.picture.save(path)
         except ValueError as error:
             raise MmmaskError(f"{path}: {error}; use .png") from error
         except OSError as error:
@@ -55,7 +56,7 @@ def reconstruct(
     model: nn.Module | str | Path,
     files: Sequence[str | Path] = (),
     *,
-    source: Source | Component.Config | Mapping[str, Any] | str | None = None,
+    source: SourceChoice = None,
     split: str | None = None,
     samples: int = 4,
     stream: str | None = None,
@@ -69,26 +70,18 @@ def reconstruct(
     """Draws figure 4 of the OmniMAE paper: what a model sees of samples, and what it makes of it.
 
     Args:
-        model: a model, or what `mmmask.interop.load` reads: a published name, a file, a run's folder.
-        files: files to reconstruct, and folders with all below them. Instead of files:
-        source: an experiment's block `source`, such as `{"name": "folder", "path": ...}`, or a Source;
-        split: `source` or `held_out`, the samples of the run's own experiment.
-        samples: how many of a source or split, evenly spaced.
-        stream: decodes the samples; by default told from the files' endings.
+        model, files, source, split, stream, device, precision, reading: as of `mmmask.extract`.
+        samples: number of samples of a source or split, evenly spaced.
         mask_ratios: shares to mask, a pair of columns each; by default what was trained.
         true_statistics: undo normalised targets with the masked tokens' true mean and deviation, which the model cannot
             know, instead of those estimated from the visible tokens.
         seed: of the masks.
-        device: by default a GPU where there is one.
-        precision: of matrix products, `fp32` or `bf16`.
-        reading: further arguments of `mmmask.interop.read`.
 
     Raises:
         MmmaskError: something of this cannot be, a sample cannot be decoded, or the model reconstructs nothing.
     """
-    require_inputs(model, files, source, split)
-    chosen = find_device(device)
-    opened, report = open_model(model, reading or {})
+    inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
+    opened, report = inputs.model, inputs.report
     if not isinstance(opened, Model):
         raise MmmaskError(f"{model}: a classifier, which has no decoder to reconstruct with: give a pretrained model")
     if report is not None and report.initialised:
@@ -96,19 +89,17 @@ def reconstruct(
             f"{model}: there is nothing to reconstruct with, as {len(report.initialised)} keys are not in the file "
             f"({report.initialised[0]}, ...): give a checkpoint with its decoder"
         )
-    sources = open_sources(model, opened.modalities, files, source, split, stream)
-    opened.to(chosen)
     drawn, names, notes = [], {}, {}
-    for name, found in sources.items():
-        preparation = opened.modalities[name].preparation
-        count = len(found) if files else min(samples, len(found))
-        indices = [number * len(found) // count for number in range(count)]
-        batch = preparation.collate([read_sample(preparation, found, index) for index in indices]).to(chosen)
-        names[name] = [found.describe(index) for index in indices]
+    for name, loader in inputs.loaders.items():
+        size = len(loader.source)
+        count = size if files else min(samples, size)
+        chosen = [read_sample(loader, number * size // count) for number in range(count)]
+        batch = Batch.of(chosen, loader.preparation.collate).content.to(inputs.device)
+        names[name] = [loader.source.describe(sample.index) for sample in chosen]
         notes[name] = pictures.statistics_note(opened, name, true_statistics)
         maskers = _maskers(opened, name, mask_ratios)
         try:
-            with autocast(chosen, precision):
+            with autocast(inputs.device, precision):
                 tokens, made = pictures.reconstruct(opened, name, batch, maskers, true_statistics, seed)
             captions = [Path(path).name for path in names[name]]
             drawn.append(pictures.picture(tokens, made, opened, name, captions, notes[name]))

@@ -7,14 +7,15 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmmask.data.streams import classes_of
-from mmmask.experiment import Experiment
+from mmmask.data.streams import Streams, classes_of
+from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
@@ -22,6 +23,9 @@ from mmmask.model.precision import autocast
 from mmmask.profiling.cost import meta_model, stream_cost
 from mmmask.randomness import seeded_generator
 from mmmask.training.optimizer import parameter_groups
+
+PEAK = "matmul peak"
+"""Name of the row of one large matrix product, the ceiling of what a model can reach."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class StepBench:
     """
 
     def __init__(self, experiment: Experiment, sizes: Mapping[str, int], precision: str, device: torch.device) -> None:
-        self.device, self.precision, self.sizes = device, precision, dict(sizes)
+        self.experiment, self.device, self.precision, self.sizes = experiment, device, precision, dict(sizes)
         model = build_model(experiment, classes_of(experiment)).to(device)
         self.model = model
         if experiment.training.compile:
@@ -65,59 +69,66 @@ class StepBench:
 
 
 def measure_steps(bench: StepBench, repetitions: int, progress: Callable[[str], None]) -> list[Measurement]:
-    """Every stream alone, all together, and a large matmul, in turn, again and again; medians.
-
-    The matmul's row is named `matmul peak`.
-    """
-    names = tuple(bench.sizes)
-    parts = [(name,) for name in names] + ([names] if len(names) > 1 else [])
-    dtype = torch.bfloat16 if bench.precision == "bf16" else torch.float32
-    peak = MatmulPeak(bench.device, dtype)
-    seconds: dict[str, list[float]] = {}
-    for repetition in range(repetitions + 1):  # the first warms up
+    """Every stream alone, all together, and last a large product of matrices, in turn, again and again; medians."""
+    parts: dict[str, tuple[str, ...]] = {name: (name,) for name in bench.sizes}
+    parts[" + ".join(parts)] = tuple(parts)  # of one stream, the same once more
+    multiply, peak_flops = _square_product(bench.device, bench.precision)
+    seconds: dict[str, list[float]] = {name: [] for name in [*parts, PEAK]}
+    for repetition in range(repetitions + 1):
         progress(f"{bench.precision}: repetition {repetition} of {repetitions}")
-        for part in parts:
-            taken = timed(lambda part=part: bench.step(part), bench.device)
-            seconds.setdefault(" + ".join(part), []).append(taken)
-            seconds.setdefault("matmul peak", []).append(peak.seconds())
+        for name, streams in parts.items():
+            taken = timed(lambda streams=streams: bench.step(streams), bench.device)
+            fastest = min(timed(multiply, bench.device) for _ in range(5))
+            if repetition:  # the first warms up
+                seconds[name].append(taken)
+                seconds[PEAK].append(fastest)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
     rows = []
-    for part in parts:
-        label = " + ".join(part)
-        rows.append(
-            Measurement(
-                label,
-                statistics.median(seconds[label][1:]),
-                sum(bench.flops[name] for name in part),
-                sum(bench.sizes[name] for name in part),
-            )
-        )
-    rows.append(Measurement("matmul peak", statistics.median(seconds["matmul peak"][len(parts) :]), peak.flops, 0))
-    return rows
+    for name, streams in parts.items():
+        flops, samples = (sum(of[stream] for stream in streams) for of in (bench.flops, bench.sizes))
+        rows.append(Measurement(name, median[name], flops, samples))
+    return [*rows, Measurement(PEAK, median[PEAK], peak_flops, 0)]
 
 
-class MatmulPeak:
-    """The rate of one large square product, as the ceiling of what a model can reach."""
+def _square_product(device: torch.device, precision: str) -> tuple[Callable[[], Tensor], int]:
+    """One large product of square matrices, and its floating-point operations."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    return lambda: torch.mm(left, right, out=out), 2 * size**3
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        size = 8192 if device.type == "cuda" else 2048
-        self.device, self.flops = device, 2 * size**3
-        self.left = torch.randn(size, size, device=device).to(dtype)
-        self.right = torch.randn(size, size, device=device).to(dtype)
-        self.out = torch.empty(size, size, device=device, dtype=dtype)
 
-    def seconds(self) -> float:
-        """Seconds of one product, the best of five."""
-        return min(timed(lambda: torch.mm(self.left, self.right, out=self.out), self.device) for _ in range(5))
+def measure_from_files(bench: StepBench, repetitions: int) -> tuple[float, float]:
+    """Mean seconds of the joint step fed by its sources, and of these the seconds spent waiting for data.
+
+    Raises:
+        MmmaskError: there is no data.
+    """
+    data = bench.experiment.to_data()
+    for name, size in bench.sizes.items():
+        replicate = bench.experiment.streams[name].replicate
+        data["streams"][name]["batch_size"] = max(replicate, size - size % replicate)
+    data["training"] |= {"accumulate": 1, "mixing": "joint"}
+    waited = 0.0
+    with closing(Streams(experiment_from_data(data), pin=bench.device.type == "cuda")) as fed:
+        list(fed.micro_steps(0))
+        started = time.perf_counter()
+        for step in range(1, repetitions + 1):
+            (micro,) = fed.micro_steps(step)
+            batches = {name: part.content.to(bench.device) for name, part in micro.batches.items()}
+            bench.step(tuple(batches), batches)
+            waited += micro.wait
+        return (time.perf_counter() - started) / repetitions, waited / repetitions
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that some work takes, the device's queue included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize = torch.get_device_module(device).synchronize
+    synchronize(device)
     started = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 

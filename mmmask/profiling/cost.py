@@ -22,7 +22,7 @@ class StreamCost:
 
     Attributes:
         grid: token layout.
-        tokens, visible, predicted: how many.
+        tokens, visible, predicted: numbers of tokens.
         forward_flops, training_flops: floating-point operations of matrix products, a multiply-add counted as two;
             training is forward and backward. What a kernel recomputes in backward is not counted.
         activation_bytes: kept from forward for backward, in float32.
@@ -38,18 +38,16 @@ class StreamCost:
 
 
 def parameters(model: Model) -> dict[str, int]:
-    """Parameters of the whole model and of its parts."""
-    parts: dict[str, nn.Module] = {"encoder": model.encoder}
+    """Number of parameters of the whole model and of its parts, those without any left out."""
+    parts: dict[str, nn.Module] = {"total": model, "encoder": model.encoder}
     for objective in model.objectives.values():
-        parts |= {name: part for name, part in objective.named_children() if any(True for _ in part.parameters())}
-    return {
-        "total": sum(parameter.numel() for parameter in model.parameters()),
-        **{name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()},
-    }
+        parts |= objective.named_children()
+    counts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def meta_model(experiment: Experiment) -> Model:
-    """The model without memory."""
+    """Builds the model of an experiment without memory for its weights."""
     with torch.device("meta"):
         return build_model(experiment, classes_of(experiment))
 
@@ -57,8 +55,7 @@ def meta_model(experiment: Experiment) -> Model:
 def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     """Counts one stream on a model from `meta_model`."""
     modality = model.modalities[stream]
-    ids = modality.spec.vocab_size is not None
-    dtype = torch.int64 if ids else torch.float32
+    dtype = torch.float32 if modality.spec.vocab_size is None else torch.int64
     samples = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
     plans = model.plan({stream: samples})
     kept: dict[int, int] = {}
@@ -87,15 +84,12 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     )
 
 
-def _convolution_backward(
-    grad_shape: list[int],
-    inputs: list[int],
-    kernel: list[int],
-    *settings: Any,  # noqa: ANN401 - strides and the like, and last which gradients are wanted
-    out_shape: object = None,
-) -> int:
+Shape = list[int]
+
+
+def _convolution_backward(grad_shape: Shape, inputs: Shape, kernel: Shape, *settings: Any, **_: object) -> int:  # noqa: ANN401
     """Two convolutions as dear as the forward one: for inputs and for the kernel, each where it is wanted."""
-    output_mask = settings[-1]
+    output_mask = settings[-1]  # which gradients are wanted; before it strides and the like
     forward = 2 * math.prod(grad_shape) * math.prod(kernel[1:])  # kernel (out, in / groups, *extent)
     return forward * sum(output_mask[:2])
 

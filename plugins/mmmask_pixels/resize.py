@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,7 @@ from torch import Tensor
 Interpolation = Literal["bicubic", "bilinear"]
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A part of a picture, in pixels."""
 
     top: int
@@ -40,23 +39,19 @@ class PixelResize:
 
     def __call__(self, content: Tensor) -> Tensor:
         """uint8 (..., channels, height, width) resized as a whole to (..., channels, *size), contiguous."""
-        leading = content.shape[:-3]
-        # torch's uint8 kernel is twice as fast on pixels in channels-last order, and on a part that is copied first
-        part = content.reshape(-1, *content.shape[-3:]).contiguous(memory_format=torch.channels_last)
-        if tuple(part.shape[-2:]) != self.size:
-            part = F.interpolate(part, self.size, mode=self.interpolation, align_corners=False, antialias=True)
-        return part.contiguous().reshape(*leading, *part.shape[1:])
+        resized = _resized(content, self.size, self.interpolation).contiguous()
+        return resized.reshape(*content.shape[:-2], *self.size)
 
     def centre(self, content: Tensor) -> Tensor:
         """Resizes the short side and crops the centre, in one step; content of the right size stays as it is."""
-        if tuple(content.shape[-2:]) == self.size:
-            return content.contiguous()
         height, width = content.shape[-2:]
+        if (height, width) == self.size:
+            return content.contiguous()
         return self(centre_box(height, width, self.size).of(content))
 
 
-def centre_box(height: int, width: int, size: tuple[int, int]) -> Box:
-    """The greatest centred box with the aspect ratio of `size`."""
+def centre_box(height: int, width: int, size: tuple[float, float]) -> Box:
+    """The greatest centred box with the aspect ratio of `size`, which is (height, width)."""
     box_height = min(height, max(1, round(width * size[0] / size[1])))
     box_width = min(width, max(1, round(height * size[1] / size[0])))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
@@ -69,9 +64,13 @@ def shrink_short_side(pixels: Tensor, short_side: int, interpolation: Interpolat
     if short <= short_side:
         return pixels
     size = (max(1, round(height * short_side / short)), max(1, round(width * short_side / short)))
-    part = pixels.reshape(-1, *pixels.shape[-3:]).contiguous(memory_format=torch.channels_last)
-    small = F.interpolate(part, size, mode=interpolation, align_corners=False, antialias=True)
-    # stays as it lies in memory, for the crop that follows
-    return small.contiguous(memory_format=torch.channels_last).unflatten(0, pixels.shape[:-3] or (1,)).reshape(
-        *pixels.shape[:-3], *small.shape[1:]
-    )  # fmt: skip
+    return _resized(pixels, size, interpolation).reshape(*pixels.shape[:-2], *size)
+
+
+def _resized(pixels: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """(n, channels, *size), in channels-last order, as the crop that may follow wants it too."""
+    # torch's uint8 kernel is twice as fast on pixels in that order, and on a part that is copied first
+    pixels = pixels.reshape(-1, *pixels.shape[-3:]).contiguous(memory_format=torch.channels_last)
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(pixels, size, mode=interpolation, align_corners=False, antialias=True)

@@ -68,10 +68,7 @@ def chord(time: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 SOUNDS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "chord": chord,
-    "melody": melody,
-    "rhythm": rhythm,
-    "sweep": sweep,
+    sound.__name__: sound for sound in (chord, melody, rhythm, sweep)
 }
 
 
@@ -84,13 +81,7 @@ def _write_sound(path: Path, kind: str, generator: np.random.Generator) -> dict[
 
 
 def encode(path: Path, sound: np.ndarray, rate: int) -> None:
-    """Writes a FLAC file of 16 bits.
-
-    Args:
-        path: of the new file, ending in .flac.
-        sound: mono, floating point (samples,), in [-1, 1].
-        rate: samples per second.
-    """
+    """Writes mono sound (samples,) in [-1, 1] as a FLAC file of 16 bits, `rate` samples per second."""
     samples = (sound * 32767).round().astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=rate, layout="mono")

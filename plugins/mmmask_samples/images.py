@@ -15,9 +15,8 @@ SIZES = ((96, 96), (112, 112), (128, 128), (96, 128), (128, 96), (100, 120), (11
 
 
 def _write_image(path: Path, shape: str, generator: np.random.Generator) -> dict[str, str]:
-    size = SIZES[generator.integers(len(SIZES))]
-    image = render_image(draw_scene(generator, shape, size))
-    Image.fromarray(image).save(path, quality=92)
+    scene = draw_scene(generator, shape, SIZES[generator.integers(len(SIZES))])
+    Image.fromarray(render_image(scene)).save(path, quality=92)
     return {"shape": shape}
 
 

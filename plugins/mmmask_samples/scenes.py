@@ -7,6 +7,7 @@ ones, so that a tiny model learns something within a minute.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,24 +30,40 @@ MOTIONS: dict[str, tuple[float, float, float, float]] = {
     "up": (0, -0.3, 0, 0),
 }
 
-_PATTERNS = ("plain", "stripes", "waves", "dots", "checks", "rings")
+# Patterns in [-1, 1] of phases along and across their direction and from the centre. tanh squares the waves off without
+# hard edges.
+PATTERNS: dict[str, Callable[[Array, Array, Array], Array | float]] = {
+    "plain": lambda a, b, r: 0.0,
+    "stripes": lambda a, b, r: np.tanh(2 * np.sin(a)),
+    "waves": lambda a, b, r: np.sin(a + np.sin(b / 2)),
+    "dots": lambda a, b, r: np.tanh(3 * (np.cos(a) * np.cos(b) - 0.3)),
+    "checks": lambda a, b, r: np.tanh(3 * np.sin(a / 2) * np.sin(b / 2)),
+    "rings": lambda a, b, r: np.tanh(2 * np.sin(r)),
+}
+
 _LIGHT = (-0.6, -0.8)  # where it comes from, in every scene: the upper left
 _SHADOW_OFFSET = 0.045  # lengths in shorter sides of the picture
 _SHADOW_BLUR = 0.09
 _RIM_WIDTH = 0.06
 
+# Source: B. Ottosson, "A perceptual color space for image processing" (2020).
+_OKLAB_TO_CONES = np.array(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+)
+_CONES_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Surface:
-    """A gradient between two colours with a mild pattern on it.
+    """A gradient between two colours (2, 3), RGB in [0, 1], with a mild pattern from `PATTERNS` on it.
 
-    Attributes:
-        colours: (2, 3) RGB in [0, 1], at the two ends of the gradient.
-        direction: of the gradient, radians.
-        pattern: one of the names above.
-        period: of the pattern, in the unit of the coordinates.
-        angle: of the pattern, radians.
-        contrast: the pattern's amplitude, in the unit of the colours.
+    Direction and angle are in radians, the period in the unit of the coordinates, the contrast in that of the colours.
     """
 
     colours: Array
@@ -61,91 +78,91 @@ class Surface:
         across = (x * np.cos(self.direction) + y * np.sin(self.direction)) / (2 * extent) + 0.5
         share = np.clip(across, 0, 1)[..., None]
         colour = self.colours[0] + share * (self.colours[1] - self.colours[0])
-        if self.pattern == "plain":
-            return colour
-        return colour + (self.contrast * self._wave(x, y))[..., None]
-
-    def _wave(self, x: Array, y: Array) -> Array:
-        """The pattern in [-1, 1]. tanh squares the waves off without hard edges."""
         k = 2 * np.pi / self.period
         a = k * (x * np.cos(self.angle) + y * np.sin(self.angle))
-        if self.pattern == "stripes":
-            return np.tanh(2 * np.sin(a))
-        if self.pattern == "rings":
-            return np.tanh(2 * np.sin(k * np.hypot(x, y)))
         b = k * (y * np.cos(self.angle) - x * np.sin(self.angle))
-        if self.pattern == "waves":
-            return np.sin(a + np.sin(b / 2))
-        if self.pattern == "checks":
-            return np.tanh(3 * np.sin(a / 2) * np.sin(b / 2))
-        return np.tanh(3 * (np.cos(a) * np.cos(b) - 0.3))
+        wave = PATTERNS[self.pattern](a, b, k * np.hypot(x, y))
+        return colour + np.asarray(self.contrast * wave)[..., None]
+
+
+class Pose(NamedTuple):
+    """Placement of a shape: x, y (downwards) from the picture's middle, in shorter sides of it; radians clockwise."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+    def own(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """The picture's points in the shape's own coordinates."""
+        x, y = (x - np.float32(self.x)) / np.float32(self.radius), (y - np.float32(self.y)) / np.float32(self.radius)
+        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+        return cos * x + sin * y, cos * y - sin * x
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is seen in the first frame. Lengths are in shorter sides of the picture, y points down.
+    """Everything that is seen in the first frame.
 
-    Attributes:
-        size: height and width, pixels.
-        shape: a name from `SHAPES`.
-        center: x, y of the shape from the middle of the picture.
-        radius: of the shape.
-        angle: of the shape, radians clockwise.
-        background: what is behind it.
-        surface: what is on it, in the shape's own coordinates, so that the texture turns with the shape.
-        clouds: (waves, 4) slow waves over the background: x and y frequency, phase, amplitude.
+    The surface is in the shape's own coordinates, so that the texture turns with the shape. Clouds (waves, 4) are slow
+    waves over the background: x and y frequency, phase, amplitude.
     """
 
     size: tuple[int, int]
     shape: str
-    center: tuple[float, float]
-    radius: float
-    angle: float
+    pose: Pose
     background: Surface
     surface: Surface
     clouds: Array
 
 
 def draw_scene(generator: np.random.Generator, shape: str, size: tuple[int, int]) -> Scene:
-    """A random scene with this shape.
-
-    Args:
-        generator: decides everything else.
-        shape: a name from `SHAPES`.
-        size: height and width, pixels.
-    """
+    """A random scene with this shape from `SHAPES`, of this height and width in pixels."""
     uniform = generator.uniform
     hue = uniform(0, 2 * np.pi)
     dark = generator.random() < 0.6  # a light shape on a dark ground, or the reverse
     ground, figure = ((0.28, 0.74), (0.78, 0.92)) if dark else ((0.58, 0.96), (0.36, 0.58))
     other_hue = hue + np.pi + uniform(-1.2, 1.2)
-    background = Surface(
-        colours=_two_colours(generator, ground, hue, chroma=(0.06, 0.12)),
-        direction=uniform(0, 2 * np.pi),
-        pattern=str(generator.choice(_PATTERNS[:-1])),  # rings would always lie in the middle of the picture
-        period=uniform(0.16, 0.3),
-        angle=uniform(0, np.pi),
-        contrast=uniform(0.015, 0.035),
-    )
-    surface = Surface(
-        colours=_two_colours(generator, figure, other_hue, chroma=(0.12, 0.19)),
-        direction=uniform(0, 2 * np.pi),
-        pattern=str(generator.choice(_PATTERNS)),
-        period=uniform(0.5, 0.9),
-        angle=uniform(0, np.pi),
-        contrast=uniform(0.04, 0.09),
-    )
+    patterns = list(PATTERNS)
+    # rings would always lie in the middle of the picture
+    background = _draw_surface(generator, ground, hue, (0.06, 0.12), patterns[:-1], (0.16, 0.3), (0.015, 0.035))
+    surface = _draw_surface(generator, figure, other_hue, (0.12, 0.19), patterns, (0.5, 0.9), (0.04, 0.09))
     clouds = np.stack([*uniform(-1.4, 1.4, (2, 4)), uniform(0, 2 * np.pi, 4), uniform(0.01, 0.035, 4)], axis=1)
-    return Scene(
-        size=size,
-        shape=shape,
-        center=(uniform(-0.09, 0.09), uniform(-0.09, 0.09)),
-        radius=uniform(0.24, 0.31),
-        angle=uniform(-0.35, 0.35),
-        background=background,
-        surface=surface,
-        clouds=clouds.astype(np.float32),
+    pose = Pose(uniform(-0.09, 0.09), uniform(-0.09, 0.09), uniform(0.24, 0.31), uniform(-0.35, 0.35))
+    return Scene(size, shape, pose, background, surface, clouds.astype(np.float32))
+
+
+def _draw_surface(
+    generator: np.random.Generator,
+    lightness: tuple[float, float],
+    hue: float,
+    chroma: tuple[float, float],
+    patterns: Sequence[str],
+    period: tuple[float, float],
+    contrast: tuple[float, float],
+) -> Surface:
+    """Between two neighbouring hues, one of them darker than the other."""
+    uniform = generator.uniform
+    low, high = lightness
+    quarter = (high - low) / 4
+    ends = (uniform(low, low + quarter), uniform(high - quarter, high))
+    hues = hue + uniform(0.4, 0.8) * np.array((-1, 1))
+    strength = uniform(*chroma)
+    return Surface(
+        colours=np.stack([_oklch(end, strength, h) for end, h in zip(ends, hues, strict=True)]).astype(np.float32),
+        direction=uniform(0, 2 * np.pi),
+        pattern=str(generator.choice(patterns)),
+        period=uniform(*period),
+        angle=uniform(0, np.pi),
+        contrast=uniform(*contrast),
     )
+
+
+def _oklch(lightness: float, chroma: float, hue: float) -> Array:
+    """An sRGB colour (3,) from OKLCH, in which equal steps look equal; clipped where out of gamut."""
+    cones = (_OKLAB_TO_CONES * (lightness, chroma * np.cos(hue), chroma * np.sin(hue))).sum(1) ** 3
+    linear = (_CONES_TO_RGB * cones).sum(1).clip(0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def render_image(scene: Scene) -> Array:
@@ -165,13 +182,16 @@ def render_clip(scene: Scene, motion: str | None, num_frames: int) -> Array:
     pixel = np.float32(1 / min(height, width))
     y = ((np.arange(height, dtype=np.float32) + 0.5) - height / 2)[:, None] * pixel
     x = ((np.arange(width, dtype=np.float32) + 0.5) - width / 2)[None, :] * pixel
-    ground = _paint_ground(scene, *np.broadcast_arrays(x, y))
+    clouds = sum(amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase) for fx, fy, phase, amplitude in scene.clouds)
+    vignette = 0.08 * (x * x + y * y)
+    ground = scene.background.paint(*np.broadcast_arrays(x, y), extent=0.45) + (clouds - vignette)[..., None]
 
     move = np.array(MOTIONS[motion] if motion else (0, 0, 0, 0))
     frames = np.repeat(_to_uint8(ground)[None], num_frames, axis=0)
     for frame, time in zip(frames, np.linspace(0, 1, num_frames), strict=True):
         dx, dy, log_scale, turn = move * time
-        pose = Pose(scene.center[0] + dx, scene.center[1] + dy, scene.radius * np.exp(log_scale), scene.angle + turn)
+        start = scene.pose
+        pose = Pose(start.x + dx, start.y + dy, start.radius * np.exp(log_scale), start.angle + turn)
         # Only the window that the shape and its shadow can reach: a third of the work.
         reach = 1.2 * pose.radius + _SHADOW_OFFSET + _SHADOW_BLUR
         rows, columns = _window(y[:, 0], pose.y, reach), _window(x[0], pose.x, reach)
@@ -179,34 +199,12 @@ def render_clip(scene: Scene, motion: str | None, num_frames: int) -> Array:
     return frames
 
 
-class Pose(NamedTuple):
-    """Placement of a shape: center and radius in shorter sides of the picture, angle in radians clockwise."""
-
-    x: float
-    y: float
-    radius: float
-    angle: float
-
-    def own(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """The picture's points in the shape's own coordinates."""
-        x, y = (x - np.float32(self.x)) / np.float32(self.radius), (y - np.float32(self.y)) / np.float32(self.radius)
-        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        return cos * x + sin * y, cos * y - sin * x
-
-
 def _window(axis: Array, center: float, reach: float) -> slice:
-    start, stop = np.searchsorted(axis, (center - reach, center + reach))
-    return slice(int(start), int(stop))
+    return slice(*np.searchsorted(axis, (center - reach, center + reach)))
 
 
 def _to_uint8(colours: Array) -> Array:
     return np.clip(colours * 255 + 0.5, 0, 255).astype(np.uint8)
-
-
-def _paint_ground(scene: Scene, x: Array, y: Array) -> Array:
-    clouds = sum(amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase) for fx, fy, phase, amplitude in scene.clouds)
-    vignette = 0.08 * (x * x + y * y)
-    return scene.background.paint(x, y, 0.45) + (clouds - vignette)[..., None]
 
 
 def _paint_shape(scene: Scene, ground: Array, x: Array, y: Array, pose: Pose) -> Array:
@@ -228,34 +226,3 @@ def _paint_shape(scene: Scene, ground: Array, x: Array, y: Array, pose: Pose) ->
     coverage = np.clip(0.5 - outside / pixel, 0, 1)[..., None]
     shaded = ground * (1 - 0.35 * shadow[..., None])
     return shaded + coverage * (painted - shaded)
-
-
-def _two_colours(
-    generator: np.random.Generator, lightness: tuple[float, float], hue: float, chroma: tuple[float, float]
-) -> Array:
-    """The two ends of a gradient (2, 3): neighbouring hues, one end darker than the other."""
-    low, high = lightness
-    step = (high - low) / 4
-    ends = (generator.uniform(low, low + step), generator.uniform(high - step, high))
-    hues = hue + generator.uniform(0.4, 0.8) * np.array((-1, 1))
-    strength = generator.uniform(*chroma)
-    return np.stack([_oklch(end, strength, h) for end, h in zip(ends, hues, strict=True)]).astype(np.float32)
-
-
-def _oklch(lightness: float, chroma: float, hue: float) -> Array:
-    """An sRGB colour (3,) from OKLCH, in which equal steps look equal.
-
-    Source: B. Ottosson, "A perceptual color space for image processing" (2020). Colours out of gamut are clipped.
-    """
-    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = np.array(
-        [
-            4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-            -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-            -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-        ]
-    ).clip(0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

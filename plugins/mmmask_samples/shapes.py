@@ -16,14 +16,6 @@ Array = np.ndarray
 SignedDistance = Callable[[Array, Array], Array]
 
 
-def _circle(u: Array, v: Array) -> Array:
-    return np.hypot(u, v) - 0.92
-
-
-def _ring(u: Array, v: Array) -> Array:
-    return np.abs(np.hypot(u, v) - 0.7) - 0.27
-
-
 def _heart(u: Array, v: Array) -> Array:
     """A square on its tip, with a disc on each of its upper sides."""
     half_diagonal = 0.8
@@ -41,17 +33,10 @@ def _cross(u: Array, v: Array) -> Array:
     return outside + np.minimum(np.maximum(along, across), 0)
 
 
-def _square(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.78
-
-
 def _star(tips: int, radius: float, inner: float) -> SignedDistance:
-    """A star with its first tip upwards; a regular polygon where `inner` is `cos(pi / tips)`.
+    """A star with its first tip upwards, with tips at `radius` and notches at `inner` times that.
 
-    Args:
-        tips: the number of tips.
-        radius: from the centre to a tip.
-        inner: from the centre to a notch, as a share of `radius`.
+    A regular polygon where `inner` is `cos(pi / tips)`.
     """
     wedge = math.pi / tips
     # From a tip to the next notch; the outward normal is the edge turned by a quarter.
@@ -70,12 +55,12 @@ def _star(tips: int, radius: float, inner: float) -> SignedDistance:
 
 
 SHAPES: dict[str, SignedDistance] = {
-    "circle": _circle,
+    "circle": lambda u, v: np.hypot(u, v) - 0.92,
     "cross": _cross,
     "heart": _heart,
     "hexagon": _star(6, 1.0, math.cos(math.pi / 6)),
-    "ring": _ring,
-    "square": _square,
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.7) - 0.27,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.78,
     "star": _star(5, 1.12, 0.5),
     "triangle": _star(3, 1.15, math.cos(math.pi / 3)),
 }

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from mmmask.interfaces import CorpusPart
-
-Choice = TypeVar("Choice")
 
 SIZES = (3000, 5000)  # bytes of a file, least and most, the last paragraph whole
 
@@ -38,20 +35,16 @@ RHYMES = (
 def _person(generator: np.random.Generator) -> tuple[str, str]:
     """Name and pronoun."""
     pronoun = "she" if generator.random() < 0.5 else "he"
-    return _one(generator, NAMES[pronoun]), pronoun
+    return generator.choice(NAMES[pronoun]), pronoun
 
 
-def _one(generator: np.random.Generator, choices: Sequence[Choice]) -> Choice:
-    return choices[int(generator.integers(len(choices)))]
-
-
-def _story(generator: np.random.Generator) -> str:
+def stories(generator: np.random.Generator) -> str:
     """A person, named again and again, and animals whose number rules the verbs."""
     name, pronoun = _person(generator)
-    count, animal, colour = int(generator.integers(1, 9)), _one(generator, ANIMALS), _one(generator, COLOURS)
-    place, other = _one(generator, PLACES), _one(generator, PLACES)
-    verb, second = _one(generator, VERBS), _one(generator, VERBS)
-    several = count > 1
+    count = generator.integers(1, 9)
+    animal, colour, place, other = map(generator.choice, (ANIMALS, COLOURS, PLACES, PLACES))
+    verb, second = generator.choice(VERBS), generator.choice(VERBS)
+    several = int(count > 1)
     animals = f"{animal}s" if several else animal
     return (
         f"{name} has {NUMBERS[count]} {colour} {animals}. The {animals} {verb[several]} in the {place} while {pronoun} "
@@ -61,10 +54,10 @@ def _story(generator: np.random.Generator) -> str:
     )
 
 
-def _arithmetic(generator: np.random.Generator) -> str:
+def arithmetic(generator: np.random.Generator) -> str:
     """A line such as `12 + 7 = 19`, in numbers or in words."""
-    first, second = sorted((int(number) for number in generator.integers(0, 50, 2)), reverse=True)
-    match int(generator.integers(4)):
+    second, first = sorted(generator.integers(0, 50, 2))
+    match generator.integers(4):
         case 0:
             return f"{first} + {second} = {first + second}"
         case 1:
@@ -72,41 +65,39 @@ def _arithmetic(generator: np.random.Generator) -> str:
         case 2:
             return f"{first % 13} x {second % 13} = {(first % 13) * (second % 13)}"
         case _:
-            first, second = first % 7, second % 6
-            return f"{NUMBERS[first]} plus {NUMBERS[second]} is {NUMBERS[first + second]}"
+            return f"{NUMBERS[first % 7]} plus {NUMBERS[second % 6]} is {NUMBERS[first % 7 + second % 6]}"
 
 
-def _counting(generator: np.random.Generator) -> str:
+def counting(generator: np.random.Generator) -> str:
     """Numbers at equal distances, upwards or down."""
-    step, start = int(generator.integers(1, 8)), int(generator.integers(0, 40))
+    step, start = generator.integers(1, 8), generator.integers(0, 40)
     numbers = range(start, start + 10 * step, step)
     return ", ".join(map(str, numbers if generator.random() < 0.5 else reversed(numbers)))
 
 
-def _rhyme(generator: np.random.Generator) -> str:
+def rhymes(generator: np.random.Generator) -> str:
     """Two lines that rhyme."""
-    family = _one(generator, RHYMES)
-    first, second = (family[number] for number in generator.permutation(len(family))[:2])
+    first, second, *_ = generator.permutation(generator.choice(RHYMES))
     name, pronoun = _person(generator)
-    colour, animal = _one(generator, COLOURS), _one(generator, ANIMALS)
+    colour, animal = generator.choice(COLOURS), generator.choice(ANIMALS)
     return f"{name} saw a {colour} {animal} beside the {first},\nand {pronoun} dreamt all night about the {second}.\n"
 
 
-def _dialogue(generator: np.random.Generator) -> str:
+def dialogue(generator: np.random.Generator) -> str:
     """Questions, and answers in the words of the question."""
     (asker, _), (answerer, _) = _person(generator), _person(generator)
-    animal, place, colour = _one(generator, ANIMALS), _one(generator, PLACES), _one(generator, COLOURS)
+    animal, place, colour = map(generator.choice, (ANIMALS, PLACES, COLOURS))
     return (
         f"{asker}: Where is the {colour} {animal}?\n{answerer}: The {colour} {animal} is in the {place}, {asker}.\n"
         f"{asker}: In the {place}? Thank you, {answerer}!\n"
     )
 
 
-def _record(generator: np.random.Generator) -> str:
+def records(generator: np.random.Generator) -> str:
     """Fields of a form that follow from each other."""
     name, pronoun = _person(generator)
-    age, day = int(generator.integers(5, 90)), int(generator.integers(1, 29))
-    month, place, warmth = _one(generator, MONTHS), _one(generator, PLACES), int(generator.integers(-9, 30))
+    age, day = generator.integers(5, 90), generator.integers(1, 29)
+    month, place, warmth = generator.choice(MONTHS), generator.choice(PLACES), generator.integers(-9, 30)
     return (
         f"name: {name}\npronoun: {pronoun}\nborn: {day} {month} {2024 - age}\nage in 2024: {age}\n"
         f"mail: {name.lower()}@{place}.example\ntemperature: {warmth} °C\nfreezing: {'yes' if warmth < 0 else 'no'}\n"
@@ -114,12 +105,7 @@ def _record(generator: np.random.Generator) -> str:
 
 
 PARAGRAPHS: dict[str, Callable[[np.random.Generator], str]] = {
-    "arithmetic": _arithmetic,
-    "counting": _counting,
-    "dialogue": _dialogue,
-    "records": _record,
-    "rhymes": _rhyme,
-    "stories": _story,
+    kind.__name__: kind for kind in (arithmetic, counting, dialogue, records, rhymes, stories)
 }
 
 

@@ -22,21 +22,14 @@ _X264 = {"preset": "veryfast", "crf": "20", "threads": "1", "mbtree": "0"}
 def _write_clip(path: Path, motion: str, generator: np.random.Generator) -> dict[str, str]:
     # The first frame is drawn without a look at the motion: no single frame of it tells the class.
     shape = list(SHAPES)[generator.integers(len(SHAPES))]
-    size = SIZES[generator.integers(len(SIZES))]
-    scene = draw_scene(generator, shape, size)
+    scene = draw_scene(generator, shape, SIZES[generator.integers(len(SIZES))])
     num_frames = int(generator.integers(FRAMES[0], FRAMES[1] + 1))
     encode(path, render_clip(scene, motion, num_frames), FRAME_RATES[generator.integers(len(FRAME_RATES))])
     return {"shape": shape, "motion": motion}
 
 
 def encode(path: Path, frames: np.ndarray, frame_rate: int) -> None:
-    """Writes an H.264 file.
-
-    Args:
-        path: of the new file, ending in .mp4.
-        frames: uint8 RGB (frames, height, width, 3), both sides even.
-        frame_rate: frames per second.
-    """
+    """Writes uint8 RGB (frames, height, width, 3), both sides even, as an H.264 file in MP4."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=frame_rate, options=_X264)
         stream.height, stream.width = frames.shape[1:3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 
 import av
@@ -39,21 +40,18 @@ def decode_clip(
 
     Args:
         path: local file.
-        choose: `choose(times, end)` gives the numbers of the frames that are wanted, ascending, repetitions allowed;
-            times in seconds.
+        choose: `choose(times, end)`, in seconds, gives the ascending numbers of the frames; a repeated one is decoded
+            once.
         keep: turns a frame uint8 (height, width, channels) into what is kept; called as soon as it is decoded.
         channels: 1 grey, 3 colour.
         max_pixels: most pixels of a frame, by the header.
         max_frames: most frames of the video.
 
-    Returns:
-        What was kept, one for each number; a repeated number is the same tensor.
-
     Raises:
         BadSample: damaged, no video, or larger than a limit (found before anything is decoded).
     """
     try:
-        with _Reader(path, max_pixels) as reader:
+        with closing(_Reader(path, max_pixels)) as reader:
             index = index_frames(reader.container, reader.stream, max_frames)
             numbers = choose(index.times, index.end)
             frames = reader.frames(index, sorted(set(numbers)))
@@ -80,20 +78,16 @@ class _Reader:
         self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=guard)
         stream = self.container.streams.best("video")
         if not isinstance(stream, VideoStream):
-            self.container.close()
             raise BadSample("the file has no video stream")
         self.stream: VideoStream = stream
-        codec = self.stream.codec_context
+        codec = stream.codec_context
         check_size(codec.height, codec.width, self._max_pixels)
         # workers are threads already: one decoder thread in each does more in all
         codec.thread_type = "NONE"
         codec.thread_count = 1
         codec.options = guard
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.container.close()
 
     def frames(self, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
@@ -135,7 +129,7 @@ class _Reader:
             # containers without a good table of their own may land too late
             if first and first.size and first.is_keyframe and first.pts is not None and first.pts <= stamp:
                 return chain([first], packets)
-        self.container.close()
+        self.close()
         self._open()
         return self.container.demux(self.stream)
 

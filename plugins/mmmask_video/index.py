@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from mmmask.interfaces import BadSample
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 
 @dataclass(frozen=True)
@@ -49,36 +47,32 @@ def index_frames(container: InputContainer, stream: VideoStream, max_frames: int
     Raises:
         BadSample: there are none, or more than `max_frames`.
     """
-    packets: list[tuple[int | None, int | None, int]] = []  # presentation stamp, decoding stamp, duration
-    keyframe_stamps: set[int | None] = set()
+    packets: list[tuple[int | None, int | None, int, bool]] = []  # presentation and decoding stamp, duration, keyframe
     first_keyframe: int | None = None
     for packet in container.demux(stream):
-        # the last packet is an empty one that asks the decoder for what it still holds
-        if not packet.size:
-            continue
-        if packet.is_keyframe:
-            first_keyframe = packet.pts if first_keyframe is None else first_keyframe
-            keyframe_stamps.add(packet.pts)
-        # what an edit list cuts off is decoded, but not seen
-        if packet.is_discard:
+        if packet.is_keyframe and first_keyframe is None:
+            first_keyframe = packet.pts
+        # the last packet is an empty one that asks the decoder for what it still holds; what an edit list cuts off is
+        # decoded, but not seen
+        if not packet.size or packet.is_discard:
             continue
         if len(packets) == max_frames:
             raise BadSample(f"the video has more than max_frames = {max_frames} frames; not decoded")
-        packets.append((packet.pts, packet.dts, packet.duration or 0))
+        packets.append((packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
     if first_keyframe is not None:
         # a file that was cut begins with frames that refer to what is no longer there
         packets = [packet for packet in packets if packet[0] is None or packet[0] >= first_keyframe]
     if not packets:
         raise BadSample("the video has no frames")
     unit = float(stream.time_base or 1)
-    by_time = sorted((stamp, duration) for stamp, _, duration in packets if stamp is not None)
-    stamps = [stamp for stamp, _ in by_time]
+    by_time = sorted((stamp, duration, keyframe) for stamp, _, duration, keyframe in packets if stamp is not None)
+    stamps = [stamp for stamp, _, _ in by_time]
     made_up = "avi" in container.format.name.split(",") and any(packet[0] != packet[1] for packet in packets)
     if len(set(stamps)) == len(packets) and not made_up:
-        keyframes = tuple(i for i, stamp in enumerate(stamps) if stamp in keyframe_stamps)
+        keyframes = tuple(number for number, (_, _, keyframe) in enumerate(by_time) if keyframe)
         end = stamps[-1] + (by_time[-1][1] or _usual_gap(stamps))
         return FrameIndex(tuple(stamps), tuple(stamp * unit for stamp in stamps), end * unit, keyframes)
-    slots = sorted({decoding for _, decoding, _ in packets if decoding is not None})
+    slots = sorted({decoding for _, decoding, _, _ in packets if decoding is not None})
     if len(slots) != len(packets):
         slots, unit = list(range(len(packets))), 1 / float(stream.average_rate or 25)
     return FrameIndex((), tuple(slot * unit for slot in slots), (slots[-1] + _usual_gap(slots)) * unit, ())

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pydantic import Field, PositiveInt, model_validator
 
-from pydantic import Field, model_validator
-from torch import Tensor
-
-from mmmask.interfaces import AugmentationChoice, Grid, Tokens, patchify, unpatchify
-from mmmask_pixels.crop import Crop
+from mmmask.interfaces import AugmentationChoice
+from mmmask_pixels.augmentations import Crop, PositiveNumber
 from mmmask_pixels.modality import PixelModality
-from mmmask_pixels.resize import Interpolation, PixelResize
-from mmmask_pixels.settings import PixelConfig, Positive, PositiveNumber, augmentations, cells
+from mmmask_pixels.resize import Interpolation
 from mmmask_video.preparation import VideoPreparation
-from mmmask_video.sampling import ClipSampler
 
 
 class VideoModality(PixelModality):
     """Clips (channels, frames, height, width)."""
 
-    class Config(PixelConfig):
-        num_frames: Positive = Field(default=16, description="frames of a clip")
-        patch_size: tuple[Positive, Positive, Positive] = Field(
+    axes = ("frames", "height", "width")
+
+    class Config(PixelModality.Config):
+        num_frames: PositiveInt = Field(default=16, description="frames of a clip")
+        patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
             default=(2, 16, 16), description="extent of a token: (frames, height, width)"
         )
         channels: int = Field(default=3, description="1 grey, 3 colour")
@@ -30,7 +27,7 @@ class VideoModality(PixelModality):
             description="length of the window over which a clip's frames are spaced evenly; a shorter video is taken "
             "whole, and frames repeat, in order, where it has fewer than the clip",
         )
-        stride: Positive | None = Field(
+        stride: PositiveInt | None = Field(
             default=None,
             description="temporal stride: take every n-th frame, instead of spacing frames evenly over clip_seconds",
         )
@@ -40,12 +37,12 @@ class VideoModality(PixelModality):
             "motion's direction may be its meaning; held-out clips are resized and cropped at the centre",
         )
         interpolation: Interpolation = Field(default="bilinear", description="of every resize: bicubic or bilinear")
-        short_side: Positive | None = Field(
+        short_side: PositiveInt | None = Field(
             default=256,
             description="frames whose short side is longer, in pixels, are shrunk to it as they are decoded; null "
             "keeps every frame at full size until it is cropped",
         )
-        max_frames: Positive = Field(
+        max_frames: PositiveInt = Field(
             default=200_000, description="a video of more frames is a bad sample, and not decoded"
         )
 
@@ -69,40 +66,4 @@ class VideoModality(PixelModality):
     @property
     def preparation(self) -> VideoPreparation:
         """The worker side."""
-        config = self.config
-        return VideoPreparation(
-            sampler=ClipSampler(config.num_frames, config.clip_seconds, config.stride),
-            augment=augmentations(config),
-            resize=PixelResize(config.extent, config.interpolation),
-            channels=config.channels,
-            short_side=config.short_side,
-            max_pixels=config.max_pixels,
-            max_frames=config.max_frames,
-        )
-
-    def grid(self, shape: Sequence[int]) -> Grid:
-        """(tubelets in time, rows, columns) of a sample (..., frames, height, width).
-
-        Raises:
-            ValueError: an extent is not a multiple of the patch size.
-        """
-        return cells(tuple(shape[-3:]), self._spec.patch_size)
-
-    def tokenize(self, batch: Tensor) -> Tokens:
-        """(batch, channels, frames, height, width) -> tokens, of any extent that the patch size divides.
-
-        Floating point is taken as normalised, integers as 0 to 255.
-
-        Raises:
-            ValueError: the shape does not fit.
-        """
-        if batch.ndim != 5 or batch.shape[1] != self._spec.channels:
-            raise ValueError(
-                f"videos: expected (batch, {self._spec.channels}, frames, height, width), got {tuple(batch.shape)}"
-            )
-        grid = self.grid(batch.shape)
-        return Tokens(patchify(batch, self._spec.patch_size), grid, self._spec, normalized=batch.is_floating_point())
-
-    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
-        """(batch, tokens, content_dim) -> (batch, channels, frames, height, width)."""
-        return unpatchify(content, grid, self._spec.patch_size)
+        return VideoPreparation(self.config)

@@ -25,11 +25,6 @@ class ClipSampler:
 
     Source: Girdhar et al., OmniMAE, section 4, and the random clip sampler and uniform temporal subsampling of
     PyTorchVideo that it uses; `stride` is the frame sampling of VideoMAE and MAE-ST.
-
-    Attributes:
-        num_frames: frames of a clip.
-        clip_seconds: length of the window.
-        stride: temporal stride in frames, replaces the window.
     """
 
     num_frames: int
@@ -40,30 +35,29 @@ class ClipSampler:
         """Numbers of `num_frames` frames, ascending.
 
         Args:
-            times: presentation time of each frame in seconds, ascending; at least one.
-            end: end of the last one.
+            times: when each frame begins to be seen, in seconds, ascending; at least one.
+            end: when the last one ceases to be seen.
             view: places the clip.
         """
         count = len(times)
         if self.stride is not None:
             spare = count - (self.num_frames - 1) * self.stride - 1
             if spare < 0:
-                return self._evenly(0, count)
+                return evenly(0, count, self.num_frames)
             if view.place is None:
                 first = int(spare * view.fraction())
             else:
                 first = int(torch.randint(spare + 1, (), generator=view.place))
-            return list(range(first, first + (self.num_frames - 1) * self.stride + 1, self.stride))
+            return list(range(first, first + self.num_frames * self.stride, self.stride))
         spare_seconds = end - times[0] - self.clip_seconds
         if spare_seconds <= 0:
-            return self._evenly(0, count)
+            return evenly(0, count, self.num_frames)
         start = times[0] + view.fraction() * spare_seconds
         first, stop = bisect_left(times, start), bisect_left(times, start + self.clip_seconds)
-        if first == stop:
-            # no frame begins in the window: the one shown throughout it
-            first -= 1
-        return self._evenly(first, stop)
+        # where no frame begins in the window: the one shown throughout it
+        return evenly(first if first < stop else first - 1, stop, self.num_frames)
 
-    def _evenly(self, first: int, stop: int) -> list[int]:
-        steps = max(1, self.num_frames - 1)
-        return [first + (stop - 1 - first) * i // steps for i in range(self.num_frames)]
+
+def evenly(first: int, stop: int, count: int) -> list[int]:
+    """Numbers of `count` frames, evenly spaced from `first` to the last before `stop`, rounded down."""
+    return [first + (stop - 1 - first) * i // max(1, count - 1) for i in range(count)]

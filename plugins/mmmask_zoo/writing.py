@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmmask.interfaces import Component, Embedding, Modality, StrictModel, Written, build
 from mmmask.interop import DECODERS, HEADS, ClassifierSettings, InteropError, model_settings
-from mmmask_pixels.statistics import IMAGENET_MEAN, IMAGENET_STD
+from mmmask_pixels.modality import IMAGENET_MEAN, IMAGENET_STD
 from mmmask_zoo.conversion import Patches
 
 Part = Literal["encoder", "decoder"]

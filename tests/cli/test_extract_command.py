@@ -292,6 +292,13 @@ def test_not_one_file_can_be_decoded(cli, checkpoint, pictures, tmp_path):
     assert not output.exists()
 
 
+def test_samples_that_are_not_finite_are_skipped_as_in_training(signals):
+    model = mmmask.build_model(experiment_from_data(signals.signal_data()))
+    features = mmmask.extract(model, source={"name": "waves", "count": 5, "nan_at": 2}, stream="long", device="cpu")
+    assert features.names == {"long": [f"sample {index}" for index in (0, 1, 3, 4)]}
+    assert features.skipped == ("sample 2: holds NaN or infinite values: 128 of 128",)
+
+
 def test_words_with_an_equals_sign_are_options_unless_they_are_files(
     cli, mistake, checkpoint, corpus, tmp_path, monkeypatch
 ):
@@ -300,7 +307,7 @@ def test_words_with_an_equals_sign_are_options_unless_they_are_files(
     assert cli("extract", checkpoint, "size=3.jpg", "-o", "f.safetensors").code == 0
     assert paths_of("f.safetensors") == {"images": ["size=3.jpg"]}
     message = mistake("extract", checkpoint, "size=3.jpg", "size=4", "-o", "g.safetensors")
-    assert message.startswith("format mmmask: no option is called 'size'.")
+    assert message.startswith("format mmmask: option size: unknown key.")
     assert mistake("extract", checkpoint, "size=4", "-o", "g.safetensors") == (
         "INPUT: name at least one file or folder, or give --source or --split; size=4 is an option, as no file is "
         "called so"
@@ -309,7 +316,7 @@ def test_words_with_an_equals_sign_are_options_unless_they_are_files(
         assert mistake("extract", checkpoint, missing, "-o", "g.safetensors") == f"{missing}: there is no such file"
     for value in ("1.5", "1.e6", "[1,2]", "token", "size=3.jpg"):  # the last is a file, for an option that takes one
         message = mistake("extract", checkpoint, "size=3.jpg", f"stats={value}", "-o", "g.safetensors")
-        assert message.startswith("format mmmask: no option is called 'stats'.")
+        assert message.startswith("format mmmask: option stats: unknown key.")
 
 
 def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp_path):
@@ -470,6 +477,7 @@ def test_samples_that_cannot_be(mistake, checkpoint, pixel_run, corpus, tmp_path
         "source: no source is named 'foldr'. Did you mean 'folder'?"
     )
     assert refused("--source", "folder", *images) == "source.path: Field required"
+    assert refused("--source", "{name: folder", *images).startswith("override: source: '{name: folder' is not YAML: ")
     assert refused("--source", "{name: folder, path: nowhere}", *images).startswith("source folder: nowhere")
     assert refused("--split", "held_out") == (
         "--split held_out: only a run has samples of its own; give a run's folder, or a source"

@@ -108,6 +108,7 @@ def test_options_that_cannot_be(cli, mistake, pixel_run, files, tmp_path):
     message = mistake("reconstruct", pixel_run, image, "--output", tmp_path / "picture.xyz")
     assert message.startswith(f"{tmp_path}/picture.xyz: unknown file extension")
     assert message.endswith("use .png")
+    assert mistake("reconstruct", pixel_run, image, "--precision", "fp8").startswith("no precision is named 'fp8'.")
     (tmp_path / "file").write_text("mine")
     assert mistake("reconstruct", pixel_run, image, "--output", tmp_path / "file" / "picture.png").startswith(
         f"{tmp_path}/file/picture.png: cannot be written: "

@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mmmask.components import components
-from mmmask.data.process import WorkerProcessEnded, possible
+from mmmask.data.process import WorkerProcessEnded
 from mmmask.data.samples import TooManyBad
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
@@ -147,15 +146,15 @@ def main():
         for _ in streams.micro_steps(step):
             pass
 
-%s
+main()
 """
 
 
 @pytest.fixture
 def script(tmp_path, signals):
-    def start(how, guarded=True):
+    def start(how):
         path = tmp_path / "script.py"
-        path.write_text(SCRIPT % ('if __name__ == "__main__":\n    main()' if guarded else "main()"))
+        path.write_text(SCRIPT)
         return subprocess.Popen(
             [sys.executable, str(path), signals.PLUGIN_FILE, str(HERE / "worker_plugin.py"), how],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -179,24 +178,3 @@ def test_a_program_that_ends_without_closing_leaves_nothing(script):
         worker = int(process.stdout.readline())
         assert process.wait(60) == 0, process.stderr.read()
         assert gone(worker)
-
-
-def test_a_script_that_cannot_be_imported_again_is_told_so(script):
-    with script("short", guarded=False) as process:
-        assert process.wait(60) != 0
-        assert 'must do so below `if __name__ == "__main__":`' in process.stderr.read()
-
-
-@pytest.mark.parametrize(
-    ("main", "yes"),
-    [("/usr/bin/mmmask", True), (None, True), ("/home/me/train.py", False), ("mmmask.__main__", True)],
-)
-def test_unasked_processes_are_started_where_that_is_safe(monkeypatch, main, yes):
-    module = types.ModuleType("__main__")
-    if main == "mmmask.__main__":
-        module.__spec__ = types.SimpleNamespace(name=main)
-    elif main:
-        module.__file__ = main
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    assert possible(1) is yes
-    assert not possible(0)

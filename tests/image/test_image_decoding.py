@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from mmmask.interfaces.files import BadSample
 from mmmask_image import decoding
 from mmmask_image.decoding import decode_image
-from mmmask_image.orientation import exif_orientation, find_jpeg_exif
-from mmmask_image.webp import webp_size
+from mmmask_image.headers import exif_orientation, find_jpeg_exif, webp_size
+from mmmask_pixels.pictures import with_channels
 
 LIMIT = 10_000
 
@@ -48,7 +48,7 @@ def encoded(image, kind="PNG", **settings):
 
 
 def decoded(data, channels=3):
-    return decode_image(data, channels, LIMIT)
+    return with_channels(decode_image(data, LIMIT), channels)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_size_is_checked_before_anything_is_decoded(decoder, data, monkeypatch):
 
 
 def test_limit_is_inclusive():
-    assert decode_image(encoded(noise(10, 10, 3)), 3, 100).shape == (10, 10, 3)
+    assert decode_image(encoded(noise(10, 10, 3)), 100).shape == (10, 10, 3)
     with pytest.raises(BadSample, match="max_pixels = 99"):
-        decode_image(encoded(noise(10, 10, 3)), 3, 99)
+        decode_image(encoded(noise(10, 10, 3)), 99)
 
 
 def test_webp_sizes():

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmmask.interfaces import PLAIN, View
-from mmmask_pixels.augment import augmented
-from mmmask_pixels.crop import Crop, random_box
-from mmmask_pixels.flip import Flip
+from mmmask.interfaces.component import validate_strictly
+from mmmask_image.modality import ImageModality
+from mmmask_pixels.augmentations import random_box
 from mmmask_pixels.resize import Box, PixelResize, centre_box, shrink_short_side
 
 
@@ -20,18 +20,15 @@ def noise(*shape):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(0))
 
 
-def crop(size=(32, 32), interpolation="bicubic", flip=0.5, **settings):
-    """What the modalities do with their augmentations."""
-    augmentations = [
-        Crop(Crop.Config(name="crop", **settings)),
-        Flip(Flip.Config(name="flip", probability=flip)),
-    ]
+def prepare(augment, pixels, view):
+    settings = {"name": "image", "size": 32, "augment": augment}
+    return ImageModality(validate_strictly(ImageModality.Config, settings)).preparation.prepare(pixels, view)
 
-    def applied(pixels, generator):
-        view = PLAIN if generator is None else View(generator)
-        return augmented(pixels, augmentations, view, PixelResize(size, interpolation))
 
-    return applied
+def crop(flip=0.5, **settings):
+    """Pixels as the modality of images prepares them, with these settings of its augmentations."""
+    augment = [{"name": "crop", **settings}, {"name": "flip", "probability": flip}]
+    return lambda pixels, generator: prepare(augment, pixels, PLAIN if generator is None else View(generator))
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,15 +89,14 @@ def test_resize_is_that_of_pillow(interpolation):
 
 
 def test_without_augmentations_the_centre_is_trained_on():
-    pixels, resize = noise(3, 32, 48), PixelResize((32, 32), "bicubic")
-    assert torch.equal(augmented(pixels, [], View(generator(0)), resize), pixels[:, :, 8:40])
+    pixels = noise(3, 32, 48)
+    assert torch.equal(prepare([], pixels, View(generator(0))), pixels[:, :, 8:40])
 
 
 def test_aligned_parts_share_crops_and_flips():
-    pixels, resize = noise(3, 50, 60), PixelResize((32, 32), "bicubic")
-    augmentations = [Crop(Crop.Config(name="crop")), Flip(Flip.Config(name="flip"))]
+    pixels = noise(3, 50, 60)
     views = [View(generator(seed), geometry=generator(9)) for seed in (1, 2)]
-    assert torch.equal(*(augmented(pixels, augmentations, view, resize) for view in views))
+    assert torch.equal(*(prepare(["crop", "flip"], pixels, view) for view in views))
 
 
 def test_memory_layout_does_not_matter():
@@ -131,7 +127,7 @@ def test_all_frames_share_one_crop():
 
 def test_flip_mirrors_as_often_as_it_says():
     pixels = noise(3, 32, 32)
-    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    whole = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0]}
     assert torch.equal(crop(flip=1.0, **whole)(pixels, generator(0)), pixels.flip(-1))
     assert torch.equal(crop(flip=0.0, **whole)(pixels, generator(0)), pixels)
     rng = generator(7)

@@ -7,7 +7,6 @@ import torch
 from mmmask.interfaces.files import BadSample
 from mmmask_pixels.limits import check_size
 from mmmask_pixels.pictures import picture
-from mmmask_pixels.statistics import default_mean, default_std
 
 
 def drawn(*values):
@@ -40,10 +39,3 @@ def test_limit():
         check_size(10, 11, 100)
     with pytest.raises(BadSample, match="0 x 10"):
         check_size(10, 0, 100)
-
-
-def test_statistics():
-    assert default_mean(3) == (0.485, 0.456, 0.406)
-    assert default_std(3) == (0.229, 0.224, 0.225)
-    assert default_mean(2) == (0.5, 0.5)
-    assert default_std(1) == (0.25,)

@@ -60,8 +60,8 @@ def test_a_motion_starts_from_the_still_scene_and_moves_on(motion):
 def test_motions_go_where_their_names_say():
     start = scene("circle")
     rows, columns = np.indices(SIZE)
-    x = columns - SIZE[1] / 2 - start.center[0] * min(SIZE)
-    y = rows - SIZE[0] / 2 - start.center[1] * min(SIZE)
+    x = columns - SIZE[1] / 2 - start.pose.x * min(SIZE)
+    y = rows - SIZE[0] / 2 - start.pose.y * min(SIZE)
 
     def change(motion: str) -> np.ndarray:
         first, last = render_clip(start, motion, 2).astype(float)
@@ -70,7 +70,7 @@ def test_motions_go_where_their_names_say():
     for motion, along in (("left", -x), ("right", x), ("up", -y), ("down", y)):
         weights = change(motion)
         assert (weights * along).sum() / weights.sum() > 3
-    radius = start.radius * min(SIZE)
+    radius = start.pose.radius * min(SIZE)
     for motion, outwards in (("growing", True), ("shrinking", False)):
         assert ((change(motion) * (np.hypot(x, y) > radius)).sum() > change(motion).sum() / 2) == outwards
 

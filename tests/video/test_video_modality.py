@@ -54,7 +54,7 @@ def test_other_extents_at_forward_time():
 
 @pytest.mark.parametrize("shape", [(3, 4, 32, 32), (1, 1, 4, 32, 32), (1, 3, 3, 32, 32), (1, 3, 4, 30, 32)])
 def test_shapes_that_do_not_fit(shape):
-    with pytest.raises(ValueError, match="expected|multiple"):
+    with pytest.raises(ValueError, match="expected|cannot be cut into patches"):
         clips(size=32, num_frames=4).tokenize(torch.zeros(shape))
 
 
@@ -74,7 +74,7 @@ def test_images_and_videos_share_an_embedding():
         ({"patch_size": [16, 16]}, "patch_size"),
         ({"channels": 4}, "grey"),
         ({"clip_seconds": 0.0}, "greater than 0"),
-        ({"stride": 0}, "greater than or equal to 1"),
+        ({"stride": 0}, "greater than 0"),
         ({"frames": 3}, "frames"),
     ],
 )

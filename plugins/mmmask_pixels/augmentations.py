@@ -1,4 +1,4 @@
-"""Random resized crops."""
+"""Random geometry of pictures and of clips; the deterministic view changes nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import Augmentation, Resize, View
-from mmmask_pixels.resize import Box
+from mmmask_pixels.resize import Box, centre_box
 
 Share = Annotated[float, Field(gt=0, le=1)]
-PositiveNumber = Annotated[float, Field(gt=0)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Crop(Augmentation):
-    """Random resized crop, one box for all frames of a clip; the deterministic form changes nothing."""
+    """Random resized crop, one box for all frames of a clip."""
 
     class Config(Augmentation.Config):
         scale: tuple[Share, Share] = Field(
@@ -45,6 +45,20 @@ class Crop(Augmentation):
         return resize(random_box(height, width, self.config.scale, self.config.ratio, view.place).of(content))
 
 
+class Flip(Augmentation):
+    """Mirrors left and right, all frames of a clip alike."""
+
+    class Config(Augmentation.Config):
+        probability: float = Field(default=0.5, ge=0, le=1, description="of mirroring")
+
+    config: Config
+
+    def __call__(self, content: Tensor, view: View, resize: Resize) -> Tensor:
+        """(..., height, width), mirrored or not."""
+        mirrored = view.place is not None and _uniform(view.place, 0, 1) < self.config.probability
+        return content.flip(-1) if mirrored else content
+
+
 def random_box(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Box:
@@ -63,10 +77,7 @@ def random_box(
             top = int(torch.randint(height - box_height + 1, (), generator=generator))
             left = int(torch.randint(width - box_width + 1, (), generator=generator))
             return Box(top, left, box_height, box_width)
-    aspect = min(max(width / height, ratio[0]), ratio[1])
-    box_width = min(width, max(1, round(height * aspect)))
-    box_height = min(height, max(1, round(width / aspect)))
-    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+    return centre_box(height, width, (1, min(max(width / height, ratio[0]), ratio[1])))
 
 
 def _uniform(generator: torch.Generator, low: float, high: float) -> float:

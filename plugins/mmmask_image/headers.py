@@ -1,10 +1,8 @@
-"""EXIF orientation of a picture."""
+"""Headers of picture files: the orientation that EXIF says, the size that WebP announces."""
 
 from __future__ import annotations
 
 import struct
-
-import numpy as np
 
 ORIENTATION_TAG = 0x0112
 
@@ -14,11 +12,9 @@ def find_jpeg_exif(data: bytes) -> slice | None:
 
     Source: ITU-T T.81, B.1.1 (markers and segments); Exif 2.32, 4.7.2.
     """
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
+    place = 2 if data.startswith(b"\xff\xd8") else len(data)
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:  # where the picture itself begins
         marker = data[place + 1]
-        if marker == 0xDA:  # the picture itself begins
-            break
         if marker == 0xFF:  # filling
             place += 1
             continue
@@ -37,27 +33,32 @@ def exif_orientation(exif: bytes) -> int:
     Source: Exif 2.32 (CIPA DC-008), 4.6.2 and table 4.
     """
     tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
     try:
+        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
         (start,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, start)
         for entry in range(entries):
             tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * entry)
             if tag == ORIENTATION_TAG:
                 return value if kind == 3 and count == 1 and 1 <= value <= 8 else 1
-    except struct.error:
-        return 1
+    except (KeyError, struct.error):
+        pass
     return 1
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Rotates and mirrors (height, width, channels) by its EXIF orientation."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in pixels that a WebP header announces, None where it is no WebP or its header is cut off.
+
+    Source: RFC 9649 (extended header, section 2.7; lossless header, section 3.4) and RFC 6386, section 9.1.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return ((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
+    return None
