@@ -102,7 +102,10 @@ class _Reader:
         options = {"format_whitelist": CONTAINERS, "probesize": str(PROBE)}
         self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
         try:
-            stream = self.container.streams.best("audio")
+            try:
+                stream = self.container.streams.best("audio")
+            except IndexError:  # streams that a damaged file announces only later
+                stream = None
             if not isinstance(stream, AudioStream):
                 raise BadSample("the file has no sound track")
             if stream.codec_context is None:
