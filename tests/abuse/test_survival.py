@@ -27,7 +27,7 @@ def train(forker, stage, tmp_path):
 
     def start(output):
         return forker.start(
-            "train", "audio.yaml", "--plugin", HAZARDS, "--output", output, "streams.s.source.name=hazardous",
+            "train", "audio.yaml", "--plugin", HAZARDS, "--output", output, "streams.s.source={name: hazardous, path: snd}",
             "training.steps=40", "training.checkpoint.every=4", "data.workers=2", "data.sample_seconds=1",
             "data.max_bad_share=0.9", cwd=place,
         )  # fmt: skip
