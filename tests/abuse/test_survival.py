@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmmask import load_run
+from mmmask.interop.checkpoints import Checkpoints
 from tests.abuse.harness import lines
 
 HAZARDS = Path(__file__).with_name("hazards.py")
@@ -64,5 +64,7 @@ def test_it_trains_on_the_rest_names_all_four_and_goes_on_after_a_kill(train):
     resumed = train("runs/killed").wait(120)
     assert "going on from step" in resumed.err
     assert left(train.place / "runs/killed") == (metrics, bad)
-    one, other = (load_run(train.place / "runs" / name).checkpoint["model"] for name in ("undisturbed", "killed"))
+    one, other = (
+        Checkpoints(train.place / "runs" / name / "checkpoints").newest()["model"] for name in ("undisturbed", "killed")
+    )
     assert all(weight.equal(other[key]) for key, weight in one.items())
