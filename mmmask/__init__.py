@@ -48,25 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Imported on first use: `import mmmask` (as every plugin does) must not cost the seconds that importing torch does.
-__getattr__ = lazy_attributes(
-    "mmmask",
-    {
-        "mmmask.experiment": ("Experiment", "load_experiment"),
-        "mmmask.interfaces": (
-            "Augmentation", "BadSample", "Batch", "Callback", "Component", "Decoder", "Encoder", "Evaluator", "Format",
-            "Loss", "Mask", "MaskContext", "Masker", "Modality", "Objective", "Optimizer", "Pool", "Positions",
-            "Preparation", "Sample", "Source", "TokenSpec", "Tokens", "View",
-        ),
-        "mmmask.evaluation.extraction": ("Features", "extract"),
-        "mmmask.evaluation.reconstruction": ("reconstruct",),
-        "mmmask.model.build": ("build_model",),
-        "mmmask.model.classifier": ("Classifier",),
-        "mmmask.interop.runs": ("Run", "load_run"),
-        "mmmask.training.train": ("train",),
-        "mmmask.data.sample_corpus": ("write_sample_data",),
-    },
-    submodules=("interfaces", "interop", "testing"),
-)  # fmt: skip
+__getattr__ = lazy_attributes(__name__)
 
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",

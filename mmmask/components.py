@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from mmmask import hooks
-from mmmask_registry import (
-    BrokenPlugin,
-    DuplicateName,
-    MmmaskError,
-    Registry,
-    UnknownName,
-    load_entry_points,
-    load_plugin_file,
-)
+from mmmask_registry import MmmaskError, Registry, UnknownName, load_entry_points, load_plugin_file
 
 INTERFACE_VERSION = 2
 """Version of the interfaces and hooks, `mmmask.interfaces.VERSION`: one more where plugins written before would break
@@ -27,21 +19,12 @@ or newer ones would not work. A plugin names the one it was written for in its m
 
 # kind -> its abstract class, as an import path: naming things must not import torch
 INTERFACES = {
-    "modality": "mmmask.interfaces.modality:Modality",
-    "source": "mmmask.interfaces.source:Source",
-    "masker": "mmmask.interfaces.masker:Masker",
-    "positions": "mmmask.interfaces.positions:Positions",
-    "encoder": "mmmask.interfaces.encoder:Encoder",
-    "decoder": "mmmask.interfaces.decoder:Decoder",
-    "loss": "mmmask.interfaces.loss:Loss",
-    "objective": "mmmask.interfaces.objective:Objective",
-    "pool": "mmmask.interfaces.pool:Pool",
-    "optimizer": "mmmask.interfaces.optimizer:Optimizer",
-    "augmentation": "mmmask.interfaces.augmentation:Augmentation",
-    "evaluator": "mmmask.interfaces.evaluator:Evaluator",
-    "callback": "mmmask.interfaces.callback:Callback",
-    "format": "mmmask.interfaces.format:Format",
-}
+    kind: f"mmmask.interfaces.{kind}:{kind.capitalize()}"
+    for kind in (
+        "modality", "source", "masker", "positions", "encoder", "decoder", "loss", "objective", "pool", "optimizer",
+        "augmentation", "evaluator", "callback", "format",
+    )
+}  # fmt: skip
 
 
 class _PluginManager(pluggy.PluginManager):
@@ -64,20 +47,18 @@ class _PluginManager(pluggy.PluginManager):
 
 
 class Components:
-    """The registries, the plugin manager that filled them, and the plugins that could not be used."""
+    """Registries, the plugin manager that filled them, and the plugins that could not be used."""
 
     def __init__(self, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> None:
-        self.registries: dict[str, Registry[Any]] = {kind: Registry(kind, path) for kind, path in INTERFACES.items()}
+        self.registries = {kind: Registry(kind, path) for kind, path in INTERFACES.items()}
         self.manager = _PluginManager("mmmask")
         self.manager.add_hookspecs(hooks)
-        self.broken: list[BrokenPlugin] = []
         self._suppliers: dict[str, str] = {}
         self.plugin_files: list[str] = []  # another process needs them too
         from mmmask import builtins
 
-        self.manager.register(builtins, "mmmask:builtins")
-        self._collect("mmmask:builtins", "mmmask")
-        self.broken = load_entry_points(self.manager, "mmmask", self._collect, entry_points)
+        self._add(builtins, "mmmask:builtins", "mmmask")
+        self.broken = load_entry_points("mmmask", self._add, entry_points)
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -85,8 +66,8 @@ class Components:
         found = {self._suppliers[name] for name, _ in self.manager.list_name_plugin() if name in self._suppliers}
         return {name: _version(name) for name in sorted(found) if name != "mmmask"}
 
-    def registry(self, kind: str) -> Registry[Any]:
-        """The registry of a kind.
+    def registry(self, kind: str) -> Registry:
+        """Registry of a kind.
 
         Raises:
             UnknownName: there is no such kind.
@@ -116,30 +97,20 @@ class Components:
         Raises:
             MmmaskError: it cannot be imported, misspells a hook, or claims a name that is taken.
         """
-        module = load_plugin_file(path)
-        try:
-            self.manager.register(module, path)
-            self.manager.check_pending()
-            self._collect(path, path)
-        except Exception as error:  # the file's own code runs in here
-            if self.manager.get_plugin(path) is module:
-                self.manager.unregister(module)
-            known = isinstance(error, MmmaskError | ValueError | pluggy.PluginValidationError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            raise MmmaskError(f"--plugin {path}: {reason}") from error
+        module = load_plugin_file(path, self._add)
         self.plugin_files.append(path)
         return module
 
-    def ask_every_plugin(self, hook: str, publish_for: Callable[[str], object], report: Callable[[str], None]) -> None:
-        """Calls a hook as `hook(publish=publish_for(supplier))`, plugin by plugin, mmmask's own first.
+    def ask_every_plugin(self, hook: str, publish: Callable[..., None], report: Callable[[str], None]) -> None:
+        """Calls a hook with its argument `publish`, plugin by plugin, mmmask's own first.
 
         Args:
-            publish_for: gets the distribution or plugin file, and gives what the plugin names things with.
+            publish: takes the distribution or plugin file, and then what the plugin calls `publish` with.
             report: takes a line for every plugin that fails; the others are asked all the same.
         """
         for name, plugin in self.manager.list_name_plugin():
             try:
-                self._call(plugin, hook, publish=publish_for(name.rpartition(":")[0] or name))
+                self._call(plugin, hook, publish=partial(publish, name.rpartition(":")[0] or name))
             except Exception as error:  # a plugin's own code runs in here
                 report(f"plugin {name}: {hook} failed: {type(error).__name__}: {error}")
 
@@ -148,20 +119,26 @@ class Components:
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         self.manager.subset_hook_caller(hook, others)(**arguments)
 
-    def _collect(self, plugin_name: str, supplier: str) -> None:
-        """Calls one plugin's `register_components`; either all of its names are taken or none."""
-        named: list[tuple[str, str, type[Any] | str, str]] = []
+    def _add(self, plugin: object, name: str, supplier: str) -> None:
+        """Registers a plugin and the components it names; either all of its names are taken or none."""
+        taken: list[tuple[Registry, str]] = []
 
         def register(kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
-            self.registry(kind).check(name, target, supplier=supplier)
-            if (kind, name) in [(k, n) for k, n, _, _ in named]:
-                raise DuplicateName(kind, name, supplier, supplier)
-            named.append((kind, name, target, description))
+            registry = self.registry(kind)
+            registry.register(name, target, supplier=supplier, description=description)
+            taken.append((registry, name))
 
-        self._suppliers[plugin_name] = supplier
-        self._call(self.manager.get_plugin(plugin_name), "register_components", register=register)
-        for kind, name, target, description in named:
-            self.registries[kind].register(name, target, supplier=supplier, description=description)
+        try:
+            self.manager.register(plugin, name)
+            self.manager.check_pending()  # a misspelt hook is otherwise ignored
+            self._call(plugin, "register_components", register=register)
+        except (Exception, SystemExit):
+            for registry, component in taken:
+                registry.unregister(component)
+            if self.manager.get_plugin(name) is plugin:  # and not an earlier one of this name
+                self.manager.unregister(plugin)
+            raise
+        self._suppliers[name] = supplier
 
 
 def _version(distribution: str) -> str:

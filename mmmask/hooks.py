@@ -52,9 +52,9 @@ class Register(Protocol):
 
         Args:
             kind: of component, such as `masker`.
-            name: what an experiment calls it.
+            name: its name in an experiment.
             target: the class, or "package.module:Class", which is imported when it is first used.
-            description: one line for `mmmask list`; of a class its docstring's first line, if none is given.
+            description: one line for `mmmask list`; default: the first line of a class's docstring.
         """
 
 
@@ -123,10 +123,7 @@ def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None], 
 
 @hookspec
 def run_started(run: RunState) -> None:
-    """A run begins, or goes on: `run.step` steps are done, the folder `run.output` exists.
-
-    Called on every process; `run.is_main` says which one writes the folder.
-    """
+    """A run begins, or goes on: `run.step` steps are done, `run.output` exists. Called on every process."""
 
 
 @hookspec

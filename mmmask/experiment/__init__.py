@@ -12,13 +12,7 @@ if TYPE_CHECKING:
     from mmmask.experiment.settings import Experiment, ScheduleSettings, StreamSettings
 
 # Imported on first use: names of experiments are listed without torch.
-__getattr__ = lazy_attributes(
-    "mmmask.experiment",
-    {
-        "mmmask.experiment.loading": ("experiment_from_data", "load_experiment"),
-        "mmmask.experiment.settings": ("Experiment", "ScheduleSettings", "StreamSettings"),
-    },
-)
+__getattr__ = lazy_attributes(__name__)
 
 __all__ = [
     "Experiment",

@@ -17,7 +17,6 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
-from mmmask.hooks import PublishExperiment
 from mmmask_registry import did_you_mean
 
 MAX_DEPTH = 50
@@ -26,12 +25,7 @@ MAX_VALUES = 100_000
 
 @dataclass(frozen=True)
 class PublishedExperiment:
-    """An experiment that is known by name.
-
-    Attributes:
-        path: its YAML file.
-        supplier: distribution or plugin file that it comes with.
-    """
+    """YAML file of an experiment that is known by name, and the distribution or plugin file that it comes with."""
 
     path: Path
     supplier: str
@@ -46,19 +40,16 @@ def published_experiments(report: Callable[[str], None] = lambda problem: None) 
     """
     found: dict[str, PublishedExperiment] = {}
 
-    def publish_for(supplier: str) -> PublishExperiment:
-        def publish(name: str, path: str | Path) -> None:
-            left_out = f"the experiment {name!r} of {supplier} is left out: "
-            if name in found:
-                report(f"{left_out}{found[name].supplier} has one of this name")
-            elif not Path(path).is_file():
-                report(f"{left_out}there is no file {path}")
-            else:
-                found[name] = PublishedExperiment(Path(path), supplier)
+    def publish(supplier: str, name: str, path: str | Path) -> None:
+        left_out = f"the experiment {name!r} of {supplier} is left out: "
+        if name in found:
+            report(f"{left_out}{found[name].supplier} has one of this name")
+        elif not Path(path).is_file():
+            report(f"{left_out}there is no file {path}")
+        else:
+            found[name] = PublishedExperiment(Path(path), supplier)
 
-        return publish
-
-    components().ask_every_plugin("publish_experiments", publish_for, report)
+    components().ask_every_plugin("publish_experiments", publish, report)
     return found
 
 
@@ -192,22 +183,13 @@ def dump_yaml(data: object) -> str:
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 120
-    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    represent = yaml.representer.add_representer
+    represent(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    for sequence in (list, tuple):
+        represent(sequence, lambda to, data: to.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True))
     out = io.StringIO()
-    yaml.dump(_flow_lists(data), out)
+    yaml.dump(data, out)
     return out.getvalue()
-
-
-def _flow_lists(data: object) -> object:
-    from ruamel.yaml.comments import CommentedSeq
-
-    if isinstance(data, dict):
-        return {key: _flow_lists(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        sequence = CommentedSeq([_flow_lists(value) for value in data])
-        sequence.fa.set_flow_style()
-        return sequence
-    return data
 
 
 def _find(name_or_path: str, said_in: Path | None = None) -> Path:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
-from mmmask.components import components
 from mmmask.experiment.compose import apply_overrides, read_experiment
 from mmmask.experiment.errors import ExperimentError
-from mmmask.experiment.settings import Experiment, StreamSettings, TrainingSettings, stream_settings
-from mmmask.interfaces.component import chosen_kind, validate_strictly
+from mmmask.experiment.settings import Experiment, StreamSettings, TrainingSettings
+from mmmask.interfaces.component import problems_of, validate_strictly
 from mmmask_registry import did_you_mean
 
 
@@ -41,23 +37,22 @@ def experiment_from_data(data: dict[str, Any], where: str = "", overrides: Seque
     Raises:
         ExperimentError: everything that is wrong with it, each with its key path.
     """
-    given = _mapping(data.get("streams"))
+    given = [str(name) for name in _mapping(data.get("streams"))]
     data = apply_overrides(data, overrides)
-    problems = []
-    if isinstance(data.get("streams"), dict):  # `streams.NAME=null` takes a stream out
-        removed = [name for name, stream in data["streams"].items() if stream is None]
-        problems += [
-            f"streams.{name}: no stream to take out.{did_you_mean(str(name), map(str, given))} "
-            f"Known: {', '.join(map(str, given))}"
-            for name in removed
-            if name not in given
-        ]
-        data = data | {"streams": {name: part for name, part in data["streams"].items() if name not in removed}}
+    streams = _mapping(data.get("streams"))
+    removed = [str(name) for name, stream in streams.items() if stream is None]  # `streams.NAME=null` takes one out
+    problems = [
+        f"streams.{name}: no stream to take out.{did_you_mean(name, given)} Known: {', '.join(given)}"
+        for name in removed
+        if name not in given
+    ]
+    if removed:
+        data = data | {"streams": {name: stream for name, stream in streams.items() if stream is not None}}
     experiment = None
     try:
         experiment = validate_strictly(Experiment, data)
     except ValidationError as error:
-        problems += [_problem(detail, data) for detail in error.errors()]
+        problems += problems_of(error)
     problems += _conflicts(data)
     if problems or experiment is None:
         raise ExperimentError(problems, where)
@@ -95,62 +90,3 @@ def _count(model: type[BaseModel], data: dict[str, Any], key: str) -> int | None
     """A setting that counts something, by default the model's; None where what is given is no count."""
     value = data.get(key, model.model_fields[key].default)
     return value if type(value) is int and value > 0 else None
-
-
-def _problem(detail: ErrorDetails, data: dict[str, Any]) -> str:
-    """One line in the user's keys for one of pydantic's errors."""
-    context = detail.get("ctx", {})
-    path = [str(part) for part in detail["loc"]] + ([context["at"]] if "at" in context else [])
-    where = ".".join(path)
-    match detail["type"]:
-        case "extra_forbidden":
-            known = _known_keys(path[:-1], data)
-            return f"{where}: unknown key.{did_you_mean(path[-1], known)} Known: {', '.join(known)}"
-        case "missing":
-            return f"{where}: required, and not given"
-        case "value_error" | "assertion_error":
-            return f"{where}: {detail['msg'].partition(', ')[2]}"
-        case "unknown_name" | "no_name" | "no_stream":
-            return f"{where}: {detail['msg']}"
-        case _:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            return f"{where}: {message.replace('input should', 'should')}, not {detail['input']!r}"
-
-
-def _known_keys(path: Sequence[str], data: Any) -> list[str]:  # noqa: ANN401 - raw YAML
-    """The keys that may stand at a path, found by walking settings and data together."""
-    model: type[BaseModel] = Experiment
-    named = False  # whether the next part is a stream's name
-    kind = None
-    for part in path:
-        if isinstance(data, list):  # the part is a number in a list of components
-            data = data[int(part)]
-            if kind:
-                model = components().get(kind, data["name"] if isinstance(data, dict) else data).Config
-            continue
-        data = data.get(part, {}) if isinstance(data, dict) else {}
-        if named:
-            named = False
-            name = _mapping(data).get("objective", StreamSettings.model_fields["objective"].default)
-            model = stream_settings(components().get("objective", name))
-            continue
-        if part not in model.model_fields:
-            continue
-        settings = model.model_fields[part]
-        named = part == "streams" and model is Experiment
-        kind = chosen_kind(settings)
-        if isinstance(data, list):
-            continue
-        if kind:
-            model = components().get(kind, _chosen_name(settings, data)).Config
-        else:
-            inner = [settings.annotation, *typing.get_args(settings.annotation)]
-            model = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return [key for key in model.model_fields if key != "name" or model.__qualname__.endswith("Config")]
-
-
-def _chosen_name(settings: FieldInfo, data: Any) -> str:  # noqa: ANN401 - raw YAML
-    """The name in a block, or the one that stands for a block without."""
-    if not isinstance(data, dict):
-        return str(data)
-    return data["name"] if "name" in data else settings.get_default(call_default_factory=True).name

@@ -6,8 +6,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, PrivateAttr, create_model, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import Field, PlainSerializer, PlainValidator, PrivateAttr, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from mmmask.components import components
 from mmmask.experiment.compose import dump_yaml
@@ -61,29 +61,24 @@ def stream_settings(objective: type[Objective]) -> type[StreamSettings]:
     return create_model("StreamSettings", __base__=(objective.Config, StreamSettings))  # type: ignore[return-value]
 
 
-class _ByObjective:
-    """Marks the settings of a stream, whose keys depend on its `objective`."""
+def _validated_stream(value: object) -> StreamSettings:
+    """The settings of a stream, whose keys depend on its `objective`."""
+    if isinstance(value, StreamSettings):
+        value = value.model_dump(mode="json")
+    if not isinstance(value, dict):
+        raise PydanticCustomError("no_stream", "{message}", {"message": f"should be an object, not {value!r}"})
+    name = value.get("objective", StreamSettings.model_fields["objective"].default)
+    try:
+        model = stream_settings(components().get("objective", str(name)))
+    except MmmaskError as error:
+        raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "objective"}) from None
+    return validate_strictly(model, value)
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda settings: settings.model_dump(mode="json")
-            ),
-        )
 
-    def _validate(self, value: object) -> StreamSettings:
-        if isinstance(value, StreamSettings):
-            value = value.model_dump(mode="json")
-        if not isinstance(value, dict):
-            raise PydanticCustomError("no_stream", "{message}", {"message": f"should be an object, not {value!r}"})
-        name = value.get("objective", StreamSettings.model_fields["objective"].default)
-        try:
-            objective = components().get("objective", name if isinstance(name, str) else "")
-            model = stream_settings(objective)
-        except MmmaskError as error:
-            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "objective"}) from None
-        return validate_strictly(model, value)
+# Any: a StreamSettings with the keys of the stream's objective, which no type checker knows
+AnyStream = Annotated[
+    Any, PlainValidator(_validated_stream), PlainSerializer(lambda settings: settings.model_dump(mode="json"))
+]
 
 
 class ScheduleSettings(StrictModel):
@@ -141,7 +136,7 @@ class EvaluateSettings(StrictModel):
 
 
 class TrainingSettings(StrictModel):
-    """How the model is trained."""
+    """Training."""
 
     steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
     epochs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
@@ -164,7 +159,7 @@ class TrainingSettings(StrictModel):
 
 
 class DataSettings(StrictModel):
-    """How samples are loaded."""
+    """Loading of samples."""
 
     workers: int = Field(
         default=2, ge=0, description="workers per stream and process that trains; results do not depend on it"
@@ -199,8 +194,7 @@ class Experiment(StrictModel):
 
     description: str = Field(default="", description="what the experiment is, and its source")
     model: ModelSettings
-    # Any: a StreamSettings with the keys of the stream's objective, which no type checker knows
-    streams: dict[str, Annotated[Any, _ByObjective()]] = Field(min_length=1)
+    streams: dict[str, AnyStream] = Field(min_length=1)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     data: DataSettings = DataSettings()
     callbacks: tuple[CallbackChoice, ...] = Field(default=(), description="what is told of every step, in this order")

@@ -8,12 +8,12 @@ import typing
 from abc import ABC
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from mmmask.components import components
-from mmmask_registry import BrokenComponent, MmmaskError
+from mmmask_registry import BrokenComponent, MmmaskError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,9 +42,53 @@ def validate_strictly(model: type[Model], data: object) -> Model:
     """Validates plain data as strict JSON: "3" is no number, a list is a fine tuple.
 
     Raises:
-        pydantic.ValidationError: all problems at once.
+        pydantic.ValidationError: all problems at once; an unknown key comes with the known ones.
     """
-    return model.model_validate_json(json.dumps(data), strict=True)
+    try:
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        lines = [_naming_known_keys(model, detail) for detail in error.errors()]
+    raise ValidationError.from_exception_data(model.__name__, lines, "json")
+
+
+def _naming_known_keys(model: type[BaseModel], detail: ErrorDetails) -> InitErrorDetails:
+    """The same error; inside the block of a component, the component's own validation has said it already."""
+    path, context = detail["loc"], detail.get("ctx", {})
+    if "url" not in detail:  # no error of pydantic's own
+        error = PydanticCustomError(detail["type"], "{message}", {**context, "message": detail["msg"]})  # pyright: ignore[reportArgumentType]
+    elif detail["type"] == "extra_forbidden":
+        for part in path[:-1]:
+            if part in model.model_fields:
+                annotation = model.model_fields[part].annotation
+                inner = [annotation, *typing.get_args(annotation)]
+                model = next(
+                    (type_ for type_ in inner if inspect.isclass(type_) and issubclass(type_, BaseModel)), model
+                )
+        known = list(model.model_fields)
+        hint = did_you_mean(str(path[-1]), known)
+        message = f"unknown key.{hint} Known: {', '.join(known) or 'none'}"
+        error = PydanticCustomError("unknown_key", "{message}", {"message": message})
+    else:
+        error = detail["type"]
+    return InitErrorDetails(type=error, loc=path, input=detail["input"], ctx=context)
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """A line for each problem, beginning with its key path."""
+    return [_problem(detail) for detail in error.errors()]
+
+
+def _problem(detail: ErrorDetails) -> str:
+    message, context = detail["msg"], detail.get("ctx", {})
+    if detail["type"] == "missing":
+        message = "required, and not given"
+    elif detail["type"] in ("value_error", "assertion_error"):
+        message = message.partition(", ")[2]
+    elif "message" not in context:  # pydantic's own
+        message = f"{message[0].lower()}{message[1:]}".replace("input should", "should")
+        message = f"{message}, not {detail['input']!r}"
+    path = [*detail["loc"], *([context["at"]] if "at" in context else [])]
+    return f"{'.'.join(map(str, path))}: {message}" if path else message
 
 
 def every_setting(config: BaseModel) -> dict[str, Any]:

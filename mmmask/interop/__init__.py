@@ -15,26 +15,12 @@ if TYPE_CHECKING:
     from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
     from mmmask.builtins.positions.relative import relative_index
     from mmmask.builtins.windows import across_border
-    from mmmask.interop.converting import Converted, convert
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
-    from mmmask.interop.saving import save
+    from mmmask.interop.saving import Converted, convert, save
     from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
-__getattr__ = lazy_attributes(
-    "mmmask.interop",
-    {
-        "mmmask.builtins.positions": (
-            "flat_sinusoid_table", "resize_relative_table", "resize_table", "sincos_2d_table"
-        ),
-        "mmmask.builtins.positions.relative": ("relative_index",),
-        "mmmask.builtins.windows": ("across_border",),
-        "mmmask.interop.converting": ("Converted", "convert"),
-        "mmmask.interop.loading": ("DECODERS", "HEADS", "Loaded", "Report", "load", "model_settings", "read"),
-        "mmmask.interop.saving": ("save",),
-        "mmmask.model.classifier": ("ClassifierSettings",),
-    },
-)  # fmt: skip
+__getattr__ = lazy_attributes(__name__)
 
 __all__ = [
     "DECODERS",

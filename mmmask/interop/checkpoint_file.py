@@ -102,6 +102,11 @@ def new_file(path: str | Path, endings: Sequence[str]) -> Path:
     return target
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what torch says, or the kind of error where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def _read_file(source: str) -> object:
     try:
         path = local_path(source)
@@ -116,15 +121,11 @@ def _read_file(source: str) -> object:
     except FileNotFoundError as error:
         hint = did_you_mean(source, published())
         raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
-    except pickle.UnpicklingError as error:
-        # torch's own text goes on to recommend that the file's code be run
-        wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
-        needs = f"it needs {wanted[1]}" if wanted else "it is no checkpoint"
-        raise InteropError(
-            f"{source}: not a file of plain weights, and nothing else is ever loaded: {needs}"
-        ) from error
     except Exception as error:  # torch.load raises half a dozen more kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch goes on to recommend that the file's code be run
+            wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
+            reason = f"it needs {wanted[1]}" if wanted else "it is no checkpoint"
         raise InteropError(
             f"{source}: not a file of plain weights, and nothing else is ever loaded: {reason}"
         ) from error

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from mmmask.interop.checkpoint_file import first_line
 from mmmask_registry import MmmaskError
 
 VERSION = 2
-_NAME = re.compile(r"step_(\d{8,})\.pt")
+_NAME = re.compile(r"step_\d{8,}\.pt")
 
 
 class CheckpointError(MmmaskError):
@@ -66,10 +67,12 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
-                _verify(path)
+                with zipfile.ZipFile(path) as archive:  # compares checksums, which `torch.load` does not
+                    if damaged := archive.testzip():
+                        raise ValueError(f"{damaged} does not match its checksum")
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = first_line(error)
                 reasons.append(f"{path}: {reason}")
                 warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=2)
                 continue
@@ -85,13 +88,6 @@ class Checkpoints:
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
-
-
-def _verify(path: Path) -> None:
-    """Compares the file with the checksums it was written with, which `torch.load` does not."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from mmmask.components import components
 from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
-from mmmask.interfaces.component import validate_strictly
+from mmmask.interfaces.component import problems_of, validate_strictly
 from mmmask.interop.checkpoint_file import read_state
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import address_of, published
@@ -25,7 +25,7 @@ from mmmask.interop.runs import RunFolder, load_run
 from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.model import Model
-from mmmask_registry import MmmaskError, did_you_mean
+from mmmask_registry import MmmaskError
 
 DECODERS, HEADS = "objectives.masked.decoders", "objectives.masked.heads"
 """Keys of decoders and heads of the objective `masked`; its other weights are those of losses and maskers."""
@@ -37,30 +37,32 @@ class Report:
 
     Attributes:
         format: the name of the format.
-        loaded: {mmmask key: foreign keys}, as they were.
+        origin: {mmmask key: foreign keys it was made of}.
         converted: {foreign key: how it was changed}.
         unused: {foreign key: why it is not needed}.
         missing: {mmmask key: why it stays as the model was built}.
-        origin: {mmmask key: foreign keys it was made of}, loaded and converted.
         initialised: mmmask keys that the file should have had and lacks (`strict=False`).
     """
 
     format: str
-    loaded: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    origin: dict[str, tuple[str, ...]]
     converted: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    origin: dict[str, tuple[str, ...]] = field(default_factory=dict)
     initialised: tuple[str, ...] = ()
+
+    @property
+    def loaded(self) -> dict[str, tuple[str, ...]]:
+        """{mmmask key: foreign keys}, as they were."""
+        return {key: origin for key, origin in self.origin.items() if not self.converted.keys() & set(origin)}
 
     def __str__(self) -> str:
         lines = [
             f"format {self.format}: {len(self.loaded)} keys loaded, {len(self.converted)} of the file's converted, "
             f"{len(self.unused)} unused, {len(self.missing)} missing"
         ]
-        lines += [f"  converted  {key}: {how}" for key, how in self.converted.items()]
-        lines += [f"  unused  {key}: {why}" for key, why in self.unused.items()]
-        lines += [f"  missing  {key}: {why}" for key, why in self.missing.items()]
+        for word in ("converted", "unused", "missing"):
+            lines += [f"  {word}  {key}: {reason}" for key, reason in getattr(self, word).items()]
         return "\n".join(lines)
 
 
@@ -86,8 +88,7 @@ def load(
         options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads.
 
     Returns:
-        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a
-        `Classifier`.
+        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a `Classifier`.
 
     Raises:
         InteropError: it cannot be read, recognised or fitted.
@@ -104,42 +105,51 @@ def read(
         InteropError: it cannot be read, recognised or fitted; or, where `strict`, a key is neither used nor known to
             be useless.
     """
-    is_name = not isinstance(source, Mapping) and not Path(str(source)).exists()
-    if is_name and (named := published().get(str(source))):
-        source, format, options = address_of(named), format or named.format, {**named.options, **options}
-        strict = strict and not named.encoder_alone
-    if isinstance(source, str | Path):
+    if not isinstance(source, Mapping):
+        source = str(source)
+        if not os.path.exists(source) and (named := published().get(source)):
+            source, format, options = address_of(named), format or named.format, {**named.options, **options}
+            strict = strict and not named.encoder_alone
         if os.path.isdir(source):
-            return _read_run(str(source), format, strict, options)
+            return _read_run(source, format, strict, options)
         run = RunFolder(Path(source).parent.parent)
         if Path(source).parent == run.checkpoints and run.experiment_file.exists():
             raise InteropError(f"{source}: a checkpoint to go on training from; give the run's folder, {run.path}")
     state = read_state(source)
     name = format or _recognize(state)
-    format_class: type[Format] = components().get("format", name)
-    options = format_class.options_from(_config_beside(source)) | options
+    config = {} if isinstance(source, Mapping) else _config_beside(source)
+    options = components().get("format", name).options_from(config) | options
     try:
-        config = validate_strictly(format_class.Config, {"name": name, **_plain(options)})
-    except ValidationError as error:
-        known = [key for key in format_class.Config.model_fields if key != "name"]
-        raise InteropError(_option_problem(name, error, known)) from None
-    try:
-        foreign = format_class(config).read(state)
+        foreign = make_format(name, options).read(state)
     except ValueError as error:  # a component that the file asks for cannot be of that size
         raise error if isinstance(error, MmmaskError) else InteropError(f"format {name}: {error}") from error
-    model = _build(foreign.settings, f"format {name}")
-    model.to(_widest(foreign.state.values()))
+    settings = model_settings(foreign.settings, f"format {name}")
+    model = build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
+    dtypes = (tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point())
+    model.to(reduce(torch.promote_types, dtypes))  # the widest
     expected = model.state_dict()
     if not strict:
         foreign = _lenient(state, foreign, expected)
     _check(name, state, foreign, expected)
     model.load_state_dict({**expected, **foreign.state})
-    converted = set(foreign.converted)
-    loaded = {key: origin for key, origin in foreign.origin.items() if not converted.intersection(origin)}
     # what a strict reading leaves as built is right so
     initialised = () if strict else tuple(foreign.keeps)
-    report = Report(name, loaded, foreign.converted, foreign.unused, foreign.keeps, foreign.origin, initialised)
-    return Loaded(model, report)
+    return Loaded(model, Report(name, foreign.origin, foreign.converted, foreign.unused, foreign.keeps, initialised))
+
+
+def make_format(name: str, options: Mapping[str, object]) -> Format:
+    """A format with its options; None stands for one that is not given.
+
+    Raises:
+        InteropError: all options that it does not have or that cannot be so.
+    """
+    format_class: type[Format] = components().get("format", name)
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return format_class(validate_strictly(format_class.Config, {"name": name, **given}))
+    except ValidationError as error:
+        lines = [f"format {name}: option {problem}" for problem in problems_of(error)]
+        raise InteropError("\n".join(lines)) from None
 
 
 def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[str, object]) -> Loaded:
@@ -153,7 +163,7 @@ def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[st
         )
     run = load_run(folder)
     keys = {key: (key,) for key in run.model.state_dict()}
-    return Loaded(run.model, Report(f"run (step {run.step})", keys, origin=keys))
+    return Loaded(run.model, Report(f"run (step {run.step})", keys))
 
 
 def model_settings(data: Mapping[str, Any], where: str) -> Experiment | ClassifierSettings:
@@ -171,13 +181,7 @@ def model_settings(data: Mapping[str, Any], where: str) -> Experiment | Classifi
     try:
         return validate_strictly(ClassifierSettings, dict(data))
     except ValidationError as error:
-        lines = [f"{where}: {'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
-        raise InteropError("\n".join(lines)) from None
-
-
-def _build(data: Mapping[str, Any], where: str) -> Model | Classifier:
-    settings = model_settings(data, where)
-    return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
+        raise InteropError("\n".join(f"{where}: {problem}" for problem in problems_of(error))) from None
 
 
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:
@@ -202,12 +206,12 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
         )
         missing = [key for key in missing if key not in decoder]
     problems += [f"{key}: needed, not in the file" for key in missing]
-    problems += [f"{key}: not a key of the model" for key in foreign.state if key not in expected]
-    problems += [
-        f"{', '.join(foreign.origin[key])}: shape {tuple(tensor.shape)}, the model has {tuple(expected[key].shape)}"
-        for key, tensor in foreign.state.items()
-        if key in expected and tensor.shape != expected[key].shape
-    ]
+    for key, tensor in foreign.state.items():
+        if key not in expected:
+            problems.append(f"{key}: not a key of the model")
+        elif tensor.shape != (shape := expected[key].shape):
+            names = ", ".join(foreign.origin[key])
+            problems.append(f"{names}: shape {tuple(tensor.shape)}, the model has {tuple(shape)}")
     if problems:
         raise InteropError("\n".join(f"format {name}: {problem}" for problem in problems))
 
@@ -230,35 +234,10 @@ def _recognize(state: Mapping[str, Tensor]) -> str:
     return names[0]
 
 
-def _config_beside(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+def _config_beside(file: str | Path) -> Mapping[str, Any]:
     """The `config.json` in the folder of a file, which says what no key does; empty where there is none."""
-    if isinstance(source, Mapping):
-        return {}
     try:
-        config = json.loads((Path(str(source)).parent / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((Path(file).parent / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _widest(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The dtype that holds all floating point tensors."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors if tensor.is_floating_point()))
-
-
-def _plain(options: Mapping[str, object]) -> dict[str, object]:
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in options.items() if value is not None
-    }
-
-
-def _option_problem(name: str, error: ValidationError, known: list[str]) -> str:
-    lines = []
-    for detail in error.errors():
-        option = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            listed = f"Known: {', '.join(known)}" if known else "It has none"
-            lines.append(f"format {name}: no option is called {option!r}.{did_you_mean(option, known)} {listed}")
-        else:
-            lines.append(f"format {name}: option {option}: {detail['msg']}, not {detail['input']!r}")
-    return "\n".join(lines)

@@ -44,21 +44,19 @@ class OwnFormat(Format):
         Raises:
             InteropError: there are no settings, or they cannot be read.
         """
+        where = f"format {self.config.name}: {SETTINGS}"
         if SETTINGS not in state:
-            raise InteropError(f"format {self.config.name}: {SETTINGS} is missing; write files with `mmmask convert`")
+            raise InteropError(f"{where} is missing; write files with `mmmask convert`")
         try:
             settings = json.loads(bytes(state[SETTINGS].tolist()))
         except (ValueError, TypeError) as error:
-            raise InteropError(f"format {self.config.name}: {SETTINGS} cannot be read: {error}") from error
+            raise InteropError(f"{where} cannot be read: {error}") from error
         if not isinstance(settings, dict):
-            raise InteropError(f"format {self.config.name}: {SETTINGS} holds no settings")
+            raise InteropError(f"{where} holds no settings")
         origin = {_key_of_today(key): (key,) for key in state if key != SETTINGS}
-        return ForeignWeights(
-            _settings_of_today(settings),
-            {key: state[earlier] for key, (earlier,) in origin.items()},
-            origin,
-            unused={SETTINGS: "what the model was built from"},
-        )
+        weights = {key: state[earlier] for key, (earlier,) in origin.items()}
+        unused = {SETTINGS: "what the model was built from"}
+        return ForeignWeights(_settings_of_today(settings), weights, origin, unused=unused)
 
     def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
         """All weights, and the settings."""

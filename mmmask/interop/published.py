@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmmask.components import components
 from mmmask.interop.errors import InteropError
@@ -23,7 +24,10 @@ class Published:
     description: str = ""
     by_hand: bool = False
     encoder_alone: bool = False
-    options: dict[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", dict(self.options or {}))  # a plugin may say None
 
 
 def published(report: Callable[[str], None] = lambda problem: None) -> dict[str, Published]:
@@ -35,17 +39,13 @@ def published(report: Callable[[str], None] = lambda problem: None) -> dict[str,
     """
     found: dict[str, Published] = {}
 
-    def publish(
-        name: str, address: str, format: str, licence: str, description: str = "", by_hand: bool = False,
-        encoder_alone: bool = False, options: Mapping[str, object] | None = None,
-    ) -> None:  # fmt: skip
+    def publish(supplier: str, name: str, *described: Any, **more: Any) -> None:  # noqa: ANN401
         if name in found:
             report(f"two plugins publish a checkpoint under the name {name!r}: the first is taken")
         else:
-            own = dict(options or {})
-            found[name] = Published(name, address, format, licence, description, by_hand, encoder_alone, own)
+            found[name] = Published(name, *described, **more)
 
-    components().ask_every_plugin("publish_checkpoints", lambda supplier: publish, report)
+    components().ask_every_plugin("publish_checkpoints", publish, report)
     return dict(sorted(found.items()))
 
 

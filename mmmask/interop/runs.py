@@ -35,8 +35,8 @@ class RunFolder:
         """The experiment of the run.
 
         Raises:
-            MmmaskError: there is no run here, or its experiment cannot be read; the message names the plugins that the
-                run was trained with and that are not installed.
+            MmmaskError: there is no run here, or its experiment cannot be read; plugins of the run that are not
+                installed are named.
         """
         if not self.experiment_file.is_file():
             raise MmmaskError(f"{self.path}: no run here (there is no {self.experiment_file.name} in it)")
@@ -64,7 +64,7 @@ class Run:
 
     Attributes:
         output: the folder.
-        experiment: what was trained, every default filled in.
+        experiment: every default filled in.
         outcome: `finished` or `interrupted` right after training, `loaded` when opened later.
     """
 
@@ -126,9 +126,8 @@ def load_run(output: str | Path) -> Run:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a log of one JSON object a line, if there is one; a last line that was cut off is dropped."""
     lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:

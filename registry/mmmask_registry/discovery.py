@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import pluggy
+from mmmask_registry.errors import MmmaskError, reason_of
 
-from mmmask_registry.errors import MmmaskError
+Add = Callable[[object, str, str], None]
+"""Takes a plugin, its name and its supplier; what it raises is the plugin's fault."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,12 @@ class BrokenPlugin:
 
 
 def load_entry_points(
-    manager: pluggy.PluginManager,
-    group: str,
-    started: Callable[[str, str], None],
-    entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
+    group: str, add: Add, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
 ) -> list[BrokenPlugin]:
-    """Imports and registers every plugin of an entry-point group.
+    """Imports and adds every plugin of an entry-point group, as `distribution:name`; returns those that failed.
 
     Args:
-        manager: where the plugins are registered, under `distribution:name`, so two distributions never shadow
-            each other silently.
-        started: called as `started(plugin name, distribution)` right after a plugin is registered; what it raises
-            counts as the plugin's fault.
         entry_points: instead of the installed ones (tests pass their own).
-
-    Returns:
-        The plugins that failed; each is unregistered again.
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=group)
@@ -53,24 +44,18 @@ def load_entry_points(
 
     for point in sorted(entry_points, key=order):
         supplier = point.dist.name if point.dist else point.value
-        plugin_name = f"{supplier}:{point.name}"
         try:
-            plugin = point.load()
-            manager.register(plugin, plugin_name)
-            manager.check_pending()  # a misspelt hook is otherwise ignored
-            started(plugin_name, supplier)
+            add(point.load(), f"{supplier}:{point.name}", supplier)
         except (Exception, SystemExit) as error:  # whatever a third party's module raises is its own problem only
-            if manager.has_plugin(plugin_name):
-                manager.unregister(name=plugin_name)
-            broken.append(BrokenPlugin(point.name, supplier, _one_line(error)))
+            broken.append(BrokenPlugin(point.name, supplier, reason_of(error)))
     return broken
 
 
-def load_plugin_file(path: str) -> ModuleType:
-    """Imports a Python file by its path, for `--plugin my_maskers.py`.
+def load_plugin_file(path: str, add: Add) -> ModuleType:
+    """Imports and adds a Python file by its path, for `--plugin my_maskers.py`.
 
     Raises:
-        MmmaskError: there is no such file, or importing it failed.
+        MmmaskError: there is no such file, or importing or adding it failed.
     """
     file = Path(path)
     if not file.is_file():
@@ -84,14 +69,7 @@ def load_plugin_file(path: str) -> ModuleType:
     sys.modules[name] = module  # before execution, so that its classes can be pickled
     try:
         spec.loader.exec_module(module)
-    except MmmaskError:
-        raise
+        add(module, path, path)
     except (Exception, SystemExit) as error:
-        raise MmmaskError(f"--plugin {path}: {_one_line(error)}") from error
+        raise MmmaskError(f"--plugin {path}: {reason_of(error)}") from error
     return module
-
-
-def _one_line(error: BaseException) -> str:
-    """Reason of a failure in one line; our own messages need no name of a class before them."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, MmmaskError) else f"{type(error).__name__}: {text}"

@@ -40,3 +40,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'tube'?`, or nothing where no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def reason_of(error: BaseException) -> str:
+    """A failure in one line; our own messages need no name of a class before them."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, MmmaskError) else f"{type(error).__name__}: {text}"

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 
-def lazy_attributes(
-    package: str, homes: Mapping[str, Iterable[str]], submodules: Iterable[str] = ()
-) -> Callable[[str], Any]:
-    """`__getattr__` of a package.
+def lazy_attributes(package: str) -> Callable[[str], Any]:
+    """`__getattr__` of a package: the names that its source imports, those under `if TYPE_CHECKING:` included.
 
-    Args:
-        package: its name.
-        homes: {module: names that it defines and the package offers}.
-        submodules: names of modules below the package that it offers as they are.
+    So each stands once, where type checkers see it too.
     """
-    sources = {name: module for module, names in homes.items() for name in names}
-    modules = frozenset(submodules)
+
+    @cache
+    def homes() -> dict[str, str]:
+        source = ast.parse(inspect.getsource(sys.modules[package]))
+        imports = [node for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
+        return {alias.name: node.module or "" for node in imports for alias in node.names}
 
     def attribute(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-        if name in modules:
-            return importlib.import_module(f"{package}.{name}")
-        if name not in sources:
+        home = None if name.startswith("__") else homes().get(name)
+        if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(sources[name]), name)
+        if home == package:  # one of its modules
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(home), name)
 
     return attribute

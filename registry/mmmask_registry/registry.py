@@ -1,28 +1,26 @@
-"""A typed registry that imports a class only when it is asked for."""
+"""A registry that imports a class only when it is asked for."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Any
 
-from mmmask_registry.errors import BrokenComponent, DuplicateName, UnknownName
-
-T = TypeVar("T")
+from mmmask_registry.errors import BrokenComponent, DuplicateName, UnknownName, reason_of
 
 
 @dataclass(frozen=True)
-class Entry(Generic[T]):
+class Entry:
     """One registered name: the class or its import path, who supplies it, and one line about it."""
 
     name: str
-    target: type[T] | str
+    target: type[Any] | str
     supplier: str
-    description: str = ""
+    description: str
 
 
-class Registry(Generic[T]):
+class Registry:
     """Names of one kind of component.
 
     Args:
@@ -30,31 +28,20 @@ class Registry(Generic[T]):
         interface: the abstract class of the entries, or its import path `package.module:Class`.
     """
 
-    def __init__(self, kind: str, interface: type[T] | str) -> None:
+    def __init__(self, kind: str, interface: type[Any] | str) -> None:
         self.kind = kind
         self._interface = interface
-        self._entries: dict[str, Entry[T]] = {}
+        self._entries: dict[str, Entry] = {}
 
     def register(
-        self, name: str, target: type[T] | str, *, supplier: str, description: str = "", replace: bool = False
+        self, name: str, target: type[Any] | str, *, supplier: str, description: str = "", replace: bool = False
     ) -> None:
         """Adds a name.
 
         Args:
             target: the class, or `package.module:Class`, which is imported on first use.
+            description: by default the first line of a class's docstring.
             replace: a name of the same supplier may be registered again (a notebook's cell run twice).
-
-        Raises:
-            DuplicateName: the name is taken; the message says by whom.
-            ValueError: the name is empty or the import path lacks its colon.
-        """
-        self.check(name, target, supplier=supplier, replace=replace)
-        if not description and not isinstance(target, str):
-            description = (target.__doc__ or "").strip().split("\n")[0]
-        self._entries[name] = Entry(name, target, supplier, description)
-
-    def check(self, name: str, target: type[T] | str, *, supplier: str, replace: bool = False) -> None:
-        """Raises what `register` would raise; adds nothing.
 
         Raises:
             DuplicateName: the name is taken; the message says by whom.
@@ -65,6 +52,9 @@ class Registry(Generic[T]):
         taken = self._entries.get(name)
         if taken and not (replace and taken.supplier == supplier):
             raise DuplicateName(self.kind, name, taken.supplier, supplier)
+        if not description and not isinstance(target, str):
+            description = (target.__doc__ or "").strip().split("\n")[0]
+        self._entries[name] = Entry(name, target, supplier, description)
 
     def unregister(self, name: str) -> None:
         """Forgets a name.
@@ -72,10 +62,9 @@ class Registry(Generic[T]):
         Raises:
             UnknownName: there is no such name.
         """
-        self.entry(name)
-        del self._entries[name]
+        del self._entries[self.entry(name).name]
 
-    def entry(self, name: str) -> Entry[T]:
+    def entry(self, name: str) -> Entry:
         """The entry of a name, without importing anything.
 
         Raises:
@@ -85,7 +74,7 @@ class Registry(Generic[T]):
             raise UnknownName(self.kind, name, self._entries)
         return self._entries[name]
 
-    def get(self, name: str) -> type[T]:
+    def get(self, name: str) -> type[Any]:
         """The class of a name, imported now if it was not yet.
 
         Raises:
@@ -93,19 +82,17 @@ class Registry(Generic[T]):
             BrokenComponent: it cannot be imported, or is not a subclass of the interface.
         """
         entry = self.entry(name)
-        found = _import(entry.target, f"{self.kind} {name!r} of {entry.supplier}")
+        label = f"{self.kind} {name!r} of {entry.supplier}"
+        found = _import(entry.target, label)
         interface = _import(self._interface, f"the interface of {self.kind}")
-        if not (isinstance(found, type) and issubclass(found, cast(type, interface))):
-            raise BrokenComponent(
-                f"{self.kind} {name!r} of {entry.supplier}: {entry.target!r} is not a subclass of "
-                f"{getattr(interface, '__name__', interface)}."
-            )
-        return cast("type[T]", found)
+        if not (isinstance(found, type) and issubclass(found, interface)):
+            raise BrokenComponent(f"{label}: {entry.target!r} is not a subclass of {interface.__name__}.")
+        return found
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def __iter__(self) -> Iterator[Entry[T]]:
+    def __iter__(self) -> Iterator[Entry]:
         """The entries, sorted by name."""
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
@@ -113,11 +100,11 @@ class Registry(Generic[T]):
         return len(self._entries)
 
 
-def _import(target: object, what: str) -> object:
+def _import(target: type[Any] | str, label: str) -> Any:  # noqa: ANN401 - whatever the path leads to
     if not isinstance(target, str):
         return target
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a plugin's module may raise anything at all while it is imported
-        raise BrokenComponent(f"{what}: importing {target} failed: {type(error).__name__}: {error}") from error
+        raise BrokenComponent(f"{label}: importing {target} failed: {reason_of(error)}") from error

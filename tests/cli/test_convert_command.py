@@ -285,7 +285,7 @@ def test_sources_that_cannot_be_read(cli, mistake, checkpoint, tmp_path):
     )
     save_file({"a": torch.ones(1)}, tmp_path / "odd.safetensors")
     assert "is of no known format; give --format, one of: " in refused(tmp_path / "odd.safetensors")
-    assert refused(checkpoint, "num_head=4").startswith("format mmmask: no option is called 'num_head'.")
+    assert refused(checkpoint, "num_head=4").startswith("format mmmask: option num_head: unknown key.")
     assert refused(checkpoint, "num_heads") == "override: 'num_heads' is not `key.path=value`"
     assert refused(checkpoint, "format=mae") == "format=mae: no option of a format; give --format"
     assert refused(checkpoint, "--format", "mea").startswith("no format is named 'mea'. Did you mean 'mae'?")

@@ -307,7 +307,7 @@ def test_words_with_an_equals_sign_are_options_unless_they_are_files(
     assert cli("extract", checkpoint, "size=3.jpg", "-o", "f.safetensors").code == 0
     assert paths_of("f.safetensors") == {"images": ["size=3.jpg"]}
     message = mistake("extract", checkpoint, "size=3.jpg", "size=4", "-o", "g.safetensors")
-    assert message.startswith("format mmmask: no option is called 'size'.")
+    assert message.startswith("format mmmask: option size: unknown key.")
     assert mistake("extract", checkpoint, "size=4", "-o", "g.safetensors") == (
         "INPUT: name at least one file or folder, or give --source or --split; size=4 is an option, as no file is "
         "called so"
@@ -316,7 +316,7 @@ def test_words_with_an_equals_sign_are_options_unless_they_are_files(
         assert mistake("extract", checkpoint, missing, "-o", "g.safetensors") == f"{missing}: there is no such file"
     for value in ("1.5", "1.e6", "[1,2]", "token", "size=3.jpg"):  # the last is a file, for an option that takes one
         message = mistake("extract", checkpoint, "size=3.jpg", f"stats={value}", "-o", "g.safetensors")
-        assert message.startswith("format mmmask: no option is called 'stats'.")
+        assert message.startswith("format mmmask: option stats: unknown key.")
 
 
 def test_inputs_that_cannot_be(mistake, checkpoint, tuned, pictures, corpus, tmp_path):

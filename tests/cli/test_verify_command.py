@@ -56,7 +56,7 @@ def test_what_cannot_be_verified(mistake):
     assert mistake("verify", "masker", "rndom").startswith("no masker is named 'rndom'. Did you mean 'random'?")
     assert mistake("verify", "maskr", "random").startswith("no kind of component is named 'maskr'.")
     assert mistake("verify", "masker", "random", "mask_rtio=0.5") == (
-        "masker random: mask_rtio: no setting of that name. Did you mean 'mask_ratio'? Known: mask_ratio, round_down"
+        "masker random: mask_rtio: unknown key. Did you mean 'mask_ratio'? Known: name, mask_ratio, round_down"
     )
     assert mistake("verify", "masker", "random", "mask_ratio=7").startswith("masker random: mask_ratio: ")
 

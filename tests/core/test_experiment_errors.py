@@ -1,9 +1,14 @@
 """Experiments: every mistake with its key path, all at once; what is valid survives a round trip."""
 
 import pytest
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
+import mmmask
+from mmmask.components import components
 from mmmask.experiment import ExperimentError, experiment_from_data, load_experiment
 from mmmask.experiment.compose import parse_yaml, published_experiments
+from mmmask.interfaces import Masker
 from mmmask_registry import MmmaskError
 
 
@@ -109,6 +114,32 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
 def test_wrong_values(problems, key, value, problem):
     (found,) = problems(**{key: value})
     assert found.startswith(problem)
+
+
+class Particular(Masker):
+    """Its settings raise a kind of error of their own."""
+
+    class Config(Masker.Config):
+        cells: int = 0
+
+        @field_validator("cells")
+        @classmethod
+        def even(cls, cells):
+            raise PydanticCustomError("odd_cells", "should be {parity}, as {{cells}} are pairs", {"parity": "even"})
+
+    def scores(self, context): ...
+    def num_masked(self, grid, step): ...
+
+
+def test_an_error_of_a_plugins_own_kind_is_said_as_the_plugin_says_it(problems):
+    mmmask.register("masker", "particular", Particular)
+    try:
+        found = problems(streams__long__masker={"name": "particular", "cells": 3}, modle={})
+    finally:
+        components().registry("masker").unregister("particular")
+    unknown, particular = sorted(found)
+    assert unknown.startswith("modle: unknown key.")
+    assert particular.startswith("streams.long.masker.cells: should be even, as {")
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ class TestOwnFiles:
         assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
     def test_the_ending_says_what_it_is(self, tmp_path, weights):
-        with pytest.raises(InteropError, match="let its name end in .safetensors"):
+        with pytest.raises(InteropError, match="let the name end in .safetensors"):
             save(load(weights("mae"), **SIZES), tmp_path / "model.pt")
 
     @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ class TestOwnFiles:
         [
             (b"no json", f"{SETTINGS} cannot be read"),
             (b"[1]", f"{SETTINGS} holds no settings"),
-            (json.dumps({"classes": 3}).encode(), "format mmmask: encoder: Field required"),
+            (json.dumps({"classes": 3}).encode(), "format mmmask: encoder: required, and not given"),
             (json.dumps({"model": {}}).encode(), "required, and not given"),
         ],
     )

@@ -387,8 +387,8 @@ def test_heads_that_no_key_tells_are_asked_for(refused):
 
 def test_options_are_checked_by_name_and_type(refused):
     message = refused(num_frame=8, size="32", format="omnimae")
-    assert "format omnimae: no option is called 'num_frame'. Did you mean 'num_frames'? Known: " in message
-    assert "format omnimae: option size: Input should be a valid integer, not '32'" in message
+    assert "format omnimae: option num_frame: unknown key. Did you mean 'num_frames'? Known: " in message
+    assert "format omnimae: option size: should be a valid integer, not '32'" in message
 
 
 def test_heads_must_divide_the_width(refused):
