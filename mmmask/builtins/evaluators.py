@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.builtins.objectives.masked import MaskedPlan, masked_objective
+from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
 from mmmask.interfaces import Batch, Evaluator
 from mmmask.model.model import Model
+from mmmask_registry import MmmaskError
 
 
 class ReconstructionEvaluator(Evaluator):
@@ -28,7 +29,11 @@ class ReconstructionEvaluator(Evaluator):
 
     def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
         super().__init__(config, model, stream)
-        self.objective = masked_objective("evaluator 'reconstruction'", model.objective(stream))
+        self.objective = objective = model.objective(stream)
+        if not isinstance(objective, MaskedObjective):
+            raise MmmaskError(
+                f"evaluator 'reconstruction' is for streams of the objective 'masked', not {type(objective).__name__}"
+            )
         self._sums = {"loss": 0.0, "loss_shuffled": 0.0, "loss_baseline": 0.0, "error": 0.0, "error_baseline": 0.0}
         self._counts = dict.fromkeys(self._sums, 0.0)
         self._lowest, self._highest = math.inf, -math.inf
@@ -48,7 +53,7 @@ class ReconstructionEvaluator(Evaluator):
             swapped = replace(plan, inputs={stream: replace(seen, parts=(replace(seen.part, tokens=shuffled),))})
             latents = self.model.latents({"": swapped})
             self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
-        guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
+        guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.inputs[stream].mask)
         if guess is not None:
             self._add_loss("loss_baseline", plan, guess)
         if self.model.modalities[stream].spec.vocab_size is None:
@@ -71,7 +76,7 @@ class ReconstructionEvaluator(Evaluator):
 
     def _add_errors(self, plan: MaskedPlan, predictions: Tensor) -> None:
         """Squared errors of predictions and of the modality's baseline on counted tokens, raw."""
-        stream, tokens, mask = self.stream, plan.tokens[self.stream], plan.masks[self.stream]
+        stream, tokens, mask = self.stream, plan.tokens[self.stream], plan.inputs[self.stream].mask
         try:
             restored = self.objective.restore(plan, stream, predictions)
         except NotImplementedError:
