@@ -173,6 +173,9 @@ class TestOtherPeoplesFormats:
         load(path, "configured")
         load(path, "configured", size=9)
         (path.parent / "config.json").write_text("damaged")
+        with pytest.raises(InteropError, match=r"config\.json: .* cannot be read"):
+            load(path, "configured")
+        (path.parent / "config.json").unlink()
         load(path, "configured")
         assert seen == [(7, 5), (7, 9), (0, 0)]
 
