@@ -53,7 +53,7 @@ class ReconstructionEvaluator(Evaluator):
             swapped = replace(plan, inputs={stream: replace(seen, parts=(replace(seen.part, tokens=shuffled),))})
             latents = self.model.latents({"": swapped})
             self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
-        guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.inputs[stream].mask)
+        guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
         if guess is not None:
             self._add_loss("loss_baseline", plan, guess)
         if self.model.modalities[stream].spec.vocab_size is None:
@@ -76,7 +76,7 @@ class ReconstructionEvaluator(Evaluator):
 
     def _add_errors(self, plan: MaskedPlan, predictions: Tensor) -> None:
         """Squared errors of predictions and of the modality's baseline on counted tokens, raw."""
-        stream, tokens, mask = self.stream, plan.tokens[self.stream], plan.inputs[self.stream].mask
+        stream, tokens, mask = self.stream, plan.tokens[self.stream], plan.masks[self.stream]
         try:
             restored = self.objective.restore(plan, stream, predictions)
         except NotImplementedError:

@@ -45,9 +45,14 @@ LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
 @dataclass(frozen=True)
 class MaskedPlan(Plan):
-    """A plan, and in training the noise of every stream's decoder; masks are those of the inputs."""
+    """A plan, and in training the noise of every stream's decoder."""
 
     noises: Mapping[str, Noise]
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """{stream: its mask}, which is that of its input."""
+        return {name: part.mask for name, part in self.inputs.items()}
 
 
 class MaskedObjective(Objective):
@@ -139,7 +144,7 @@ class MaskedObjective(Objective):
 
     def term(self, plan: MaskedPlan, stream: str, predictions: Tensor) -> LossTerm:
         """The summed error of predictions (batch, predicted, dim) for a stream; float32 or wider."""
-        loss, mask = self.loss_of[stream], plan.inputs[stream].mask
+        loss, mask = self.loss_of[stream], plan.masks[stream]
         with full_precision(predictions.device):
             error = loss.error(predictions, loss.target(plan.tokens[stream], mask.predicted))
             if self.training and mask.scores is not None:
@@ -149,7 +154,7 @@ class MaskedObjective(Objective):
 
     def restore(self, plan: MaskedPlan, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:
         """Predictions as raw content, float32: (batch, predicted, content_dim); see `Loss.restore`."""
-        mask = plan.inputs[stream].mask
+        mask = plan.masks[stream]
         with full_precision(predictions.device):
             statistics = None if true_statistics else mask.visible
             return self.loss_of[stream].restore(predictions.float(), plan.tokens[stream], mask.predicted, statistics)

@@ -153,6 +153,10 @@ class SwinEncoder(Encoder):
             """Blocks of each stage."""
             return [depth if self.depth is None else self.depth for depth in self.depths]
 
+        def planes(self, grid: Grid) -> list[Grid]:
+            """Height and width of each stage's plane, for a grid of tokens: the last is the grid itself."""
+            return [tuple(side * self.cells // 2**stage for side in grid) for stage in range(len(self.depths))]
+
         def windows(self, grid: Grid) -> list[int]:
             """Side of each stage's windows for a grid of tokens: the largest up to `window` that cuts its plane evenly.
 
@@ -162,8 +166,7 @@ class SwinEncoder(Encoder):
                 GridError: only single patches cut a plane evenly, and nothing would attend to anything.
             """
             sides = []
-            for stage in range(len(self.depths)):
-                height, width = (extent * self.cells // 2**stage for extent in grid)
+            for stage, (height, width) in enumerate(self.planes(grid)):
                 common = math.gcd(height, width)
                 side = next(side for side in range(min(self.window, common), 0, -1) if common % side == 0)
                 if side == 1 and max(height, width) > 1 and self.window > 1:

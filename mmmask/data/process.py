@@ -9,19 +9,19 @@ import os
 import pickle
 import resource
 import signal
+import sys
 import threading
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from torch import multiprocessing  # Python's own, with tensors sent as shared m
 
 from mmmask.data.order import Draw
 from mmmask.data.samples import LoadedBatch, SampleLoader
+from mmmask.experiment.settings import DataSettings
+from mmmask.interfaces import BadSample, Sample, Source
 from mmmask_registry import MmmaskError
 
 GRACE = 5.0
@@ -53,36 +55,75 @@ class WorkerProcessEnded(MmmaskError):
     """The processes that load samples have ended, or cannot be started."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one sample.
+@contextmanager
+def guarded(loaders: Mapping[str, SampleLoader], data: DataSettings) -> Iterator[Mapping[str, Loads]]:
+    """The loaders, but their samples are loaded by worker processes; the loaders themselves where that cannot be.
 
-    Attributes:
-        seconds: longest time to load it; None for any.
-        memory: most bytes allocated by a worker; None for any.
+    Raises:
+        WorkerProcessEnded: `data.process` is true, and a source or a preparation cannot be pickled.
     """
+    wanted = (data.workers > 0 and sys.platform == "linux") if data.process is None else data.process
+    try:
+        processes = WorkerProcesses(loaders, data) if wanted and loaders else None
+    except WorkerProcessEnded:
+        if data.process:
+            raise
+        processes = None  # nobody asked for them
+    if processes is None:
+        yield loaders
+        return
+    try:
+        yield {name: GuardedLoader(name, loader, processes) for name, loader in loaders.items()}
+    finally:
+        processes.close()
 
-    seconds: float | None = None
-    memory: int | None = None
+
+class Loads(Protocol):
+    """What loads samples of a stream: a `SampleLoader` or its guarded twin."""
+
+    source: Source
+    stream: str
+
+    def batch(self, draws: Sequence[Draw]) -> LoadedBatch:
+        """The samples of the draws, as `SampleLoader.batch`."""
+        ...
+
+    def plain(self, index: int) -> Sample:
+        """One sample, as `SampleLoader.plain`."""
+        ...
+
+
+class GuardedLoader:
+    """A loader whose samples are loaded by worker processes."""
+
+    def __init__(self, name: str, loader: SampleLoader, processes: WorkerProcesses) -> None:
+        self.name, self.source, self.stream, self.processes = name, loader.source, loader.stream, processes
+
+    def batch(self, draws: Sequence[Draw]) -> LoadedBatch:
+        """The samples of the draws, as `SampleLoader.batch`."""
+        return self.processes.call(self.name, "batch", draws)
+
+    def plain(self, index: int) -> Sample:
+        """One sample, as `SampleLoader.plain`."""
+        return self.processes.call(self.name, "plain", index)
 
 
 class WorkerProcesses:
-    """Loads the batches of all streams in processes of their own, `workers` for each stream.
+    """Loads the samples of all streams in processes of their own, `data.workers` for each stream.
 
-    What they load is what `SampleLoader.batch` gives here, bit for bit. A supervisor, forked before there are threads,
+    What they load is what a `SampleLoader` gives here, bit for bit. A supervisor, forked before there are threads,
     forks them. Where one ends while it loads a sample, or takes too long, another takes its place and its batch; a
     sample that does so twice is bad. All end when this object is closed, and when this process ends in whatever way.
 
     Args:
         loaders: {stream: loader}; copies of them load, so that no open file is shared.
-        workers: processes of each stream.
-        limits: of each sample.
+        data: number of workers, and the limits of a sample.
 
     Raises:
         WorkerProcessEnded: a source or a preparation cannot be pickled.
     """
 
-    def __init__(self, loaders: Mapping[str, SampleLoader], workers: int, limits: Limits) -> None:
+    def __init__(self, loaders: Mapping[str, SampleLoader], data: DataSettings) -> None:
         try:
             payload = pickle.dumps(dict(loaders))
         except Exception as error:  # whatever a plugin's object raises
@@ -91,8 +132,8 @@ class WorkerProcesses:
                 f"({type(error).__name__}: {error}). Set data.process: false, which loads in threads of this process."
             ) from error
         context = multiprocessing.get_context("fork")
-        pipes = [context.Pipe() for _ in range(workers * len(loaders))]
-        arguments = [theirs for _, theirs in pipes], payload, limits
+        pipes = [context.Pipe() for _ in range(data.workers * len(loaders))]
+        arguments = [theirs for _, theirs in pipes], payload, data
         self._process = context.Process(target=_supervise, args=arguments, daemon=True, name="mmmask samples")
         with warnings.catch_warnings():
             # a thread that holds a lock now holds it there for ever; what runs there takes none of this program's
@@ -111,16 +152,16 @@ class WorkerProcesses:
         """Number of the supervisor."""
         return self._process.pid
 
-    def load(self, stream: str, draws: list[Draw]) -> LoadedBatch:
-        """A batch, made there; several threads may wait at once.
+    def call(self, name: str, method: str, argument: object) -> Any:  # noqa: ANN401 - the method's result
+        """Calls a method of a loader there; several threads may wait at once.
 
         Raises:
-            MmmaskError: what went wrong there, for the user.
             WorkerProcessEnded: the processes have ended.
+            Exception: what the method raises, where it is for the user; RuntimeError with the traceback otherwise.
         """
         connection = self._idle.get()
         try:
-            request = next(self._numbers), stream, draws
+            request = next(self._numbers), name, method, argument
             connection.send(request)
             while True:
                 answered, answer = pickle.loads(connection.recv_bytes())
@@ -160,12 +201,12 @@ def _ending(code: int | None) -> str:
     return f"data.process: the processes that load samples ended with status {code}; see above. {hint}"
 
 
-def _supervise(connections: Sequence[Connection[Any, Any]], payload: bytes, limits: Limits) -> None:
+def _supervise(connections: Sequence[Connection[Any, Any]], payload: bytes, data: DataSettings) -> None:
     """Keeps a worker at every pipe until the pipes are closed from the other end."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process that trains decides
     _close_all_but(connections)
-    _Supervisor(connections, pickle.loads(payload), limits).run()
+    _Supervisor(connections, pickle.loads(payload), data).run()
 
 
 def _close_all_but(connections: Sequence[Connection[Any, Any]]) -> None:
@@ -186,9 +227,9 @@ class _Supervisor:
     """Forks workers. It has no thread and opens nothing, so that what it forks is as good as new."""
 
     def __init__(
-        self, connections: Sequence[Connection[Any, Any]], loaders: Mapping[str, SampleLoader], limits: Limits
+        self, connections: Sequence[Connection[Any, Any]], loaders: Mapping[str, SampleLoader], data: DataSettings
     ) -> None:
-        self.connections, self.loaders, self.limits = connections, dict(loaders), limits
+        self.connections, self.loaders, self.data = connections, dict(loaders), data
         self.streams = list(loaders)
         # (stream, sample, start in ns) of each worker, written by it and read here
         self.marks = np.frombuffer(mmap.mmap(-1, 24 * len(connections)), dtype=np.int64).reshape(-1, 3)
@@ -218,12 +259,12 @@ class _Supervisor:
         self.workers[pid] = number
 
     def _end_overdue(self) -> None:
-        if self.limits.seconds is None:
+        if self.data.sample_seconds is None:
             return
         now = time.monotonic_ns()
         for pid, number in self.workers.items():
             _, sample, since = self.marks[number]
-            if sample >= 0 and now - since > self.limits.seconds * 1e9:
+            if sample >= 0 and now - since > self.data.sample_seconds * 1e9:
                 self.overdue.add(pid)
                 os.kill(pid, signal.SIGKILL)
 
@@ -256,7 +297,7 @@ class _Supervisor:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             reason = f"the process that decoded it {how}, {CHANCES} times"
             if pid in self.overdue:
-                reason = f"not decoded within data.sample_seconds = {self.limits.seconds:g}, {CHANCES} times"
+                reason = f"not decoded within data.sample_seconds = {self.data.sample_seconds:g}, {CHANCES} times"
             self.loaders[self.streams[stream]].unusable[sample] = reason
 
     def _work(self, number: int) -> NoReturn:
@@ -267,13 +308,14 @@ class _Supervisor:
             if other != number:
                 connection.close()
         torch.set_num_threads(1)  # two workers on two cores must not start four threads of torch's own
-        if self.limits.memory is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (_allocated() + self.limits.memory,) * 2)
+        if self.data.sample_memory is not None:
+            most = _allocated() + int(self.data.sample_memory * 2**30)
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         connection, mark = self.connections[number], self.marks[number]
         dumps = ForkingPickler.dumps if _enough_shared_memory() else pickle.dumps
         with suppress(EOFError, OSError):  # the other end was closed
             while True:
-                request, name, draws = connection.recv()
+                request, name, method, argument = connection.recv()
                 stream = self.streams.index(name)
 
                 def watch(sample: int, stream: int = stream) -> None:
@@ -283,7 +325,7 @@ class _Supervisor:
 
                 loader = self.loaders[name]
                 loader.watch = watch
-                answer = _outcome(loader, draws)
+                answer = _outcome(getattr(loader, method), argument)
                 mark[1] = _IDLE
                 message = dumps((request, answer))
                 mark[1] = _SENDING
@@ -298,10 +340,12 @@ class _Supervisor:
         os._exit(1)
 
 
-def _outcome(loader: SampleLoader, draws: list[Draw]) -> LoadedBatch | Exception:
-    """A batch, or an error that can be sent: the user's, or one that says the same; any other as its traceback."""
+def _outcome(method: Callable[[Any], Any], argument: object) -> object:
+    """The result, or an error that can be sent: the user's, or one that says the same; any other as its traceback."""
     try:
-        return loader.batch(draws)
+        return method(argument)
+    except BadSample as error:
+        return BadSample(str(error))
     except MmmaskError as error:
         try:
             pickle.loads(pickle.dumps(error))

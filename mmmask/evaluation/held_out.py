@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mmmask.data.samples import SampleLoader
+from mmmask.data.process import Loads, guarded
+from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
 from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
 from mmmask.experiment.settings import Experiment
@@ -27,20 +28,29 @@ class HeldOut:
     """Evaluates and draws the streams of a run.
 
     Args:
-        loaders: {stream: loader of its training samples}, drawn where a stream has no held-out ones.
+        loaders: {stream: loader of its training samples}, a few of which are drawn where a stream has no held-out ones.
+
+    Attributes:
+        samples: {stream: what is evaluated and drawn}, decoded once.
+        bad: {stream: held-out samples that others replace}.
 
     Raises:
         SourceError: a held-out source is missing, empty, or holds no sample that can be decoded.
     """
 
     def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
-        self.model, self.experiment, self.loaders = model, experiment, loaders
-        self._held_out: dict[str, SampleLoader] = {}
-        for name, stream in experiment.streams.items():
-            if stream.held_out:
-                classes = loaders[name].classes if model.objective(name).needs_labels else None
-                self._held_out[name] = sample_loader(experiment, name, held_out=True, classes=classes)
-        self._samples: dict[str, list[Sample]] = {}
+        self.model, self.experiment = model, experiment
+        chosen = dict(loaders)
+        self.held_out = [name for name, stream in experiment.streams.items() if stream.held_out]
+        for name in self.held_out:
+            classes = loaders[name].classes if model.objective(name).needs_labels else None
+            chosen[name] = sample_loader(experiment, name, held_out=True, classes=classes)
+        self.samples: dict[str, list[Sample]] = {}
+        self.bad: dict[str, list[BadRecord]] = {}
+        with guarded(chosen, experiment.data) as guards:
+            for name, loader in guards.items():
+                count = experiment.training.evaluate.samples if name in self.held_out else PICTURED
+                self.samples[name], self.bad[name] = spread_samples(loader, count)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, Any]]:
@@ -48,8 +58,8 @@ class HeldOut:
         training = self.model.training
         self.model.eval()
         found = {}
-        for name in self._held_out:
-            samples = self.samples(name)
+        for name in self.held_out:
+            samples = self.samples[name]
             evaluators = self._evaluators(name)
             for first in range(0, len(samples), BATCH):
                 batch = self._batch(samples[first : first + BATCH])
@@ -64,7 +74,7 @@ class HeldOut:
         training = self.model.training
         drawn = {}
         for name in self.experiment.streams:
-            samples = self.samples(name)
+            samples = self.samples[name]
             batch = self._batch(samples[:: max(1, len(samples) // PICTURED)][:PICTURED])
             try:
                 tokens, found = reconstruct(self.model, name, batch)
@@ -77,16 +87,6 @@ class HeldOut:
         self.model.train(training)
         return drawn
 
-    def samples(self, stream: str) -> list[Sample]:
-        """Held-out samples of a stream, or a few to draw of its training source; decoded once."""
-        if stream not in self._samples:
-            if stream in self._held_out:
-                loader, count = self._held_out[stream], self.experiment.training.evaluate.samples
-            else:
-                loader, count = self.loaders[stream], PICTURED
-            self._samples[stream] = spread_samples(loader, count)
-        return self._samples[stream]
-
     def _batch(self, samples: list[Sample]) -> Batch:
         device = next(self.model.parameters()).device
         return Batch.of(samples).map(lambda part: part.to(device))
@@ -98,8 +98,8 @@ class HeldOut:
         return [build("evaluator", config, model=self.model, stream=stream) for config in chosen]
 
 
-def spread_samples(loader: SampleLoader, count: int) -> list[Sample]:
-    """Samples from all over a source that can be decoded, prepared without randomness.
+def spread_samples(loader: Loads, count: int) -> tuple[list[Sample], list[BadRecord]]:
+    """Samples from all over a source that can be decoded, prepared without randomness; and those that cannot.
 
     Evenly spaced first, as sources are often sorted by label; then whichever are needed in place of bad ones.
 
@@ -107,7 +107,7 @@ def spread_samples(loader: SampleLoader, count: int) -> list[Sample]:
         SourceError: not one can be decoded.
     """
     samples: list[Sample] = []
-    reason = ""
+    bad: list[BadRecord] = []
     size = len(loader.source)
     spaced = [number * size // count for number in range(count)] if count < size else []
     for index in dict.fromkeys([*spaced, *range(size)]):
@@ -116,7 +116,9 @@ def spread_samples(loader: SampleLoader, count: int) -> list[Sample]:
         try:
             samples.append(loader.plain(index))
         except BadSample as error:
-            reason = f"{loader.source.describe(index)}: {error}"
+            bad.append(BadRecord(loader.stream, loader.source.describe(index), str(error)))
     if not samples:
-        raise SourceError(f"streams.{loader.stream}: not one sample could be decoded; the last: {reason}")
-    return samples
+        raise SourceError(
+            f"streams.{loader.stream}: not one sample could be decoded; the last: {bad[-1].sample}: {bad[-1].reason}"
+        )
+    return samples, bad

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmmask.data.process import guarded
 from mmmask.data.samples import LoadedBatch
 from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
@@ -29,9 +30,10 @@ def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, int, f
     loader = sample_loader(experiment, stream)
     size = len(loader.source)
     count = min(settings.batch_size // settings.replicate, READ)
-    started = time.perf_counter()
-    batch = loader.batch([(0, index % size) for index in range(count)])
-    return batch, size, time.perf_counter() - started
+    with guarded({stream: loader}, experiment.data) as loaders:
+        started = time.perf_counter()
+        batch = loaders[stream].batch([(0, index % size) for index in range(count)])
+        return batch, size, time.perf_counter() - started
 
 
 def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:
