@@ -6,7 +6,8 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,24 +104,39 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
+    with written_whole(path) as partial:
         mode = partial.stat().st_mode
         # copies: safetensors refuses tensors that share memory
         state = {key: part.detach().cpu().contiguous().clone() for key, part in tensors.items()}
-        save_file(state, partial, dict(metadata))
+        try:
+            save_file(state, partial, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         partial.chmod(mode)  # safetensors makes its files private
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """An empty file to write, which gets its name when all went well, and is removed when not; folders are made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.touch()
+        yield partial
         partial.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def new_file(path: str | Path, endings: Sequence[str]) -> Path:
+def new_file(path: str | Path, endings: Sequence[str], overwrite: bool | None = None) -> Path:
     """A file that will be written. It is only looked for: folders are made when there is something to write.
+
+    Args:
+        overwrite: whether a file that is there is replaced; None: it never is.
 
     Raises:
         InteropError: its name ends in something else, it is there already, or nothing can be written there.
@@ -129,8 +145,11 @@ def new_file(path: str | Path, endings: Sequence[str]) -> Path:
     if target.suffix not in endings:
         raise InteropError(f"{path}: let the name end in {' or '.join(endings)}")
     try:
-        if target.exists():
-            raise InteropError(f"{path}: there is a file already; nothing is overwritten")
+        if target.is_dir():
+            raise InteropError(f"{path}: there is a folder of this name")
+        if target.exists() and not overwrite:
+            unless = "" if overwrite is None else " without overwrite=True"
+            raise InteropError(f"{path}: there is a file already; nothing is overwritten{unless}")
     except OSError as error:
         raise InteropError(f"{path}: cannot be written: {error.strerror}") from error
     folder = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
@@ -161,9 +180,7 @@ def read_plain(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file hol
     except FileNotFoundError:
         raise
     except Exception as error:  # torch.load raises half a dozen more kinds
-        raise InteropError(
-            f"not a file of plain weights, and nothing else is ever loaded: {_reason(error)}"
-        ) from error
+        raise InteropError(f"not a file of plain weights, and nothing else is ever loaded: {_reason(error)}") from error
 
 
 def _compare_checksums(path: str | Path) -> None:

@@ -25,7 +25,7 @@ from mmmask.interop.runs import RunFolder, load_run
 from mmmask.model.build import build_classifier, build_model
 from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.model import Model
-from mmmask_registry import MmmaskError, reason_of
+from mmmask_registry import MmmaskError
 
 DECODERS, HEADS = "objectives.masked.decoders", "objectives.masked.heads"
 """Keys of decoders and heads of the objective `masked`; its other weights are those of losses and maskers."""
@@ -244,5 +244,6 @@ def _config_beside(file: str | Path) -> Mapping[str, Any]:
     except (FileNotFoundError, NotADirectoryError):  # the latter of an address
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise InteropError(f"{path}: what no key tells cannot be read: {reason_of(error)}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise InteropError(f"{path}: cannot be read: {reason}; move it away and give its options instead") from error
     return config if isinstance(config, dict) else {}
