@@ -18,7 +18,7 @@ from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_ahead
 from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interop import Report
-from mmmask.interop.checkpoint_file import new_file, write_tensors
+from mmmask.interop.checkpoint_file import new_file, write_tensors, written_whole
 from mmmask.model.classifier import Classifier
 from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError, UnknownName
@@ -179,13 +179,7 @@ def _write_npz(path: Path, features: Features) -> None:
         f"{stream}.labels": np.array(["" if label is None else label for label in labels])
         for stream, labels in features.labels.items()
     }
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(partial, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)

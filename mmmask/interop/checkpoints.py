@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmmask.interop.checkpoint_file import first_line
+from mmmask.interop.checkpoint_file import read_plain
 from mmmask_registry import MmmaskError
 
 VERSION = 2
@@ -67,14 +66,12 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
-                with zipfile.ZipFile(path) as archive:  # compares checksums, which `torch.load` does not
-                    if damaged := archive.testzip():
-                        raise ValueError(f"{damaged} does not match its checksum")
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
-                reason = first_line(error)
-                reasons.append(f"{path}: {reason}")
-                warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=2)
+                state = read_plain(path)
+                if not isinstance(state, dict):
+                    raise CheckpointError(f"it holds a {type(state).__name__}")
+            except (MmmaskError, OSError) as error:
+                reasons.append(f"{path}: {error}")
+                warnings.warn(f"{path} is damaged ({error}); trying the one before it", stacklevel=2)
                 continue
             if state.get("version") != VERSION:
                 raise CheckpointError(

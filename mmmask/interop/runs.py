@@ -11,6 +11,7 @@ from typing import Any
 from mmmask.components import components
 from mmmask.experiment import Experiment, load_experiment
 from mmmask.experiment.errors import ExperimentError
+from mmmask.interop.checkpoint_file import misfits
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
@@ -91,9 +92,18 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """The model at the newest checkpoint, on the CPU, in evaluation mode."""
-        model = build_model(self.experiment, self.checkpoint["data"]["classes"])
-        model.load_state_dict(self.checkpoint["model"])
+        """The model at the newest checkpoint, on the CPU, in evaluation mode.
+
+        Raises:
+            MmmaskError: there is none, or it does not fit the model, as where a plugin changed since.
+        """
+        checkpoint = self.checkpoint
+        model = build_model(self.experiment, checkpoint["data"]["classes"])
+        state, expected = checkpoint["model"], model.state_dict()
+        problems = [f"{key}: needed, not in the checkpoint" for key in expected if key not in state]
+        if problems := problems + misfits(state, expected):
+            raise MmmaskError("\n".join(f"{self.output}: {problem}" for problem in problems))
+        model.load_state_dict(state)
         return model.eval()
 
     @property

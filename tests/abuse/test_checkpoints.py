@@ -55,14 +55,23 @@ def hostile_archive(folder: Path):
 
 
 def own_pickle(where):
-    """A preparation: `x.pt`, own weights with one byte of the file changed."""
+    """A preparation: `x.pt`, own weights with one byte of one part changed; between parts is padding."""
 
     def prepare(folder: Path):
+        import zipfile
+
         import torch
         from safetensors.torch import load_file
 
-        torch.save(load_file(folder / "own.safetensors"), folder / "x.pt")
-        damaged("x.pt", "x.pt", where)(folder)
+        path = folder / "x.pt"
+        torch.save(load_file(folder / "own.safetensors"), path)
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+        part = parts[int(len(parts) * where)]
+        content = bytearray(path.read_bytes())
+        name, extra = (int.from_bytes(content[part.header_offset + at :][:2], "little") for at in (26, 28))
+        content[part.header_offset + 30 + name + extra + part.file_size // 2] ^= 1
+        path.write_bytes(content)
 
     return prepare
 
@@ -116,6 +125,33 @@ def integers(weights):
     weights["encoder.blocks.0.attn.proj.bias"] = weights["encoder.blocks.0.attn.proj.bias"].int()
 
 
+def float8(weights):
+    import torch
+
+    weights["encoder.blocks.0.attn.proj.bias"] = weights["encoder.blocks.0.attn.proj.bias"].to(torch.float8_e4m3fn)
+
+
+def sized(key, value):
+    """A change: the settings ask for another size."""
+
+    def change(weights):
+        import json
+
+        import torch
+
+        settings = json.loads(bytes(weights["mmmask.settings"].tolist()))
+        settings["model"]["encoder"][key] = value
+        weights["mmmask.settings"] = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+
+    return change
+
+
+def repeated(weights):
+    import torch
+
+    return {**weights, "mmmask.settings": torch.zeros(1, dtype=torch.uint8).expand(10**11)}
+
+
 def not_run(folder: Path):
     return "its code was run" if (folder / "hit").exists() else None
 
@@ -135,7 +171,7 @@ ABUSES = [
     x("code in a pickle", hostile, r"x\.pt.*plain weights"),
     x("code in an archive", hostile_archive, r"x\.pt.*plain weights"),
     x("cut in half", cut("runs/done/checkpoints/*.pt", "x.pt", 0.5), r"x\.pt"),
-    *(x(f"one byte changed at {where}", own_pickle(where), r"x\.pt") for where in (0.2, 0.35, 0.5, 0.65, 0.8)),
+    *(x(f"one bit changed at {where}", own_pickle(where), r"x\.pt.*damaged") for where in (0, 0.2, 0.4, 0.6, 0.8, 0.99)),
     x("a list", state(lambda weights: [weights]), r"x\.pt|state dict"),
     x("a number", state(lambda weights: 3), r"x\.pt|state dict"),
     x("nothing", state(lambda weights: {}), r"tensor"),
@@ -146,6 +182,11 @@ ABUSES = [
     x("complex weights", each(lambda weight: weight.to(__import__("torch").complex64)), r"complex"),
     x("sparse weights", each(lambda weight: weight.to_sparse()), r"sparse"),
     x("float8 weights", each(lambda weight: weight.to(__import__("torch").float8_e4m3fn)), r"float8|own|format|layout"),
+    x("a tensor of one number, repeated", state(repeated), r"mmmask\.settings.*repeated"),
+    Abuse("own: a config beside it that it does not use, nested 100000 deep", "extract own.safetensors img -o f.npz", accepted="6 samples", prepare=write("config.json", '{"a":' * 100_000 + "1" + "}" * 100_000)),
+    x("own: settings nested 500 deep", settings('{"a":' * 500 + "1" + "}" * 500), r"a|required", OWN),
+    x("own: settings of 2 million channels", own(sized("width", 2_000_000)), r"shape.*2000000", OWN),
+    x("own: settings of a million blocks", own(sized("depth", 1_000_000)), r"depth", OWN),
     x("own: not there", None, r"x\.safetensors", OWN),
     x("own: a text", write("x.safetensors", b"hello"), r"x\.safetensors", OWN),
     x("own: header of 2^60 bytes", write("x.safetensors", b"\xff" * 7 + b"\x0f" + b"{}"), r"x\.safetensors", OWN),
@@ -186,6 +227,8 @@ ABUSES = [
 
 ABUSES += [
     Abuse("own: weights that are not finite", "extract x.safetensors img -o f.npz", refused=r"not finite|NaN", prepare=own(not_finite)),
+    Abuse("own: float8 weights", "extract x.safetensors img -o f.npz", refused=r"float8", prepare=own(float8)),
+    Abuse("own: not strict, weights that are not finite", "extract x.safetensors img -o f.npz --no-strict", refused=r"not finite", prepare=own(not_finite)),
     Abuse("own: weights that are integers", "extract x.safetensors img -o f.npz", refused=r"int", prepare=own(integers)),
 ]  # fmt: skip
 

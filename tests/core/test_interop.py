@@ -67,9 +67,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("tensor", "kind"),
         [
-            (torch.zeros(2, dtype=torch.complex64), "torch.complex64"),
-            (torch.eye(2).to_sparse(), "torch.sparse_coo"),
-            (torch.zeros(2, device="meta"), "meta"),
+            (torch.zeros(2, dtype=torch.complex64), "complex64"),
+            (torch.eye(2).to_sparse(), "sparse_coo"),
+            (torch.zeros(2, device="meta"), "without numbers"),
         ],
     )
     def test_tensors_that_are_no_plain_numbers(self, state, tensor, kind):
@@ -173,6 +173,9 @@ class TestOtherPeoplesFormats:
         load(path, "configured")
         load(path, "configured", size=9)
         (path.parent / "config.json").write_text("damaged")
+        with pytest.raises(InteropError, match=r"config\.json: cannot be read: it is no JSON"):
+            load(path, "configured")
+        (path.parent / "config.json").unlink()
         load(path, "configured")
         assert seen == [(7, 5), (7, 9), (0, 0)]
 
