@@ -75,8 +75,8 @@ def opened(folder: RunFolder, experiment: Experiment) -> Iterator[Callable[[], N
         with reporting(folder.path):
             if closed is not None:
                 raise closed
-        write_atomically(folder.versions, json.dumps(versions(), indent=2) + "\n")
-        write_atomically(folder.experiment_file, experiment.to_yaml())
+        write_atomically(folder.versions, json.dumps(versions(), indent=2).encode() + b"\n")
+        write_atomically(folder.experiment_file, experiment.to_yaml().encode())
 
     try:
         yield begin
@@ -94,9 +94,9 @@ def _check_settings(folder: RunFolder, experiment: Experiment) -> None:
 def _check_new(folder: RunFolder, experiment: Experiment) -> None:
     """Refuses a folder that holds something else, or that a source would look through."""
     a_run = folder.experiment_file.is_file() and folder.versions.is_file()
-    if not a_run and folder.path.is_dir():
-        if any(path.name not in OURS_BEFORE_A_RUN for path in folder.path.iterdir()):
-            raise MmmaskError(f"{folder.path}: not empty, and no run of mmmask: choose another folder with --output")
+    found = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
+    if not a_run and not found.issubset(OURS_BEFORE_A_RUN):
+        raise MmmaskError(f"{folder.path}: not empty, and no run of mmmask: choose another folder with --output")
     output = folder.path.resolve()
     for name, stream in experiment.streams.items():
         for key, config in (("source", stream.source), ("held_out", stream.held_out)):
@@ -136,8 +136,7 @@ def cut_back(folder: RunFolder, step: int, evaluated: bool) -> None:
             if not isinstance(logged, int) or logged <= last:
                 kept.append(line if line.endswith(b"\n") else line + b"\n")
         if kept != lines:
-            with written_whole(log) as file:
-                file.writelines(kept)
+            write_atomically(log, b"".join(kept))
 
 
 def _logs(folder: RunFolder) -> list[Path]:
@@ -154,10 +153,10 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file in one move, so that no reader and no crash sees half of it."""
     with written_whole(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def versions() -> dict[str, Any]:

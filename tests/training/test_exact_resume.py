@@ -19,8 +19,10 @@ MOMENTS = [
     "after_rename:3",  # finished but for its last words
     "saved:6",
     "evaluation:3",  # at step 4, one stream of two
-    "rewrite:1",  # experiment.yaml
-    "rewrite:2",  # versions.json
+    "saved:8",  # before the last figures
+    "evaluation:5",  # at the last step, one stream of two
+    "rewrite:1",  # versions.json
+    "rewrite:2",  # experiment.yaml
 ]
 
 
@@ -47,7 +49,7 @@ def test_workers_change_nothing(train, left, reference, experiment_file, tmp_pat
 
 def test_killed_again_and_again(train, left, reference, experiment_file, tmp_path):
     file = experiment_file()
-    for moment in ("half_checkpoint:1", "metrics:4", "rewrite:4", "half_metrics:7", "rewrite:3", "before_rename:1"):
+    for moment in ("half_checkpoint:1", "metrics:4", "rewrite:3", "half_metrics:7", "rewrite:3", "before_rename:1"):
         assert train(file, tmp_path / "run", moment=moment).code == -signal.SIGKILL, moment
     assert train(file, tmp_path / "run").code == 0
     left(tmp_path / "run").same_as(reference(file))
