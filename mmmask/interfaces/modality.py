@@ -67,7 +67,7 @@ class Preparation(ABC):
 
 
 class Modality(Component):
-    """How samples of one kind become tokens.
+    """Conversion of samples of one kind to tokens and back.
 
     Holds no tensors and no weights: it is no module, so nothing of it would be moved, trained or saved with the model.
     What is learned about its tokens is made by `build_embedding` and belongs to the encoder.
