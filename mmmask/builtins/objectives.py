@@ -35,7 +35,7 @@ from mmmask.interfaces import (
 )
 from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
-from mmmask.model.masks import MaskError, draw_mask, given_mask
+from mmmask.model.masks import MaskError, draw_mask, given_mask, require_masked
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
 
@@ -171,7 +171,9 @@ class MaskedObjective(Objective):
             tokens, stream, lambda: self._features(stream, tokens),
         )  # fmt: skip
         try:
-            return draw_mask(self.masker_of[stream], self.decoder_masker_of.get(stream), asked)
+            mask = draw_mask(self.masker_of[stream], self.decoder_masker_of.get(stream), asked)
+            require_masked(mask, self.masker_of[stream], tokens.grid)
+            return mask
         except MaskError as error:
             raise MaskError(f"streams.{stream}.masker: {error}") from error
 

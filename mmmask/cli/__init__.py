@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in getattr(parsed, "plugin", ()):
             components().add_plugin_file(path)
         code = module.run(parsed) or 0
-        sys.stdout.flush()
+        print(end="", flush=True)
         return code
     except MmmaskError as error:
         for line in str(error).splitlines():
@@ -75,14 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("mmmask: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        return _unwritten(error, command)
+        return _failed(error, command)
 
 
-def _unwritten(error: OSError, command: str) -> int:
-    """Exit code after an error of reading or writing that nobody expected; mostly of the terminal's or a pipe's."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again at exit
-    if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
-        return 0
-    where = error.filename or "the output"
+def _failed(error: OSError, command: str) -> int:
+    """Says what could not be read or written, where no command expected it; returns the exit code."""
+    where = error.filename or "reading or writing failed"
+    try:
+        print(end="", flush=True)
+    except OSError:  # the output is closed, or its disk is full; at exit it is not tried again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
+            return 0
+        where = "the output cannot be written"
     print(f"mmmask: {where}: {error.strerror or error}", file=sys.stderr)
     return 2

@@ -8,7 +8,7 @@ import operator
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Mask, MaskContext, Masker, Tokens
+from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
 from mmmask_registry import MmmaskError
 
 
@@ -26,12 +26,10 @@ def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContex
             masked tokens. Predicted tokens that are visible have `counted` 0.
 
     Raises:
-        MaskError: a masker masks none of the tokens or all, or does not keep its interface.
+        MaskError: a masker masks all tokens, or does not keep its interface.
     """
     valid = None if context.tokens is None else context.tokens.valid
     visible, predicted, masked, scores = _choose(masker, context, valid)
-    if not predicted.shape[1]:
-        raise MaskError(f"{_label(masker)} masks none of the {masked.shape[1]} tokens of grid {tuple(context.grid)}")
     if decoder_masker is not None:
         predicted, *_ = _choose(decoder_masker, context, valid)
     counted = (masked if valid is None else masked & valid).gather(1, predicted).float()
@@ -91,6 +89,17 @@ def _choose(masker: Masker, context: MaskContext, valid: Tensor | None) -> tuple
 
 def _label(masker: Masker) -> str:
     return f"masker {(masker.config.name or type(masker).__name__)!r}"
+
+
+def require_masked(mask: Mask, masker: Masker, grid: Grid) -> None:
+    """Refuses a mask that leaves nothing to learn from.
+
+    Raises:
+        MaskError: every token is visible.
+    """
+    tokens = mask.masked.shape[1]
+    if mask.visible.shape[1] == tokens:
+        raise MaskError(f"{_label(masker)} masks none of the {tokens} tokens of grid {tuple(grid)}: raise its ratio")
 
 
 def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
