@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmmask.components import components
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 
 def load(arguments: argparse.Namespace) -> Experiment:
-    """Loads EXPERIMENT with its overrides."""
+    """Loads EXPERIMENT with its overrides; says first which plugins are broken, as a listener is not missed later."""
+    if os.environ.get("RANK", "0") == "0":
+        for plugin in components().broken:
+            print(f"mmmask: plugin {plugin.name} ({plugin.supplier}) is broken: {plugin.reason}", file=sys.stderr)
     from mmmask.experiment import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)

@@ -46,7 +46,7 @@ def published_experiments(report: Callable[[str], None] = lambda problem: None) 
             report(f"{left_out}expected a name")
         elif name in found:
             report(f"{left_out}{found[name].supplier} has one of this name")
-        elif not Path(path).is_file():
+        elif not isinstance(path, str | Path) or not Path(path).is_file():
             report(f"{left_out}there is no file {path}")
         else:
             found[name] = PublishedExperiment(Path(path), supplier)

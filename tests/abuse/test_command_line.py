@@ -43,6 +43,12 @@ def plugin(name, code, refused, command="list --plugin p.py"):
     return Abuse(f"plugin: {name}", command, refused=refused, prepare=write("p.py", code))
 
 
+def published(name, hook, call, said):
+    code = f"import mmmask\n@mmmask.hookimpl\ndef {hook}(publish):\n    {call}\n"
+    everything = rf"(?s)experiment  quickstart.*checkpoint  mae/.*{said}"
+    return Abuse(f"plugin: {name}", "list --plugin p.py", accepted=everything, prepare=write("p.py", code))
+
+
 ABUSES = [
     *(Abuse(f"{command} without arguments", command, refused=r"usage|required") for command in COMMANDS if command not in ("list", "env")),
     *(Abuse(f"{command} with an unknown option", f"{command} --nonsense", refused=r"usage") for command in COMMANDS),
@@ -109,6 +115,20 @@ ABUSES = [
     masker("scores that are None", scores="return None"),
     masker("scores that are NaN", scores="return torch.full((context.batch, 4), float('nan'))"),
     masker("the same, checked", count="return 'two'", command="check image.yaml streams.s.masker=mine --plugin p.py"),
+    *(Abuse(f"a full disk behind the output: {command.split()[0]}", command, refused="the output cannot be written: No space", output="/dev/full", may_change="x.safetensors|f.npz|r.png|runs/.*")
+      for command in ("list", "env", "show image.yaml", "describe masker random", "check image.yaml", "convert runs/done -o x.safetensors", "extract runs/done img -o f.npz", "reconstruct runs/done img/0.jpg --output r.png")),
+    Abuse("a name that the terminal cannot show", "show x.yaml", accepted=r"\\u0438", environment=(("PYTHONIOENCODING", "ascii"),), prepare=lambda f: (f / "x.yaml").write_text((f / "image.yaml").read_text().replace("  s:", "  изображения:"))),
+    plugin("an import path without a class", "import mmmask\nmmmask.register('masker', 'm1', 'no_colon')", r"m1.*package\.module:Class"),
+    plugin("a name of two lines", "import mmmask\nmmmask.register('masker', 'a\\nb', 'm:C')", r"masker 'a\\nb' of this session: expected a name"),
+    plugin("a description that is no text", "import mmmask\nmmmask.register('masker', 'm1', 'm:C', 3)", r"m1.*description"),
+    published("a checkpoint whose name is a number", "publish_checkpoints", "publish(3, 'http://x/x.pt', 'mae', 'MIT')", r"plugin p\.py: publish_checkpoints failed: publish: name: .* 3"),
+    published("a checkpoint without a licence", "publish_checkpoints", "publish('x', 'http://x/x.pt', 'mae', None)", r"p\.py.*licence"),
+    published("a checkpoint of nothing", "publish_checkpoints", "publish()", r"p\.py.*publish_checkpoints failed"),
+    published("checkpoints that end the program", "publish_checkpoints", "raise SystemExit(0)", r"p\.py.*publish_checkpoints failed"),
+    published("an experiment whose name is a number", "publish_experiments", "publish(3, 'image.yaml')", r"experiment 3 of p\.py"),
+    published("an experiment that is not there", "publish_experiments", "publish('x', 'nowhere.yaml')", r"p\.py.*nowhere\.yaml"),
+    published("an experiment that is a picture", "publish_experiments", "publish('x', 'img/0.jpg')", ""),
+    published("an experiment that is a number", "publish_experiments", "publish('x', 3)", r"p\.py"),
     Abuse("plugin: the same file twice", "list --plugin p.py --plugin p.py", accepted="mine", prepare=write("p.py", MASKER.format(scores="return None", count="return 1"))),
 ]  # fmt: skip
 

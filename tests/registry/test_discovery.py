@@ -64,7 +64,7 @@ def test_a_plugin_supplies_its_names(plugin):
         (registering("register('masker', 3, Mine)"), "masker 3 of "),
         (registering("register('masker', 'a\\nb', Mine)"), "expected a name, not 'a\\nb'"),
         (registering("register('masker', 'mine', Mine, None)"), "expected a line of description, not None"),
-        (registering("register('masker', 'mine', Mine())"), "masker 'mine' of "),
+        (registering("register('masker', 'mine', object())"), "masker 'mine' of "),
         (registering("register('masker', 'mine', mmmask.Masker)"), "Masker is abstract, it lacks num_masked, scores"),
         (registering("register('loss', 'mine', Mine)"), "Mine is not a subclass of Loss"),
         (registering("register('masker', 'fine', Mine)", "register('masker', 'random', Mine)"), "'random' is supplied"),
@@ -112,7 +112,7 @@ def test_a_class_that_is_imported_late_is_checked_when_it_is_used(plugin):
 
 def test_a_module_that_two_entry_points_lead_to_is_one_plugin(plugin):
     point = plugin("plugin_once", registering("register('masker', 'mine', Mine)"))
-    found = Components([point, EntryPoint("again", point.value, "mmmask")])
+    found = Components([point, importlib.metadata.EntryPoint("again", point.value, "mmmask")])
     assert found.broken == []
     assert found.get("masker", "mine")
 
