@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import mmmask
 from mmmask.components import components
@@ -80,13 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(error: OSError, command: str) -> int:
     """Says what could not be read or written, where no command expected it; returns the exit code."""
-    where = error.filename or "reading or writing failed"
+    where, closed = error.filename or "reading or writing failed", isinstance(error, BrokenPipeError)
     try:
         print(end="", flush=True)
-    except OSError:  # the output is closed, or its disk is full; at exit it is not tried again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:  # its disk is full
+        closed = True
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit it is not tried again
         if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
             return 0
         where = "the output cannot be written"
-    print(f"mmmask: {where}: {error.strerror or error}", file=sys.stderr)
+    with suppress(OSError):  # the same pipe, perhaps
+        print(f"mmmask: {where}: {error.strerror or error}", file=sys.stderr)
     return 2
