@@ -130,7 +130,7 @@ ABUSES = [
     Abuse("goes on, bad samples without stream", MORE, accepted="4 steps", may_change=r"runs/done/.*", prepare=write("runs/done/bad_samples.jsonl", '{"step": 1}\n')),
     Abuse("checkpoints moved away", MORE, refused=r"checkpoint", prepare=removed("runs/done/checkpoints"), check=two_steps),
     Abuse("checkpoints moved away, nothing more to do", SAME, refused=r"checkpoint", prepare=removed("runs/done/checkpoints"), check=two_steps),
-    Abuse("goes on, NUL at the end of the log", MORE, accepted="4 steps", may_change=RUN, prepare=lambda f: (f / "runs/done/metrics.jsonl").open("ab").write(bytes(100)), check=lambda f: steps(f, "runs/done", [1, 2, 3, 4])),
+    Abuse("goes on, NUL at the end of the log", MORE, accepted="4 steps", may_change=RUN, prepare=lambda f: (f / "runs/done/metrics.jsonl").write_bytes((f / "runs/done/metrics.jsonl").read_bytes() + bytes(100)), check=lambda f: steps(f, "runs/done", [1, 2, 3, 4])),
     Abuse("goes on, a line of 100000 brackets", MORE, accepted="4 steps", may_change=RUN, prepare=replaced_line("runs/done/metrics.jsonl", 0, "[" * 100_000)),
     Abuse("goes on, a step that is a text", MORE, accepted="4 steps", may_change=RUN, prepare=replaced_line("runs/done/metrics.jsonl", 0, '{"step": "1"}')),
     Abuse("goes on, the last line without its end", MORE, accepted="4 steps", may_change=RUN, prepare=lambda f: (f / "runs/done/metrics.jsonl").write_bytes((f / "runs/done/metrics.jsonl").read_bytes().rstrip()), check=lambda f: steps(f, "runs/done", [1, 2, 3, 4])),
