@@ -80,13 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(error: OSError, command: str) -> int:
     """Says what could not be read or written, where no command expected it; returns the exit code."""
-    where = error.filename or "reading or writing failed"
+    where, closed = error.filename or "reading or writing failed", isinstance(error, BrokenPipeError)
     try:
         print(end="", flush=True)
-    except OSError:  # the output is closed, or its disk is full; at exit it is not tried again
+    except OSError:
+        closed = True
+    if closed:  # the output, or its disk is full; at exit it is not tried again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
-            return 0
         where = "the output cannot be written"
+    if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
+        return 0
     print(f"mmmask: {where}: {error.strerror or error}", file=sys.stderr)
     return 2
