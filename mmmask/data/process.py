@@ -79,7 +79,7 @@ def guarded(loaders: Mapping[str, SampleLoader], data: DataSettings) -> Iterator
 
 
 class Loads(Protocol):
-    """What loads samples of a stream: a `SampleLoader` or its guarded twin."""
+    """Loader of a stream's samples: a `SampleLoader` or its guarded twin."""
 
     source: Source
     stream: str

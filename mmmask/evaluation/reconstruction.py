@@ -13,8 +13,9 @@ from torch import nn
 from mmmask.evaluation import pictures
 from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_samples
 from mmmask.interfaces import Batch, Masker
+from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
-from mmmask.interop.checkpoint_file import new_file, written_whole
+from mmmask.interop.checkpoint_file import new_file
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError
@@ -54,9 +55,9 @@ class Page:
         target = new_file(path, tuple(ENDINGS), overwrite)
         _keep_inputs(target, (name for names in self.names.values() for name in names))
         try:
-            with written_whole(target) as partial:
-                self.picture.save(partial, ENDINGS[target.suffix])
-        except (ValueError, OSError) as error:  # the former of more pixels than the format holds
+            with written_whole(target) as file:
+                self.picture.save(file, ENDINGS[target.suffix])
+        except ValueError as error:  # of more pixels than the format holds
             raise MmmaskError(f"{path}: cannot be written: {error}") from error
 
 

@@ -112,7 +112,7 @@ class ScheduleSettings(StrictModel):
 
 
 class CheckpointSettings(StrictModel):
-    """When to save."""
+    """Intervals of saving."""
 
     every: int = Field(default=1000, gt=0, description="steps between checkpoints")
     keep: int = Field(default=3, gt=0, description="how many of the newest stay on disk")

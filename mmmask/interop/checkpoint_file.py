@@ -6,8 +6,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces.files import local_path
+from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
 from mmmask_registry import did_you_mean
@@ -99,37 +99,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Writes a safetensors file, whole or not at all, readable for whoever may read the user's other new files.
 
     Raises:
-        OSError: it cannot be written.
+        WriteError: it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with written_whole(path) as partial:
-        mode = partial.stat().st_mode
+    with written_whole(path) as file:
+        mode = os.fstat(file.fileno()).st_mode
         # copies: safetensors refuses tensors that share memory
         state = {key: part.detach().cpu().contiguous().clone() for key, part in tensors.items()}
         try:
-            save_file(state, partial, dict(metadata))
+            save_file(state, file.name, dict(metadata))
         except SafetensorError as error:
             raise OSError(str(error)) from error
-        partial.chmod(mode)  # safetensors makes its files private
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """An empty file to write, which gets its name when all went well, and is removed when not; folders are made.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.touch()
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        os.chmod(file.name, mode)  # safetensors makes its files private
 
 
 def new_file(path: str | Path, endings: Sequence[str], overwrite: bool | None = None) -> Path:

@@ -154,7 +154,7 @@ ABUSES = [
     Abuse("disk full at a checkpoint", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 30_000),),
           check=lambda f: "a partial file stays" if list((f / "runs/new").rglob("*.partial")) else None),
     Abuse("disk full at once", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 100),)),
-    Abuse("no memory", "train image.yaml model.encoder.width=4096 model.encoder.depth=8 model.encoder.num_heads=8 --output runs/new", refused=r"memory", limits=(("RLIMIT_AS", 6 << 30),)),
+    Abuse("no memory", "train image.yaml model.encoder.width=32768 --output runs/new", refused=r"memory", limits=(("RLIMIT_AS", 6 << 30),)),
     Abuse("WORLD_SIZE without a master", SAME, refused=r"MASTER_ADDR|torchrun", environment=(("WORLD_SIZE", "2"), ("RANK", "0"))),
     Abuse("WORLD_SIZE is no number", SAME, refused=r"WORLD_SIZE", environment=(("WORLD_SIZE", "abc"),)),
     Abuse("RANK beyond WORLD_SIZE", SAME, refused=r"RANK", environment=(("WORLD_SIZE", "2"), ("RANK", "7"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1"))),

@@ -37,7 +37,7 @@ def train(forker, stage, tmp_path):
 
 
 def left(folder):
-    """What a run left behind, timings aside."""
+    """Logs that a run left behind, timings aside."""
     logged = lines(folder / "metrics.jsonl")
     metrics = [{key: value for key, value in line.items() if key not in TIMINGS} for line in logged]
     return metrics, lines(folder / "bad_samples.jsonl")

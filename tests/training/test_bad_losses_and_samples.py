@@ -131,7 +131,7 @@ def test_an_empty_source_is_an_error(train, write, tmp_path):
 
 
 def test_a_bad_sample_is_replaced_by_another_and_never_by_nothing(signals):
-    """What is trained on in its place is a real sample of the source, the same on every run."""
+    """The replacement is a real sample of the source, the same on every run."""
     config = signals.WaveSource.Config(name="waves", bad=(5,))
     source, preparation = signals.WaveSource(config), signals.SignalPreparation(80)
     loader = SampleLoader(source, preparation, SPEC, 1, 0, "long")

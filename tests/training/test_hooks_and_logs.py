@@ -1,4 +1,4 @@
-"""What hooks are called with and when, and what the project's own writers write."""
+"""Arguments and times of hook calls, and the files of the project's own writers."""
 
 import json
 import re
@@ -289,7 +289,7 @@ def test_without_tensorboard_nothing_of_it_is_written(experiment, tmp_path):
 def test_the_folder_of_a_run(experiment, tmp_path):
     mmmask.train(experiment(tensorboard=True), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        ".lock", "checkpoints", "evaluations.jsonl", "experiment.yaml", "metrics.jsonl", "reconstructions",
+        ".lock", ".saved", "checkpoints", "evaluations.jsonl", "experiment.yaml", "metrics.jsonl", "reconstructions",
         "tensorboard", "versions.json",
     ]  # fmt: skip
     versions = json.loads((tmp_path / "run/versions.json").read_text())
