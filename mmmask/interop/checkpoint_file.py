@@ -17,6 +17,7 @@ from mmmask.interfaces.files import local_path
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
+from mmmask.model.device import is_out_of_memory
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
@@ -183,7 +184,7 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, zipfile.BadZipFile):
         return "it is damaged or not whole"
-    if isinstance(error, MemoryError) or "allocate" in str(error):
+    if is_out_of_memory(error):
         return "there is not enough memory for it"
     wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
     return f"it needs {wanted[1]}" if wanted else "it is no checkpoint"

@@ -16,7 +16,9 @@ from mmmask.model.tokenizing import tokenize_all
 from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
 
-NOTHING_COUNTS = "its first loss is 0, as if no prediction counted: look at its maskers, and whether samples hold values"
+NOTHING_COUNTS = (
+    "its first loss is 0, as if no prediction counted: look at its maskers, and whether samples have values"
+)
 """What is wrong with a stream that would train to the end without learning."""
 
 Shard = Mapping[str, tuple[int, int]]
