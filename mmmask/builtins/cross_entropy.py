@@ -38,7 +38,7 @@ class CrossEntropyLoss(Loss):
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(batch, predicted), float32 or wider."""
-        wide = prediction if prediction.dtype == torch.float64 else prediction.float()
+        wide = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         logits = wide.unflatten(-1, (target.shape[-1], -1))  # (batch, predicted, ids of a token, vocabulary)
         error = F.cross_entropy(
             logits.flatten(0, 2), target.flatten(), reduction="none", label_smoothing=self.config.label_smoothing

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmmask.builtins.transformer import TransformerSettings, add_positions, positions_of
+from mmmask.builtins.transformer import TransformerSettings, placed
 from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, gather_rows
 from mmmask.model.blocks import Blocks, initialize
 from mmmask_registry import MmmaskError
@@ -60,14 +60,11 @@ class InPlaceDecoder(Decoder):
                 "model.decoder: 'in_place' answers from the latents of masked tokens, and this encoder leaves them "
                 "out: set model.encoder.masked_tokens=replace, or choose the decoder 'transformer'"
             )
-        features = [own.latents.values for own in inputs]
         if self.config.depth:
-            positions = [positions_of(self.positions, own.key) for own in inputs]
-            features = [
-                add_positions(self.embed(x), places, own.grid)
-                for x, places, own in zip(features, positions, inputs, strict=True)
-            ]
-            biases = [places.bias(own.grid, None) for places, own in zip(positions, inputs, strict=True)]
-            outputs, _ = self.blocks(features, biases, [own.noise for own in inputs])
+            embedded = [placed(self.embed(own.latents.values), self.positions, own.key, own.grid) for own in inputs]
+            tokens, biases = [x for x, _ in embedded], [bias for _, bias in embedded]
+            outputs, _ = self.blocks(tokens, biases, [own.noise for own in inputs])
             features = [self.norm(x) for x in outputs]
+        else:
+            features = [own.latents.values for own in inputs]
         return [gather_rows(x, own.mask.predicted) for x, own in zip(features, inputs, strict=True)]

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from mmmask.interfaces import Loss, Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 
+ERRORS = {"squared": F.mse_loss, "absolute": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+
 
 class PixelLoss(Loss):
     """Error of a token's values, each token normalised by its own statistics or not.
@@ -27,7 +29,7 @@ class PixelLoss(Loss):
     values that are present.
 
     With `slices` a token answers for some of its slices along the grid's first axis only (MAE-ST predicts one frame of
-    each tubelet): those at the places trunc(linspace(0, T - 1, steps * slices)) of the whole sample of T slices.
+    each tubelet): those at the places trunc(linspace(0, T - 1, frames * slices)) of the whole sample of T slices.
     """
 
     class Config(Loss.Config):
@@ -80,8 +82,6 @@ class PixelLoss(Loss):
         Where the spec has gaps (batch, predicted, 2 * content_dim): the values, 0 where missing, and their weights in
         the error of their token, 0 where missing.
         """
-        if not index.shape[1]:
-            return self._target(tokens, index)
         parts = [
             self._target(replace(tokens, content=tokens.content[part]), index[part])
             for part in _cache_sized(tokens.content)
@@ -100,13 +100,7 @@ class PixelLoss(Loss):
             return _SquaredError.apply(prediction, target)
         wide = torch.promote_types(prediction.dtype, target.dtype)
         prediction, target = prediction.to(wide), target.to(wide)
-        match self.config.error:
-            case "squared":
-                error = (prediction - target).square()
-            case "absolute":
-                error = (prediction - target).abs()
-            case "smooth_l1":
-                error = F.smooth_l1_loss(prediction, target, reduction="none")
+        error = ERRORS[self.config.error](prediction, target, reduction="none")
         return error.mean(-1) if weights is None else (error * weights).sum(-1)
 
     @property
@@ -128,7 +122,7 @@ class PixelLoss(Loss):
             if statistics is not None:
                 weights = _inverse_distance(tokens.grid, index, statistics)  # (batch, predicted, known)
                 mean, deviation = (_averaged(weights, part.float(), tokens.spec) for part in (mean, deviation))
-            grouped = _grouped(values, self.config.normalize, tokens.spec)
+            grouped = self._grouped(values, tokens.spec)
             values = (grouped * deviation + mean).reshape(values.shape)
         if self.config.slices is not None:  # the nearest predicted slice stands in for those that are not
             places = self._places(tokens, index)  # (batch, k, slices)
@@ -142,10 +136,10 @@ class PixelLoss(Loss):
 
     def _target(self, tokens: Tokens, index: Tensor) -> Tensor:
         values = self._values(tokens, index)
-        if self.config.normalize != "none" and index.shape[1]:
+        if self.needs_statistics and index.shape[1]:
             mean, deviation = self._statistics(values, tokens.spec)
             # in place: the values were gathered for this call
-            _grouped(values, self.config.normalize, tokens.spec).sub_(mean).div_(deviation)
+            self._grouped(values, tokens.spec).sub_(mean).div_(deviation)
         if not tokens.spec.gaps:
             return values
         present = ~values.isnan()
@@ -155,7 +149,7 @@ class PixelLoss(Loss):
     def _values(self, tokens: Tokens, index: Tensor) -> Tensor:
         """The values that are predicted, (batch, k, prediction_dim), NaN where missing; float32 or wider."""
         values = tokens.raw(index) if self.config.unnormalize else tokens.values(index)
-        values = values if values.dtype == torch.float64 else values.float()
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         origin, extent = tokens.spec.unit
         if self.config.unnormalize and (origin, extent) != (0, 1):
             values = (values - origin) / extent
@@ -166,21 +160,20 @@ class PixelLoss(Loss):
     def _places(self, tokens: Tokens, index: Tensor) -> Tensor:
         """Predicted slices of each token: (batch, k, slices), each in 0 .. patch_size[0] - 1.
 
-        With T = steps * depth and P = steps * slices <= T, place j (T - 1) / (P - 1) lies in step floor(j / slices).
+        With T = frames * depth and P = frames * slices <= T, place j (T - 1) / (P - 1) lies in frame floor(j / slices).
         """
-        depth, slices, steps = tokens.spec.patch_size[0], self.config.slices or 1, tokens.grid[0]
-        chosen = (
-            torch.linspace(0, steps * depth - 1, steps * slices, dtype=torch.float64, device="cpu")
-            .long()
-            .unflatten(0, (steps, slices))
-        )
-        within = chosen - depth * torch.arange(steps, device="cpu").unsqueeze(1)
-        step = index // math.prod(tokens.grid[1:])
-        return within.to(index.device)[step]
+        depth, slices, frames = tokens.spec.patch_size[0], self.config.slices or 1, tokens.grid[0]
+        chosen = torch.linspace(0, frames * depth - 1, frames * slices, dtype=torch.float64, device="cpu").long()
+        within = chosen.unflatten(0, (frames, slices)) - depth * torch.arange(frames, device="cpu").unsqueeze(1)
+        return within.to(index.device)[index // math.prod(tokens.grid[1:])]
+
+    def _grouped(self, values: Tensor, spec: TokenSpec) -> Tensor:
+        """(batch, k, content_dim) -> (batch, k, numbers that share a mean, groups)."""
+        return values.unflatten(-1, (-1, spec.channels if self.config.normalize == "channel" else 1))
 
     def _statistics(self, values: Tensor, spec: TokenSpec) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each token, (batch, k, 1, channels or 1), the epsilon included; NaN without values."""
-        grouped = _grouped(values, self.config.normalize, spec)
+        grouped = self._grouped(values, spec)
         if spec.gaps:
             mean = grouped.nanmean(dim=2, keepdim=True)
             count = (~grouped.isnan()).sum(dim=2, keepdim=True)
@@ -232,11 +225,6 @@ def _cache_sized(batch: Tensor) -> list[slice]:
     if batch.device.type != "cpu":
         return [slice(None)]
     return [slice(sample, sample + 1) for sample in range(batch.shape[0])]
-
-
-def _grouped(values: Tensor, normalize: str, spec: TokenSpec) -> Tensor:
-    """(batch, k, content_dim) -> (batch, k, numbers that share a mean, groups)."""
-    return values.unflatten(-1, (-1, spec.channels if normalize == "channel" else 1))
 
 
 def _averaged(weights: Tensor, statistic: Tensor, spec: TokenSpec) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -23,18 +24,12 @@ class _FileSource(Source):
 
     def __init__(self, config: Config, extensions: tuple[str, ...] = ()) -> None:
         super().__init__(config, tuple(extension.lower() for extension in extensions))
-        files = self._find()
-        if config.limit is not None:
-            files = files[: config.limit]
-        self._paths = [path for path, _ in files]
-        self._labels = [label for _, label in files]
+        self._folder, files = self._find(os.path.expanduser(self.config.path))
+        self._paths = [path for path, _ in files[: config.limit]]
+        self._labels = [label for _, label in files[: config.limit]]
 
-    def _find(self) -> list[tuple[str, str | None]]:
-        """Paths and labels, in an order that does not depend on the machine."""
-        raise NotImplementedError
-
-    def _folder(self) -> str:
-        """The folder that names are relative to."""
+    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
+        """The folder that names are relative to; paths and labels, in an order that does not depend on the machine."""
         raise NotImplementedError
 
     def _with_extensions(self, paths: Sequence[str], where: str) -> list[str]:
@@ -60,7 +55,7 @@ class _FileSource(Source):
         return SourceFile(self._paths[index])
 
     def label(self, index: int) -> str | None:
-        """Its label, or None."""
+        """The file's label, or None."""
         return self._labels[index]
 
     @property
@@ -69,12 +64,12 @@ class _FileSource(Source):
         return classes_of(self._labels)
 
     def describe(self, index: int) -> str:
-        """Its path."""
+        """The file's path."""
         return self._paths[index]
 
     def name(self, index: int) -> str:
-        """Its path relative to the source's folder, where it lies below it."""
-        return self._paths[index].removeprefix(_join(self._folder(), ""))
+        """Path relative to the source's folder, where the file lies below it."""
+        return self._paths[index].removeprefix(posixpath.join(self._folder, ""))
 
 
 class FolderSource(_FileSource):
@@ -87,16 +82,11 @@ class FolderSource(_FileSource):
     class Config(_FileSource.Config):
         path: str = Field(description="the folder, local or remote; a first-level subfolder's name is the label")
 
-    def _find(self) -> list[tuple[str, str | None]]:
-        path = self.config.path
-        root = os.path.expanduser(path)
-        _check_folder(root)
-        found = sorted(_walk_remote(root) if _is_remote(root) else _walk_local(root))
-        chosen = self._with_extensions(found, f"source folder: {path}")
-        return [(_join(root, name), name.split("/", 1)[0] if "/" in name else None) for name in chosen]
-
-    def _folder(self) -> str:
-        return os.path.expanduser(self.config.path)
+    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
+        _check_folder(path)
+        found = sorted(_walk_remote(path) if _is_remote(path) else _walk_local(path))
+        chosen = self._with_extensions(found, f"source folder: {self.config.path}")
+        return path, [(posixpath.join(path, name), name.split("/")[0] if "/" in name else None) for name in chosen]
 
 
 class GlobSource(_FileSource):
@@ -109,22 +99,16 @@ class GlobSource(_FileSource):
     class Config(_FileSource.Config):
         path: str = Field(description="the pattern, such as data/**/frames_*.png; ** is any number of folders")
 
-    def _find(self) -> list[tuple[str, str | None]]:
-        pattern = self.config.path
-        if _is_remote(pattern):
-            raise SourceError(f"source glob: {pattern}: patterns work on local files only. Name them in a source list.")
-        matches = set(glob.glob(os.path.expanduser(pattern), recursive=True))
+    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
+        where = f"source glob: {self.config.path}"
+        if _is_remote(path):
+            raise SourceError(f"{where}: patterns work on local files only. Name them in a source list.")
+        matches = set(glob.glob(path, recursive=True))
         if not matches:
-            raise SourceError(f"source glob: {pattern} matches nothing. Set source.path to a pattern of files.")
+            raise SourceError(f"{where} matches nothing. Set source.path to a pattern of files.")
         found = sorted(path for path in matches if os.path.isfile(path))
-        return [(path, None) for path in self._with_extensions(found, f"source glob: {pattern}")]
-
-    def _folder(self) -> str:
-        """Leading part of the pattern, before its first wildcard."""
-        plain = itertools.takewhile(
-            lambda part: not glob.has_magic(part), os.path.expanduser(self.config.path).split(os.sep)
-        )
-        return os.sep.join(plain)
+        plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.split(os.sep))
+        return os.sep.join(plain), [(path, None) for path in self._with_extensions(found, where)]
 
 
 class ListSource(_FileSource):
@@ -138,28 +122,23 @@ class ListSource(_FileSource):
     class Config(_FileSource.Config):
         path: str = Field(description="a UTF-8 text file with one `path` or `path,label` a line")
 
-    def _find(self) -> list[tuple[str, str | None]]:
-        path = os.path.expanduser(self.config.path)
+    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
         try:
             with open_file(path, "r") as file:
-                lines = file.read().removeprefix("\ufeff").split("\n")  # `splitlines` knows ten more ends
+                # `splitlines` knows ten more separators
+                lines = [line.strip() for line in file.read().removeprefix("\ufeff").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(
                 f"source list: {self.config.path} cannot be read ({type(error).__name__}). "
                 "Set source.path to a text file with one `path` or `path,label` a line."
             ) from error
         folder = os.path.dirname(path)
-        files = [
-            _parse_line(line.strip(), folder) for line in lines if line.strip() and not line.lstrip().startswith("#")
-        ]
+        files = [_parse_line(line, folder) for line in lines if line and not line.startswith("#")]
         if not files:
             raise SourceError(
                 f"source list: {self.config.path} names no file. Write one `path` or `path,label` a line into it."
             )
-        return files
-
-    def _folder(self) -> str:
-        return os.path.dirname(os.path.expanduser(self.config.path))
+        return folder, files
 
 
 def classes_of(labels: Iterable[str | None]) -> Mapping[str, tuple[str, ...]]:
@@ -188,18 +167,12 @@ def _parse_line(line: str, folder: str) -> tuple[str, str | None]:
     path, _, label = line.rpartition(",") if "," in line else (line, "", "")
     path = os.path.expanduser(path.strip())
     if not (os.path.isabs(path) or _is_remote(path)):
-        path = _join(folder, path) if folder else path
+        path = posixpath.join(folder, path)
     return path, label.strip() or None
 
 
 def _is_remote(path: str) -> bool:
     return "://" in path
-
-
-def _join(folder: str, name: str) -> str:
-    if not _is_remote(folder):
-        return os.path.join(folder, name)
-    return f"{folder}{name}" if folder.endswith("/") else f"{folder}/{name}"
 
 
 def _walk_local(root: str) -> Iterator[str]:
@@ -226,20 +199,19 @@ def _unreadable(error: OSError) -> NoReturn:
     ) from error
 
 
-def _walk_remote(root: str, start: str = "") -> Iterator[str]:
+def _walk_remote(folder: str, prefix: str = "") -> Iterator[str]:
     manager = path_manager()
-    for entry in manager.ls(_join(root, start) if start else root):
+    for entry in manager.ls(folder):
         name = entry.rstrip("/").rsplit("/", 1)[-1]
         if name.startswith("."):
             continue
-        relative = f"{start}/{name}" if start else name
-        if manager.isdir(_join(root, relative)):
-            yield from _walk_remote(root, relative)
+        path = posixpath.join(folder, name)
+        if manager.isdir(path):
+            yield from _walk_remote(path, f"{prefix}{name}/")
         else:
-            yield relative
+            yield prefix + name
 
 
 def _endings(paths: Iterable[str]) -> str:
     counts = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in paths)
-    named = [f"{count} {ending}" for ending, count in counts.most_common(4)]
-    return ", ".join([*named, "..."] if len(counts) > len(named) else named)
+    return ", ".join([f"{count} {ending}" for ending, count in counts.most_common(4)] + ["..."] * (len(counts) > 4))

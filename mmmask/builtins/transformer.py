@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmmask.interfaces import Component, Embedding, EncoderInput, Grid, Positions, PositionsChoice, build
-from mmmask.model.blocks import BlockSettings
+from mmmask.model.blocks import Bias, BlockSettings
 from mmmask_registry import MmmaskError
 
 
@@ -29,12 +29,7 @@ class TransformerSettings(BlockSettings):
             ValueError: they do not suit its grids, or are for another number of attention heads.
         """
         return build(
-            "positions",
-            self.positions,
-            width=width,
-            grids=embedding.grids,
-            num_prefix=num_prefix,
-            heads=self.num_heads,
+            "positions", self.positions, width=width, grids=embedding.grids, num_prefix=num_prefix, heads=self.num_heads
         )
 
     def positions_by_key(self, embeddings: Mapping[str, Embedding], width: int, num_prefix: int = 0) -> nn.ModuleDict:
@@ -48,15 +43,23 @@ def positions_of(by_key: nn.ModuleDict, key: str) -> Positions:
     return cast(Positions, found[0] if isinstance(found, nn.ModuleList) else found)
 
 
-def add_positions(x: Tensor, positions: Positions, grid: Grid, index: Tensor | None = None) -> Tensor:
-    """Adds to (batch, tokens, width) what positions have for its tokens: those of an index (batch, tokens), or all."""
-    table = positions(grid)
-    return x if table is None else x + pick(table, index)
+def placed(x: Tensor, by_key: nn.ModuleDict, key: str, grid: Grid, index: Tensor | None = None) -> tuple[Tensor, Bias]:
+    """Adds to (batch, tokens, width) what positions have for its tokens: those of an index (batch, tokens), or all.
+
+    Returns:
+        The sum, and the bias of the attention; where every block has positions, one for each.
+    """
+    table, found = positions_of(by_key, key)(grid), by_key[key]
+    x = x if table is None else x + pick(table, index)
+    if not isinstance(found, nn.ModuleList):
+        return x, cast(Positions, found).bias(grid, index)
+    biases = [cast(Positions, positions).bias(grid, index) for positions in found]
+    return x, [bias for bias in biases if bias is not None] or None
 
 
-def with_positions(prefix_tokens: Tensor, positions: Positions) -> Tensor:
+def prefix_of(prefix_tokens: Tensor, by_key: nn.ModuleDict, key: str) -> Tensor:
     """Learned prefix tokens (prefix, width) with what positions add to them."""
-    at_prefix = positions.prefix()
+    at_prefix = positions_of(by_key, key).prefix()
     return prefix_tokens if at_prefix is None else prefix_tokens + at_prefix
 
 

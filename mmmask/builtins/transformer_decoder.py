@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.transformer import TransformerSettings, pick, positions_of, with_positions
+from mmmask.builtins.transformer import TransformerSettings, pick, positions_of, prefix_of
 from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding
 from mmmask.model.blocks import Blocks, initialize
 from mmmask_registry import MmmaskError
@@ -92,7 +92,7 @@ class TransformerDecoder(Decoder):
         if latents.prefix is not None and self.config.prefix == "keep":
             parts.insert(0, self.embed(latents.prefix).to(seen.dtype))
         if self.config.prefix_tokens:
-            prefix = with_positions(self.prefix_tokens, positions_of(self.positions, own.key))
+            prefix = prefix_of(self.prefix_tokens, self.positions, own.key)
             prefix = self.embed(prefix) if self.config.positions_at == "latent" else prefix
             parts.insert(0, prefix.to(seen.dtype).unsqueeze(0))
         return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from mmmask.builtins.transformer import (
-    TransformerSettings,
-    add_positions,
-    check_stages,
-    positions_of,
-    visible_index,
-    with_positions,
-)
+from mmmask.builtins.transformer import TransformerSettings, check_stages, placed, prefix_of, visible_index
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Positions
 from mmmask.model.blocks import Bias, Blocks, initialize
 
-# width, depth, heads: tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2
+# tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2, whose MLP is 6144 wide (appendix)
+SIZED = ("width", "depth", "num_heads", "mlp_ratio")
 SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "huge": (1280, 32, 16),
-    "giant": (1408, 40, 16),
+    "tiny": (192, 12, 3, 4.0),
+    "small": (384, 12, 6, 4.0),
+    "base": (768, 12, 12, 4.0),
+    "large": (1024, 24, 16, 4.0),
+    "huge": (1280, 32, 16, 4.0),
+    "giant": (1408, 40, 16, 48 / 11),
 }
 
 
@@ -35,9 +29,7 @@ def _numbers(size: object) -> dict[str, Any]:
     """The settings that a size stands for; none where it is no size."""
     if not isinstance(size, str) or size not in SIZES:
         return {}
-    width, depth, num_heads = SIZES[size]
-    # the giant's MLP is 6144 wide (VideoMAE V2, appendix)
-    return {"width": width, "depth": depth, "num_heads": num_heads, "mlp_ratio": 48 / 11 if size == "giant" else 4.0}
+    return dict(zip(SIZED, SIZES[size], strict=True))
 
 
 class ViTEncoder(Encoder):
@@ -85,7 +77,6 @@ class ViTEncoder(Encoder):
         self.norm = nn.LayerNorm(width, eps=settings.norm_epsilon) if settings.final_norm else nn.Identity()
         initialize(self)
         self.embeddings = nn.ModuleDict({key: embedding.build(width) for key, embedding in embeddings.items()})
-
         self.positions = nn.ModuleDict({key: self._build_positions(part) for key, part in embeddings.items()})
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, width).normal_(std=0.02))
@@ -105,7 +96,7 @@ class ViTEncoder(Encoder):
     def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
         """Latents (batch, visible, width) of every input."""
         check_stages(stages, self.stages)
-        embedded, biases = [self._embed(own) for own in inputs], [self._bias(own) for own in inputs]
+        embedded, biases = zip(*(self._embed(own) for own in inputs), strict=True)
         outputs, kept = self.blocks(embedded, biases, [own.noise for own in inputs], stages)
         prefix, latents = self.config.prefix_tokens, []
         for x, seen, own in zip(outputs, kept, inputs, strict=True):
@@ -114,21 +105,21 @@ class ViTEncoder(Encoder):
             latents.append(Latents(x[:, prefix:], self._index(own), x[:, :prefix] if prefix else None, asked))
         return latents
 
-    def _embed(self, own: EncoderInput) -> Tensor:
-        """Prefix and tokens of one input, with positions: (batch, prefix + tokens, width)."""
+    def _embed(self, own: EncoderInput) -> tuple[Tensor, Bias]:
+        """Prefix and tokens of one input, with positions: (batch, prefix + tokens, width), and their attention bias."""
         part, index = own.part, self._index(own)
-        embedding, positions = self.embeddings[part.key], positions_of(self.positions, part.key)
+        embedding = self.embeddings[part.key]
         values = part.tokens.values(index)
         if values.is_floating_point():
             values = values.to(next(embedding.parameters()).dtype)
         x = embedding(values)
         if self.config.masked_tokens == "replace":
             x = torch.where(own.mask.masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
-        x = add_positions(x, positions, part.tokens.grid, index)
+        x, bias = placed(x, self.positions, part.key, part.tokens.grid, index)
         if self.config.prefix_tokens:
-            prefix = with_positions(self.prefix_tokens, positions)
+            prefix = prefix_of(self.prefix_tokens, self.positions, part.key)
             x = torch.cat([prefix.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
-        return x
+        return x, bias
 
     def _build_positions(self, embedding: Embedding) -> Positions | nn.ModuleList:
         def positions() -> Positions:
@@ -142,14 +133,6 @@ class ViTEncoder(Encoder):
                 "bias_per_block is for blocks with positions that bias attention alone, as relative_bias does"
             )
         return nn.ModuleList(own)
-
-    def _bias(self, own: EncoderInput) -> Bias:
-        part, index = own.part, self._index(own)
-        if not self.config.bias_per_block:
-            return positions_of(self.positions, part.key).bias(part.tokens.grid, index)
-        of_blocks = cast(Iterable[Positions], self.positions[part.key])
-        biases = [positions.bias(part.tokens.grid, index) for positions in of_blocks]
-        return [bias for bias in biases if bias is not None] or None
 
     def _index(self, own: EncoderInput) -> Tensor | None:
         """The tokens that are embedded, or None where all are: no gather, then."""

@@ -1,18 +1,17 @@
-"""Attention within the square windows of a plane: Swin Transformer (Liu et al. 2021), section 3.2.
+"""Planes of patches, and attention within their square windows: Swin Transformer (Liu et al. 2021), section 3.2.
 
 B batch, H and W rows and columns of the plane, M cells along a side of a window, C width.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mmmask.builtins.positions.relative import relative_index
-from mmmask.interfaces import Grid, GridError
+from mmmask.interfaces import Embedding, GridError
 from mmmask.model.attention import attention
 
 
@@ -49,16 +48,24 @@ class WindowAttention(nn.Module):
         return self.proj(attention(qkv, bias=bias))
 
 
+def cut(plane: Tensor, tile: Sequence[int]) -> Tensor:
+    """(B, H, W, C) -> (B, rows of tiles, columns of tiles, *tile, C), each tile of so many rows and columns."""
+    return plane.unflatten(2, (-1, tile[1])).unflatten(1, (-1, tile[0])).transpose(2, 3)
+
+
+def join(tiles: Tensor) -> Tensor:
+    """The inverse of `cut`."""
+    return tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 def split_windows(plane: Tensor, window: int) -> Tensor:
     """(B, H, W, C) -> (B * windows, M * M, C), windows and the cells within them by rows."""
-    cut = plane.unflatten(1, (-1, window)).unflatten(3, (-1, window))  # (B, H / M, M, W / M, M, C)
-    return cut.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+    return cut(plane, (window, window)).flatten(3, 4).flatten(0, 2)
 
 
 def join_windows(windows: Tensor, height: int, width: int, window: int) -> Tensor:
     """The inverse of `split_windows`, to a plane of `height` x `width` cells."""
-    cut = windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window))
-    return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return join(windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window)))
 
 
 def across_border(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
@@ -76,26 +83,17 @@ def across_border(height: int, width: int, window: int, shift: int, device: torc
     return (cells.unsqueeze(2) != cells.unsqueeze(1)).any(dim=-1)
 
 
-def window_sides(planes: Sequence[Grid], window: int) -> list[int]:
-    """Side of the windows of each plane: the largest up to `window` that cuts it evenly.
-
-    That is `window` where the plane is a multiple of it, and the whole of a smaller square.
-
-    Args:
-        planes: height and width of each stage, finest first.
-        window: the largest side.
+def check_planes(encoder: str, embeddings: Mapping[str, Embedding]) -> None:
+    """Refuses tokens that do not make up a plane of values.
 
     Raises:
-        GridError: only single patches cut a plane evenly, and nothing would attend to anything.
+        GridError: some are ids, or their grids do not have two axes.
     """
-    sides = []
-    for stage, plane in enumerate(planes):
-        common = math.gcd(*plane)
-        side = next(side for side in range(min(window, common), 0, -1) if common % side == 0)
-        if side == 1 and max(plane) > 1 and window > 1:
+    for key, embedding in embeddings.items():
+        if embedding.spec.vocab_size is not None:
+            raise GridError(f"embeddings.{key}: {encoder} embeds values, not ids: choose another encoder")
+        if len(embedding.spec.patch_size) != 2:
             raise GridError(
-                f"no window of up to {window} cuts the {plane[0]} x {plane[1]} patches of stage {stage} evenly: resize "
-                "samples, or make window larger"
+                f"embeddings.{key}: {encoder} takes grids of two axes, not {len(embedding.spec.patch_size)}: choose "
+                "another encoder, or a patch_size of two numbers"
             )
-        sides.append(side)
-    return sides

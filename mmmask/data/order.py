@@ -14,10 +14,9 @@ Draw = tuple[int, int]
 
 
 class EndlessOrder:
-    """Sample positions 0, 1, 2, ... of a stream, epoch after epoch, each epoch a permutation of its own.
+    """Order of a stream's samples, epoch after epoch, each epoch a permutation of its own.
 
-    The order is a function of (seed, stream, epoch) alone, so any position can be looked up at once: resuming needs
-    no state but the position.
+    A function of (seed, stream, epoch) alone: any position can be looked up, and resuming needs no other state.
     """
 
     def __init__(self, length: int, seed: int, stream: str) -> None:
@@ -25,7 +24,7 @@ class EndlessOrder:
         self._newest = (-1, torch.empty(0, dtype=torch.int64))  # (epoch, its permutation)
 
     def at(self, position: int) -> Draw:
-        """Epoch and index of the sample at a position."""
+        """The draw at a position 0, 1, 2, ..."""
         epoch, offset = divmod(position, self.length)
         newest, permutation = self._newest  # read and written as one: another thread may ask for another epoch
         if epoch != newest:
@@ -44,9 +43,7 @@ def micro_batches(
     of process r is chunk m * world_size + r, so another number of processes trains on the same batches.
 
     Args:
-        order: of the whole stream.
         batch: distinct samples of a global batch.
-        accumulate, rank, world_size: which chunks are this process's.
         first_batch: global batches already trained on.
     """
     size = batch // (accumulate * world_size)

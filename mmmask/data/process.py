@@ -65,11 +65,10 @@ def guarded(loaders: Mapping[str, SampleLoader], data: DataSettings) -> Iterator
     wanted = (data.workers > 0 and sys.platform == "linux") if data.process is None else data.process
     try:
         processes = WorkerProcesses(loaders, data) if wanted and loaders else None
-    except WorkerProcessEnded as error:
+    except WorkerProcessEnded:
         if data.process:
             raise
-        warnings.warn(f"{error} Until then a file that crashes its decoder ends the run.", stacklevel=3)
-        processes = None
+        processes = None  # nobody asked for them
     if processes is None:
         yield loaders
         return

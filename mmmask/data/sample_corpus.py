@@ -1,4 +1,4 @@
-"""The sample corpus: every plugin writes its own part, of an experiment's only what its sources read."""
+"""The sample corpus: every plugin writes its own part."""
 
 from __future__ import annotations
 
@@ -23,13 +23,9 @@ def write_sample_data(
     """Writes the sample corpus of all plugins; complete parts are left alone.
 
     Args:
-        folder: the whole corpus; made if need be.
-        seed: any integer.
+        folder: the whole corpus; made if need be, and returned.
         progress: takes a line per file.
         parts: names of the folders that are needed; all by default.
-
-    Returns:
-        The folder.
 
     Raises:
         MmmaskError: the folder cannot be made, or holds something else.

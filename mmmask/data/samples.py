@@ -19,45 +19,45 @@ from mmmask_registry import MmmaskError
 
 ATTEMPTS = 20
 UNLABELLED = -1
-"""Number of the class of a sample that has none, in a source whose other samples do."""
+"""Class number of a sample without a label, in a source whose other samples have one."""
 LONGEST_REASON = 400
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A sample that could not be used: what the source calls it, and why."""
+    """Bad sample of a stream: what the source calls it, and what is wrong."""
 
+    stream: str
     sample: str
     reason: str
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """One micro-batch of a stream, as a worker made it.
+    """Micro-batch of a stream, as a worker made it.
 
     Attributes:
         batch: replicas of a sample side by side.
-        distinct: decoded samples.
         bad: samples that were replaced on the way.
     """
 
     batch: Batch
-    distinct: int
     bad: tuple[BadRecord, ...]
 
 
 class TooManyBad(SourceError):
-    """Sample after sample could not be decoded; carries their records, to be written down."""
+    """Many bad samples in a row; carries their records, to be written down."""
 
-    def __init__(self, stream: str, records: tuple[BadRecord, ...]) -> None:
-        self.stream, self.records = stream, records
+    def __init__(self, records: tuple[BadRecord, ...]) -> None:
+        self.records = records
+        last = records[-1]
         super().__init__(
-            f"streams.{stream}.source: {ATTEMPTS} samples in a row could not be decoded; the last: "
-            f"{records[-1].sample}: {records[-1].reason}"
+            f"streams.{last.stream}.source: {ATTEMPTS} samples in a row could not be decoded; the last: "
+            f"{last.sample}: {last.reason}"
         )
 
-    def __reduce__(self) -> tuple[type[TooManyBad], tuple[str, tuple[BadRecord, ...]]]:
-        return TooManyBad, (self.stream, self.records)
+    def __reduce__(self) -> tuple[type[TooManyBad], tuple[tuple[BadRecord, ...]]]:
+        return TooManyBad, (self.records,)
 
 
 @contextmanager
@@ -91,10 +91,9 @@ class SampleLoader:
     Random draws within a sample come from (seed, stream, epoch, index), of a replica's crop from (..., replica).
 
     Args:
-        source, preparation: where samples come from, and how they are decoded and prepared.
         spec: of the modality's tokens; says whether NaN may stand for what is missing.
         replicate: prepared samples per decoded one.
-        seed, stream: of the random draws; a sample's only part is named like the stream.
+        stream: its name, which a sample's only part has too.
         classes: {label set: names}; the number of a class is its place among these. None takes the source's own.
 
     Attributes:
@@ -123,7 +122,7 @@ class SampleLoader:
         }
 
     def batch(self, draws: Sequence[Draw]) -> LoadedBatch:
-        """The samples of the draws, each replaced, deterministically, where it is bad.
+        """The samples of the draws; a bad one is replaced, deterministically.
 
         Raises:
             SourceError: many samples in a row are bad.
@@ -132,7 +131,7 @@ class SampleLoader:
         bad: list[BadRecord] = []
         for draw in draws:
             samples.extend(self._replicas(draw, bad))
-        return LoadedBatch(Batch.of(samples, self.preparation.collate), len(draws), tuple(bad))
+        return LoadedBatch(Batch.of(samples, self.preparation.collate), tuple(bad))
 
     def plain(self, index: int, view: View = PLAIN) -> Sample:
         """One sample, prepared without any randomness, or as another view asks for.
@@ -151,9 +150,9 @@ class SampleLoader:
             try:
                 return self._load(epoch, index)
             except BadSample as error:
-                bad.append(BadRecord(self.source.describe(index), str(error)))
+                bad.append(BadRecord(self.stream, self.source.describe(index), str(error)))
                 index = int(torch.randint(len(self.source), (), generator=substitutes))
-        raise TooManyBad(self.stream, tuple(bad))
+        raise TooManyBad(tuple(bad))
 
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)

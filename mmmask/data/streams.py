@@ -58,7 +58,7 @@ class MicroStep:
 
 
 class Streams:
-    """Feeds training. Workers start with the first step, so `load_state_dict` comes before it.
+    """Batches for training. Workers start with the first step, so `load_state_dict` comes before it.
 
     Args:
         experiment: its streams need a source each.
@@ -76,18 +76,17 @@ class Streams:
         _check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
-        self.classes = {
-            name: loader.classes for name, loader in self.loaders.items() if learns_labels(experiment, name)
-        }
+        self.classes = {name: self.loaders[name].classes for name in _streams_with_labels(experiment)}
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
-        self._stop: weakref.finalize[..., Streams] | None = None
+        self._workers = ExitStack()
+        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
+        weakref.finalize(self, self._workers.close)
 
     def micro_steps(self, step: int) -> Iterator[MicroStep]:
         """The micro-batches of a training step on this process, each while the next ones are being loaded.
 
-        The step counts as consumed when this has come to its end: one that is given up half way does not, and no other
-        can follow it.
+        The step counts as consumed at its end; one that is given up half way does not, and no other can follow it.
 
         Raises:
             MmmaskError: what went wrong in a worker, for the user.
@@ -132,27 +131,23 @@ class Streams:
         self.consumed |= state["consumed"]
 
     def epochs(self) -> dict[str, float]:
-        """Passes over each stream's source so far."""
+        """Passes over each stream's source."""
         return {name: self.distinct(name) / size for name, size in self.sizes.items()}
 
     def distinct(self, stream: str) -> int:
-        """Samples of a stream decoded so far, over all processes, each replicated sample counted once."""
+        """Decoded samples of a stream, over all processes; a replicated one counts once."""
         settings = self.experiment.streams[stream]
         return self.consumed[stream] * (settings.batch_size // settings.replicate)
 
     def close(self) -> None:
         """Stops all workers."""
-        if self._stop is not None:
-            self._stop()
-        self._within_step, self._stop = False, None
+        self._workers.close()
+        self._within_step = False
 
     def _start(self) -> None:
         training, data = self.experiment.training, self.experiment.data
-        stack = ExitStack()
-        loaders = stack.enter_context(guarded(self.loaders, data))
-        stack.callback(self._pipelines.clear)
-        # at the program's end too: a thread that is inside torch while Python goes away would abort the program
-        self._stop = weakref.finalize(self, stack.close)
+        loaders = self._workers.enter_context(guarded(self.loaders, data))
+        self._workers.callback(self._pipelines.clear)
         for name, stream in self.experiment.streams.items():
             draws = micro_batches(
                 EndlessOrder(self.sizes[name], training.seed, name),
@@ -168,18 +163,19 @@ class Streams:
 
     def _micro_step(self, names: list[str], micro: int) -> MicroStep:
         started = time.perf_counter()
-        loaded: dict[str, LoadedBatch] = {}
-        for name in names:
-            part = next(self._pipelines[name])
-            if isinstance(part, MmmaskError):
-                raise part
-            loaded[name] = part
+        loaded = {name: self._next(name) for name in names}
         wait = time.perf_counter() - started
         chunk = micro * self.world_size + self.rank
         shard = {
             name: (chunk * len(part.batch), self.experiment.streams[name].batch_size) for name, part in loaded.items()
         }
         return MicroStep(loaded, shard, wait)
+
+    def _next(self, stream: str) -> LoadedBatch:
+        loaded = next(self._pipelines[stream])
+        if isinstance(loaded, MmmaskError):
+            raise loaded
+        return loaded
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -196,30 +192,28 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
 
 
-def learns_labels(experiment: Experiment, stream: str) -> bool:
-    """Whether a stream's objective learns labels."""
-    return components().get("objective", experiment.streams[stream].objective).needs_labels
-
-
 def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
     """{stream: {label set: names of the classes}} of the streams that learn labels, from their sources.
 
     Raises:
         MmmaskError: such a stream has no source, or it is missing or empty.
     """
-    return {
-        name: sample_loader(experiment, name).classes for name in experiment.streams if learns_labels(experiment, name)
-    }
+    return {name: sample_loader(experiment, name).classes for name in _streams_with_labels(experiment)}
+
+
+def _streams_with_labels(experiment: Experiment) -> list[str]:
+    streams = experiment.streams.items()
+    return [name for name, stream in streams if components().get("objective", stream.objective).needs_labels]
 
 
 def sample_loader(
     experiment: Experiment, stream: str, held_out: bool = False, classes: Mapping[str, Sequence[str]] | None = None
 ) -> SampleLoader:
-    """The loader of a stream's training samples, or of its held-out ones.
+    """Loader of a stream's training samples, or of its held-out ones.
 
     Args:
-        classes: of held-out samples, the `classes` of the stream's training loader, so that a class has the same
-            number in both; without them held-out samples have no labels.
+        classes: those of the training loader, for held-out samples, so that a class has the same number in both;
+            without them held-out samples have no labels.
 
     Raises:
         ExperimentError: the stream has no such source.
@@ -256,10 +250,8 @@ def _names_digest(source: Source) -> str:
     """Digest of the samples' names, at the same cost for a huge source."""
     size = len(source)
     count = min(size, NAMES_COMPARED)
-    digest = hashlib.blake2b(digest_size=16)
-    for number in range(count):
-        digest.update(source.name(number * size // count).encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
+    names = "".join(f"{source.name(number * size // count)}\0" for number in range(count))
+    return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:
@@ -275,12 +267,10 @@ def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:
 
 
 def total_steps(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> int:
-    """`training.steps`, or what `training.epochs` comes to with the sizes of the sources.
-
-    With `alternate` mixing it is the expected number of steps, as a stream has only its share of them.
+    """`training.steps`, or `training.epochs` in steps; with `alternate` mixing their expected number.
 
     Args:
-        sizes: {stream: samples of its source} where they are known; otherwise the source is looked through.
+        sizes: {stream: samples of its source}; None looks through the source.
 
     Raises:
         ExperimentError: neither is given.

@@ -116,7 +116,7 @@ def spread_samples(loader: Loads, count: int) -> tuple[list[Sample], list[BadRec
         try:
             samples.append(loader.plain(index))
         except BadSample as error:
-            bad.append(BadRecord(loader.source.describe(index), str(error)))
+            bad.append(BadRecord(loader.stream, loader.source.describe(index), str(error)))
     if not samples:
         raise SourceError(
             f"streams.{loader.stream}: not one sample could be decoded; the last: {bad[-1].sample}: {bad[-1].reason}"

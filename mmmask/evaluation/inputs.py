@@ -15,7 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from mmmask import interop
+from mmmask.data.process import Loads, guarded
 from mmmask.data.samples import SampleLoader
+from mmmask.experiment.settings import DataSettings
 from mmmask.interfaces import BadSample, ChosenByName, Component, Modality, Sample, Source, SourceError, SourceFile
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
@@ -99,7 +101,7 @@ def open_inputs(
     return Inputs(opened.eval().to(chosen), report, loaders, chosen)
 
 
-def read_sample(loader: SampleLoader, index: int) -> Sample:
+def read_sample(loader: Loads, index: int) -> Sample:
     """One sample, prepared as held-out ones are: the same at every call.
 
     Raises:
@@ -111,19 +113,34 @@ def read_sample(loader: SampleLoader, index: int) -> Sample:
         raise MmmaskError(f"{loader.source.describe(index)}: {error}") from error
 
 
+def read_samples(loader: SampleLoader, numbers: Sequence[int]) -> list[Sample]:
+    """Samples of a source, decoded by a worker.
+
+    Raises:
+        MmmaskError: one cannot be decoded.
+    """
+    with guarded({loader.stream: loader}, DataSettings(workers=1)) as loaders:
+        return [read_sample(loaders[loader.stream], number) for number in numbers]
+
+
 def read_ahead(loader: SampleLoader, size: int) -> Iterator[tuple[list[Sample], list[str]]]:
-    """Samples and why others could not be decoded, so many at a time, while threads decode the next ones."""
-    pool, count = ThreadPoolExecutor(min(size, os.cpu_count() or 1)), len(loader.source)
-    ready: list[Future[Sample]] = []
-    try:
-        for start in range(0, count + size, size):
-            coming = [pool.submit(read_sample, loader, index) for index in range(start, min(start + size, count))]
-            if ready:
-                reasons = [str(error) for future in ready if (error := future.exception())]
-                yield [future.result() for future in ready if not future.exception()], reasons
-            ready = coming
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Samples and why others could not be decoded, so many at a time, while workers decode the next ones."""
+    workers, count = min(size, os.cpu_count() or 1, len(loader.source)), len(loader.source)
+    with (
+        guarded({loader.stream: loader}, DataSettings(workers=workers)) as loaders,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        ready: list[Future[Sample]] = []
+        try:
+            for start in range(0, count + size, size):
+                numbers = range(start, min(start + size, count))
+                coming = [pool.submit(read_sample, loaders[loader.stream], number) for number in numbers]
+                if ready:
+                    reasons = [str(error) for future in ready if (error := future.exception())]
+                    yield [future.result() for future in ready if not future.exception()], reasons
+                ready = coming
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Files(Source):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mmmask.evaluation import pictures
-from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_sample
+from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_samples
 from mmmask.interfaces import Batch, Masker
 from mmmask.interop import Report
 from mmmask.model.model import Model
@@ -93,7 +93,7 @@ def reconstruct(
     for name, loader in inputs.loaders.items():
         size = len(loader.source)
         count = size if files else min(samples, size)
-        chosen = [read_sample(loader, number * size // count) for number in range(count)]
+        chosen = read_samples(loader, [number * size // count for number in range(count)])
         batch = Batch.of(chosen, loader.preparation.collate).content.to(inputs.device)
         names[name] = [loader.source.describe(sample.index) for sample in chosen]
         notes[name] = pictures.statistics_note(opened, name, true_statistics)

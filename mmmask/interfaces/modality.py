@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Preparation(ABC):
     """The worker side of a modality: holds settings, no tensors and nothing that is open.
 
-    One object serves all worker threads of a stream, so `decode` and `prepare` run at the same time in several
-    threads: they write to no attribute, and what a sample needs open (a file, a decoder) is opened within the call.
-    It must be picklable, so that samples can also be prepared by other processes.
+    Every worker process has a pickled copy. Where threads load (`data.process: false`) one object serves all of a
+    stream's, so that `decode` and `prepare` run at the same time in several: they write to no attribute, and what a
+    sample needs open (a file, a decoder) is opened within the call.
     """
 
     extensions: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,30 +11,27 @@ from mmmask.interfaces import Encoder, EncoderInput, Latents, Modality, Part, To
 from mmmask.model.tokenizing import tokenize, tokenize_all
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module):
     """Features of whole samples: nothing masked, nothing drawn at random.
 
     Args:
         modalities: {stream: modality}.
         encoder: of all streams.
+        settings: plain data that the model can be built from again.
     """
 
-    def __init__(self, modalities: Mapping[str, Modality], encoder: Encoder) -> None:
+    def __init__(self, modalities: Mapping[str, Modality], encoder: Encoder, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.modalities = dict(modalities)
         self.encoder = encoder
+        self._plain_settings = dict(settings)
 
-    @abstractmethod
     def plain_settings(self) -> dict[str, Any]:
-        """Plain data that the model can be built from again: an experiment without sources, or a classifier's."""
+        """Plain data of an experiment without sources and training, or of `ClassifierSettings`."""
+        return dict(self._plain_settings)
 
     def tokenize(self, stream: str, samples: Tensor) -> Tokens:
-        """The samples of one stream as tokens.
-
-        Raises:
-            UnknownName: there is no such stream.
-            MmmaskError: the samples do not fit the modality.
-        """
+        """The samples of one stream as tokens; raises as `mmmask.model.tokenizing.tokenize`."""
         return tokenize(self.modalities, stream, samples)
 
     def encode(self, batch: Mapping[str, Tensor], stages: Sequence[int] = ()) -> dict[str, Latents]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmmask.interfaces import Component
 from mmmask.model.attention import attention
 from mmmask.model.device import packs
-from mmmask.model.dropping import dropout, dropped_units, path_factors, scaled, unit_noise
+from mmmask.model.dropping import path_factors, scaled, unit_noise
 from mmmask.randomness import Noise
 
 Segment = tuple[int, int]
@@ -26,6 +26,17 @@ Bias = Tensor | list[Tensor] | None
 
 LARGEST_LOG_SCALE = 4.6052
 """ln 100 as VideoMAE V2 rounds it; its published numbers need the rounding."""
+
+DropPath = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="share of samples that skip a branch of the last block, in training; "
+        "linear over depth from 0 (stochastic depth)",
+    ),
+]
+Recompute = Annotated[bool, Field(description="recompute each block in backward: less memory, a third more time")]
 
 
 class BlockSettings(Component.Config):
@@ -48,19 +59,11 @@ class BlockSettings(Component.Config):
         default=None, description="initial value of a learned factor per channel on what a block adds (BEiT, SimMIM)"
     )
     norm_epsilon: float = Field(default=1e-6, gt=0, description="epsilon of every LayerNorm")
-    drop_path: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of samples that skip a branch of the last block, in training; "
-        "linear over depth from 0 (stochastic depth)",
-    )
+    drop_path: DropPath = 0.0
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of numbers dropped after attention and after the MLP, in training"
     )
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute each block in backward: less memory, a third more time"
-    )
+    activation_checkpointing: Recompute = False
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Any:  # noqa: ANN401 - Self
@@ -175,18 +178,21 @@ class Block(nn.Module):
         return x + self._branch(self.scale2(self.mlp(self.norm2(x))), 1, path, dropped)
 
     def _branch(self, x: Tensor, number: int, path: Tensor | None, dropped: Tensor | None) -> Tensor:
-        x = x if dropped is None else dropout(x, dropped[:, number], self.dropout)
+        if dropped is not None:  # dropout (Srivastava et al. 2014, section 10: scaled in training)
+            x = (x / (1 - self.dropout)).masked_fill(dropped[:, number], 0.0)
         return scaled(x, None if path is None else path[number])
 
 
 class Blocks(nn.ModuleList):
-    """A stack of blocks over several inputs at once."""
+    """A stack of blocks over several inputs at once.
 
-    def __init__(self, settings: BlockSettings) -> None:
+    Args:
+        before: blocks of another kind before these, over which drop path grows too.
+    """
+
+    def __init__(self, settings: BlockSettings, before: int = 0) -> None:
         super().__init__(Block(settings) for _ in range(settings.depth))
-        self.recompute, self.drop_path, self.dropout = (
-            settings.activation_checkpointing, settings.drop_path, settings.dropout
-        )  # fmt: skip
+        self.settings, self.before = settings, before
 
     def forward(
         self,
@@ -194,7 +200,6 @@ class Blocks(nn.ModuleList):
         biases: Sequence[Bias] | None = None,
         noises: Sequence[Noise | None] | None = None,
         wanted: Sequence[int] = (),
-        paths: Sequence[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[dict[int, Tensor]]]:
         """(batch, tokens, width) of every input -> the same shapes, and the outputs of the wanted blocks.
 
@@ -202,52 +207,53 @@ class Blocks(nn.ModuleList):
             biases: of each input, added to the attention logits of all blocks, or one for each block; None for none.
             noises: of each input, for drop path and dropout; None where nothing is dropped.
             wanted: numbers of the blocks whose outputs are returned too.
-            paths: factors (depth, 2, batch) of the branches for each input, by default drawn from its noise.
 
         Returns:
             The outputs, and {number: (batch, tokens, width)} for each input.
         """
-        biases, noises = biases or [None] * len(inputs), noises or [None] * len(inputs)
-        if paths is None:
-            paths = path_factors(noises, [len(x) for x in inputs], self.drop_path, len(self))
+        none = [None] * len(inputs)
+        biases, noises, rate = biases or none, noises or none, self.settings.dropout
         if len(inputs) > 1 and not packs(sum(x.shape[0] * x.shape[1] for x in inputs), inputs[0].device):
-            apart = [
-                self([x], [bias], [noise], wanted, None if paths is None else [paths[number]])
-                for number, (x, bias, noise) in enumerate(zip(inputs, biases, noises, strict=True))
-            ]
+            each = zip(inputs, biases, noises, strict=True)
+            apart = [self([x], [bias], [noise], wanted) for x, bias, noise in each]
             return [outputs[0] for outputs, _ in apart], [kept[0] for _, kept in apart]
         segments: list[Segment] = [(x.shape[0], x.shape[1]) for x in inputs]
-        path = None if paths is None else _of_every_token(paths, segments)
-        units = unit_noise(noises, segments, self.dropout)
+        path, units = self._paths(noises, segments), unit_noise(noises, segments) if rate else None
         flat = [x.flatten(0, 1) for x in inputs]
-        x, kept = flat[0] if len(flat) == 1 else torch.cat(flat), {}
+        x = flat[0] if len(flat) == 1 else torch.cat(flat)
+        kept: list[dict[int, Tensor]] = [{} for _ in inputs]
         for number, block in enumerate(self):
-            arguments = (
+            x = run(
+                block,
+                self.settings.activation_checkpointing,
                 x,
                 segments,
                 [bias[number] if isinstance(bias, list) else bias for bias in biases],
                 None if path is None else path[number],
-                dropped_units(None if units is None else units.child(number), *x.shape, self.dropout),
+                None if units is None else units.child(number)((len(x), 2, x.shape[1])) < rate,
             )
-            if self.recompute and torch.is_grad_enabled():
-                # nothing within draws from the global generators: their state need not be kept
-                x = cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
-            else:
-                x = block(*arguments)
             if number in wanted:
-                kept[number] = _apart(x, segments)
-        return _apart(x, segments), [
-            {number: outputs[place] for number, outputs in kept.items()} for place in range(len(inputs))
-        ]
+                for outputs, part in zip(kept, _apart(x, segments), strict=True):
+                    outputs[number] = part
+        return _apart(x, segments), kept
+
+    def _paths(self, noises: Sequence[Noise | None], segments: Sequence[Segment]) -> Tensor | None:
+        """Drop path's factors (blocks, 2, tokens of all samples of all inputs), or None where nothing is dropped."""
+        parts = []
+        for noise, (batch, tokens) in zip(noises, segments, strict=True):
+            factors = path_factors(noise, batch, self.settings.drop_path, self.before + len(self))
+            if factors is None:
+                return None
+            parts.append(factors[self.before :].repeat_interleave(tokens, dim=2))
+        return torch.cat(parts, dim=2)
 
 
-def _of_every_token(paths: Sequence[Tensor], segments: Sequence[Segment]) -> Tensor:
-    """(blocks, 2, batch) for each input -> (blocks, 2, tokens of all samples of all inputs)."""
-    parts = [
-        path.unsqueeze(-1).expand(-1, -1, -1, tokens).flatten(2)
-        for path, (_, tokens) in zip(paths, segments, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+def run(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:  # noqa: ANN401 - the block's own
+    """Output of a block, of which nothing is kept for the backward where it is to be recomputed."""
+    if recompute and torch.is_grad_enabled():
+        # nothing within draws from the global generators: their state need not be kept
+        return cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
+    return block(*arguments)
 
 
 def _apart(x: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
@@ -256,10 +262,14 @@ def _apart(x: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
     return [part.unflatten(0, segment) for part, segment in zip(x.split(sizes), segments, strict=True)]
 
 
-def initialize(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every Linear (MAE appendix A.1, the official JAX ViT)."""
+def initialize(module: nn.Module, *, xavier: bool = True) -> None:
+    """Zero biases, and random weights for every Linear.
+
+    Weights are Xavier-uniform (MAE appendix A.1, the official JAX ViT), or truncated normal of deviation 0.02 (Swin,
+    OmniMAE's head). Kernels stay as PyTorch draws them: Xavier's rule would be far too small.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+            nn.init.xavier_uniform_(part.weight) if xavier else nn.init.trunc_normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear | nn.Conv2d) and part.bias is not None:
+            nn.init.zeros_(part.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
-from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, build
+from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, TokenSpec, build
 from mmmask.interfaces.component import every_setting
 from mmmask.model.backbone import Backbone
 from mmmask.model.classifier import Classifier, ClassifierSettings
@@ -80,9 +81,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return {"model": model, "streams": streams}
 
 
-def settings_of(model: Backbone) -> dict[str, Any]:
-    """Plain data that the model can be built from again: an experiment without sources, or a classifier's settings."""
-    return model.plain_settings()
+settings_of = Backbone.plain_settings
 
 
 def build_classifier(settings: ClassifierSettings) -> Classifier:
@@ -91,9 +90,7 @@ def build_classifier(settings: ClassifierSettings) -> Classifier:
     Raises:
         ExperimentError: streams that share an embedding do not fit together.
     """
-    modalities: dict[str, Modality] = {
-        name: build("modality", stream.modality) for name, stream in settings.streams.items()
-    }
+    modalities = {name: build("modality", stream.modality) for name, stream in settings.streams.items()}
     with seeded(0, "weights"):
         try:
             encoder = build("encoder", settings.encoder, embeddings=_embeddings(modalities))
@@ -110,18 +107,18 @@ def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
             grid = modality.grid(modality.sample_shape)
         except (ValueError, MmmaskError) as error:
             raise ExperimentError([f"streams.{name}.modality: {error}"]) from error
-        earlier = found.get(modality.embedding)
-        if earlier is None:
-            found[modality.embedding] = Embedding(modality.spec, (grid,), modality.build_embedding)
-        elif (earlier.spec.patch_size, earlier.spec.channels, earlier.spec.vocab_size) != (
-            modality.spec.patch_size, modality.spec.channels, modality.spec.vocab_size
-        ):  # fmt: skip
+        earlier = found.setdefault(modality.embedding, Embedding(modality.spec, (grid,), modality.build_embedding))
+        if _shape(earlier.spec) != _shape(modality.spec):
             raise ExperimentError(
                 [
                     f"streams.{name}.modality.embedding: {modality.embedding!r} belongs to tokens of another shape "
                     f"({earlier.spec}, here {modality.spec}): name another embedding"
                 ]
             )
-        elif grid not in earlier.grids:
-            found[modality.embedding] = Embedding(earlier.spec, (*earlier.grids, grid), earlier.build)
+        if grid not in earlier.grids:
+            found[modality.embedding] = replace(earlier, grids=(*earlier.grids, grid))
     return found
+
+
+def _shape(spec: TokenSpec) -> tuple[object, ...]:
+    return spec.patch_size, spec.channels, spec.vocab_size

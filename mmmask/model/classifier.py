@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmmask.interfaces import ChosenByName, Component, Encoder, Modality, Pool, StrictModel, build
 from mmmask.interfaces.component import every_setting
 from mmmask.model.backbone import Backbone
+from mmmask.model.blocks import initialize
 
 
 class ClassifiedStream(StrictModel):
@@ -43,14 +44,13 @@ class Classifier(Backbone):
     """
 
     def __init__(self, settings: ClassifierSettings, modalities: Mapping[str, Modality], encoder: Encoder) -> None:
-        super().__init__(modalities, encoder)
+        super().__init__(modalities, encoder, every_setting(settings))
         self.settings = settings
         self.pool: Pool = build("pool", settings.pool, width=encoder.width)
         epsilon = settings.norm_epsilon
         self.norm = nn.Identity() if epsilon is None else nn.LayerNorm(encoder.width, eps=epsilon)
         self.head = nn.Linear(encoder.width, settings.classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        initialize(self.head, xavier=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{stream: logits (batch, classes)}; samples as in pretraining, nothing is masked.
@@ -63,7 +63,3 @@ class Classifier(Backbone):
     def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{stream: (batch, width)}, pooled and normalised: what the head sees."""
         return {name: self.norm(self.pool(latents)) for name, latents in self.encode(batch).items()}
-
-    def plain_settings(self) -> dict[str, Any]:
-        """Plain data of `ClassifierSettings`."""
-        return every_setting(self.settings)

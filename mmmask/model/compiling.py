@@ -46,16 +46,11 @@ def _limited(call: Callable[..., Any], name: str) -> Callable[..., Any]:
             try:
                 return call(*arguments, **named)
             except FailOnRecompileLimitHit as error:
+                given = [tuple(part.shape) if isinstance(part, Tensor) else part for part in arguments]
+                shapes = ", ".join(str(part) for part in given if part is not None)
                 raise TooManyGraphs(
-                    f"training.compile: {name} has been compiled for {MOST_GRAPHS} shapes, and now comes "
-                    f"{_shapes(arguments)}: let mask ratios, sizes and batches vary in fewer steps, or set "
-                    "training.compile=false"
+                    f"training.compile: {name} has been compiled for {MOST_GRAPHS} shapes, and now comes {shapes}: "
+                    "let mask ratios, sizes and batches vary in fewer steps, or set training.compile=false"
                 ) from error
 
     return limited
-
-
-def _shapes(arguments: Iterable[object]) -> str:
-    """Shapes of tensor arguments, and plain numbers, as text."""
-    found = [tuple(part.shape) if isinstance(part, Tensor) else part for part in arguments if part is not None]
-    return ", ".join(str(part) for part in found)

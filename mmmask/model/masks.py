@@ -27,17 +27,12 @@ def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContex
     Raises:
         MaskError: a masker chooses all tokens, a negative number, or scores another number of tokens.
     """
-    visible, masked_index, masked, scores = _choose(masker, context)
-    kept = scores if scores.requires_grad else None
-    valid = _valid(context)
-    if decoder_masker is None:
-        counted = torch.ones_like(masked_index, dtype=torch.float32)
-        return Mask(
-            visible, masked_index, counted if valid is None else valid.gather(1, masked_index).float(), masked, kept
-        )
-    predicted, *_ = _choose(decoder_masker, context)
-    counted = masked if valid is None else masked & valid
-    return Mask(visible, predicted, counted.gather(1, predicted).float(), masked, kept)
+    valid = None if context.tokens is None else context.tokens.valid
+    visible, predicted, masked, scores = _choose(masker, context, valid)
+    if decoder_masker is not None:
+        predicted, *_ = _choose(decoder_masker, context, valid)
+    counted = (masked if valid is None else masked & valid).gather(1, predicted).float()
+    return Mask(visible, predicted, counted, masked, scores if scores.requires_grad else None)
 
 
 def mask_from_bool(masked: Tensor) -> Mask:
@@ -59,7 +54,7 @@ def mask_from_bool(masked: Tensor) -> Mask:
     return Mask(visible, masked_index, torch.ones_like(masked_index, dtype=torch.float32), masked)
 
 
-def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _choose(masker: Masker, context: MaskContext, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Indices of tokens left and masked, both ascending, the bool mask, and the scores."""
     tokens = math.prod(context.grid)
     count = masker.num_masked(context.grid, context.step)
@@ -69,7 +64,7 @@ def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tenso
     scores = masker.scores(context)
     if scores.shape != (context.batch, tokens):
         raise MaskError(f"masker {name!r} scored {tuple(scores.shape)}, expected {(context.batch, tokens)}")
-    ranked, valid = scores.detach(), _valid(context)
+    ranked = scores.detach()
     if valid is not None:
         if bool((valid.sum(dim=1) < tokens - count).any()):
             raise MaskError(
@@ -80,10 +75,6 @@ def _choose(masker: Masker, context: MaskContext) -> tuple[Tensor, Tensor, Tenso
     masked = torch.zeros(context.batch, tokens, dtype=torch.bool, device=scores.device)
     masked.scatter_(1, order[:, :count], True)
     return order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values, masked, scores
-
-
-def _valid(context: MaskContext) -> Tensor | None:
-    return None if context.tokens is None else context.tokens.valid
 
 
 def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
@@ -97,8 +88,8 @@ def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
         raise MaskError(f"{where}: {error}") from error
     if tuple(mask.masked.shape) != shape:
         raise MaskError(f"{where}: {tuple(mask.masked.shape)} does not fit {shape} (batch, tokens)")
-    for name, index in (("visible", mask.visible), ("predicted", mask.predicted)):
-        _check_index(f"{where}.{name}", index, *shape)
+    _check_index(f"{where}.visible", mask.visible, *shape)
+    _check_index(f"{where}.predicted", mask.predicted, *shape)
     if mask.counted.shape != mask.predicted.shape:
         counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
         raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")

@@ -74,9 +74,9 @@ class Model(Backbone):
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(modalities, encoder)
+        super().__init__(modalities, encoder, settings or {})
         self.objectives = nn.ModuleDict(objectives)
-        self.weights, self.seed, self._settings = dict(weights), seed, dict(settings or {})
+        self.weights, self.seed = dict(weights), seed
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
 
     def forward(
@@ -132,19 +132,14 @@ class Model(Backbone):
         if unknown := set(masks or {}) - set(tokens):
             raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
         context = StepContext(step, self._noise(tokens, step, shard or {}), masks or {}, self.training)
-        members: dict[str, list[str]] = {}
-        for stream in tokens:
-            members.setdefault(self._objective_of[stream], []).append(stream)
         plans = {}
-        for name, streams in members.items():
-            plan = self.objective_named(name).plan(
-                {stream: tokens[stream] for stream in streams}, {stream: batches[stream] for stream in streams}, context
-            )
+        for name in dict.fromkeys(self._objective_of[stream] for stream in tokens):
+            own = {stream: part for stream, part in tokens.items() if self._objective_of[stream] == name}
+            plan = self.objective_named(name).plan(own, {stream: batches[stream] for stream in own}, context)
             if self.training:
-                noisy = {
-                    key: replace(part, noise=_input_noise(context, key, tokens)) for key, part in plan.inputs.items()
-                }
-                plan = replace(plan, inputs=noisy)
+                noises = {key: _input_noise(context, key, tokens) for key in plan.inputs}
+                inputs = {key: replace(part, noise=noises[key]) for key, part in plan.inputs.items()}
+                plan = replace(plan, inputs=inputs)
             plans[name] = plan
         return plans
 
@@ -175,10 +170,6 @@ class Model(Backbone):
         """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
         stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
         compile_stages([*self.encoder.stages, *stages], **kwargs)
-
-    def plain_settings(self) -> dict[str, Any]:
-        """An experiment without sources and training."""
-        return dict(self._settings)
 
     def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:
         def noise(stream: str, purpose: str) -> Noise:

@@ -24,9 +24,13 @@ def tokenize(modalities: Mapping[str, Modality], stream: str, samples: Tensor) -
     modality = modalities[stream]
     try:
         _check_samples(samples, modality.spec.vocab_size)
-        return _with_gaps(modality.tokenize(samples))
+        tokens = modality.tokenize(samples)
     except ValueError as error:
         raise MmmaskError(f"streams.{stream}: {error}") from error
+    if not tokens.spec.gaps or not tokens.content.is_floating_point():
+        return tokens
+    present = ~tokens.content.isnan().all(-1)  # a token without any present value is not valid
+    return replace(tokens, valid=present if tokens.valid is None else tokens.valid & present)
 
 
 def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]) -> dict[str, Tokens]:
@@ -40,20 +44,8 @@ def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]
     return {name: tokenize(modalities, name, samples) for name, samples in batch.items()}
 
 
-def _with_gaps(tokens: Tokens) -> Tokens:
-    """Tokens in which those without any present value are not valid."""
-    if not tokens.spec.gaps or not tokens.content.is_floating_point():
-        return tokens
-    present = ~tokens.content.isnan().all(-1)
-    return replace(tokens, valid=present if tokens.valid is None else tokens.valid & present)
-
-
 def _check_samples(samples: Tensor, vocab_size: int | None) -> None:
-    """Refuses what no modality takes: ids are integers within the vocabulary, values are real numbers.
-
-    Raises:
-        ValueError: says what is wrong with the samples.
-    """
+    """Raises a ValueError unless ids are integers within the vocabulary, and values real numbers."""
     if not isinstance(samples, Tensor):
         raise ValueError(f"expected a tensor, not {type(samples).__name__}")
     if not samples.dim() or not samples.shape[0]:

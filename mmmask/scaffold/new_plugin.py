@@ -8,7 +8,9 @@ import keyword
 import re
 import secrets
 import shutil
+import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from string import Template
 
@@ -18,59 +20,30 @@ from mmmask_registry import MmmaskError, UnknownName
 TEMPLATES = Path(__file__).parent / "templates"
 SUFFIX = ".template"  # so that no tool takes a template for a program
 LONGEST = 32  # of names: lines of the templates still fit
-# kind -> what its template registers beyond the component itself
-ALSO = {"modality": [("source", "{}_waves")]}
-# kind -> settings for its tests: small where the defaults would take their time, and what a check needs besides
-_SMALL = ", width=32, depth=2, num_heads=2"
-_MODEL = ", model=mmmask.build_model(mmmask.load_experiment(EXPERIMENT))"
-QUICK = {"encoder": _SMALL, "decoder": _SMALL, "evaluator": _MODEL}
-# kind -> one line about the template's component; the modality's says it itself
-SUMMARY = {
-    "augmentation": "brighter or darker by a factor that is drawn once per sample",
-    "callback": "remembers the lowest smoothed loss",
-    "decoder": "predicted tokens look at the latents, and not at each other",
-    "encoder": "pre-norm transformer layers over the visible tokens",
-    "evaluator": "effective number of dimensions of the features",
-    "loss": "Charbonnier error: squared where small, absolute where large",
-    "masker": "masks everything around a place drawn at random",
-    "objective": "tells samples whose tokens stand in reverse order",
-    "optimizer": "stochastic gradient descent with Nesterov's momentum",
-    "positions": "sines of a token's place at several scales, mixed by a learned layer",
-    "source": "soft spots of colour, from a formula",
+# kind -> [(kind, name, class, line about it)] that its template registers beyond the component itself
+ALSO = {
+    "modality": [("source", "{}_waves", "WavesSource", "waves that travel along a row of sensors, from a formula")],
 }
-# what the common experiment says, and kind -> where that names the kind's own component
-_MASKER, _PIXELS = "{name: random, mask_ratio: 0.6}", "{name: pixels, normalize: none, unnormalize: false}"
-_LEARNED = "    masker: {}\n    loss: {}{}"
-_WHY_PLAIN = "   # plain values: figures in decibels mean something"
-BLOCKS = {
-    "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4}",
-    "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4}",
-    "augment": "[{name: crop, scale: [0.6, 1.0]}, flip]",
-    "objective": _LEARNED.format(_MASKER, _PIXELS, _WHY_PLAIN),
-    "optimizer": "{learning_rate: 2e-3}",
-    "callbacks": "",
-}
-OWN_BLOCKS = {
-    "augmentation": {"augment": "[{name: crop, scale: [0.6, 1.0]}, flip, $name]"},
-    "callback": {"callbacks": "\ncallbacks: [$name]"},
-    "decoder": {"decoder": "{name: $name, width: 64, depth: 2, num_heads: 4}"},
-    "encoder": {"encoder": "{name: $name, width: 96, depth: 3, num_heads: 4}"},
-    "evaluator": {"objective": f"{BLOCKS['objective']}\n    evaluators: [reconstruction, $name]"},
-    "loss": {"objective": _LEARNED.format(_MASKER, "{name: $name}", "")},
-    "masker": {"objective": _LEARNED.format("{name: $name, mask_ratio: 0.6}", _PIXELS, _WHY_PLAIN)},
-    "optimizer": {"optimizer": "{name: $name, learning_rate: 0.1}"},
-    "positions": {
-        "encoder": "{name: vit, width: 96, depth: 3, num_heads: 4, positions: $name}",
-        "decoder": "{name: transformer, width: 64, depth: 1, num_heads: 4, positions: $name}",
-    },
-}
+REGISTRATION = """\
+    register(
+        "{}",
+        "{}",
+        "{}",
+        "{}",
+    )"""
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _NOT_TEXT = ("true", "false", "null")  # to YAML
 
 
 def kinds() -> list[str]:
-    """The kinds of component that there are templates of."""
-    return sorted(path.name for path in TEMPLATES.iterdir() if path.is_dir() and path.name != "common")
+    """Kinds of component with a template."""
+    return sorted(_words().keys() - {"common"})
+
+
+@cache
+def _words() -> dict[str, dict[str, str]]:
+    """{kind: words of its templates}, and those that are common to all kinds."""
+    return tomllib.loads((TEMPLATES / "words.toml").read_text(encoding="utf-8"))
 
 
 def write_plugin(kind: str, name: str, folder: str | Path = ".", authors: Sequence[str] = ()) -> Path:
@@ -124,7 +97,7 @@ def check_name(kind: str, name: str) -> None:
     if keyword.iskeyword(name) or name in _NOT_TEXT:
         language = "YAML" if name in _NOT_TEXT else "Python"
         raise MmmaskError(f"the name {name!r} has a meaning of its own in {language}: choose another.")
-    for of, pattern in [(kind, "{}"), *ALSO.get(kind, [])]:
+    for of, pattern, *_ in [(kind, "{}"), *ALSO.get(kind, [])]:
         registry = components().registry(of)
         if (wanted := pattern.format(name)) in registry:
             raise MmmaskError(
@@ -141,18 +114,23 @@ def render(kind: str, name: str, authors: Sequence[str] = ()) -> dict[str, str]:
     Raises:
         MmmaskError: an author is no text that can stand in a pyproject.toml.
     """
+    title = "".join(word.capitalize() for word in name.split("_"))
+    own = _words()[kind]
+    components = [(kind, "{}", kind.capitalize(), own["summary"]), *ALSO.get(kind, [])]
     words = {
         "kind": kind,
         "name": name,
-        "Name": "".join(word.capitalize() for word in name.split("_")),
-        "quick": QUICK.get(kind, ""),
-        "Kind": kind.capitalize(),
-        "summary": SUMMARY.get(kind, ""),
+        "Name": title,
+        "components": ", ".join(f'("{of}", "{pattern.format(name)}")' for of, pattern, *_ in components),
+        "registrations": "\n".join(
+            REGISTRATION.format(of, pattern.format(name), f"mmmask_{name}.{of}:{title}{suffix}", summary)
+            for of, pattern, suffix, summary in components
+        ),
         "interface_version": str(INTERFACE_VERSION),
         "authors": _author_lines(authors),
     }
-    blocks = BLOCKS | OWN_BLOCKS.get(kind, {})
-    words |= {block: Template(text).substitute(name=name) for block, text in blocks.items()}
+    for word, text in (_words()["common"] | own).items():
+        words[word] = Template(text).substitute(words)
     files = {}
     for folder in (TEMPLATES / "common", TEMPLATES / kind):
         for path in sorted(folder.rglob(f"*{SUFFIX}")):

@@ -8,8 +8,7 @@
 
 or all of them at once, in any test runner or none: `testing.check_masker("centre", mask_ratio=0.5)`.
 
-A broken promise raises `PromiseBroken`; one that finds nothing to look at, such as pictures of a modality that draws
-none, raises `NotApplicable`. Nothing here needs pytest, and `import mmmask` does not import it.
+A broken promise raises `PromiseBroken`, one that finds nothing to look at `NotApplicable`. Nothing here needs pytest.
 
 Besides settings the checks take
 
@@ -26,17 +25,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from mmmask.testing.augmentation import AugmentationCase
-from mmmask.testing.check import Case, Check, NotApplicable, PromiseBroken, checks_of
-from mmmask.testing.decoder import DecoderCase, ObjectiveCase
-from mmmask.testing.encoder import EncoderCase, PoolCase
-from mmmask.testing.format import FormatCase
-from mmmask.testing.loss import LossCase
-from mmmask.testing.masker import MaskerCase
-from mmmask.testing.modality import ModalityCase
-from mmmask.testing.positions import PositionsCase
-from mmmask.testing.source import SourceCase
-from mmmask.testing.training import CallbackCase, EvaluatorCase, OptimizerCase
+from mmmask.testing.check import Check, NotApplicable, PromiseBroken, checks_of
+from mmmask.testing.data import AugmentationCase, ModalityCase, SourceCase
+from mmmask.testing.masking import LossCase, MaskerCase
+from mmmask.testing.model import DecoderCase, EncoderCase, ObjectiveCase, PoolCase, PositionsCase
+from mmmask.testing.run import CallbackCase, EvaluatorCase, FormatCase, OptimizerCase
 from mmmask_registry import UnknownName
 
 __all__ = [
@@ -45,11 +38,13 @@ __all__ = [
     "check_objective", "check_optimizer", "check_pool", "check_positions", "check_source", "checks", "promises",
 ]  # fmt: skip
 
-_CASES: tuple[type[Case], ...] = (
-    ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase, PoolCase,
-    OptimizerCase, AugmentationCase, EvaluatorCase, CallbackCase, FormatCase,
-)  # fmt: skip
-_CHECKS = {case.kind: checks_of(case) for case in _CASES}
+_CHECKS = {
+    case.kind: checks_of(case)
+    for case in (
+        ModalityCase, SourceCase, MaskerCase, PositionsCase, EncoderCase, DecoderCase, LossCase, ObjectiveCase,
+        PoolCase, OptimizerCase, AugmentationCase, EvaluatorCase, CallbackCase, FormatCase,
+    )
+}  # fmt: skip
 
 
 def checks(kind: str) -> list[Check]:
@@ -66,10 +61,10 @@ def checks(kind: str) -> list[Check]:
 def promises(
     kind: str, name: str | type[Any], settings: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[str, str | NotApplicable | None]]:
-    """Examines a component promise by promise: (the promise's sentence, what came of it).
+    """Examines a component promise by promise: (the promise's sentence, outcome).
 
-    What came of it is None where the promise is kept, a text "expected ..., came ..." where it is broken, and a
-    `NotApplicable` where there was nothing to look at, whose text says why.
+    An outcome is None where the promise is kept, a text "expected ..., came ..." where it is broken, and a
+    `NotApplicable` that says why where there was nothing to look at.
 
     Raises:
         UnknownName: there is no such kind or component.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -17,8 +18,6 @@ from mmmask.interfaces import Component
 from mmmask.interfaces.component import validate_strictly
 from mmmask.testing import expect
 from mmmask_registry import MmmaskError
-
-Examine = TypeVar("Examine", bound=Callable[..., None])
 
 
 class PromiseBroken(AssertionError):
@@ -44,21 +43,13 @@ class NotApplicable(Exception):
     """Nothing about this component can be examined, and why."""
 
 
-def promise(examine: Examine, once: bool = False) -> Examine:
-    """Marks a method of a `Case` as a promise: it raises where the promise is broken; its docstring is the sentence.
-
-    One that takes long is examined `once`, in the first situation that the component takes.
-    """
-    examine.once = once  # pyright: ignore[reportFunctionMemberAccess]
-    return examine
-
-
+@dataclass(eq=False)
 class Case:
-    """One component in one situation. A kind's subclass holds its promises, methods marked `@promise`.
+    """One component in one situation. Its public methods are the promises of the kind, their docstrings the sentences.
 
-    A promise is examined in every situation that the component takes, each time with components built anew; one that
-    finds nothing to look at in a situation raises `NotApplicable`. The promises here, which all kinds share, are of the
-    class and its settings: nothing is built. `options` are those settings, and `extras`.
+    A promise raises where it is broken, and `NotApplicable` where it finds nothing to look at. It is examined in every
+    situation that the component takes, each time with a component built anew. The promises here, which all kinds share,
+    are of the class and its settings: nothing is built. The values of a situation are also attributes of the case.
     """
 
     kind: ClassVar[str]
@@ -67,22 +58,25 @@ class Case:
     """Further classes of the interface."""
     extras: ClassVar[tuple[str, ...]] = ()
     """Names of options that the checks take besides settings."""
+    once: ClassVar[tuple[str, ...]] = ()
+    """Promises that take long: examined in the first situation that the component takes."""
 
-    def __init__(self, subject: type[Any], name: str, options: Mapping[str, Any], situation: Any = None) -> None:  # noqa: ANN401 - each kind's own
-        self.subject, self.name, self.options, self.situation = subject, name, options, situation
+    subject: type[Any]
+    name: str
+    options: Mapping[str, Any]
+    """Settings, and `extras`."""
+    situation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        vars(self).update(self.situation)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
 
-    def situations(self) -> Mapping[str, Any]:
-        """Trials of the component, by the name that messages give them; by default only that it is built."""
-        return {"": None}
+    def _situations(self) -> Sequence[Mapping[str, Any]]:
+        return [{}]
 
-    def at(self, situation: Any) -> Self:  # noqa: ANN401
-        """The same case in a situation, its component built anew."""
-        return type(self)(self.subject, self.name, self.options, situation)
-
-    def configured(self, **changes: Any) -> Component.Config:  # noqa: ANN401 - plain data
+    def _configured(self, **changes: Any) -> Component.Config:  # noqa: ANN401 - plain data
         """The settings, validated as those of an experiment are; some of them changed."""
         own = {key: value for key, value in self.options.items() if key not in self.extras}
         name = {"name": self.name} if "name" in self.subject.Config.model_fields else {}
@@ -91,45 +85,43 @@ class Case:
     @cached_property
     def config(self) -> Component.Config:
         """The settings, validated."""
-        return self.configured()
+        return self._configured()
 
     @cached_property
     def component(self) -> Any:  # noqa: ANN401 - the kind's interface
         """The component, built when it is first needed."""
-        return self.build()
+        return self._make()
 
-    def build(self) -> Any:  # noqa: ANN401
-        """A new component of the settings."""
-        return self.subject(self.config)
+    def _make(self) -> Any:  # noqa: ANN401
+        return self.subject(self.config, **self._context())
 
-    def try_out(self) -> None:
+    def _context(self) -> dict[str, Any]:
+        """Arguments of the component besides its settings."""
+        return {}
+
+    def _try_out(self) -> None:
         """Uses the component once; a `MmmaskError` says that it does not take this situation."""
 
-    @promise
     def leaves_no_method_out(self) -> None:
         """It has every method that its interface asks for."""
         expect.none(sorted(self.subject.__abstractmethods__), "every abstract method of its interface")
 
-    @promise
     def says_what_it_is(self) -> None:
         """Its class has a docstring, whose first line says what it is."""
         expect.that((vars(self.subject).get("__doc__") or "").strip(), "a docstring of its own", "none")
 
-    @promise
     def describes_every_setting(self) -> None:
         """Every setting has a description for `mmmask describe`."""
         fields = self.subject.Config.model_fields
         missing = [key for key, field in fields.items() if key != "name" and not field.description]
         expect.none(missing, "Field(description=...) on every setting")
 
-    @promise
     def keeps_settings_strict(self) -> None:
         """Its settings are strict: unknown ones are errors, and none changes later."""
         unknown = {"a_setting_that_nobody_has": 1}
-        expect.raises(ValidationError, lambda: self.configured(**unknown), "an unknown setting is an error")
-        expect.raises(ValidationError, lambda: setattr(self.configured(), "name", "another"), "settings do not change")
+        expect.raises(ValidationError, lambda: self._configured(**unknown), "an unknown setting is an error")
+        expect.raises(ValidationError, lambda: setattr(self._configured(), "name", "other"), "settings do not change")
 
-    @promise
     def writes_settings_that_read_the_same(self) -> None:
         """Its settings, written as YAML or JSON, are read back the same."""
         data = self.config.model_dump(mode="json")
@@ -137,7 +129,6 @@ class Case:
             read = validate_strictly(type(self.config), again)
             expect.equal(read, self.config, f"read back from {language}")
 
-    @promise
     def pickles_settings(self) -> None:
         """Its settings can be pickled."""
         expect.equal(pickle.loads(pickle.dumps(self.config)), self.config, "out of a pickle")
@@ -176,22 +167,44 @@ class Check:
             pydantic.ValidationError: the settings are none of it.
         """
         case = _case_of(self.case, component, settings)
-        try:
-            _examine(case, self.name)
-        except NotApplicable:
-            raise
-        except expect.Unmet as unmet:
-            expected, came = unmet.args
-            raise PromiseBroken(self.promise, expected, came, str(case)) from unmet.__cause__
-        except Exception as error:  # a component may raise anything at all
-            raise PromiseBroken(self.promise, "no error", f"{type(error).__name__}: {error}", str(case)) from error
+        situations = case._situations()
+        refused, skipped, examined = [], [], 0
+        for situation in [{}] if hasattr(Case, self.name) else situations:
+            text = ", ".join(f"{key} {value}" for key, value in situation.items())
+            try:
+                getattr(replace(case, situation=situation), self.name)()
+            except NotApplicable as reason:
+                skipped.append(reason)
+            except Exception as error:  # a component may raise anything at all
+                if refusal := _refusal(replace(case, situation=situation)):
+                    refused.append(f"{text}: {refusal}")
+                elif isinstance(error, expect.Unmet):
+                    expected, came = error.args
+                    where = f"{text}: " if text else ""
+                    raise PromiseBroken(self.promise, where + expected, came, str(case)) from error.__cause__
+                else:
+                    came = f"{type(error).__name__}: {error}"
+                    raise PromiseBroken(self.promise, "no error", came, str(case)) from error
+            else:
+                examined += 1
+                if self.name in case.once:
+                    return
+        if skipped and not examined:
+            raise skipped[0]
+        if not examined:  # nothing passes because nothing was looked at
+            came = f"it refused all {len(refused)} cases, such as {refused[0]}"
+            raise PromiseBroken(self.promise, "at least one case that it takes", came, str(case))
 
 
 def checks_of(case: type[Case]) -> list[Check]:
     """A check for every promise of a kind: shared ones first, in the order in which they are written down."""
-    names = dict.fromkeys(name for base in reversed(case.__mro__) for name in vars(base))
-    methods = {name: getattr(case, name) for name in names if hasattr(getattr(case, name), "once")}
-    return [Check(name, " ".join(method.__doc__.split()), case.kind, case) for name, method in methods.items()]
+    names = dict.fromkeys(name for base in reversed(case.__mro__) for name in vars(base) if not name.startswith("_"))
+    methods = {name: getattr(case, name, None) for name in names}
+    return [
+        Check(name, " ".join(str(method.__doc__).split()), case.kind, case)
+        for name, method in methods.items()
+        if inspect.isfunction(method)
+    ]
 
 
 def _case_of(case_class: type[Case], component: str | type[Any], settings: Mapping[str, Any]) -> Case:
@@ -203,44 +216,12 @@ def _case_of(case_class: type[Case], component: str | type[Any], settings: Mappi
         )
     case = case_class(found, component if isinstance(component, str) else found.__name__, settings)
     assert case.config  # validated here: settings that are none are the caller's mistake
-    case.situations()
     return case
-
-
-def _examine(case: Case, name: str) -> None:
-    """Examines a promise in every situation that is taken; nothing passes because nothing was looked at."""
-    examine = getattr(type(case), name)
-    if hasattr(Case, name):
-        examine(case)
-        return
-    refused, skipped, examined = [], [], 0
-    for text, situation in case.situations().items():
-        try:
-            examine(case.at(situation))
-        except NotApplicable as reason:
-            skipped.append(reason)
-        except Exception as error:
-            refusal = _refusal(case.at(situation))
-            if refusal is not None:
-                refused.append(f"{text}: {refusal}")
-            elif isinstance(error, expect.Unmet) and text:
-                raise expect.Unmet(f"{text}: {error.args[0]}", error.args[1]) from error.__cause__
-            else:
-                raise
-        else:
-            examined += 1
-            if examine.once:
-                return
-    if skipped and not examined:
-        raise skipped[0]
-    if not examined:
-        came = f"it refused all {len(refused)} cases, such as {refused[0]}"
-        raise expect.Unmet("at least one case that it takes", came)
 
 
 def _refusal(case: Case) -> str | None:
     try:
-        case.try_out()
+        case._try_out()
     except Exception as error:  # of any other error the promise says more
         return str(error) if isinstance(error, MmmaskError) else None
     return None

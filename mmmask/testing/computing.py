@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmmask.randomness import Noise, sample_noise, seeded, seeded_generator
+from mmmask.randomness import sample_noise, seeded, seeded_generator
 from mmmask.testing import expect
-from mmmask.testing.check import Case, NotApplicable, promise
+from mmmask.testing.check import Case, NotApplicable
 from mmmask_registry import MmmaskError
 
 BATCH = 3
@@ -28,16 +28,13 @@ def randomize(part: nn.Module) -> None:
         nn.init.normal_(parameter, std=0.2, generator=generator)
 
 
-def go_back(parts: Sequence[Tensor]) -> None:
-    """Gradients of a sum that depends on every number of the parts, on each in another way."""
+def expect_gradients(parts: Iterable[Tensor], module: nn.Module) -> None:
+    """Finite gradients for every parameter, of a sum that depends on each number of the parts in another way."""
     generator = seeded_generator("weights")
-    torch.stack(
-        [(part.double() * torch.rand(part.shape, generator=generator)).sum() for part in parts]
-    ).sum().backward()
-
-
-def expect_gradients(trained: Mapping[str, nn.Parameter]) -> None:
-    """A finite gradient for every parameter."""
+    weighted = [(part.double() * torch.rand(part.shape, generator=generator)).sum() for part in parts]
+    if any(part.requires_grad for part in weighted):
+        torch.stack(weighted).sum().backward()
+    trained = {name: part for name, part in module.named_parameters() if part.requires_grad}
     found = {name: torch.zeros(1) if part.grad is None else part.grad for name, part in trained.items()}
     expect.none((name for name, part in found.items() if not part.any()), "a gradient for every parameter")
     expect.none((name for name, part in found.items() if not part.isfinite().all()), "finite gradients")
@@ -53,63 +50,57 @@ def expect_rows_apart(results: Callable[[slice], list[Tensor]], what: str) -> No
 class PureCase(Case):
     """A component that makes tensors of what it is given."""
 
-    def given(self, seed: int = 0) -> Any:  # noqa: ANN401 - each kind's own
+    def _given(self, seed: int = 0) -> Any:  # noqa: ANN401 - each kind's own
         """Input of the component, made anew; other content of another seed."""
         raise NotImplementedError
 
-    def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
+    def _results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
         """Output of the component."""
         raise NotImplementedError
 
-    def try_out(self) -> None:
-        """Makes something."""
-        self.results(self.given())
+    def _try_out(self) -> None:
+        self._results(self._given())
 
-    @promise
     def is_a_function_of_what_it_is_given(self) -> None:
-        """What it gives is a function of its settings and of what it is given, whatever it was given before."""
-        first = self.results(self.given())
-        self.results(self.given(1))
-        for what, other in (("asked again", self), ("of another object", self.at(self.situation))):
-            expect.same(other.results(other.given()), first, f"what it gives, {what}")
+        """Its output is a function of its settings and its input, whatever it was given before."""
+        first = self._results(self._given())
+        self._results(self._given(1))
+        for what, other in (("asked again", self), ("of another object", replace(self))):
+            expect.same(other._results(other._given()), first, f"what it gives, {what}")
 
-    @promise
     def leaves_global_random_state_alone(self) -> None:
         """It neither reads nor changes global random state, in training neither."""
-        expect.no_global_randomness(lambda: self.results(self.given()), "what it gives")
+        expect.no_global_randomness(lambda: self._results(self._given()), "what it gives")
 
-    @promise
     def leaves_its_input_alone(self) -> None:
         """It does not change what it is given."""
-        given = self.given()
+        given = self._given()
         before = expect.fingerprint(given)
-        self.results(given)
+        self._results(given)
         expect.that(expect.fingerprint(given) == before, "what it was given as it was before", "it was written to")
 
 
 class PickledCase(PureCase):
     """A component that is sent to other processes."""
 
-    @promise
     def can_be_pickled(self) -> None:
         """A copy out of a pickle gives the same."""
-        wanted = self.results(self.given())
+        wanted = self._results(self._given())
         self.component = pickle.loads(pickle.dumps(self.component))
-        expect.same(self.results(self.given()), wanted, "what the copy gives")
+        expect.same(self._results(self._given()), wanted, "what the copy gives")
 
 
 class BatchCase(PureCase):
     """A component that makes tensors (batch, ...) of a batch."""
 
-    def part(self, given: Any, rows: slice) -> Any:  # noqa: ANN401 - each kind's own
+    def _part(self, given: Any, rows: slice) -> Any:  # noqa: ANN401 - each kind's own
         """Some samples of what is given."""
         return expect.changed(given, lambda tensor: tensor[rows])
 
-    @promise
     def keeps_samples_apart(self) -> None:
         """Samples do not see each other: one alone gives what it gives in a batch, on however many processes."""
-        given = self.given()
-        expect_rows_apart(lambda rows: self.results(self.part(given, rows)), "")
+        given = self._given()
+        expect_rows_apart(lambda rows: self._results(self._part(given, rows)), "")
 
 
 class ModuleCase(PureCase):
@@ -118,120 +109,107 @@ class ModuleCase(PureCase):
     dtypes: Sequence[tuple[torch.dtype, float]] = ((torch.float64, 1e-3),)
     """(dtype, tolerance) that the module is converted to."""
 
-    def make(self) -> nn.Module:
-        """A new module."""
-        raise NotImplementedError
-
-    def outputs(self, given: Any) -> list[Tensor]:  # noqa: ANN401 - each kind's own
-        """Output of the module, with gradients."""
-        return self.component(given)
-
-    def build(self) -> nn.Module:
-        """A new module with the weights of a seed, in training mode."""
+    @cached_property
+    def component(self) -> Any:  # noqa: ANN401 - the kind's interface
+        """The module with the weights of a seed, in training mode."""
         with seeded("weights", 0):
             try:
-                return self.make().train()
+                return self._make().train()
             except ValueError as error:  # as the core does, which names the model
                 raise MmmaskError(str(error)) from error
 
-    def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
-        """Output of the module, without gradients."""
+    def _outputs(self, given: Any) -> list[Tensor]:  # noqa: ANN401 - each kind's own
+        """Output of the module, with gradients."""
+        return [self.component(given)]
+
+    def _results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
         with torch.no_grad():
-            return self.outputs(given)
+            return self._outputs(given)
 
-    def given_in(self, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    def _given_in(self, dtype: torch.dtype) -> Any:  # noqa: ANN401
         """Input in a model of another dtype."""
-        return expect.changed(self.given(), lambda part: part.to(dtype) if part.is_floating_point() else part)
+        return expect.changed(self._given(), lambda part: part.to(dtype) if part.is_floating_point() else part)
 
-    @promise
     def trains_every_parameter(self) -> None:
         """A finite gradient reaches every parameter that requires one, in every step; frozen ones are allowed."""
-        trained = {name: part for name, part in self.component.named_parameters() if part.requires_grad}
-        if not trained:
+        if not any(part.requires_grad for part in self.component.parameters()):
             raise NotApplicable("it has no parameters to train")
         for step in (0, 1):
             self.component.zero_grad()
-            parts = [part for part in self.outputs(self.given(step)) if part.requires_grad]
-            expect.that(parts, "what it gives depends on its parameters", "it depends on none")
-            go_back(parts)
-            expect_gradients(trained)
+            expect_gradients(self._outputs(self._given(step)), self.component)
 
-    @promise
     def has_the_weights_of_its_seed(self) -> None:
         """Its weights are a function of torch's seed alone."""
-        first, second = self.component.state_dict(), self.at(self.situation).component.state_dict()
+        first, second = self.component.state_dict(), replace(self).component.state_dict()
         expect.equal(list(second), list(first), "keys of another object")
         different = [key for key in first if not torch.equal(first[key], second[key])]
         expect.none(different, "the same weights from the same seed")
 
-    @promise
     def follows_the_models_dtype(self) -> None:
         """It follows the dtype of its model, such as float64, and gives what it gives in float32 then."""
-        single = self.results(self.given_in(torch.float32))
+        single = self._results(self._given_in(torch.float32))
         for dtype, tolerance in self.dtypes:
             self.component.to(dtype)
-            found = self.results(self.given_in(dtype))
+            found = self._results(self._given_in(dtype))
             others = {part.dtype for part in found if part.is_floating_point()} - {dtype}
             expect.that(not others, f"{dtype} in a model of {dtype}", others)
             expect.same(found, single, f"what it gives in {dtype}", tolerance)
 
-    @promise
     def can_be_evaluated_first(self) -> None:
         """It can be evaluated, in inference mode too, before it is trained."""
-        given, again = self.given(), self.given()
+        given, again = self._given(), self._given()
         self.component.eval()
         with torch.inference_mode():
-            self.outputs(given)
+            self._outputs(given)
         self.component.train()
         # a product keeps both factors for the backward, which an inference tensor does not allow
-        go_back([part * torch.ones_like(part, requires_grad=True) for part in self.outputs(again)])
+        products = [part * torch.ones_like(part, requires_grad=True) for part in self._outputs(again)]
+        torch.stack([part.sum() for part in products]).sum().backward()
 
 
 class SequenceCase(ModuleCase, BatchCase):
     """A module that takes the inputs of all streams of a step, and answers each: an encoder, a decoder."""
 
-    def input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> Any:  # noqa: ANN401 - each kind's own
+    once = ("compiles_once",)
+
+    def _input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> Any:  # noqa: ANN401 - each kind's own
         """One input of so many samples, of which so many tokens are masked."""
         raise NotImplementedError
 
-    def given(self, seed: int = 0) -> list[Any]:
-        """One input alone."""
-        return [self.input(seed)]
+    def _given(self, seed: int = 0) -> list[Any]:
+        return [self._input(seed)]
 
-    @promise
     def keeps_inputs_apart(self) -> None:
         """Samples of different inputs do not see each other; the parts of one sample may."""
-        given = [self.input(1, 2, 0.75), self.input(2, BATCH, 0.25)]
-        alone = [part for one in given for part in self.results([one])]
-        expect.same(self.results(given), alone, "what inputs give together", expect.CLOSE)
+        given = [self._input(1, 2, 0.75), self._input(2, BATCH, 0.25)]
+        alone = [part for one in given for part in self._results([one])]
+        expect.same(self._results(given), alone, "what inputs give together", expect.CLOSE)
 
-    @promise
     def draws_from_its_noise_alone(self) -> None:
         """In training all its randomness is drawn from the input's `noise`, each sample's from its own numbers."""
-        keys = sample_noise(0, 0, BATCH, CPU).keys
+        given = [replace(one, noise=sample_noise(0, 0, BATCH, CPU)) for one in self._given()]
 
         def noisy(rows: slice) -> list[Tensor]:
-            return self.results([replace(self.part(one, rows), noise=Noise(keys[rows])) for one in self.given()])
+            return self._results(self._part(given, rows))
 
         expect.no_global_randomness(lambda: noisy(slice(0, BATCH)), "what it gives with noise")
         expect_rows_apart(noisy, ", with its noise")
 
-    @partial(promise, once=True)
     def compiles_once(self) -> None:
         """Its `stages`, compiled, give the same, and nothing is compiled again from step to step."""
         from mmmask.model.compiling import compile_stages  # dynamo takes seconds to import
 
-        given = [self.given(step) for step in range(3)]
-        wanted = [part for one in given for part in self.results(one)]
+        given = [self._given(step) for step in range(3)]
+        wanted = [part for one in given for part in self._results(one)]
         # what was compiled of other modules with the same code would count as compiled again
         torch._dynamo.reset()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own, of which a component knows nothing
                 compile_stages(self.component.stages, backend="eager")
-                found = self.outputs(given[0])
+                found = self._outputs(given[0])
                 with torch.compiler.set_stance("fail_on_recompile"):
-                    found = [*found, *self.outputs(given[1]), *self.outputs(given[2])]
+                    found = [*found, *self._outputs(given[1]), *self._outputs(given[2])]
         except RuntimeError as error:
             expect.that("recompile" not in str(error), "later steps run what the first one compiled", error)
             raise

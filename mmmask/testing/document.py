@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from mmmask.testing import checks
@@ -41,23 +41,20 @@ def page() -> str:
     from mmmask.components import INTERFACES
     from mmmask.interfaces import tokens
 
-    shared = _promises(check for check in checks("masker") if hasattr(Case, check.name))
-    head = HEAD.format(shared=shared, data=inspect.cleandoc(tokens.__doc__ or ""))
+    shared = [check for check in checks("masker") if hasattr(Case, check.name)]
+    head = HEAD.format(shared=_promises(shared), data=inspect.cleandoc(tokens.__doc__ or ""))
     flowing = [
         tokens.TokenSpec, tokens.Tokens, tokens.Mask, tokens.Part, tokens.EncoderInput, tokens.Latents,
         tokens.DecoderInput,
     ]  # fmt: skip
-    data = "\n\n".join(f"### {one.__name__}\n\n{_text(one.__doc__)}" for one in flowing)
-    kinds = [_kind(kind, [check for check in checks(kind) if not hasattr(Case, check.name)]) for kind in INTERFACES]
-    return "\n".join([head, data, "", *kinds]).rstrip() + "\n"
-
-
-def _kind(kind: str, own: list[Check]) -> str:
-    case: type[Case] = own[0].case
-    described = f"{_text(case.interface.__doc__)}\n\n{_members(case.interface)}"
-    for part in case.also:
-        described += f"\n\n### {part.__name__}\n\n{_text(part.__doc__)}\n\n{_members(part)}"
-    return f"## {kind.capitalize()}\n\n{described}\n\nPromises:\n\n{_promises(own)}\n"
+    sections = [head, *(f"### {one.__name__}\n\n{_text(one.__doc__)}\n" for one in flowing)]
+    for kind in INTERFACES:
+        own = [check for check in checks(kind) if not hasattr(Case, check.name)]
+        interface, also = own[0].case.interface, own[0].case.also
+        sections.append(f"## {kind.capitalize()}\n\n{_text(interface.__doc__)}\n\n{_members(interface)}\n")
+        sections += [f"### {one.__name__}\n\n{_text(one.__doc__)}\n\n{_members(one)}\n" for one in also]
+        sections.append(f"Promises:\n\n{_promises(own)}\n")
+    return "\n".join(sections)
 
 
 def _members(interface: type[Any]) -> str:
@@ -75,8 +72,8 @@ def _members(interface: type[Any]) -> str:
     return "\n".join(lines)
 
 
-def _promises(some: Iterable[Check]) -> str:
-    return "\n".join(f"- {check.promise}" for check in some)
+def _promises(checks: list[Check]) -> str:
+    return "\n".join(f"- {check.promise}" for check in checks)
 
 
 def _text(docstring: str | None) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces import SourceFile, TokenSpec
+from mmmask.randomness import Noise
 
 CLOSE = 1e-4
 """Tolerance, relative to the largest number, where the same is computed in another order."""
@@ -132,18 +133,20 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - anything
     return kind, pickle.dumps(value)
 
 
-def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - dataclasses and containers
-    """The same value with every tensor within changed; a dataclass stays of its class."""
+def changed(value: Any, change: Callable[[Any], Any], kinds: Any = Tensor) -> Any:  # noqa: ANN401
+    """The same value with every tensor within changed, or every part of these types; a dataclass keeps its class."""
     match value:
-        case Tensor():
+        case _ if isinstance(value, kinds):
             return change(value)
+        case Noise():
+            return Noise(change(value.keys))
         case Mapping():
-            return {key: changed(part, change) for key, part in value.items()}
+            return {key: changed(part, change, kinds) for key, part in value.items()}
         case tuple() | list():
-            return type(value)(changed(part, change) for part in value)
+            return type(value)(changed(part, change, kinds) for part in value)
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type | TokenSpec):
             fields = [field.name for field in dataclasses.fields(value) if field.init]
-            return dataclasses.replace(value, **{name: changed(getattr(value, name), change) for name in fields})
+            return dataclasses.replace(value, **{name: changed(getattr(value, name), change, kinds) for name in fields})
     return value
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmmask.interfaces import (
@@ -31,7 +31,6 @@ from mmmask.interfaces.component import ChosenByName
 from mmmask.model.masks import mask_from_bool
 from mmmask.randomness import seeded_generator
 
-Size = Annotated[int, Field(gt=0)]
 UNITS: dict[str, dict[str, Any]] = {
     "bytes": {"mean": 0.5, "std": 0.25, "scale": 255.0, "range": (0.0, 1.0)},
     "around_5": {"mean": 5.0, "std": 2.0},
@@ -54,23 +53,22 @@ class SyntheticModality(Modality):
     """Numbers, or ids, on a grid of as many axes as wanted."""
 
     class Config(Modality.Config):
-        grid: tuple[Size, ...] = Field(default=(16,), description="tokens along each axis")
-        patch_size: tuple[Size, ...] = Field(default=(4,), description="numbers of a token along each axis")
-        channels: int = Field(default=2, gt=0, description="numbers per place")
-        vocab_size: int | None = Field(default=None, gt=1, description="number of ids; null: numbers, not ids")
-        unit: Literal["bytes", "around_5", "int16", "gaps"] = Field(default="bytes", description="unit of the numbers")
+        grid: tuple[int, ...] = (16,)
+        patch_size: tuple[int, ...] = (4,)
+        channels: int = 2
+        vocab_size: int | None = None
+        unit: str = "bytes"
 
     config: Config
 
     @property
     def spec(self) -> TokenSpec:
         """Description of a token."""
-        settings = self.config
-        if settings.vocab_size is not None:
-            return TokenSpec(settings.patch_size, settings.channels, settings.vocab_size)
-        unit = dict(UNITS[settings.unit])
-        unit |= {name: (unit[name],) * settings.channels for name in ("mean", "std")}
-        return TokenSpec(settings.patch_size, settings.channels, **unit)
+        patch_size, channels, unit = self.config.patch_size, self.config.channels, UNITS[self.config.unit]
+        if self.config.vocab_size is not None:
+            return TokenSpec(patch_size, channels, self.config.vocab_size)
+        per_channel: dict[str, Any] = {name: (unit[name],) * channels for name in ("mean", "std")}
+        return TokenSpec(patch_size, channels, **unit | per_channel)
 
     @property
     def embedding(self) -> str:
@@ -85,7 +83,7 @@ class SyntheticModality(Modality):
 
     @property
     def preparation(self) -> Preparation:
-        """None: samples are made where they are needed."""
+        """None."""
         raise NotImplementedError
 
     def grid(self, shape: Sequence[int]) -> Grid:
@@ -116,7 +114,7 @@ class Scene:
 
     def __str__(self) -> str:
         spec, unit = self.modality.spec, getattr(self.modality.config, "unit", "numbers")
-        return f"grid {self.grid} of tokens {spec.patch_size} x {spec.channels} {'ids' if self.holds_ids else unit}"
+        return f"of grid {self.grid}, tokens {spec.patch_size} x {spec.channels} {'ids' if self.holds_ids else unit}"
 
     @property
     def holds_ids(self) -> bool:

@@ -1,38 +1,33 @@
-"""Telling everybody what happens in a run."""
+"""Calls of a run's hooks."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmmask.components import components
 from mmmask.hooks import RunState
 from mmmask.interfaces import Callback
 from mmmask_registry import MmmaskError
-
-if TYPE_CHECKING:
-    import pluggy
 
 EVERYWHERE = ("run_started", "optimizer_stepped", "run_ended")
 """Hooks that are called on every process; all others on the main one alone."""
 
 
 class Audience:
-    """Everybody who implements hooks: installed plugins, the run's callbacks and writers.
+    """Listeners of a run: installed plugins, its callbacks and writers.
 
     An exception in a plugin's hook is named, once per plugin and hook, and does not end the run; a MmmaskError does,
-    for it is meant to. Those that the run itself brings must not fail.
+    for it is meant to.
 
     Args:
-        manager: of the installed plugins.
         callbacks: of the experiment, whose state every checkpoint holds.
         own: objects with hook implementations, for this run only; what they raise ends it.
     """
 
-    def __init__(
-        self, manager: pluggy.PluginManager, callbacks: Mapping[str, Callback], own: tuple[object, ...]
-    ) -> None:
-        self.manager, self.callbacks, self.own = manager, dict(callbacks), own
+    def __init__(self, callbacks: Mapping[str, Callback], own: tuple[object, ...]) -> None:
+        self.manager, self.callbacks, self.own = components().manager, dict(callbacks), own
         self._failed: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Audience:
@@ -47,7 +42,7 @@ class Audience:
             self.manager.unregister(listener)
 
     def tell(self, hook: str, run: RunState, **arguments: object) -> None:
-        """Calls one hook of everybody who has it."""
+        """Calls one hook of all listeners."""
         if not run.is_main and hook not in EVERYWHERE:
             return
         known = {"run": run} | arguments
@@ -67,7 +62,7 @@ class Audience:
         return {name: callback.state_dict() for name, callback in self.callbacks.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the callbacks that were there when the run was interrupted; others begin anew."""
+        """Restores the callbacks that the checkpoint has; others begin anew."""
         for name, callback in self.callbacks.items():
             if name in state_dict:
                 callback.load_state_dict(state_dict[name])

@@ -1,12 +1,13 @@
-"""The record of samples that could not be used, and the point at which there are too many."""
+"""Record of bad samples, and the share at which a run stops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from mmmask.data.samples import BadRecord
+from mmmask.data.streams import Streams
 from mmmask.interfaces.source import SourceError
 from mmmask.interop.runs import read_jsonl
 from mmmask.training.logs import append_jsonl
@@ -23,55 +24,53 @@ class BadSamples:
 
     Args:
         path: the file; all processes must read it, or they would not stop together.
-        sizes: {stream: samples in its source}.
+        streams: whose samples they are.
         max_share: above it the run stops.
         write: whether this process writes the file.
     """
 
-    def __init__(self, path: Path, sizes: Mapping[str, int], max_share: float, write: bool = True) -> None:
-        self.path, self.sizes, self.max_share, self.write = path, dict(sizes), max_share, write
+    def __init__(self, path: Path, streams: Streams, max_share: float, write: bool = True) -> None:
+        self.path, self.streams, self.max_share, self.write = path, streams, max_share, write
         self.known: dict[str, set[str]] = {}
-        self.draws = dict.fromkeys(sizes, 0)
-        self.failed = dict.fromkeys(sizes, 0)
+        self.failed = dict.fromkeys(streams.sizes, 0)
 
     def read_known(self) -> None:
         """Replaces the known bad samples by those of the file."""
-        self.known = {name: set() for name in self.sizes}
+        self.known = {name: set() for name in self.failed}
         for line in read_jsonl(self.path):
             self.known.setdefault(line["stream"], set()).add(line["sample"])
 
-    def add(self, step: int, bad: Iterable[tuple[str, BadRecord]], draws: Mapping[str, int]) -> None:
-        """Records (stream, bad sample) of a step, and the step's {stream: samples that were none}.
+    def add(self, step: int, bad: Sequence[BadRecord]) -> None:
+        """Records the bad samples of a step.
 
         Raises:
             SourceError: more than the allowed share is bad.
         """
-        last: dict[str, BadRecord] = {}
-        for stream, number in draws.items():
-            self.draws[stream] += number
-        for stream, record in bad:
-            last[stream] = record
-            self.draws[stream] += 1
-            self.failed[stream] += 1
-            if record.sample not in self.known[stream]:
-                self.known[stream].add(record.sample)
-                if self.write:
-                    append_jsonl(self.path, {"step": step, "stream": stream} | asdict(record))
-        for stream, record in last.items():
-            self._judge(stream, record)
+        for record in bad:
+            known = self.known[record.stream]
+            self.failed[record.stream] += 1
+            if self.write and record.sample not in known:
+                append_jsonl(self.path, {"step": step} | asdict(record))
+            known.add(record.sample)
+        for last in {record.stream: record for record in bad}.values():
+            self._judge(last)
+
+    def draws(self, stream: str) -> int:
+        """Samples of a stream that were asked for, bad ones included."""
+        return self.streams.distinct(stream) + self.failed[stream]
 
     def state_dict(self) -> dict[str, dict[str, int]]:
         """The counts, for a checkpoint."""
-        return {"draws": dict(self.draws), "failed": dict(self.failed)}
+        return {"draws": {name: self.draws(name) for name in self.failed}, "failed": dict(self.failed)}
 
     def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
         """Goes on from the counts of a checkpoint."""
-        self.draws |= state_dict["draws"]
         self.failed |= state_dict["failed"]
 
-    def _judge(self, stream: str, last: BadRecord) -> None:
-        distinct, size = len(self.known[stream]), self.sizes[stream]
-        failed, draws = self.failed[stream], self.draws[stream]
+    def _judge(self, last: BadRecord) -> None:
+        stream = last.stream
+        distinct, size = len(self.known[stream]), self.streams.sizes[stream]
+        failed, draws = self.failed[stream], self.draws(stream)
         many = draws >= ENOUGH_TO_JUDGE and failed > self.max_share * draws
         if distinct > self.max_share * size or many:
             raise SourceError(

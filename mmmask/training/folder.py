@@ -1,4 +1,4 @@
-"""Writing a run's folder: its lock, what a resumed run may change, and cutting logs back to a checkpoint."""
+"""Run folder: its lock, the settings that may change, logs cut back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interop.runs import RunFolder, read_jsonl
 from mmmask_registry import MmmaskError
 
-# keys that may change when a run goes on: its length, what it logs, how it is computed, and where its files are (that
-# these are the same ones is for `Streams.load_state_dict` to say)
+# keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
+# are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
@@ -30,7 +30,7 @@ MAY_CHANGE = re.compile(
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
-"""Leftovers of a killed process that do not make a folder "in use"."""
+"""Leftovers of a killed process, in a folder without a run."""
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one move, so that no reader and no crash ever sees half of it."""
+    """Replaces a file in one move, so that no reader and no crash sees half of it."""
     partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

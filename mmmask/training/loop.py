@@ -1,10 +1,9 @@
-"""The training loop: micro-batches, forward, backward, update. All else is told by it, not done in it."""
+"""The training loop: micro-batches, forward, backward, update."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,40 +45,21 @@ class StepResult:
     wait: float
 
 
-class Timing:
-    """Samples per second, seconds per step and seconds waited for data since the last log line."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins anew: evaluating, drawing and saving are no part of a step."""
-        self.started = time.perf_counter()
-        self.samples, self.wait, self.steps = 0, 0.0, 0
-
-    def add(self, result: StepResult) -> None:
-        """Adds a step."""
-        self.steps, self.samples, self.wait = self.steps + 1, self.samples + result.samples, self.wait + result.wait
-
-    def figures(self) -> dict[str, float]:
-        """The only figures that differ from run to run."""
-        seconds = time.perf_counter() - self.started
-        return {
-            "samples_per_second": round(self.samples / seconds, 2),
-            "data_wait_seconds": round(self.wait / self.steps, 4),
-            "step_seconds": round(seconds / self.steps, 4),
-        }
+def speed(results: Sequence[StepResult], seconds: float) -> dict[str, float]:
+    """Figures of steps that took so many seconds together; the only ones that differ from run to run."""
+    return {
+        "samples_per_second": round(sum(result.samples for result in results) / seconds, 2),
+        "data_wait_seconds": round(sum(result.wait for result in results) / len(results), 4),
+        "step_seconds": round(seconds / len(results), 4),
+    }
 
 
 class TrainingLoop:
     """Trains until a number of steps is done, or until it is asked to stop.
 
     Args:
-        parallelism: the model, as this process trains it.
-        optimizer: over the parameter groups.
+        optimizer: over the parameter groups of `parameter_groups`.
         learning_rate: of a step.
-        streams: batches of this process.
-        control: bad samples and requests to stop, of all processes.
     """
 
     def __init__(
@@ -97,7 +77,7 @@ class TrainingLoop:
         self._unchecked: list[tuple[int, StepResult]] = []
 
     def run(self, first: int, last: int) -> Iterator[StepResult]:
-        """Steps `first` to `last - 1`, one after the other; ends early where a process was asked to stop.
+        """Steps `first` to `last - 1`; ends early where a process was asked to stop.
 
         Raises:
             NotFinite: a loss is not finite.
@@ -109,7 +89,7 @@ class TrainingLoop:
             yield self._step(step)
 
     def check_finite(self) -> None:
-        """Looks at the losses of the steps since the last look.
+        """Checks the losses of the steps since the last check.
 
         Raises:
             NotFinite: naming step and stream.

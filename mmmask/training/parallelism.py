@@ -111,15 +111,12 @@ class Parallelism:
         device = self.processes.device
         used = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32, device=device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
-        self._idle[streams] = []
         for parameter, any_gradient in zip(trained, used.tolist(), strict=True):
-            if not any_gradient:
-                self._idle[streams].append(parameter)
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= self.processes.world_size
+            if any_gradient:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.processes.world_size
+        self._idle[streams] = [parameter for parameter in trained if parameter.grad is None]
 
 
 @contextmanager
@@ -127,8 +124,7 @@ def processes(device: str | None) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
 
     Raises:
-        MmmaskError: the device does not exist here, or is one for all processes; or another process ended before its
-            time.
+        MmmaskError: the device does not exist here, or is one for all processes; or another process ended.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))

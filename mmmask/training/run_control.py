@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
-from collections import Counter
 from types import FrameType
 from typing import Any
 
@@ -46,32 +45,21 @@ class Interruption:
 
 
 class RunControl:
-    """Exchanges notes one step late, in one small tensor on the CPU that no process waits for.
-
-    With a single process notes are taken at once.
-
-    Args:
-        interruption: of this process.
-    """
+    """Exchanges notes one step late, in one small tensor on the CPU that no process waits for; alone, at once."""
 
     def __init__(self, processes: Processes, bad_samples: BadSamples, interruption: Interruption) -> None:
         self.processes, self.bad_samples, self.interruption = processes, bad_samples, interruption
         self.stopped = False
-        self._bad: list[tuple[str, BadRecord]] = []
-        self._draws: Counter[str] = Counter()
-        self._sent: tuple[int, list[tuple[str, BadRecord]], Counter[str], torch.Tensor, Any] | None = None
+        self._bad: list[BadRecord] = []
+        self._sent: tuple[int, list[BadRecord], torch.Tensor, Any] | None = None
 
     def take(self, micro: MicroStep) -> None:
-        """Collects the bad samples and draws of a micro-batch of this process."""
-        for name, part in micro.loaded.items():
-            self._draws[name] += part.distinct * self.processes.world_size  # draws are alike on all processes
-            self._bad += [(name, record) for record in part.bad]
+        """Collects the bad samples of a micro-batch of this process."""
+        for part in micro.loaded.values():
+            self._bad += part.bad
 
     def exchange(self, step: int) -> bool:
-        """Before a step: receives the notes of the one before it, sends those since. Whether to stop.
-
-        Args:
-            step: optimiser steps done.
+        """Receives the last notes, sends those since; whether to stop. Called before each step, after `step` steps.
 
         Raises:
             SourceError: too many samples are bad, on all processes alike.
@@ -79,30 +67,30 @@ class RunControl:
         self._receive()
         notes = torch.tensor([int(self.interruption.requested), len(self._bad)])
         work = dist.all_reduce(notes, async_op=True) if self.processes.world_size > 1 else None
-        self._sent = step, self._bad, self._draws, notes, work
-        self._bad, self._draws = [], Counter()
+        self._sent = step, self._bad, notes, work
+        self._bad = []
         if work is None:
             self._receive()
         return self.stopped
 
     def flush(self, step: int) -> None:
-        """Exchanges all there is, so that a checkpoint holds it."""
+        """Exchanges all notes, so that a checkpoint holds them."""
         self.exchange(step)
         self._receive()
 
     def fail(self, step: int, error: TooManyBad) -> None:
         """Writes the records of this process, which ends over them."""
         self.bad_samples.write = True
-        self.bad_samples.add(step, [(error.stream, record) for record in error.records], {})
+        self.bad_samples.add(step, error.records)
 
     def _receive(self) -> None:
         if self._sent is None:
             return
-        step, bad, draws, notes, work = self._sent
+        step, bad, notes, work = self._sent
         self._sent = None
         if work is not None:
             work.wait()
         stop, count = notes.tolist()
         self.stopped = self.stopped or bool(stop)
         everywhere = self.processes.gather(bad) if count else []
-        self.bad_samples.add(step, itertools.chain(*everywhere), draws)
+        self.bad_samples.add(step, list(itertools.chain(*everywhere)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 
-from mmmask.components import components
 from mmmask.data.sample_corpus import needed_parts, write_sample_data
 from mmmask.data.streams import Streams, total_steps
 from mmmask.evaluation.held_out import HeldOut
@@ -27,7 +27,7 @@ from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.folder import cut_back, opened, sync
 from mmmask.training.logs import LogWriter
-from mmmask.training.loop import NotFinite, StepResult, Timing, TrainingLoop
+from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism, Processes, processes
 from mmmask.training.run_control import Interruption, RunControl
@@ -41,15 +41,12 @@ def train(
     device: str | None = None,
     plugins: tuple[object, ...] = (),
 ) -> Run:
-    """Trains an experiment; goes on where it stopped if the folder holds a run of it.
+    """Trains an experiment; goes on where it stopped if the folder holds a run of it, which may be finished.
 
     Args:
         output: the run's folder, by default `runs/NAME`.
         device: such as `cpu` or `cuda:1`; by default a GPU where there is one.
         plugins: objects with hook implementations, for this run only.
-
-    Returns:
-        The run. A finished run is returned as it is.
 
     Raises:
         MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
@@ -85,10 +82,8 @@ class _Training:
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
         optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
-        bad_samples = BadSamples(
-            folder.bad_samples, self.streams.sizes, experiment.data.max_bad_share, write=peers.is_main
-        )
-        self.audience = Audience(components().manager, _callbacks(experiment), (LogWriter(folder), *plugins))
+        bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
+        self.audience = Audience(_callbacks(experiment), (LogWriter(folder), *plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
         self.parts: dict[str, Any] = {  # what has state_dict and load_state_dict; no key of theirs is known here
             "model": model,
@@ -107,12 +102,7 @@ class _Training:
         self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
 
     def run(self) -> str:
-        """Trains to the end, or until interrupted; `finished` or `interrupted`.
-
-        Raises:
-            NotFinite: a loss is not finite; the last good checkpoint stays.
-            SourceError: too many samples are bad.
-        """
+        """Trains to the end, or until interrupted; `finished` or `interrupted`."""
         state = self.state
         if state.step >= state.total_steps:
             return "finished"
@@ -136,14 +126,15 @@ class _Training:
         state, settings = self.state, self.experiment.training
         if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
             self._evaluate()
-        timing = Timing()
+        results: list[StepResult] = []
+        started = time.perf_counter()
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             step, last = state.step, state.step == state.total_steps
             self.audience.tell("optimizer_stepped", state)
-            timing.add(result)
+            results.append(result)
             duties = (
-                (partial(self._log, result, timing), 1 if step == 1 else settings.log.every),
+                (partial(self._log, results, started), 1 if step == 1 else settings.log.every),
                 (self._evaluate, settings.evaluate.every),
                 (self._draw, settings.log.reconstruct_every),
                 (self._save, settings.checkpoint.every),
@@ -151,14 +142,14 @@ class _Training:
             for duty, every in duties:
                 if last or (every and step % every == 0):
                     duty()
-                    timing.reset()
+                    results, started = [], time.perf_counter()  # what has been done here is no part of a step
         if state.step < state.total_steps:
             self._save()
 
-    def _log(self, result: StepResult, timing: Timing) -> None:
+    def _log(self, results: list[StepResult], started: float) -> None:
         self.loop.check_finite()
         self.control.flush(self.state.step)
-        state, streams = self.state, self.streams
+        state, streams, result = self.state, self.streams, results[-1]
         total, *losses = result.losses.tolist()
         distinct = {name: streams.distinct(name) for name in self.experiment.streams}
         metrics: dict[str, Any] = {"step": state.step, "loss": total}
@@ -169,7 +160,7 @@ class _Training:
         metrics["distinct_samples"] = sum(distinct.values())
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
         metrics["bad_samples"] = sum(self.control.bad_samples.failed.values())
-        metrics |= timing.figures()
+        metrics |= speed(results, time.perf_counter() - started)
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:
@@ -205,11 +196,7 @@ class _Training:
         self.processes.wait()
 
     def _restore(self) -> None:
-        """Goes on from the newest checkpoint, and forgets what was logged after it.
-
-        Raises:
-            CheckpointError: there are checkpoints and none can be read, or it lacks a part.
-        """
+        """Goes on from the newest checkpoint, and forgets what was logged after it."""
         saved = self.checkpoints.newest()
         step = None if saved is None else saved["step"]
         if len(set(self.processes.gather(step))) > 1:

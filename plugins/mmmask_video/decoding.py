@@ -12,7 +12,6 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
@@ -175,7 +174,7 @@ def _pixels(frame: VideoFrame, channels: int) -> np.ndarray:
         pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
     except ValueError as error:
         raise BadSample(f"pixels of format {frame.format.name} cannot be converted: {error}") from error
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     pixels = pixels if matrix is None else _upright(pixels, *np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])
 

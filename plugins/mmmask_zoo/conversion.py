@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights
+from mmmask.interfaces import ForeignWeights, Format, Grid
 from mmmask.interop import InteropError
 
 ATTENTION_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
@@ -34,48 +34,54 @@ class Patches:
     size: tuple[int, ...]
     key: str
 
+    def grid(self, frames: int, size: int) -> Grid:
+        """Grid of a clip of so many frames, `size` pixels high and wide."""
+        return frames // self.size[0], size // self.size[1], size // self.size[2]
+
     def modality(self, name: str, size: int, **more: object) -> dict[str, Any]:
         """Settings of a modality of such patches; `size` is height and width of its samples in pixels."""
         return {"name": name, "size": size, "patch_size": list(self.size), "channels": self.channels, **more}
 
 
 class Conversion:
-    """Collects mmmask's weights from a state dict, with an account of every foreign key.
+    """mmmask's weights out of a state dict, with an account of every foreign key.
+
+    What is missing, damaged or not known is an InteropError.
 
     Args:
-        format: its name, for messages.
+        options: of the format.
         source: the foreign state dict.
     """
 
-    def __init__(self, format: str, source: Mapping[str, Tensor]) -> None:
-        self.format, self.source = format, source
-        self.state: dict[str, Tensor] = {}
-        self.origin: dict[str, tuple[str, ...]] = {}
-        self.converted: dict[str, str] = {}
-        self.unused: dict[str, str] = {}
+    def __init__(self, options: Format.Config, source: Mapping[str, Tensor]) -> None:
+        self.options: Any = options
+        self.source = source
+        self.weights = ForeignWeights({}, {}, {})
 
     def finished(self, settings: dict[str, Any]) -> ForeignWeights:
         """The collected weights, for the model that the settings describe."""
-        return ForeignWeights(settings, self.state, self.origin, self.converted, self.unused)
+        return replace(self.weights, settings=settings)
 
     def error(self, problem: str) -> InteropError:
         """A problem with the format's name in front."""
-        return InteropError(f"format {self.format}: {problem}")
+        return InteropError(f"format {self.options.name}: {problem}")
 
-    # --- sizes that the file tells
+    def add(self, foreign: Sequence[str], own: str, tensor: Tensor, how: str = "") -> None:
+        """Adds a tensor made of one or several of the file's; `how`, for the report, is empty where it is as it was."""
+        self.weights.state[own], self.weights.origin[own] = tensor, tuple(foreign)
+        if how:
+            self.weights.converted.update(dict.fromkeys(foreign, how))
 
-    def has(self, *prefixes: str) -> bool:
-        """Whether any key begins so."""
-        return any(key.startswith(prefixes) for key in self.source)
+    def ignore(self, foreign: str, why: str) -> None:
+        """Names a tensor as unused, where the file has it."""
+        if foreign in self.source:
+            self.weights.unused[foreign] = why
 
     def tensor(self, key: str, axes: str) -> Tensor:
         """A tensor that is needed.
 
         Args:
             axes: names of its axes, such as `decoder width, width`.
-
-        Raises:
-            InteropError: it is missing, empty, no floating point numbers, or has another number of axes.
         """
         if key not in self.source:
             raise self.error(f"{key} is missing")
@@ -90,21 +96,14 @@ class Conversion:
         """Shape of a tensor that tells sizes of the model, checked as in `tensor`."""
         return tuple(self.tensor(key, axes).shape)
 
-    def patches(self, key: str, axes: str) -> Patches:
-        """Patches of a convolution; `axes` names those of its kernel, such as `height, width`.
-
-        Raises:
-            InteropError: as `tensor`.
-        """
-        width, channels, *size = self.shape(key, f"width, channels, {axes} of a patch")
-        return Patches(width, channels, tuple(size), embedding_key(size, channels))
+    def patches(self, layer: str, axes: str) -> Patches:
+        """Patches of a convolution; `axes` names those of its kernel, such as `height, width`."""
+        width, channels, *size = self.shape(f"{layer}.weight", f"width, channels, {axes} of a patch")
+        self.require_filled(size)
+        return pixel_patches(width, channels, *size)
 
     def depth(self, prefix: str) -> int:
-        """Number of blocks `prefix.0`, `prefix.1`, ...
-
-        Raises:
-            InteropError: one is missing.
-        """
+        """Number of blocks `prefix.0`, `prefix.1`, ..."""
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         numbers = {int(found[1]) for key in self.source if (found := pattern.match(key))}
         depth = max(numbers, default=-1) + 1
@@ -113,66 +112,35 @@ class Conversion:
         return depth
 
     def heads(self, given: int | None, width: int, published: Mapping[int, int] = ATTENTION_HEADS) -> int:
-        """Attention heads: as given, or as published for a width.
-
-        Raises:
-            InteropError: neither is known.
-        """
+        """Attention heads: as given, or as published for a width."""
         if given or width in published:
             return given or published[width]
         raise self.error(f"an encoder of width {width} is not published: give num_heads")
 
-    def require_filled(self, options: object, patch: Sequence[int]) -> None:
-        """Checks that patches (frames, height, width) or (height, width) fill the sizes among a format's options.
-
-        Raises:
-            InteropError: they do not.
-        """
+    def require_filled(self, patch: Sequence[int]) -> None:
+        """Checks that patches (frames, height, width) or (height, width) fill the sizes among the options."""
         pixels = math.lcm(*patch[-2:])
         units = {"size": (pixels, "pixels"), "trained_size": (pixels, "pixels")}
         if len(patch) == 3:
             units |= {"num_frames": (patch[0], "frames"), "trained_frames": (patch[0], "frames")}
         for option, (extent, unit) in units.items():
-            if (value := getattr(options, option, None)) and value % extent:
+            if (value := getattr(self.options, option, None)) and value % extent:
                 raise self.error(f"{option} {value} is not a multiple of the file's patches of {extent} {unit}")
 
-    # --- what is taken
-
-    def take(self, foreign: str, own: str) -> None:
-        """Copies a tensor as it is, where the file has it."""
-        if foreign in self.source:
-            self.state[own], self.origin[own] = self.source[foreign], (foreign,)
-
-    def convert(self, foreign: str | Sequence[str], own: str, tensor: Tensor, how: str) -> None:
-        """Adds a tensor made of one or several of the file's.
-
-        Args:
-            how: it was made, for the report.
-        """
-        origin = (foreign,) if isinstance(foreign, str) else tuple(foreign)
-        self.state[own], self.origin[own] = tensor, origin
-        self.converted |= dict.fromkeys(origin, how)
-
-    def ignore(self, foreign: str, why: str) -> None:
-        """Names a tensor as unused, where the file has it."""
-        if foreign in self.source:
-            self.unused[foreign] = why
-
-    def fixed_table(self, foreign: str, computed: Tensor) -> bool:
-        """Whether a table (1, rows, width) is the one that mmmask computes; it is unused then."""
+    def is_computed(self, foreign: str, computed: Tensor) -> bool:
+        """Whether a table (1, rows, width) is the one that mmmask computes, but for rounding; it is unused then."""
         table = self.tensor(foreign, "1, positions, width")
-        if table.shape[1:] != computed.shape:
-            return False
         rounding = torch.finfo(table.dtype).eps / 2  # of the file's dtype, relative
-        if not torch.allclose(table[0].float(), computed.float(), rtol=rounding, atol=1e-5):
+        same_shape = table.shape[1:] == computed.shape
+        if not same_shape or not torch.allclose(table[0].float(), computed.float(), rtol=rounding, atol=1e-5):
             return False
         self.ignore(foreign, "the table is computed; the file's is the same")
         return True
 
 
-def embedding_key(patch: Sequence[int], channels: int) -> str:
-    """The key that modalities of pixels give to the embedding of a patch."""
-    return f"pixels_{times((*patch, channels))}"
+def pixel_patches(width: int, channels: int, *size: int) -> Patches:
+    """Patches with the key that modalities of pixels give to their embedding."""
+    return Patches(width, channels, size, f"pixels_{times((*size, channels))}")
 
 
 def square(tokens: int) -> int | None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights
 from mmmask.interop import sincos_2d_table
-from mmmask_zoo.conversion import Conversion, Patches, embedding_key
+from mmmask_zoo.conversion import Conversion, pixel_patches
 from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, write_all
 from mmmask_zoo.layout import Layout, LayoutFormat
-from mmmask_zoo.picture_positions import PicturePositions
-from mmmask_zoo.pictures import PUBLISHED_DECODER, PictureOptions, picture_stream
+from mmmask_zoo.mae import PUBLISHED_DECODER, PictureOptions, picture_stream, read_positions
 from mmmask_zoo.writing import Writing
 
-LAYOUT = Layout(blocks="blocks3")
+LAYOUT = Layout(system="a ConvMAE", blocks="blocks3")
 STAGES = (1, 2)
 """The stages of convolutions, as the file's keys number them; stage 3 is the ViT."""
 FINE_TUNED = ("head.weight", "fc_norm.weight")
 POINTWISE = ("conv1", "conv2", "mlp.fc1", "mlp.fc2")
 """Layers of a block that are convolutions of one cell there and linear layers here."""
-TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 
 
 class ConvMAEFormat(LayoutFormat):
@@ -30,8 +28,6 @@ class ConvMAEFormat(LayoutFormat):
 
     class Config(PictureOptions):
         pass
-
-    config: Config
 
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
@@ -45,7 +41,36 @@ class ConvMAEFormat(LayoutFormat):
                 f"{found[0]} is of a fine-tuned file, and how those pool their features is not known: load the "
                 "pretrained file"
             )
-        return _read(self.config, conversion)
+        keys = [f"patch_embed{stage}.proj.weight" for stage in (*STAGES, 3)]
+        kernels = [conversion.shape(key, "width, channels, height, width of a patch") for key in keys]
+        for key, (_, _, height, width) in zip(keys, kernels, strict=True):
+            if height != width:
+                raise conversion.error(f"{key}: patches of {height} x {width} are no squares")
+        widths, sides = [kernel[0] for kernel in kernels], [kernel[2] for kernel in kernels]
+        patches = pixel_patches(widths[-1], kernels[0][1], math.prod(sides), math.prod(sides))
+        conversion.require_filled(patches.size)
+        size, positions = read_positions(conversion, LAYOUT, patches, num_prefix=0)
+        for part, table in LAYOUT.tables.items():
+            if positions[part]["name"] == "learned":
+                raise conversion.error(f"{table} is not the published table; it was trained or changed")
+        depths = [conversion.depth(f"blocks{stage}") for stage in STAGES]
+        vit = LAYOUT.block.settings(conversion, LAYOUT.blocks, widths[-1])
+        read_all(_encoder_pairs(patches.key, sides, depths, vit["depth"]), conversion)
+        encoder = {
+            "name": "conv_vit",
+            "width": widths[-1],
+            "num_heads": conversion.heads(conversion.options.num_heads, widths[-1]),
+            "stage_widths": widths[:-1],
+            "stage_depths": depths,
+            "stage_patches": sides[:-1],
+            "conv_kernel": conversion.shape("blocks1.0.attn.weight", "width, 1, height, width of a kernel")[2],
+            "positions": positions["encoder"],
+            **vit,
+        }
+        published = {**PUBLISHED_DECODER, "positions": positions["decoder"]}
+        decoder = LAYOUT.read_decoder(conversion, patches.key, published)
+        stream = picture_stream(conversion.options) | {"modality": patches.modality("image", size)}
+        return LAYOUT.masked_model(conversion, encoder, decoder, {"images": stream})
 
     def _write(self, writing: Writing) -> None:
         if writing.classifier:
@@ -60,14 +85,14 @@ class ConvMAEFormat(LayoutFormat):
                 "convolutions"
             )
         sides = [*encoder.stage_patches, patches.size[0] // math.prod(encoder.stage_patches)]
-        write_all(_encoder_pairs(patches.key, sides, list(encoder.stage_depths), encoder.depth), writing)
-        LAYOUT.write_decoder(writing, num_prefix=0, positions_at=("decoder",))
+        write_all(_encoder_pairs(patches.key, sides, encoder.stage_depths, encoder.depth), writing)
+        LAYOUT.write_decoder(writing, {})
         for part in writing.parts:
-            computed = sincos_2d_table(writing.grid(writing.stream), writing.part(part).width)
-            writing.written[TABLES[part]] = writing.require_table(part, "sincos_2d", computed)
+            computed = sincos_2d_table(writing.grid, writing.part(part).width)
+            writing.written[LAYOUT.tables[part]] = writing.require_table(part, "sincos_2d", computed)
 
 
-def _encoder_pairs(key: str, sides: list[int], depths: list[int], depth: int) -> Iterator[Pair]:
+def _encoder_pairs(key: str, sides: Sequence[int], depths: Sequence[int], depth: int) -> Iterator[Pair]:
     """The encoder; `sides` are those of the patches before every stage, the ViT's included."""
     for stage in STAGES:
         side, old, new = sides[stage - 1], f"blocks{stage}", f"encoder.pyramid.{stage - 1}"
@@ -87,48 +112,3 @@ def _encoder_pairs(key: str, sides: list[int], depths: list[int], depth: int) ->
     yield from linear("patch_embed4", "encoder.project")
     yield from LAYOUT.block.pairs(LAYOUT.blocks, "encoder.blocks", depth)
     yield from linear(LAYOUT.norm, "encoder.norm")
-
-
-def _read(config: ConvMAEFormat.Config, conversion: Conversion) -> ForeignWeights:
-    """A masked model; of a file without the decoder, with the published one's sizes."""
-    embedded = [conversion.patches(f"patch_embed{stage}.proj.weight", "height, width") for stage in (*STAGES, 3)]
-    for stage, (height, width) in enumerate((patches.size for patches in embedded), start=1):
-        if height != width:
-            raise conversion.error(f"patch_embed{stage}.proj.weight: patches of {height} x {width} are no squares")
-    widths, sides = [patches.width for patches in embedded], [patches.size[0] for patches in embedded]
-    channels, token = embedded[0].channels, [math.prod(sides)] * 2
-    conversion.require_filled(config, token)
-    positions = PicturePositions(conversion, LAYOUT.positions, token, config.size, cls_token=False)
-    key, depths = embedding_key(token, channels), [conversion.depth(f"blocks{stage}") for stage in STAGES]
-    vit = LAYOUT.block.settings(conversion, LAYOUT.blocks, widths[-1])
-    read_all(_encoder_pairs(key, sides, depths, vit["depth"]), conversion)
-    for table in TABLES.values():
-        if table in conversion.source and not positions.is_sinusoid(table):
-            raise conversion.error(f"{table} is not the published table; it was trained or changed")
-    encoder = {
-        "name": "conv_vit",
-        "width": widths[-1],
-        "num_heads": conversion.heads(config.num_heads, widths[-1]),
-        "stage_widths": widths[:-1],
-        "stage_depths": depths,
-        "stage_patches": sides[:-1],
-        "conv_kernel": conversion.shape("blocks1.0.attn.weight", "width, 1, height, width of a kernel")[2],
-        "positions": positions.sinusoid,
-        **vit,
-    }
-    decoder = LAYOUT.read_decoder(
-        conversion,
-        key,
-        config.decoder_num_heads,
-        PUBLISHED_DECODER,
-        positions_at="decoder",
-        positions=positions.sinusoid,
-    )
-    modality = Patches(widths[-1], channels, tuple(token), key).modality("image", positions.size)
-    return conversion.finished(
-        {
-            "description": "a ConvMAE checkpoint",
-            "model": {"encoder": encoder, "decoder": decoder},
-            "streams": {"images": picture_stream(config) | {"modality": modality}},
-        }
-    )

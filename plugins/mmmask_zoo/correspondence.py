@@ -7,7 +7,7 @@ missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,20 +44,16 @@ class Pair:
         Raises:
             InteropError: the file has some of the tensors only, or they do not fit.
         """
-        source = conversion.source
-        missing = [key for key in self.foreign if key not in source]
+        missing = [key for key in self.foreign if key not in conversion.source]
         if len(missing) == len(self.foreign):
-            return None
+            return
         if missing:
             raise conversion.error(f"{missing[0]} is missing")
-        if not self.how:
-            return conversion.take(self.foreign[0], self.own)
-        parts = [conversion.tensor(key, self.axes) if self.axes else source[key] for key in self.foreign]
+        tensors = [conversion.tensor(key, self.axes) if self.axes else conversion.source[key] for key in self.foreign]
         try:
-            own = self.to_own(*parts)
+            conversion.add(self.foreign, self.own, self.to_own(*tensors), self.how)
         except ValueError as error:
             raise conversion.error(f"{', '.join(self.foreign)}: {error}") from error
-        return conversion.convert(self.foreign, self.own, own, self.how)
 
     def write(self, writing: Writing) -> None:
         """From mmmask to the file."""
@@ -90,6 +86,18 @@ class Computed:
 Table = Iterable[Pair | Computed]
 
 
+def read_all(table: Table, conversion: Conversion) -> None:
+    """Reads every pair."""
+    for pair in table:
+        pair.read(conversion)
+
+
+def write_all(table: Table, writing: Writing) -> None:
+    """Writes every pair."""
+    for pair in table:
+        pair.write(writing)
+
+
 def linear(foreign: str, own: str) -> Iterator[Pair]:
     """Weight and bias of a linear layer, a LayerNorm or any other module, as they are."""
     for part in ("weight", "bias"):
@@ -105,11 +113,7 @@ def vector(foreign: str, own: str, shape: tuple[int, ...] = (1, 1, -1), row: boo
     """
     own_shape = (1, -1) if row else (-1,)
     return Pair(
-        (foreign,),
-        own,
-        "flattened",
-        lambda tensor: tensor.flatten().unflatten(0, own_shape),
-        lambda tensor: [tensor.reshape(shape)],
+        (foreign,), own, "flattened", lambda tensor: tensor.reshape(own_shape), lambda tensor: [tensor.reshape(shape)]
     )
 
 
@@ -138,61 +142,28 @@ def stacked(foreign: tuple[str, ...], own: str) -> Pair:
     return Pair(foreign, own, f"one of {len(foreign)} parts of {own}", stack, lambda whole: whole.chunk(len(foreign)))
 
 
-def learned_table(foreign: str, own: str, trained: Grid, grid: Grid) -> Pair:
-    """A learned table of positions: (1, tokens, width) in the file, (tokens, width) in mmmask.
+def learned_table(foreign: str, own: str, trained: Grid, grid: Grid, num_prefix: int = 0) -> Pair:
+    """A learned table of positions: (1, prefix + tokens, width) in the file, (tokens, width) in mmmask.
 
     Args:
         trained: grid of the file's table.
         grid: the model's, to which a table that is read is resized.
+        num_prefix: rows of prefix tokens before it, which are left; a table with such rows is only read.
     """
+    is_resized = tuple(trained) != tuple(grid)
     return Pair(
         (foreign,),
         own,
-        how_resized(trained, grid),
-        lambda table: resize_table(table[0], trained, grid),
+        f"resized from {times(trained)} to {times(grid)} tokens" if is_resized else "flattened",
+        lambda table: resize_table(table[0, num_prefix:], trained, grid),
         lambda table: [table.unsqueeze(0)],
         axes="1, positions, width",
     )
 
 
-def take_table(
-    conversion: Conversion,
-    foreign: str,
-    own: str,
-    num_prefix: int,
-    trained: Grid,
-    grid: Grid,
-    takes_prefix: bool = True,
-) -> None:
-    """Reads a learned table that begins with rows of prefix tokens, as `own.prefix_table` and `own.table`.
-
-    Args:
-        takes_prefix: whether mmmask has positions of the prefix tokens.
-
-    Raises:
-        InteropError: it has not as many rows as the grid that it was trained for.
-    """
-    rows, how = conversion.tensor(foreign, "1, positions, width")[0], how_resized(trained, grid)
-    try:
-        conversion.convert(foreign, f"{own}.table", resize_table(rows[num_prefix:], trained, grid), how)
-    except ValueError as error:
-        raise conversion.error(f"{foreign}: {error}") from error
-    if num_prefix and takes_prefix:
-        conversion.convert(foreign, f"{own}.prefix_table", rows[:num_prefix], how)
-
-
-def how_resized(trained: Grid, grid: Grid) -> str:
-    """Description of how a table is converted, for the report."""
-    return "flattened" if tuple(trained) == tuple(grid) else f"resized from {times(trained)} to {times(grid)} tokens"
-
-
-def read_all(table: Table, conversion: Conversion) -> None:
-    """Reads every pair."""
-    for pair in table:
-        pair.read(conversion)
-
-
-def write_all(table: Table, writing: Writing) -> None:
-    """Writes every pair."""
-    for pair in table:
-        pair.write(writing)
+def learned_tables(foreign: str, own: str, trained: Grid, grid: Grid, num_prefix: int) -> Iterator[Pair]:
+    """A learned table that begins with rows of prefix tokens, as `own.table` and `own.prefix_table`; only read."""
+    table = learned_table(foreign, f"{own}.table", trained, grid, num_prefix)
+    yield table
+    if num_prefix:
+        yield replace(table, own=f"{own}.prefix_table", to_own=lambda rows: rows[0, :num_prefix])

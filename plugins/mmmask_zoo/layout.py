@@ -4,47 +4,41 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Written
 from mmmask.interop import DECODERS, HEADS
-from mmmask_zoo.conversion import ATTENTION_HEADS, Conversion, Patches
+from mmmask_zoo.conversion import Conversion, Patches
 from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, stacked, vector, write_all
-from mmmask_zoo.writing import Writing
+from mmmask_zoo.writing import Part, Writing
 
 NORM_EPSILON = 1e-6
 """Epsilon of every LayerNorm in the files of the original systems."""
 
-SHARED = f"{DECODERS}.shared"
-"""Key of the decoder that streams have by default."""
+PART_KEYS: dict[Part, str] = {"encoder": "encoder", "decoder": f"{DECODERS}.shared"}
+"""Keys of the encoder, and of the decoder that streams have by default."""
+
+DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
+"""Width of a published decoder -> its attention heads, where systems have no one number for all."""
 
 
 class LayoutFormat(Format):
     """A format that is read and written by a table of pairs."""
 
     def read(self, state: Mapping[str, Tensor]) -> ForeignWeights:
-        """Converts a state dict: with the decoder, the encoder alone (`strict=False`), or fine-tuned.
-
-        Raises:
-            InteropError: a key is missing or of another shape, or the number of heads is not known.
-        """
-        return self._read(Conversion(self.config.name, state))
+        """Converts a state dict: with the decoder, the encoder alone (`strict=False`), or fine-tuned."""
+        return self._read(Conversion(self.config, state))
 
     def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
-        """Converts a masked model or a classifier.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
-        """
+        """Converts a masked model or a classifier."""
         writing = Writing(self.config.name, settings, state)
         return writing.finished(self._write(writing))
 
     @abstractmethod
-    def _read(self, conversion: Conversion) -> ForeignWeights:
-        """Reads the file that the conversion is of."""
+    def _read(self, conversion: Conversion) -> ForeignWeights: ...
 
     @abstractmethod
     def _write(self, writing: Writing) -> dict[str, Any] | None:
@@ -58,8 +52,8 @@ class Block:
     Attributes:
         projections: of queries, keys and values: one for all, or three.
         query_value: the biases of queries and values, where keys have none.
-        scales: the factors per channel on what attention and MLP add.
         log_scale: the temperatures of cosine attention, (heads, 1, 1).
+        scales: the factors per channel on what attention and MLP add.
     """
 
     norm1: str = "norm1"
@@ -91,11 +85,7 @@ class Block:
                 yield from linear(f"{old}.{name}", f"{new}.{own_name}")
 
     def settings(self, conversion: Conversion, foreign: str, width: int) -> dict[str, Any]:
-        """The settings that blocks `foreign.0`, `foreign.1`, ... of a file tell.
-
-        Raises:
-            InteropError: a block is missing, or a tensor that tells a size has another number of axes.
-        """
+        """The settings that blocks `foreign.0`, `foreign.1`, ... of a file tell."""
         depth = conversion.depth(foreign)
 
         def has(*names: str) -> bool:
@@ -114,13 +104,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of a model's parts in a file, by default MAE's. A part that a system lacks is simply never there.
+    """What a system's files have in common: names, by default MAE's, and what no key tells.
+
+    A part that a system lacks is simply never there. Reading and writing raise InteropError as `Conversion` and
+    `Writing` do.
 
     Attributes:
+        system: its name, for the description.
         pooled_norm: the LayerNorm after the mean over tokens, in a classifier that pools.
         mask_token_shape: with -1 for its width.
+        encoder: settings of every encoder.
+        decoder: settings of every decoder.
+        pool: what a classifier pools where the final norm comes first; with `mean`, a LayerNorm always follows.
+        last_norm_epsilon: of the decoder's last LayerNorm and of the pooled one, where it is not that of the others.
     """
 
+    system: str = "an MAE"
     patch: str = "patch_embed.proj"
     cls_token: str = "cls_token"
     positions: str = "pos_embed"
@@ -137,6 +136,15 @@ class Layout:
     head: str = "decoder_pred"
     pooled_norm: str = "fc_norm"
     classifier: str = "head"
+    encoder: Mapping[str, Any] = field(default_factory=lambda: {"prefix_tokens": 1})
+    decoder: Mapping[str, Any] = field(default_factory=lambda: {"positions_at": "decoder"})
+    pool: str = "mean"
+    last_norm_epsilon: float | None = None
+
+    @property
+    def tables(self) -> dict[Part, str]:
+        """Keys of the tables of positions."""
+        return {"encoder": self.positions, "decoder": self.decoder_positions}
 
     def without(self, prefix: str) -> Layout:
         """The same names without a prefix, as files of the encoder alone or fine-tuned ones have them."""
@@ -166,53 +174,31 @@ class Layout:
             yield from linear(self.pooled_norm, "norm")
         yield from linear(self.classifier, "head")
 
-    # --- from a file
-
     def read(
         self,
         conversion: Conversion,
         patches: Patches,
-        system: str,
         streams: Mapping[str, Mapping[str, Any]],
-        options: Any,  # noqa: ANN401 - of a format, num_heads and decoder_num_heads among them
-        *,
         encoder: Mapping[str, Any],
         decoder: Mapping[str, Any] | None,
-        published: Mapping[str, Any] | None = None,
-        decoder_heads: Mapping[int, int] = ATTENTION_HEADS,
-        is_classifier: bool | None = None,
-        pool: str = "mean",
-        norm_epsilon: float = NORM_EPSILON,
-        last_norm_epsilon: float | None = None,
     ) -> ForeignWeights:
         """The model, but for tables of positions, which are taken apart.
 
         Args:
             patches: of the encoder.
-            system: its name, for the description.
             streams: settings of every stream.
-            encoder: its settings that no key tells.
-            decoder: the same; None where the latents are the answer.
-            published: settings of the published decoder, where the file has none.
-            decoder_heads: {width: attention heads} of published decoders.
-            is_classifier: whether the file is fine-tuned; None where the head's key tells.
-            pool: what a classifier pools where the final norm comes first, such as `prefix`; with `mean`, a LayerNorm
-                always follows the mean.
-            norm_epsilon: of every LayerNorm.
-            last_norm_epsilon: of the decoder's last LayerNorm and that after pooling, where it is another.
-
-        Raises:
-            InteropError: the number of heads is not known, or a tensor that tells a size is missing or damaged.
+            encoder: its settings that neither a key tells nor the layout.
+            decoder: the same, and sizes for a file without it; None where the latents are the answer.
         """
-        if is_classifier is None:
-            is_classifier = f"{self.classifier}.weight" in conversion.source
-        pooled = is_classifier and (pool == "mean" or f"{self.pooled_norm}.weight" in conversion.source)
+        is_classifier = f"{self.classifier}.weight" in conversion.source
+        pooled = is_classifier and (self.pool == "mean" or f"{self.pooled_norm}.weight" in conversion.source)
         settings = {
             "name": "vit",
             "width": patches.width,
-            "num_heads": conversion.heads(options.num_heads, patches.width),
-            "norm_epsilon": norm_epsilon,
+            "num_heads": conversion.heads(conversion.options.num_heads, patches.width),
+            "norm_epsilon": NORM_EPSILON,
             **self.block.settings(conversion, self.blocks, patches.width),
+            **self.encoder,
             **encoder,
         }
         if is_classifier:
@@ -222,55 +208,48 @@ class Layout:
             read_all(self.classifier_pairs(pooled), conversion)
             return conversion.finished(
                 {
-                    "description": f"{system} checkpoint, fine-tuned",
+                    "description": f"{self.system} checkpoint, fine-tuned",
                     "encoder": settings,
                     "streams": {name: {"modality": stream["modality"]} for name, stream in streams.items()},
-                    "pool": "mean" if pooled else pool,
-                    "norm_epsilon": (last_norm_epsilon or norm_epsilon) if pooled else None,
+                    "pool": "mean" if pooled else self.pool,
+                    "norm_epsilon": (self.last_norm_epsilon or settings["norm_epsilon"]) if pooled else None,
                     "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
                 }
             )
         answer: dict[str, Any] = {"name": "in_place"}
         if decoder is not None:
             alike = {name: settings[name] for name in ("norm_epsilon", "qkv_bias", "cosine_attention")}
-            known = {"final_norm_epsilon": last_norm_epsilon, **decoder}
-            absent, heads = {**alike, **(published or {})}, options.decoder_num_heads
-            answer = self.read_decoder(conversion, patches.key, heads, absent, decoder_heads, **known)
-        model = {"encoder": settings, "decoder": answer}
-        return conversion.finished({"description": f"{system} checkpoint", "model": model, "streams": streams})
+            answer = self.read_decoder(conversion, patches.key, alike | dict(decoder))
+        return self.masked_model(conversion, settings, answer, streams)
 
-    def read_decoder(
-        self,
-        conversion: Conversion,
-        key: str,
-        num_heads: int | None,
-        absent: Mapping[str, Any],
-        heads: Mapping[int, int] = ATTENTION_HEADS,
-        **known: object,
-    ) -> dict[str, Any]:
-        """The decoder but for its positions, and the head.
+    def read_decoder(self, conversion: Conversion, key: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads the decoder but for its positions, and the head.
 
         Args:
             key: of the embedding, whose name the head has.
-            num_heads: attention heads, None for those published for its width.
-            absent: settings of the decoder that a file without it stands for.
-            heads: {width: attention heads} of published decoders.
-            known: settings that no key tells.
+            settings: of the decoder; where the file has it, keys come first.
 
         Returns:
             The decoder's settings.
-
-        Raises:
-            InteropError: the file has a part of it, and not what tells its sizes.
         """
-        settings = {"name": "transformer", **absent, **known}
-        if conversion.has(f"{self.embed}.", f"{self.decoder_blocks}."):
-            settings["width"] = conversion.shape(f"{self.embed}.weight", "decoder width, width")[0]
-            settings |= self.block.settings(conversion, self.decoder_blocks, settings["width"])
-        read_all(self.decoder_pairs(SHARED, f"{HEADS}.{key}", settings["depth"]), conversion)
-        return settings | {"num_heads": conversion.heads(num_heads, settings["width"], heads)}
+        decoder = {"name": "transformer", "final_norm_epsilon": self.last_norm_epsilon, **self.decoder, **settings}
+        if any(name.startswith((f"{self.embed}.", f"{self.decoder_blocks}.")) for name in conversion.source):
+            decoder["width"] = conversion.shape(f"{self.embed}.weight", "decoder width, width")[0]
+            decoder |= self.block.settings(conversion, self.decoder_blocks, decoder["width"])
+        read_all(self.decoder_pairs(PART_KEYS["decoder"], f"{HEADS}.{key}", decoder["depth"]), conversion)
+        heads = conversion.heads(conversion.options.decoder_num_heads, decoder["width"], DECODER_HEADS)
+        return decoder | {"num_heads": heads}
 
-    # --- to a file
+    def masked_model(
+        self,
+        conversion: Conversion,
+        encoder: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        streams: Mapping[str, Mapping[str, Any]],
+    ) -> ForeignWeights:
+        """The collected weights, for a masked model of these settings."""
+        model = {"encoder": encoder, "decoder": decoder}
+        return conversion.finished({"description": f"{self.system} checkpoint", "model": model, "streams": streams})
 
     def write(
         self,
@@ -278,48 +257,42 @@ class Layout:
         patches: Patches,
         encoder: Mapping[str, Any],
         decoder: Mapping[str, Any] | None,
-        pools: tuple[str, ...] = (),
         norm_epsilon: float = NORM_EPSILON,
     ) -> None:
         """Writes the model, but for tables of positions.
 
         Args:
-            encoder: what its settings may be, as `Writing.require_part`.
-            decoder: the same; None where the layout has none.
-            pools: what a classifier may pool where the final norm comes first; none where a LayerNorm always follows
-                the mean.
+            encoder: what its settings may be, as `Writing.require_part`, besides the layout's.
+            decoder: the same; None where the latents are the answer.
             norm_epsilon: of the LayerNorm after the mean.
-
-        Raises:
-            InteropError: the layout cannot say what the model is.
         """
         allowed: dict[str, Any] = {"final_norm": (True, False)} if writing.classifier else {}
-        settings = writing.require_part("encoder", "vit", **allowed | dict(encoder))
+        settings = writing.require_part("encoder", "vit", **allowed | _only(self.encoder) | dict(encoder))
         write_all(self.encoder_pairs(patches, settings.depth, settings.final_norm), writing)
         if (classifier := writing.classifier) is not None:
-            pooled = not pools or not settings.final_norm
-            epsilon, pools = ((norm_epsilon,), ("mean",)) if pooled else ((None,), pools)
-            writing.require("classifier", classifier, pool=pools, norm_epsilon=epsilon)
+            pooled = self.pool == "mean" or not settings.final_norm
+            pool, epsilon = ("mean", norm_epsilon) if pooled else (self.pool, None)
+            writing.require("classifier", classifier, pool=(pool,), norm_epsilon=(epsilon,))
             writing.require("encoder", settings, final_norm=(not pooled,))
             write_all(self.classifier_pairs(pooled), writing)
         elif decoder is not None:
-            self.write_decoder(writing, settings.prefix_tokens, **decoder)
+            self.write_decoder(writing, decoder)
 
-    def write_decoder(self, writing: Writing, num_prefix: int, **allowed: Any) -> Any:  # noqa: ANN401 - settings
-        """Writes the decoder but for its positions, and the head, and returns the decoder's settings.
+    def write_decoder(self, writing: Writing, allowed: Mapping[str, Any]) -> None:
+        """Writes the decoder but for its positions, and the head.
 
         Args:
-            num_prefix: prefix tokens of the encoder.
-            allowed: what its settings may be, as `Writing.require_part`.
-
-        Raises:
-            InteropError: the layout cannot say what it is.
+            allowed: what its settings may be, as `Writing.require_part`, besides the layout's.
         """
-        epsilon = getattr(writing.part("decoder"), "norm_epsilon", None)
-        any_prefix = {} if num_prefix else {"prefix": ("keep", "drop")}
-        if "final_norm_epsilon" not in allowed.get("free", ()):
-            allowed["final_norm_epsilon"] = (None, epsilon)
-        allowed |= any_prefix
-        decoder = writing.require_part("decoder", "transformer", **allowed)
-        write_all(self.decoder_pairs(writing.decoder_key, writing.head_key, decoder.depth), writing)
-        return decoder
+        has_prefix = getattr(writing.part("encoder"), "prefix_tokens", 0) > 0
+        any_prefix = {} if has_prefix else {"prefix": ("keep", "drop")}
+        settings = _only(self.decoder) | dict(allowed) | any_prefix
+        if "final_norm_epsilon" not in settings.get("free", ()):
+            settings["final_norm_epsilon"] = (None, getattr(writing.part("decoder"), "norm_epsilon", None))
+        decoder = writing.require_part("decoder", "transformer", **settings)
+        write_all(self.decoder_pairs(writing.key("decoder"), writing.head_key, decoder.depth), writing)
+
+
+def _only(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings as `Writing.require_part` takes them."""
+    return {name: (value,) for name, value in settings.items()}

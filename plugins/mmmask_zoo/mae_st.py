@@ -8,18 +8,24 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.interfaces import ForeignWeights, Format, Grid
+from mmmask.interfaces import ForeignWeights, Grid
 from mmmask_zoo.conversion import Conversion, Patches, square
-from mmmask_zoo.correspondence import Pair, learned_table, read_all, take_table, vector, write_all
-from mmmask_zoo.layout import SHARED, Block, Layout, LayoutFormat
-from mmmask_zoo.options import DecoderNumHeads, FilesSize, MaskRatio, NormalizedTokens, NumHeads
-from mmmask_zoo.writing import Writing
+from mmmask_zoo.correspondence import Pair, learned_table, learned_tables, read_all, vector, write_all
+from mmmask_zoo.layout import PART_KEYS, Block, Layout, LayoutFormat
+from mmmask_zoo.mae import PictureOptions, picture_stream
+from mmmask_zoo.options import MaskRatio
+from mmmask_zoo.writing import Part, Writing
 
-LAYOUT = Layout(block=Block(projections=("attn.q", "attn.k", "attn.v"), query_value=()), pooled_norm="norm")
+LAYOUT = Layout(
+    system="an MAE-ST",
+    block=Block(projections=("attn.q", "attn.k", "attn.v"), query_value=()),
+    pooled_norm="norm",
+    encoder={},
+    decoder={"prefix": "drop", "prefix_tokens": 1, "positions_at": "decoder"},
+)
 PUBLISHED_DECODER = {"width": 512, "depth": 4}
 STATISTICS = ((0.45,) * 3, (0.225,) * 3)
 """Mean and standard deviation of colours: its own, not ImageNet's."""
-TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 
 
 class MAESTFormat(LayoutFormat):
@@ -28,14 +34,10 @@ class MAESTFormat(LayoutFormat):
     `stills` makes OmniMAE's baseline for images: each is repeated over the frames of one tubelet.
     """
 
-    class Config(Format.Config):
-        size: FilesSize = None
+    class Config(PictureOptions):
         num_frames: int | None = Field(default=None, gt=0, description="frames of a clip; null: the file's")
         stills: bool = Field(default=False, description="images too, each repeated over the frames of one tubelet")
-        num_heads: NumHeads = None
-        decoder_num_heads: DecoderNumHeads = 16
         mask_ratio: MaskRatio = 0.9
-        normalize: NormalizedTokens = "token"
 
     config: Config
 
@@ -47,8 +49,7 @@ class MAESTFormat(LayoutFormat):
 
     def _read(self, conversion: Conversion) -> ForeignWeights:
         config, prefix = self.config, int(LAYOUT.cls_token in conversion.source)
-        patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
-        conversion.require_filled(config, patches.size)
+        patches = conversion.patches(LAYOUT.patch, "frames, height, width")
         depth, side, _ = patches.size
         trained = _trained_grid(conversion, (config.num_frames or 16) // depth, prefix)
         size, frames = config.size or trained[1] * side, config.num_frames or trained[0] * depth
@@ -57,42 +58,36 @@ class MAESTFormat(LayoutFormat):
         modalities = {"videos": patches.modality("video", size, num_frames=frames, **colours)}
         if config.stills:
             modalities = {"images": patches.modality("image", size, **colours)} | modalities
-        positions = {
-            part: _read_positions(conversion, part, f"{owner}.positions.{patches.key}", num_prefix, trained, grid)
-            for part, owner, num_prefix in (("encoder", "encoder", prefix), ("decoder", SHARED, 1))
-        }
-        slices = _slices(conversion, patches)
-        stream = {
-            "masker": {"name": "random", "mask_ratio": config.mask_ratio, "round_down": "visible"},
-            "loss": {"name": "pixels", "normalize": config.normalize, "unnormalize": False, "slices": slices},
-        }
+        positions: dict[Part, dict[str, Any]] = {}
+        for part, table in LAYOUT.tables.items():
+            own, num_prefix = f"{PART_KEYS[part]}.positions.{patches.key}", prefix if part == "encoder" else 1
+            if table in conversion.source and f"{table}_spatial" not in conversion.source:
+                read_all(learned_tables(table, own, trained, grid, num_prefix), conversion)
+                positions[part] = {"name": "learned"}
+            else:
+                read_all(_separable(table, own, trained, grid), conversion)
+                positions[part] = {"name": "learned_separable"}
+        stream = picture_stream(config)
+        stream["loss"]["slices"] = _slices(conversion, patches)
         return LAYOUT.read(
             conversion,
             patches,
-            "an MAE-ST",
             {name: stream | {"modality": modality} for name, modality in modalities.items()},
-            config,
-            encoder={"prefix_tokens": prefix, "positions": positions["encoder"]},
-            decoder={
-                "prefix": "drop",
-                "prefix_tokens": 1,
-                "positions_at": "decoder",
-                "positions": positions["decoder"],
-            },
-            published=PUBLISHED_DECODER,
+            {"prefix_tokens": prefix, "positions": positions["encoder"]},
+            {**PUBLISHED_DECODER, "positions": positions["decoder"]},
         )
 
     def _write(self, writing: Writing) -> None:
         writing.require_statistics(*STATISTICS)
         patches, biases = writing.patches("frames", "height", "width"), {"qkv_bias": (True, False)}
-        decoder = {"prefix": ("drop",), "prefix_tokens": (1,), "positions_at": ("decoder",), **biases}
-        LAYOUT.write(writing, patches, {"prefix_tokens": (0, 1), **biases}, decoder)
+        LAYOUT.write(writing, patches, {"prefix_tokens": (0, 1), **biases}, biases)
         for part in writing.parts:
-            settings, grid = writing.part(part), writing.grid(writing.stream)
+            settings, table = writing.part(part), LAYOUT.tables[part]
             if settings.positions.name == "learned_separable":
-                write_all(_separable(TABLES[part], writing.positions_key(part), grid, grid), writing)
+                own = f"{writing.key(part)}.positions.{patches.key}"
+                write_all(_separable(table, own, writing.grid, writing.grid), writing)
             else:
-                writing.written[TABLES[part]] = writing.position_table(part, settings.prefix_tokens)
+                writing.written[table] = writing.position_table(part, settings.prefix_tokens)
 
 
 def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) -> Grid:
@@ -110,18 +105,6 @@ def _trained_grid(conversion: Conversion, assumed_frames: int, num_prefix: int) 
     if side is None:
         raise conversion.error(f"the positions of a frame, {cells}, are no square: give num_frames")
     return frames, side, side
-
-
-def _read_positions(
-    conversion: Conversion, part: str, own: str, num_prefix: int, trained: Grid, grid: Grid
-) -> dict[str, Any]:
-    """Reads tables of places and frames, or one for both, resized where the grid differs."""
-    table, source = TABLES[part], conversion.source
-    if f"{table}_spatial" in source or table not in source:
-        read_all(_separable(table, own, trained, grid), conversion)
-        return {"name": "learned_separable"}
-    take_table(conversion, table, own, num_prefix, trained, grid)
-    return {"name": "learned"}
 
 
 def _separable(table: str, own: str, trained: Grid, grid: Grid) -> Iterator[Pair]:

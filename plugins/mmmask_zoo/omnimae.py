@@ -18,6 +18,7 @@ from mmmask_zoo.options import DecoderNumHeads, NumFrames, NumHeads, Size
 from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(
+    system="an OmniMAE",
     patch="trunk.patch_embed.proj.1",  # index 0 is the parameter-free repetition of a still
     positions="trunk.pos_embed",
     blocks="trunk.blocks",
@@ -30,11 +31,14 @@ LAYOUT = Layout(
     decoder_norm="trunk.decoder.norm",
     head="head",
     pooled_norm="trunk.norm",
+    encoder={},
+    decoder={"positions_at": "latent"},
 )
 """Names in the hub's files."""
-TABLES = {"encoder": LAYOUT.positions, "decoder": LAYOUT.decoder_positions}
 PREDICTORS = ("head", "heads.0.projector")  # of pretraining: as published on the hub, as the trainer writes it
 CLASSIFIERS = ("head", "heads.0", "heads.0.0")  # fine-tuned: hub; trainer, ImageNet; trainer, Something-Something
+DROPPED = ("trunk.decoder.", "trunk.mask_token", "heads.0.projector.")
+"""Parts that fine-tuning drops."""
 PUBLISHED_CLIP = (16, 224)
 """Frames and pixels of every published checkpoint."""
 PUBLISHED_DECODERS = {768: (384, 4), 1024: (512, 4), 1280: (512, 8)}
@@ -83,11 +87,14 @@ class OmniMAEFormat(LayoutFormat):
 
     def _read(self, conversion: Conversion) -> ForeignWeights:
         config, source = self.config, conversion.source
-        patches = conversion.patches(f"{LAYOUT.patch}.weight", "frames, height, width")
-        conversion.require_filled(config, patches.size)
-        positions = _Trained(conversion, config, patches).positions()
-        head = None if _pretrained(source) else _first(CLASSIFIERS, source)
-        layout = replace(LAYOUT, head=_first(PREDICTORS, source) or LAYOUT.head, classifier=head or LAYOUT.classifier)
+        patches = conversion.patches(LAYOUT.patch, "frames, height, width")
+        positions = self._read_positions(conversion, patches)
+        is_pretrained = any(key.startswith(DROPPED) for key in source)
+        layout = replace(
+            LAYOUT,
+            head=_first(PREDICTORS, source) or LAYOUT.head,
+            classifier="" if is_pretrained else _first(CLASSIFIERS, source),
+        )
         width, depth = PUBLISHED_DECODERS.get(patches.width, PUBLISHED_DECODERS[768])
         images = patches.modality("image", config.size)
         videos = patches.modality("video", config.size, num_frames=config.num_frames)
@@ -95,7 +102,6 @@ class OmniMAEFormat(LayoutFormat):
         return layout.read(
             conversion,
             patches,
-            "an OmniMAE",
             {
                 name: {
                     "modality": modality,
@@ -104,12 +110,55 @@ class OmniMAEFormat(LayoutFormat):
                 }
                 for name, (modality, mask_ratio) in streams.items()
             },
-            config,
-            encoder={"positions": positions},
-            decoder={"positions_at": "latent", "positions": positions},
-            published={"width": width, "depth": depth, "qkv_bias": False},
-            is_classifier=head is not None,
+            {"positions": positions},
+            {"positions": positions, "width": width, "depth": depth, "qkv_bias": False},
         )
+
+    def _read_positions(self, conversion: Conversion, patches: Patches) -> dict[str, Any]:
+        """Settings of the published sinusoid, of the encoder's width in the decoder too; resized where sizes differ."""
+        config = self.config
+        wanted = patches.grid(config.num_frames, config.size)
+        assumed = patches.grid(config.trained_frames or config.num_frames, config.trained_size or config.size)
+        present = [name for name in LAYOUT.tables.values() if name in conversion.source]
+        tables = {name: conversion.shape(name, "1, positions, width") for name in present}
+        trained = assumed
+        if tables:
+            name, shape = next(iter(tables.items()))
+            if (found := self._trained_grid(patches, shape[1], assumed)) is None:
+                frames, size = config.trained_frames or config.num_frames, config.trained_size or config.size
+                raise conversion.error(
+                    f"{name} has {shape[1]} positions, a clip of {frames} frames of {size} pixels has "
+                    f"{math.prod(assumed)}: give trained_size and trained_frames"
+                )
+            trained = found
+        for name, shape in tables.items():
+            expected = (1, math.prod(trained), patches.width)
+            if shape != expected:
+                raise conversion.error(f"{name}: shape {shape}, expected {expected}")
+            if not conversion.is_computed(name, flat_sinusoid_table(trained, patches.width, trained)):
+                raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
+            if trained != wanted:
+                conversion.ignore(name, f"computed; resized from {times(trained)} to {times(wanted)} tokens")
+        return {"name": "flat_sinusoid"} | ({"trained_grid": list(trained)} if trained != wanted else {})
+
+    def _trained_grid(self, patches: Patches, rows: int, assumed: Grid) -> Grid | None:
+        """Grid of the clip that a table of so many rows was made for, as the class describes; None where none is sure.
+
+        Args:
+            assumed: of the clip that the file was trained on as far as options say, otherwise of the wanted one.
+        """
+        unit = math.lcm(*patches.size[1:])
+        planes = [patches.grid(0, size)[1:] for size in range(unit, (math.isqrt(rows) + 1) * unit, unit)]
+        clips = [(rows // math.prod(plane), *plane) for plane in planes if rows % math.prod(plane) == 0]
+        if self.config.trained_frames or self.config.trained_size:
+            length = assumed[:1] if self.config.trained_frames else None
+            plane = assumed[1:] if self.config.trained_size else None
+            found = [clip for clip in clips if length in (None, clip[:1]) and plane in (None, clip[1:])]
+        elif known := [clip for clip in (patches.grid(*PUBLISHED_CLIP), assumed) if clip in clips]:
+            found = known[:1]
+        else:
+            found = [clip for clip in clips if assumed[:1] == clip[:1] or assumed[1:] == clip[1:]]
+        return found[0] if len(found) == 1 else None
 
     def _write(self, writing: Writing) -> None:
         writing.require_statistics()
@@ -120,71 +169,11 @@ class OmniMAEFormat(LayoutFormat):
             positions = writing.part(part).positions
             if positions != encoder.positions:
                 raise writing.error("model.decoder.positions: the layout has those of the encoder")
-            grid = positions.trained_grid or writing.grid(writing.stream)
+            grid = positions.trained_grid or writing.grid
             table = flat_sinusoid_table(grid, encoder.width, grid).to(writing.dtype)
-            writing.written[TABLES[part]] = table.unsqueeze(0)
+            writing.written[LAYOUT.tables[part]] = table.unsqueeze(0)
 
 
-class _Trained:
-    """The grid that a file's tables of positions are for."""
-
-    def __init__(self, conversion: Conversion, config: OmniMAEFormat.Config, patches: Patches) -> None:
-        self.conversion, self.config, self.width, self.patch = conversion, config, patches.width, patches.size
-
-    def positions(self) -> dict[str, Any]:
-        """Settings of the published sinusoid, of the encoder's width in the decoder too; resized where sizes differ."""
-        conversion = self.conversion
-        tables = [name for name in TABLES.values() if name in conversion.source]
-        rows = [conversion.shape(name, "1, positions, width")[1] for name in tables]
-        wanted = self._grid(self.config.num_frames, self.config.size)
-        trained = self._trained_grid(tables[0], rows[0]) if tables else self._assumed_grid()
-        for name in tables:
-            shape, expected = conversion.shape(name, "1, positions, width"), (1, math.prod(trained), self.width)
-            if shape != expected:
-                raise conversion.error(f"{name}: shape {shape}, expected {expected}")
-            if not conversion.fixed_table(name, flat_sinusoid_table(trained, self.width, trained)):
-                raise conversion.error(f"{name} is not the published sinusoid; it was trained or changed")
-            if trained != wanted:
-                conversion.ignore(name, f"computed; resized from {times(trained)} to {times(wanted)} tokens")
-        return {"name": "flat_sinusoid"} | ({"trained_grid": list(trained)} if trained != wanted else {})
-
-    def _trained_grid(self, table: str, rows: int) -> Grid:
-        """Grid of the clip that a table of so many rows was made for, as `OmniMAEFormat` describes."""
-        config, assumed = self.config, self._assumed_grid()
-        unit = math.lcm(*self.patch[1:])
-        sizes = range(unit, (math.isqrt(rows) + 1) * unit, unit)
-        planes = [self._grid(0, size)[1:] for size in sizes]
-        clips = [(rows // math.prod(plane), *plane) for plane in planes if rows % math.prod(plane) == 0]
-        if config.trained_frames or config.trained_size:
-            length = assumed[:1] if config.trained_frames else None
-            plane = assumed[1:] if config.trained_size else None
-            found = [clip for clip in clips if length in (None, clip[:1]) and plane in (None, clip[1:])]
-        elif known := [clip for clip in (self._grid(*PUBLISHED_CLIP), assumed) if clip in clips]:
-            found = known[:1]
-        else:
-            found = [clip for clip in clips if assumed[:1] == clip[:1] or assumed[1:] == clip[1:]]
-        if len(found) != 1:
-            frames, size = config.trained_frames or config.num_frames, config.trained_size or config.size
-            raise self.conversion.error(
-                f"{table} has {rows} positions, a clip of {frames} frames of {size} pixels has {math.prod(assumed)}: "
-                "give trained_size and trained_frames"
-            )
-        return found[0]
-
-    def _assumed_grid(self) -> Grid:
-        """Grid of the clip that the file was trained on as far as options say, otherwise of the wanted one."""
-        config = self.config
-        return self._grid(config.trained_frames or config.num_frames, config.trained_size or config.size)
-
-    def _grid(self, frames: int, size: int) -> Grid:
-        return (frames // self.patch[0], size // self.patch[1], size // self.patch[2])
-
-
-def _pretrained(state: Mapping[str, Tensor]) -> bool:
-    """Whether there is any part that fine-tuning drops."""
-    dropped = ("trunk.decoder.", "trunk.mask_token", "heads.0.projector.")
-    return any(key.startswith(dropped) for key in state)
-
-
-def _first(names: tuple[str, ...], state: Mapping[str, Tensor]) -> str | None:
-    return next((name for name in names if f"{name}.weight" in state), None)
+def _first(names: tuple[str, ...], state: Mapping[str, Tensor]) -> str:
+    """The first layer that a file has, empty for none."""
+    return next((name for name in names if f"{name}.weight" in state), "")

@@ -9,24 +9,11 @@ from pydantic import Field
 Size = Annotated[int, Field(gt=0, description="height and width in pixels")]
 FilesSize = Annotated[int | None, Field(gt=0, description="height and width in pixels; null: the file's")]
 NumFrames = Annotated[int, Field(gt=0, description="frames of a clip")]
-TrainedSize = Annotated[
-    int | None, Field(gt=0, description="size the file was trained at, where it differs: positions are resized")
-]
-TrainedFrames = Annotated[
-    int | None, Field(gt=0, description="frames the file was trained on, where they differ: positions are resized")
-]
 NumHeads = Annotated[int | None, Field(gt=0, description="attention heads; null: told from the width")]
 DecoderNumHeads = Annotated[int, Field(gt=0, description="attention heads of the decoder")]
-DecoderNumHeadsOfWidth = Annotated[
-    int | None, Field(gt=0, description="attention heads of the decoder; null: told from its width")
-]
 MaskRatio = Annotated[float, Field(ge=0, lt=1, description="share of the tokens that is masked")]
 NormalizedTokens = Annotated[
     Literal["token", "none"],
     Field(description="whether the decoder was trained on normalised patches (norm_pix_loss); no key tells"),
-]
-NormalizedChannels = Annotated[
-    Literal["channel", "none"],
-    Field(description="whether the decoder was trained on normalised tubelets (norm_pix_loss); no key tells"),
 ]
 NormEpsilon = Annotated[float, Field(gt=0, description="epsilon of the LayerNorms")]

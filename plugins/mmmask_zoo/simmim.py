@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,22 +13,14 @@ from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Grid
 from mmmask.interop import HEADS, across_border, relative_index, resize_relative_table
-from mmmask_zoo.conversion import Conversion, Patches, embedding_key, square
-from mmmask_zoo.correspondence import (
-    Computed,
-    Pair,
-    Table,
-    linear,
-    patch_embedding,
-    read_all,
-    vector,
-    write_all,
-)
+from mmmask_zoo.conversion import Conversion, Patches, pixel_patches, square
+from mmmask_zoo.correspondence import Computed, Pair, Table, linear, patch_embedding, read_all, vector, write_all
 from mmmask_zoo.layout import Block, Layout, LayoutFormat
 from mmmask_zoo.options import FilesSize, NumHeads
 from mmmask_zoo.writing import Writing
 
 LAYOUT = Layout(
+    system="a SimMIM",
     patch="encoder.patch_embed.proj",
     cls_token="encoder.cls_token",
     positions="encoder.rel_pos_bias.relative_position_bias_table",
@@ -37,10 +29,11 @@ LAYOUT = Layout(
     norm="encoder.norm",
     mask_token="encoder.mask_token",
     head="decoder.0",
+    encoder={"prefix_tokens": 1, "masked_tokens": "replace"},
+    pool="prefix",
 )
-"""Names in pretrained files of a ViT; those of a Swin differ in the blocks only."""
-
-FINE_TUNED = LAYOUT.without("encoder.")
+"""Pretrained files of a ViT; those of a Swin differ in the blocks only."""
+FINE_TUNED = replace(LAYOUT.without("encoder."), encoder={"prefix_tokens": 1, "masked_tokens": "drop"})
 TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 COMPUTED = "which row of the table a pair of tokens has is computed"
 STAGES, FIRST_BLOCK = "encoder.layers", "encoder.layers.0.blocks.0.norm1.weight"
@@ -66,11 +59,12 @@ class SimMIMFormat(LayoutFormat):
         """Whether it is a Swin that is pretrained, or a ViT with relative positions and layer scale."""
         if LAYOUT.mask_token in keys and FIRST_BLOCK in keys:
             return True
-        layouts = (LAYOUT, FINE_TUNED)
-        return any(f"{layout.blocks}.0.gamma_1" in keys and bool(_tables(keys, layout)) for layout in layouts)
+        return any(
+            f"{layout.blocks}.0.gamma_1" in keys and bool(_tables(keys, layout)) for layout in (LAYOUT, FINE_TUNED)
+        )
 
     def _read(self, conversion: Conversion) -> ForeignWeights:
-        return (_read_swin if FIRST_BLOCK in conversion.source else _read_vit)(self.config, conversion)
+        return (_read_swin if FIRST_BLOCK in conversion.source else _read_vit)(conversion)
 
     def _write(self, writing: Writing) -> None:
         writing.require_statistics()
@@ -79,6 +73,18 @@ class SimMIMFormat(LayoutFormat):
         if not writing.classifier:
             writing.require_part("decoder", "in_place", depth=(0,))
             write_all(_head(writing.head_key, patches), writing)
+
+
+def _streams(conversion: Conversion, patches: Patches, size: int) -> dict[str, Any]:
+    config = conversion.options
+    unit = [max(1, config.unit // side) for side in patches.size]
+    return {
+        "images": {
+            "modality": patches.modality("image", size),
+            "masker": {"name": "unit", "unit": unit, "mask_ratio": config.mask_ratio},
+            "loss": {"name": "pixels", "error": "absolute", "normalize": "none", "unnormalize": False},
+        }
+    }
 
 
 def _head(own: str, patches: Patches) -> Iterator[Pair]:
@@ -107,12 +113,11 @@ def _tables(keys: Mapping[str, Tensor], layout: Layout) -> list[str]:
     """Tables of relative positions of a ViT: one that all blocks share, or one for each, in order."""
     if layout.positions in keys:
         return [layout.positions]
-    pattern = re.compile(re.escape(f"{layout.blocks}.") + r"(\d+)\.attn\." + TABLE)
-    found = {int(match[1]): key for key in keys if (match := pattern.fullmatch(key))}
-    return [found[number] for number in sorted(found)]
+    blocks = (f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(len(keys)))
+    return [table for table in blocks if table in keys]
 
 
-def _position_pairs(tables: list[str], own: str, trained: Grid, grid: Grid) -> Table:
+def _position_pairs(tables: Sequence[str], own: str, trained: Grid, grid: Grid) -> Table:
     """Tables of relative positions, resized where the grid differs, and their indices."""
     per_block = not tables[0].endswith(f"rel_pos_bias.{TABLE}")
     how = "" if trained == grid else f"resized from {trained} to {grid} tokens"
@@ -123,10 +128,10 @@ def _position_pairs(tables: list[str], own: str, trained: Grid, grid: Grid) -> T
         yield Computed(table.replace(TABLE, INDEX), partial(relative_index, grid, grid, num_prefix=1), COMPUTED)
 
 
-def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWeights:
-    is_classifier = "head.weight" in conversion.source
+def _read_vit(conversion: Conversion) -> ForeignWeights:
+    is_classifier = f"{FINE_TUNED.classifier}.weight" in conversion.source
     layout = FINE_TUNED if is_classifier else LAYOUT
-    patches = conversion.patches(f"{layout.patch}.weight", "height, width")
+    patches = conversion.patches(layout.patch, "height, width")
     tables = _tables(conversion.source, layout)
     if not tables:
         raise conversion.error(f"{layout.positions} is missing")
@@ -134,54 +139,34 @@ def _read_vit(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWei
     if offsets is None or offsets % 2 == 0:
         raise conversion.error(f"{tables[0]}: its rows are not those of a square and a cls token")
     side, (height, width) = (offsets + 1) // 2, patches.size
-    conversion.require_filled(config, patches.size)
-    size = config.size or side * height
+    size = conversion.options.size or side * height
     own, grid = f"encoder.positions.{patches.key}", (size // height, size // width)
     read_all(_position_pairs(tables, own, (side, side), grid), conversion)
     if not is_classifier:
         vector(layout.mask_token, "encoder.mask_token").read(conversion)
         read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
-    return layout.read(
-        conversion,
-        patches,
-        "a SimMIM",
-        _streams(config, patches, size),
-        config,
-        encoder={
-            "prefix_tokens": 1,
-            "positions": {"name": "relative_bias"},
-            "bias_per_block": tables[0] != layout.positions,
-            "masked_tokens": "drop" if is_classifier else "replace",
-        },
-        decoder=None,
-        is_classifier=is_classifier,
-        pool="prefix",
-    )
+    encoder = {"positions": {"name": "relative_bias"}, "bias_per_block": tables[0] != layout.positions}
+    return layout.read(conversion, patches, _streams(conversion, patches, size), encoder, decoder=None)
 
 
 def _write_vit(writing: Writing, patches: Patches) -> None:
     layout = FINE_TUNED if writing.classifier else LAYOUT
-    allowed: dict[str, Any] = {
-        "free": ("layer_scale", "bias_per_block"),
-        "prefix_tokens": (1,),
-        "qkv_bias": ("query_value",),
-        "positions": ("relative_bias",),
-        "masked_tokens": ("drop" if writing.classifier else "replace",),
-    }
-    layout.write(writing, patches, allowed, None, pools=("prefix",))
+    allowed = {"qkv_bias": ("query_value",), "positions": ("relative_bias",)}
+    layout.write(writing, patches, {"free": ("layer_scale", "bias_per_block"), **allowed}, decoder=None)
     encoder = writing.part("encoder")
     tables = [layout.positions]
     if encoder.bias_per_block:
         tables = [f"{layout.blocks}.{block}.attn.{TABLE}" for block in range(encoder.depth)]
-    grid = writing.grid(writing.stream)
-    write_all(_position_pairs(tables, f"encoder.positions.{patches.key}", grid, grid), writing)
+    write_all(_position_pairs(tables, f"encoder.positions.{patches.key}", writing.grid, writing.grid), writing)
     vector(layout.mask_token, "encoder.mask_token").write(writing)
 
 
 # --- Swin
 
 
-def _swin_pairs(patches: Patches, embed_patch: int, depths: list[int], windows: list[int], planes: list[Grid]) -> Table:
+def _swin_pairs(
+    patches: Patches, embed_patch: int, depths: Sequence[int], windows: Sequence[int], planes: Sequence[Grid]
+) -> Table:
     """The encoder; of every stage there are the number of blocks, the side of windows, and the plane in patches."""
     yield from patch_embedding(LAYOUT.patch, f"encoder.embeddings.{patches.key}", (embed_patch, embed_patch))
     yield from linear("encoder.patch_embed.norm", "encoder.patch_norm")
@@ -213,34 +198,34 @@ def _shifted(height: int, width: int, window: int) -> Tensor | None:
     return torch.zeros(across.shape).masked_fill(across, -100.0)
 
 
-def _read_swin(config: SimMIMFormat.Config, conversion: Conversion) -> ForeignWeights:
+def _read_swin(conversion: Conversion) -> ForeignWeights:
     """A masked model with a Swin encoder; a token of its stream is a cell of the last stage."""
-    embedded = conversion.patches(f"{LAYOUT.patch}.weight", "height, width")
-    stages, embed_patch = conversion.depth(STAGES), embedded.size[0]
+    width, channels, embed_patch, _ = conversion.shape(
+        f"{LAYOUT.patch}.weight", "width, channels, height, width of a patch"
+    )
+    stages = conversion.depth(STAGES)
     depths = [conversion.depth(f"{STAGES}.{stage}.blocks") for stage in range(stages)]
     tables = [conversion.shape(f"{STAGES}.{stage}.blocks.0.attn.{TABLE}", "offsets, heads") for stage in range(stages)]
     windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
     cells = 2 ** (stages - 1)
-    side, width = embed_patch * cells, embedded.width * cells
-    patches = Patches(width, embedded.channels, (side, side), embedding_key((side, side), embedded.channels))
-    conversion.require_filled(config, patches.size)
+    patches = pixel_patches(width * cells, channels, embed_patch * cells, embed_patch * cells)
+    conversion.require_filled(patches.size)
     size = _swin_size(conversion, windows[0], embed_patch)
     planes = [(size // embed_patch // 2**stage,) * 2 for stage in range(stages)]
     read_all(_swin_pairs(patches, embed_patch, depths, windows, planes), conversion)
-    first = Block().settings(conversion, f"{STAGES}.0.blocks", embedded.width)
+    read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
+    first = Block().settings(conversion, f"{STAGES}.0.blocks", width)
     encoder = {
         "name": "swin",
-        "width": width,
+        "width": patches.width,
         "depths": depths,
-        "stage_heads": list(config.stage_heads or [heads for _, heads in tables]),
+        "stage_heads": list(conversion.options.stage_heads or [heads for _, heads in tables]),
         "window": max(windows),
         "embed_patch": embed_patch,
         "mlp_ratio": first.get("mlp_ratio", 4.0),
     }
-    read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
-    model = {"encoder": encoder, "decoder": {"name": "in_place"}}
-    streams = _streams(config, patches, config.size or size)
-    return conversion.finished({"description": "a SimMIM checkpoint", "model": model, "streams": streams})
+    streams = _streams(conversion, patches, conversion.options.size or size)
+    return LAYOUT.masked_model(conversion, encoder, {"name": "in_place"}, streams)
 
 
 def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
@@ -257,18 +242,6 @@ def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
 
 def _write_swin(writing: Writing, patches: Patches) -> None:
     encoder = writing.require_part("encoder", "swin", ("depths", "stage_heads", "window", "embed_patch"))
-    depths = [encoder.depth] * len(encoder.depths) if encoder.depth is not None else list(encoder.depths)
-    grid = writing.grid(writing.stream)
-    pairs = _swin_pairs(patches, encoder.embed_patch, depths, encoder.windows(grid), encoder.planes(grid))
-    write_all(pairs, writing)
-
-
-def _streams(config: SimMIMFormat.Config, patches: Patches, size: int) -> dict[str, Any]:
-    unit = [max(1, config.unit // side) for side in patches.size]
-    return {
-        "images": {
-            "modality": patches.modality("image", size),
-            "masker": {"name": "unit", "unit": unit, "mask_ratio": config.mask_ratio},
-            "loss": {"name": "pixels", "error": "absolute", "normalize": "none", "unnormalize": False},
-        }
-    }
+    depths = encoder.depths if encoder.depth is None else [encoder.depth] * len(encoder.depths)
+    windows, planes = encoder.windows(writing.grid), encoder.planes(writing.grid)
+    write_all(_swin_pairs(patches, encoder.embed_patch, depths, windows, planes), writing)

@@ -14,12 +14,19 @@ from mmmask_zoo.conversion import Conversion, Patches
 from mmmask_zoo.correspondence import write_all
 from mmmask_zoo.layout import Block, LayoutFormat
 from mmmask_zoo.mae import LAYOUT as MAE
-from mmmask_zoo.mae import MAEOptions, clips
+from mmmask_zoo.mae import MAEFormat, read_pictures
 from mmmask_zoo.options import NormEpsilon
-from mmmask_zoo.pictures import read_pictures
 from mmmask_zoo.writing import Writing
 
-LAYOUT = replace(MAE, block=Block(scales=("ls1.gamma", "ls2.gamma")))
+LAYOUT = replace(MAE, system="a timm", block=Block(scales=("ls1.gamma", "ls2.gamma")))
+LEFT_OUT = {
+    f"{DECODERS}.": "timm's VisionTransformer is an encoder",
+    f"{HEADS}.": "timm's VisionTransformer is an encoder",
+    "objectives.masked.learned_losses.": "timm's VisionTransformer has no loss",
+    "encoder.mask_token": "timm's VisionTransformer masks nothing",
+    "encoder.embeddings.": "the layout has one patch embedding, for pictures",
+    "encoder.positions.": "the layout has one patch embedding, for pictures",
+}
 
 
 class TimmFormat(LayoutFormat):
@@ -38,7 +45,7 @@ class TimmFormat(LayoutFormat):
     MAE's files have the same names, so a file is read as those are; one without a cls token is not.
     """
 
-    class Config(MAEOptions):
+    class Config(MAEFormat.Config):
         norm_epsilon: NormEpsilon = 1e-6
 
     config: Config
@@ -51,15 +58,14 @@ class TimmFormat(LayoutFormat):
     def _read(self, conversion: Conversion) -> ForeignWeights:
         if LAYOUT.cls_token not in conversion.source:
             raise conversion.error(f"{LAYOUT.cls_token} is missing; an encoder without it is not read")
-        known = {**clips(conversion, self.config), "final_norm": f"{LAYOUT.norm}.weight" in conversion.source}
-        return read_pictures(conversion, LAYOUT, self.config, "a timm", self.config.norm_epsilon, **known)
+        final_norm = f"{LAYOUT.norm}.weight" in conversion.source
+        return read_pictures(conversion, LAYOUT, norm_epsilon=self.config.norm_epsilon, final_norm=final_norm)
 
     def _write(self, writing: Writing) -> None:
         writing.stream = self._pictures(writing)
         free = ("layer_scale", "norm_epsilon", "qkv_bias", "masked_tokens", "final_norm")
-        spec, width = writing.modality.spec, writing.part("encoder").width
-        patches = Patches(width, spec.channels, spec.patch_size, writing.modality.embedding)
-        encoder = writing.require_part("encoder", "vit", free, prefix_tokens=(0, 1))
+        encoder, modality = writing.require_part("encoder", "vit", free, prefix_tokens=(0, 1)), writing.modality
+        patches = Patches(encoder.width, modality.spec.channels, modality.spec.patch_size, modality.embedding)
         write_all(LAYOUT.encoder_pairs(patches, encoder.depth, encoder.final_norm), writing)
         writing.written[LAYOUT.positions] = writing.position_table("encoder", encoder.prefix_tokens)
         if (classifier := writing.classifier) is not None:
@@ -72,20 +78,12 @@ class TimmFormat(LayoutFormat):
             query, value = (writing.written.pop(f"blocks.{block}.attn.{part}_bias", None) for part in "qv")
             if query is not None and value is not None:
                 writing.written[f"blocks.{block}.attn.qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-        for prefix in (DECODERS, HEADS):
-            writing.leave_out(f"{prefix}.", "timm's VisionTransformer is an encoder")
-        writing.leave_out("objectives.masked.learned_losses.", "timm's VisionTransformer has no loss")
-        writing.leave_out("encoder.mask_token", "timm's VisionTransformer masks nothing")
-        for prefix in ("embeddings", "positions"):
-            writing.leave_out(f"encoder.{prefix}.", "the layout has one patch embedding, for pictures")
+        for prefix, why in LEFT_OUT.items():
+            writing.leave_out(prefix, why)
 
     @staticmethod
     def _pictures(writing: Writing) -> str:
-        """Name of a stream with the embedding of pictures.
-
-        Raises:
-            InteropError: there is none, or several.
-        """
+        """Name of a stream with the embedding of pictures."""
         parts = writing.modalities
         flat = {part.embedding: name for name, part in parts.items() if len(part.spec.patch_size) == 2}
         if len(flat) != 1:

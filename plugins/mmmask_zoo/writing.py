@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Component, Embedding, Modality, StrictModel, Written, build
+from mmmask.interfaces import Component, Embedding, Grid, Modality, StrictModel, Written, build
 from mmmask.interop import DECODERS, HEADS, ClassifierSettings, InteropError, model_settings
 from mmmask_pixels.modality import IMAGENET_MEAN, IMAGENET_STD
 from mmmask_zoo.conversion import Patches
@@ -24,7 +24,9 @@ FREE = frozenset(("name", "size", "width", "depth", "num_heads", "mlp_ratio", "p
 
 
 class Writing:
-    """Collects a foreign state dict from a model's, with an account of every one of its keys.
+    """A foreign state dict out of a model's, with an account of every one of its keys.
+
+    What the layout cannot say is an InteropError.
 
     Args:
         format: its name, for messages.
@@ -33,6 +35,9 @@ class Writing:
 
     Attributes:
         settings: the same, validated.
+        classifier: settings of a classifier, None where the model is none.
+        parts: those that have positions.
+        modalities: {stream: modality}.
         written: {foreign key: tensor}.
         left_out: {mmmask key: why the layout has no place for it}.
         dtype: of the model.
@@ -41,17 +46,19 @@ class Writing:
     def __init__(self, format: str, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         self.format = format
         self.settings: Any = model_settings(settings, f"format {format}")
+        self.classifier = self.settings if isinstance(self.settings, ClassifierSettings) else None
+        self.parts: list[Part] = ["encoder"] if self.classifier else ["encoder", "decoder"]
+        self.modalities: dict[str, Modality] = {
+            name: build("modality", stream.modality) for name, stream in self.settings.streams.items()
+        }
+        self._grids = {name: modality.grid(modality.sample_shape) for name, modality in self.modalities.items()}
         self.written: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
         self._waiting = dict(state)
         self.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
 
     def finished(self, config: dict[str, Any] | None = None) -> Written:
-        """The collected weights.
-
-        Raises:
-            InteropError: a key of the model was neither written nor left out.
-        """
+        """The collected weights."""
         if self._waiting:
             raise self.error(f"the layout has no place for {', '.join(self._waiting)}")
         return Written(self.written, config, self.left_out)
@@ -63,31 +70,12 @@ class Writing:
     # --- the model
 
     @cached_property
-    def classifier(self) -> ClassifierSettings | None:
-        """Settings of a classifier, None where the model is none."""
-        return self.settings if isinstance(self.settings, ClassifierSettings) else None
-
-    @cached_property
-    def modalities(self) -> dict[str, Modality]:
-        """{stream: modality}."""
-        return {name: build("modality", stream.modality) for name, stream in self.settings.streams.items()}
-
-    @cached_property
     def stream(self) -> str:
-        """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams.
-
-        Raises:
-            InteropError: two streams have another embedding, decoder or head.
-        """
+        """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams."""
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
         if len(shared) > 1:
             self.require_one_stream()
-        return max(self.modalities, key=lambda name: math.prod(self.grid(name)))
-
-    @property
-    def parts(self) -> list[Part]:
-        """The parts that have positions."""
-        return ["encoder"] if self.classifier else ["encoder", "decoder"]
+        return max(self._grids, key=lambda name: math.prod(self._grids[name]))
 
     @property
     def modality(self) -> Modality:
@@ -95,23 +83,24 @@ class Writing:
         return self.modalities[self.stream]
 
     @property
-    def decoder_key(self) -> str:
-        """Key of the stream's decoder."""
-        return f"{DECODERS}.{self._decoder_and_head(self.stream)[0]}"
+    def grid(self) -> Grid:
+        """Grid of the stream's samples."""
+        return self._grids[self.stream]
+
+    def key(self, part: Part) -> str:
+        """Key of the encoder, or of the stream's decoder."""
+        return "encoder" if part == "encoder" else f"{DECODERS}.{self._decoder_and_head(self.stream)[0]}"
 
     @property
     def head_key(self) -> str:
         """Key of the stream's head."""
         return f"{HEADS}.{self._decoder_and_head(self.stream)[1]}"
 
-    def positions_key(self, part: Part) -> str:
-        """Key of the stream's positions."""
-        owner = "encoder" if part == "encoder" else self.decoder_key
-        return f"{owner}.positions.{self.modality.embedding}"
-
-    def grid(self, stream: str) -> tuple[int, ...]:
-        """Grid of a stream's samples."""
-        return self.modalities[stream].grid(self.modalities[stream].sample_shape)
+    def _decoder_and_head(self, stream: str) -> tuple[str, str]:
+        if self.classifier:
+            return "", ""
+        settings = self.settings.streams[stream]
+        return settings.decoder, settings.head or self.modalities[stream].embedding
 
     def path(self, part: Part) -> str:
         """Key path of the settings of encoder or decoder."""
@@ -127,9 +116,6 @@ class Writing:
         Args:
             axes: of a patch that the layout has, such as frames, height, width.
             square: whether samples must be as high as they are wide.
-
-        Raises:
-            InteropError: patches have other axes or are not square, samples are not square, or no clips.
         """
         where, modality = f"streams.{self.stream}.modality", self.modality
         patch, (height, width) = modality.spec.patch_size, modality.sample_shape[-2:]
@@ -147,11 +133,7 @@ class Writing:
     # --- settings that the layout cannot say
 
     def require_one_stream(self) -> None:
-        """Checks that there are not several streams.
-
-        Raises:
-            InteropError: there are.
-        """
+        """Checks that there are not several streams."""
         if len(self.modalities) > 1:
             raise self.error(f"streams: {', '.join(self.modalities)}; the layout is that of a model of one stream")
 
@@ -161,9 +143,6 @@ class Writing:
         Args:
             where: they stand, such as `model.encoder`.
             allowed: {setting: the values that it may have}; of a component, names.
-
-        Raises:
-            InteropError: one has another value.
         """
         for name, values in allowed.items():
             found = getattr(settings, name)
@@ -179,9 +158,6 @@ class Writing:
             name: of the component, such as `vit`.
             free: settings that may have any value, besides `FREE`.
             allowed: {setting: the values that it may have}; every other has its default.
-
-        Raises:
-            InteropError: it is another component, or a setting has another value.
         """
         settings = self.part(part)
         if settings.name != name:
@@ -195,11 +171,7 @@ class Writing:
     def require_statistics(
         self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
     ) -> None:
-        """Checks how colours are normalised, which no key tells.
-
-        Raises:
-            InteropError: otherwise than the system does it.
-        """
+        """Checks how colours are normalised, which no key tells."""
         spec = self.modality.spec
         if spec.channels == 3 and (spec.mean, spec.std) != (mean, std):
             raise self.error(
@@ -223,31 +195,28 @@ class Writing:
 
         Args:
             zeros: rows of zeros before it, for tokens of the layout that have no position.
-
-        Raises:
-            InteropError: the positions add to attention instead.
         """
-        settings, embedding = self.part(part), self.modality.embedding
-        same = [name for name, modality in self.modalities.items() if modality.embedding == embedding]
-        grids, grid = tuple(dict.fromkeys(map(self.grid, same))), self.grid(self.stream)
-        described = Embedding(self.modality.spec, grids, self.modality.build_embedding)
-        positions = settings.build_positions(described, settings.width, num_prefix)
-        if positions.bias(grid, None) is not None:
+        settings, modality = self.part(part), self.modality
+        grids = [grid for name, grid in self._grids.items() if self.modalities[name].embedding == modality.embedding]
+        embedding = Embedding(modality.spec, tuple(dict.fromkeys(grids)), modality.build_embedding)
+        positions = settings.build_positions(embedding, settings.width, num_prefix)
+        if positions.bias(self.grid, None) is not None:
             raise self.error(
                 f"{self.path(part)}.positions is {settings.positions.name}, which adds to attention; the layout has a "
                 "table that is added to the tokens"
             )
-        own = {name: self.pop(f"{self.positions_key(part)}.{name}") for name in positions.state_dict()}
+        own = {
+            name: self.pop(f"{self.key(part)}.positions.{modality.embedding}.{name}") for name in positions.state_dict()
+        }
         positions.load_state_dict({name: tensor for name, tensor in own.items() if tensor is not None})
         positions.to(self.dtype)
+        table = torch.zeros(zeros + num_prefix + math.prod(self.grid), settings.width, dtype=self.dtype)
         with torch.no_grad():
-            rows = [None, positions.prefix() if num_prefix else None, positions(grid)]
-        sizes = [zeros, num_prefix, math.prod(grid)]
-        parts = [
-            torch.zeros(size, settings.width, dtype=self.dtype) if part is None else part
-            for part, size in zip(rows, sizes, strict=True)
-        ]
-        return torch.cat(parts).unsqueeze(0)
+            if num_prefix and (prefix := positions.prefix()) is not None:
+                table[zeros : zeros + num_prefix] = prefix
+            if (tokens := positions(self.grid)) is not None:
+                table[zeros + num_prefix :] = tokens
+        return table.unsqueeze(0)
 
     def require_table(self, part: Part, name: str, computed: Tensor) -> Tensor:
         """Positions of encoder or decoder (1, tokens, width), where they are the table that the layout computes.
@@ -255,21 +224,11 @@ class Writing:
         Args:
             name: of positions that compute it.
             computed: table (tokens, width).
-
-        Raises:
-            InteropError: they are others.
         """
         table = self.position_table(part, 0)
         if not torch.equal(table[0], computed.to(table.dtype)):
             raise self.error(
                 f"{self.path(part)}.positions is {self.part(part).positions.name} of another table than {name} has for "
-                f"the grid {self.grid(self.stream)}; the layout computes that one"
+                f"the grid {self.grid}; the layout computes that one"
             )
         return table
-
-    def _decoder_and_head(self, stream: str) -> tuple[str, str]:
-        """Names of a stream's decoder and head; of a classifier, the same for all."""
-        if self.classifier:
-            return "", ""
-        settings = self.settings.streams[stream]
-        return settings.decoder, settings.head or self.modalities[stream].embedding

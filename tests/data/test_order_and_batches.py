@@ -87,7 +87,6 @@ def test_a_replicated_sample_is_decoded_once_and_cropped_anew(signals):
     assert loaded.batch.parts["s"].shape == (6, 2, 16)
     assert loaded.batch.index.tolist() == [4, 4, 4, 9, 9, 9]
     assert loaded.batch.labels == {}
-    assert loaded.distinct == 2
     assert len({tuple(sample.flatten().tolist()) for sample in loaded.batch.content}) == 6
     single = loader_of(signals, source=source).batch([(0, 4)])
     assert torch.equal(single.batch.content[0], loaded.batch.content[0]), "as without replication"

@@ -517,8 +517,7 @@ def test_a_config_of_something_else_says_nothing(config):
 
 
 def test_the_config_says_what_transformers_says():
-    from mmmask_zoo.huggingface_videomae import HuggingFaceVideoMAEFormat
-    from mmmask_zoo.huggingface_vitmae import HuggingFaceViTMAEFormat
+    from mmmask_zoo.huggingface import HuggingFaceVideoMAEFormat, HuggingFaceViTMAEFormat
 
     for format_class, theirs, options in (
         (HuggingFaceViTMAEFormat, of_transformers("ViTMAEForPreTraining", **VITMAE), HEADS),

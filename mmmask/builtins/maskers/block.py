@@ -28,21 +28,19 @@ class BlockMasker(Masker):
     at most 16 rectangles, for speed; where they do not suffice, which takes a high ratio, they grow: the tokens
     nearest to any of them are masked, ring by ring, again in raster order.
 
-    Rectangles lie in the last two axes and are the same at every step of the axes before these, as in V-JEPA. On a
-    grid of one axis they are intervals.
+    Rectangles lie in the last two axes and are the same along the axes before these, as in V-JEPA. On a grid of one
+    axis they are intervals.
     """
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.4, ge=0, lt=1, description="share of the cells of one step that is masked")
+        mask_ratio: float = Field(default=0.4, ge=0, lt=1, description="share of the cells of one frame that is masked")
         min_block: int = Field(
             default=16, gt=0, description="cells of the smallest rectangle, or all that are masked if these are fewer"
         )
         aspect: float = Field(
             default=0.3, gt=0, le=1, description="height / width of a rectangle is between this and its inverse"
         )
-        round_down: RoundDown = Field(
-            default="masked", description="which count of cells is rounded down: masked or visible ones"
-        )
+        round_down: RoundDown = "masked"
 
     config: Config
 
@@ -51,14 +49,14 @@ class BlockMasker(Masker):
         height, width = _plane(context.grid)
         rows = torch.arange(height, device=context.device)
         columns = torch.arange(width, device=context.device)
-        to_hide = self._masked_cells(context.grid)
-        smallest = max(1, min(self.config.min_block, to_hide))
+        to_mask = self._masked_cells(context.grid)
+        smallest = max(1, min(self.config.min_block, to_mask))
         noise = context.noise((context.batch, RECTANGLES, 4))
         # of the first rectangle that covers a cell, counted down from RECTANGLES; 0 where none does
         covered = torch.zeros(context.batch, height, width, dtype=torch.int64, device=context.device)
         ring = torch.full_like(covered, height + width)  # steps to the nearest rectangle
         for turn, (share, orientation, down, right) in enumerate(noise.permute(1, 2, 0)):
-            left = to_hide - (covered > 0).sum(dim=(1, 2))
+            left = to_mask - (covered > 0).sum(dim=(1, 2))
             area = smallest + share * (left - smallest).clamp(min=0)
             aspect = self.config.aspect ** (1 - 2 * orientation)
             aspect = aspect.clamp(min=area / width**2, max=height**2 / area)
@@ -72,11 +70,11 @@ class BlockMasker(Masker):
             covered = torch.where((outside <= 0) & (covered == 0), RECTANGLES - turn, covered)
             ring = torch.minimum(ring, outside)
         order = torch.where(covered > 0, covered, -ring).flatten(1).argsort(dim=1, descending=True, stable=True)
-        # ranks, not scores that cells share: the core would cut the last rectangle at some step of the leading axes
+        # ranks, not scores that cells share: the core would cut the last rectangle in some frames only
         return -order.argsort(dim=1).repeat(1, math.prod(context.grid[:-2]))
 
     def num_masked(self, grid: Grid, step: int) -> int:
-        """int(ratio * cells), or cells - int(cells * (1 - ratio)), at every step of the leading axes."""
+        """int(ratio * cells), or cells - int(cells * (1 - ratio)), along all leading axes."""
         return self._masked_cells(grid) * math.prod(grid[:-2])
 
     def _masked_cells(self, grid: Grid) -> int:

@@ -3,73 +3,82 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.maskers.counts import RoundDown, masked_count
-from mmmask.builtins.maskers.extents import Extents, extents_of_all_axes
+from mmmask.builtins.maskers.counts import Extents, RoundDown, extents_of_all_axes, masked_count
 from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask_registry import MmmaskError
 
 
-class TubeMasker(Masker):
-    """Masks the same cells at every step of the grid's first axis (VideoMAE section 3.3)."""
+class _GroupMasker(Masker):
+    """Cuts the grid into groups of one size, and ranks these at random."""
+
+    @abstractmethod
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
+        """Tokens of a group along each axis of the grid, and the number of masked groups."""
+
+    def scores(self, context: MaskContext) -> Tensor:
+        """One rank per group, repeated for its tokens: (batch, tokens)."""
+        extents, _ = self._groups(context.grid)
+        groups = [size // extent for size, extent in zip(context.grid, extents, strict=True)]
+        ranks = context.ranks(math.prod(groups)).view(context.batch, *groups)
+        for axis, extent in enumerate(extents, start=1):
+            ranks = ranks.repeat_interleave(extent, dim=axis)
+        return ranks.flatten(1)
+
+    def num_masked(self, grid: Grid, step: int) -> int:
+        """The tokens of all masked groups.
+
+        Raises:
+            MmmaskError: the grid cannot be cut into such groups.
+        """
+        extents, masked = self._groups(grid)
+        return masked * math.prod(extents)
+
+
+class TubeMasker(_GroupMasker):
+    """Masks the same cells in every frame, that is, at every place of the grid's first axis (VideoMAE section 3.3)."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the cells of one step that is masked")
-        round_down: RoundDown = Field(
-            default="masked", description="which count of cells is rounded down: masked or visible ones"
-        )
+        mask_ratio: float = Field(default=0.9, ge=0, lt=1, description="share of the cells of one frame that is masked")
+        round_down: RoundDown = "masked"
 
     config: Config
 
-    def scores(self, context: MaskContext) -> Tensor:
-        """One rank per cell, repeated along the first axis: (batch, tokens)."""
-        steps, *cells = context.grid
-        return context.ranks(math.prod(cells)).repeat(1, steps)
-
-    def num_masked(self, grid: Grid, step: int) -> int:
-        """Whole tubes: steps * the masked cells of one step.
-
-        Raises:
-            MmmaskError: the grid has a single axis.
-        """
-        if len(grid) < 2:
-            raise MmmaskError(f"masker 'tube' needs a grid of two axes or more, not {tuple(grid)}: use 'random'")
-        return grid[0] * masked_count(math.prod(grid[1:]), self.config.mask_ratio, self.config.round_down)
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
+        _check_frames("tube", grid)
+        frames, *cells = grid
+        masked = masked_count(math.prod(cells), self.config.mask_ratio, self.config.round_down)
+        return (frames, *(1 for _ in cells)), masked
 
 
-class FrameMasker(Masker):
-    """Masks whole steps of the grid's first axis, chosen at random (OmniMAE and VideoMAE, ablations of mask types)."""
+class FrameMasker(_GroupMasker):
+    """Masks whole frames, places of the grid's first axis, at random (OmniMAE and VideoMAE, ablations of mask types).
+
+    Of a single frame nothing is masked.
+    """
 
     class Config(Masker.Config):
         mask_ratio: float = Field(
-            default=0.875, ge=0, lt=1, description="share of the steps that is masked, rounded down to whole steps"
+            default=0.875, ge=0, lt=1, description="share of the frames that is masked, rounded down to whole frames"
         )
 
     config: Config
 
-    def scores(self, context: MaskContext) -> Tensor:
-        """One rank per step, repeated for its cells: (batch, tokens)."""
-        steps, *cells = context.grid
-        return context.ranks(steps).repeat_interleave(math.prod(cells), dim=1)
-
-    def num_masked(self, grid: Grid, step: int) -> int:
-        """The cells of int(ratio * steps) whole steps; of a single step nothing is masked.
-
-        Raises:
-            MmmaskError: the grid has a single axis.
-        """
-        if len(grid) < 2:
-            raise MmmaskError(f"masker 'frame' needs a grid of two axes or more, not {tuple(grid)}: use 'random'")
-        return int(self.config.mask_ratio * grid[0]) * math.prod(grid[1:])
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
+        _check_frames("frame", grid)
+        frames, *cells = grid
+        return (1, *cells), int(self.config.mask_ratio * frames)
 
 
-class UnitMasker(Masker):
+class UnitMasker(_GroupMasker):
     """Masks units of several tokens at random, each whole (SimMIM section 3.2: 32 x 32 pixels, whatever the patch).
 
-    Steps of axes that the unit does not reach have units of their own.
+    Frames that the unit does not reach into have units of their own. The masked number is rounded up as floating point
+    gives it, as SimMIM does: 0.55 of 100 units are 56, because 0.55 * 100 is 55.00000000000001.
     """
 
     class Config(Masker.Config):
@@ -82,32 +91,17 @@ class UnitMasker(Masker):
 
     config: Config
 
-    def scores(self, context: MaskContext) -> Tensor:
-        """One rank per unit, repeated for its tokens: (batch, tokens)."""
-        unit, units = self._units(context.grid)
-        ranks = context.ranks(math.prod(units)).view(context.batch, *units)
-        for axis, extent in enumerate(unit, start=1):
-            ranks = ranks.repeat_interleave(extent, dim=axis)
-        return ranks.flatten(1)
-
-    def num_masked(self, grid: Grid, step: int) -> int:
-        """The tokens of ceil(units * ratio) whole units.
-
-        The product is rounded up as floating point gives it, as SimMIM does: 0.55 of 100 units are 56, because
-        0.55 * 100 is 55.00000000000001.
-
-        Raises:
-            MmmaskError: the unit has more axes than the grid, or does not divide it.
-        """
-        unit, units = self._units(grid)
-        return math.ceil(math.prod(units) * self.config.mask_ratio) * math.prod(unit)
-
-    def _units(self, grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens of a unit, and units, along each axis of the grid."""
+    def _groups(self, grid: Grid) -> tuple[tuple[int, ...], int]:
         unit = extents_of_all_axes("masker 'unit': unit", self.config.unit, grid)
         if any(size % extent for size, extent in zip(grid, unit, strict=True)):
             raise MmmaskError(
                 f"masker 'unit': a grid {tuple(grid)} does not divide into units of {list(self.config.unit)} tokens: "
                 "choose a unit that divides it, or samples of another size"
             )
-        return unit, tuple(size // extent for size, extent in zip(grid, unit, strict=True))
+        units = math.prod(grid) // math.prod(unit)
+        return unit, math.ceil(units * self.config.mask_ratio)
+
+
+def _check_frames(name: str, grid: Grid) -> None:
+    if len(grid) < 2:
+        raise MmmaskError(f"masker {name!r} needs a grid of two axes or more, not {tuple(grid)}: use 'random'")

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmmask.builtins.maskers.extents import Extents, extents_of_all_axes
+from mmmask.builtins.maskers.counts import Extents, extents_of_all_axes
 from mmmask.interfaces import Grid, MaskContext, Masker
 from mmmask_registry import MmmaskError
 
@@ -16,7 +16,7 @@ from mmmask_registry import MmmaskError
 class GridMasker(Masker):
     """Keeps one token of every cell of a regular grid, masks the others (MAE table 1f and figure 6, "grid").
 
-    The default keeps one of every 2 x 2. Steps of axes that the stride does not reach have the same pattern.
+    The default keeps one of every 2 x 2. Along axes that the stride does not reach the pattern stays the same.
     """
 
     class Config(Masker.Config):
@@ -60,21 +60,18 @@ class GridMasker(Masker):
 
 
 class RunningCellMasker(Masker):
-    """A pattern of 2 x 2 cells that moves by one place at every step of the first axis (VideoMAE V2 section 3.2).
+    """A pattern of 2 x 2 cells that moves by one place from frame to frame (VideoMAE V2 section 3.2).
 
-    Number the places of a cell 0, 1, 2, 3 row by row. Of `count` masked ones, step t of phase p masks the places with
-    (p + t + 1 + place) mod 4 < count: after four steps every place was masked `count` times. One of the four phases
-    is drawn for every sample. A grid of two axes is a single step.
+    Number the places of a cell 0, 1, 2, 3 row by row. Of `count` masked ones, frame t of phase p masks the places with
+    (p + t + 1 + place) mod 4 < count: after four frames every place was masked `count` times. One of the four phases
+    is drawn for every sample. A grid of two axes is a single frame.
 
-    VideoMAE V2 uses it as `decoder_masker` masker: what it masks is not decoded.
+    VideoMAE V2 uses it as `decoder_masker`: what it masks is not decoded.
     """
 
     class Config(Masker.Config):
         mask_ratio: float = Field(
-            default=0.5,
-            ge=0,
-            lt=1,
-            description="share of a cell's four places that is masked, rounded down; at least 0.25",
+            default=0.5, ge=0, lt=1, description="share of a cell's places that is masked, rounded down; at least 0.25"
         )
 
     config: Config
@@ -83,11 +80,11 @@ class RunningCellMasker(Masker):
         """1 where masked, 0 where visible: (batch, tokens)."""
         *leading, height, width = context.grid
         device = context.device
-        steps = torch.arange(leading[0] if leading else 1, device=device)
+        frames = torch.arange(leading[0] if leading else 1, device=device)
         phases = (4 * context.noise((context.batch, 1))).long()
         rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
         places = 2 * (rows % 2)[:, None] + columns % 2
-        queue = ((phases + steps + 1)[:, :, None, None] + places) % 4  # (batch, steps, height, width)
+        queue = ((phases + frames + 1)[:, :, None, None] + places) % 4  # (batch, frames, height, width)
         masked = (queue < self._masked_places()).float()
         # axes between the first one and the plane do not move the pattern
         return masked[:, :, None].expand(-1, -1, math.prod(leading[1:]), -1, -1).flatten(1)

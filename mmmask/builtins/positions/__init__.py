@@ -3,10 +3,9 @@
 from mmmask.builtins.positions.learned import LearnedPositions, LearnedSeparablePositions
 from mmmask.builtins.positions.relative import RelativeBias
 from mmmask.builtins.positions.resizing import resize_relative_table, resize_table
-from mmmask.builtins.positions.sinusoid import FixedTable, FlatSinusoid, SinCos2d, flat_sinusoid_table, sincos_2d_table
+from mmmask.builtins.positions.sinusoid import FlatSinusoid, SinCos2d, flat_sinusoid_table, sincos_2d_table
 
 __all__ = [
-    "FixedTable",
     "FlatSinusoid",
     "LearnedPositions",
     "LearnedSeparablePositions",

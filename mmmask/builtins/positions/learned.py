@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,19 +13,11 @@ from mmmask.builtins.positions.resizing import check_resizable, frames_and_plane
 from mmmask.interfaces import Component, Grid, Positions
 
 
-class LearnedPositions(Positions):
-    """A learned vector per token and per prefix token (ViT, Dosovitskiy et al. 2020, section 3.1).
-
-    The grid with the most tokens has a table of its own; any other takes it resized as `resize_table` says, so that a
-    still shares the rows of a clip's first frame.
+class LearnedTables(Positions):
+    """Tables of parameters, and one for the prefix tokens.
 
     Attributes:
-        table: parameter (tokens of `reference`, width).
         prefix_table: parameter (num_prefix, width), or None without prefix tokens.
-        reference: the grid that `table` belongs to.
-
-    Raises:
-        ValueError: of its grids one is a line and another not.
     """
 
     prefix_table: nn.Parameter | None
@@ -33,22 +26,48 @@ class LearnedPositions(Positions):
         self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
     ) -> None:
         super().__init__(config, width, grids, num_prefix, heads)
-        self.reference: Grid = max(self.grids, key=math.prod)
-        for grid in self.grids:
-            check_resizable(self.reference, grid)
-        self.table = _learned_rows(math.prod(self.reference), width)
-        self.register_parameter("prefix_table", _learned_rows(num_prefix, width) if num_prefix else None)
+        self._make_tables()
+        self.register_parameter("prefix_table", self._learned_rows(num_prefix) if num_prefix else None)
 
-    def forward(self, grid: Grid) -> Tensor:
-        """(tokens, width)."""
-        return resize_table(self.table, self.reference, grid)
+    @abstractmethod
+    def _make_tables(self) -> None:
+        """Registers the parameters that serve all grids."""
+
+    def _learned_rows(self, rows: int) -> nn.Parameter:
+        """(rows, width), truncated normal of deviation 0.02, the initialisation of BEiT and MAE-ST."""
+        return nn.Parameter(nn.init.trunc_normal_(torch.empty(rows, self.width), std=0.02))
 
     def prefix(self) -> Tensor | None:
         """(num_prefix, width), or None without prefix tokens."""
         return self.prefix_table
 
 
-class LearnedSeparablePositions(Positions):
+class LearnedPositions(LearnedTables):
+    """A learned vector per token and per prefix token (ViT, Dosovitskiy et al. 2020, section 3.1).
+
+    The grid with the most tokens has a table of its own; any other takes it resized as `resize_table` says, so that a
+    still shares the rows of a clip's first frame.
+
+    Attributes:
+        table: parameter (tokens of `reference`, width).
+        reference: the grid that `table` belongs to.
+
+    Raises:
+        ValueError: of its grids one is a line and another not.
+    """
+
+    def _make_tables(self) -> None:
+        self.reference: Grid = max(self.grids, key=math.prod)
+        for grid in self.grids:
+            check_resizable(self.reference, grid)
+        self.table = self._learned_rows(math.prod(self.reference))
+
+    def forward(self, grid: Grid) -> Tensor:
+        """(tokens, width)."""
+        return resize_table(self.table, self.reference, grid)
+
+
+class LearnedSeparablePositions(LearnedTables):
     """A learned vector of the place plus one of the frame (Feichtenhofer et al. 2022, MAE-ST, section 3).
 
     All axes before the last two are frames. The grid with the largest plane has a table of places of its own, the grid
@@ -58,7 +77,6 @@ class LearnedSeparablePositions(Positions):
     Attributes:
         space: parameter (height * width of `plane`, width).
         time: parameter (`frames`, width), or None where all grids are without frames.
-        prefix_table: parameter (num_prefix, width), or None without prefix tokens.
         plane, frames: the sizes that `space` and `time` belong to.
 
     Raises:
@@ -66,43 +84,21 @@ class LearnedSeparablePositions(Positions):
     """
 
     time: nn.Parameter | None
-    prefix_table: nn.Parameter | None
 
-    def __init__(
-        self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
-    ) -> None:
-        super().__init__(config, width, grids, num_prefix, heads)
-        for grid in self.grids:
-            if len(grid) < 2:
-                raise ValueError(
-                    f"positions learned_separable: the grid {tuple(grid)} has one axis, not frames, rows and columns: "
-                    "choose the positions learned"
-                )
-        split = [frames_and_plane(grid) for grid in self.grids]
+    def _make_tables(self) -> None:
+        split = [frames_and_plane(grid, "learned_separable") for grid in self.grids]
         self.frames = max(frames for frames, _ in split)
         self.plane = max((plane for _, plane in split), key=math.prod)
         has_frames = any(len(grid) > 2 for grid in self.grids)
-        self.space = _learned_rows(math.prod(self.plane), width)
-        self.register_parameter("time", _learned_rows(self.frames, width) if has_frames else None)
-        self.register_parameter("prefix_table", _learned_rows(num_prefix, width) if num_prefix else None)
+        self.space = self._learned_rows(math.prod(self.plane))
+        self.register_parameter("time", self._learned_rows(self.frames) if has_frames else None)
 
     def forward(self, grid: Grid) -> Tensor:
         """(tokens, width): each frame's vector repeated over its places, plus the places' once per frame."""
-        frames, plane = frames_and_plane(grid)
+        frames, plane = frames_and_plane(grid, "learned_separable")
         space = resize_table(self.space, self.plane, plane)
         if self.time is None:
             return space.repeat(frames, 1)
         # a plane of one cell per frame: `resize_table` then resizes the frames alone
         time = resize_table(self.time, (self.frames, 1, 1), (frames, 1, 1))
         return (time.unsqueeze(1) + space).flatten(0, 1)
-
-    def prefix(self) -> Tensor | None:
-        """(num_prefix, width), or None without prefix tokens."""
-        return self.prefix_table
-
-
-def _learned_rows(rows: int, width: int) -> nn.Parameter:
-    """(rows, width), truncated normal of deviation 0.02, the initialisation of BEiT and MAE-ST."""
-    table = nn.Parameter(torch.empty(rows, width))
-    nn.init.trunc_normal_(table, std=0.02)
-    return table

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmmask.builtins.positions.resizing import offset_counts
 from mmmask.interfaces import Component, Grid, GridError, Positions
@@ -89,11 +90,7 @@ class RelativeBias(Positions):
         return self._look_up(pairs[at.unsqueeze(2), at.unsqueeze(1)]).transpose(0, 1)
 
     def index(self, grid: Grid) -> Tensor:
-        """(P + N, P + N) int64, the row of `table` for each query and key; computed once per grid.
-
-        Raises:
-            ValueError: the grid is larger than those that it was built with.
-        """
+        """`relative_index` of the grid, on the table's device; computed once per grid."""
         key = (tuple(grid), self.table.device)
         if key not in self._indices:
             # it serves later steps with gradients too: never an inference tensor
@@ -102,11 +99,7 @@ class RelativeBias(Positions):
         return self._indices[key]
 
     def _look_up(self, index: Tensor) -> Tensor:
-        """(...) rows of the table -> (heads, ...).
-
-        By index_select of the transposed table: heads first without a copy, and the fastest backward on a CPU, seven
-        times that of an embedding.
-        """
+        # heads first without a copy, and the fastest backward on a CPU, seven times that of an embedding
         return self.table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
 
 
@@ -126,11 +119,8 @@ def relative_index(grid: Grid, reference: Grid, num_prefix: int) -> Tensor:
         index = torch.zeros(len(cells), len(cells), dtype=torch.int64)
         for axis, (size, count) in enumerate(zip(reference, offset_counts(reference), strict=True)):
             index = index * count + (cells[:, None, axis] - cells[None, :, axis] + size - 1)
-        if not num_prefix:
-            return index
         offsets = math.prod(offset_counts(reference))
-        whole = torch.full((num_prefix + len(cells),) * 2, offsets + 2)
-        whole[:num_prefix, num_prefix:] = offsets
-        whole[num_prefix:, :num_prefix] = offsets + 1
-        whole[num_prefix:, num_prefix:] = index
-        return whole
+        index = F.pad(index, (num_prefix, 0, num_prefix, 0), value=offsets + 2)
+        index[:num_prefix, num_prefix:] = offsets
+        index[num_prefix:, :num_prefix] = offsets + 1
+        return index

@@ -41,12 +41,12 @@ def resize_table(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
         )
     if tuple(trained) == tuple(grid):
         return table
-    cells = _at_least_float32(table)
+    cells = table.to(torch.promote_types(table.dtype, torch.float32))
     if len(grid) == 1:
         return _resize_line(cells, grid[0]).to(table.dtype)
-    (trained_frames, trained_plane), (frames, plane) = frames_and_plane(trained), frames_and_plane(grid)
-    cells = cells.unflatten(0, (trained_frames, *trained_plane))
-    if frames == 1 or trained_frames == 1:
+    frames, plane = math.prod(grid[:-2]), grid[-2:]
+    cells = cells.unflatten(0, (-1, *trained[-2:]))
+    if frames == 1 or len(cells) == 1:
         cells = resize_planes(cells[:1], plane).expand(frames, *plane, -1)
     else:
         cells = resize_planes(_resize_line(cells, frames), plane)
@@ -84,13 +84,11 @@ def resize_relative_table(table: Tensor, trained: Grid, grid: Grid, extra: int =
         )
     if tuple(trained) == tuple(grid):
         return table
-    cells = _at_least_float32(table[:rows]).unflatten(0, trained_offsets)
+    cells = table[:rows].to(torch.promote_types(table.dtype, torch.float32)).unflatten(0, trained_offsets)
     for axis, count in enumerate(offsets[:-2] if len(grid) > 1 else offsets):
         cells = _resize_line(cells.movedim(axis, 0), count).movedim(0, axis)
     if len(grid) > 1:
-        leading = cells.shape[:-3]
-        planes = cells.reshape(-1, *trained_offsets[-2:], cells.shape[-1])
-        cells = resize_planes(planes, offsets[-2:]).unflatten(0, leading or (1,))
+        cells = resize_planes(cells.reshape(-1, *cells.shape[-3:]), offsets[-2:])
     resized = cells.reshape(math.prod(offsets), -1).to(table.dtype)
     return torch.cat([resized, table[rows:]]) if extra else resized
 
@@ -103,15 +101,18 @@ def resize_planes(planes: Tensor, plane: Sequence[int]) -> Tensor:
     return cells.permute(0, 2, 3, 1)
 
 
-def frames_and_plane(grid: Grid) -> tuple[int, tuple[int, int]]:
+def frames_and_plane(grid: Grid, positions: str) -> tuple[int, Grid]:
     """Number of frames (all axes but the last two), and the last two axes.
 
     Raises:
-        ValueError: a grid of one axis, which has no plane.
+        ValueError: a grid of one axis, which the positions of this name do not suit.
     """
     if len(grid) < 2:
-        raise ValueError(f"the grid {tuple(grid)} has one axis, and height and width are needed")
-    return math.prod(grid[:-2]), (grid[-2], grid[-1])
+        raise GridError(
+            f"positions {positions}: the grid {tuple(grid)} has one axis, not rows and columns: choose the positions "
+            "learned or flat_sinusoid"
+        )
+    return math.prod(grid[:-2]), tuple(grid[-2:])
 
 
 def offset_counts(grid: Grid) -> tuple[int, ...]:
@@ -140,7 +141,3 @@ def _resize_line(rows: Tensor, size: int) -> Tensor:
         return rows
     line = rows.flatten(1).t().unsqueeze(0)  # (1, channels, length)
     return F.interpolate(line, size=size, mode="linear", align_corners=False)[0].t().unflatten(1, rows.shape[1:])
-
-
-def _at_least_float32(table: Tensor) -> Tensor:
-    return table if table.dtype == torch.float64 else table.float()

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from mmmask.builtins.positions.resizing import check_resizable, frames_and_plane, resize_planes, resize_table
-from mmmask.interfaces import Component, Grid, GridError, Positions
-
-Size = Annotated[int, Field(gt=0)]
+from mmmask.interfaces import Component, Grid, Positions
 
 
 class FixedTable(Positions):
@@ -27,7 +25,7 @@ class FixedTable(Positions):
     """
 
     class Config(Component.Config):
-        trained_grid: tuple[Size, ...] | None = None
+        trained_grid: tuple[PositiveInt, ...] | None = None
 
         @model_serializer(mode="wrap")
         def _without_no_trained_grid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -41,9 +39,8 @@ class FixedTable(Positions):
     ) -> None:
         super().__init__(config, width, grids, num_prefix, heads)
         self.trained_grid: Grid | None = self.config.trained_grid
-        if self.trained_grid is not None:
-            for grid in self.grids:
-                check_resizable(self.trained_grid, grid)
+        for grid in self.grids:
+            check_resizable(self.trained_grid or grid, grid)
         self._tables: dict[tuple[Grid, torch.device, torch.dtype], Tensor] = {}
         # carries device and dtype of the module it belongs to; never saved
         self.register_buffer("_like", torch.zeros(()), persistent=False)
@@ -78,21 +75,15 @@ class FlatSinusoid(FixedTable):
     """
 
     class Config(FixedTable.Config):
-        trained_grid: Annotated[tuple[Size, ...], Field(min_length=1)] | None = Field(
+        trained_grid: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = Field(
             default=None,
             description="the grid that weights were trained on; the table of any other grid is that grid's, resized; "
             "null: the largest grid it is built with is the reference, and more frames go on counting",
         )
 
-    def __init__(
-        self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
-    ) -> None:
-        super().__init__(config, width, grids, num_prefix, heads)
-        self.reference: Grid = self.trained_grid or max(self.grids, key=math.prod)
-
     def compute(self, grid: Grid) -> Tensor:
         """(tokens, width), with height and width as in the reference or resized from it."""
-        return flat_sinusoid_table(grid, self.width, self.reference)
+        return flat_sinusoid_table(grid, self.width, self.trained_grid or max(self.grids, key=math.prod))
 
 
 class SinCos2d(FixedTable):
@@ -107,7 +98,7 @@ class SinCos2d(FixedTable):
     """
 
     class Config(FixedTable.Config):
-        trained_grid: Annotated[tuple[Size, ...], Field(min_length=2)] | None = Field(
+        trained_grid: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] | None = Field(
             default=None,
             description="the grid that weights were trained on; the table of any other grid is that grid's, resized "
             "bicubically; null: computed for each grid anew",
@@ -153,7 +144,7 @@ def sincos_2d_table(grid: Grid, width: int) -> Tensor:
         ValueError: the width does not divide by 4, or the grid has one axis.
     """
     _check_sincos_2d(width, [grid])
-    frames, (height, columns) = frames_and_plane(grid)
+    frames, (height, columns) = frames_and_plane(grid, "sincos_2d")
     with torch.device("cpu"):
         frequency = torch.pow(
             torch.tensor(10000.0, dtype=torch.float64), -torch.arange(width // 4, dtype=torch.float64) / (width / 4)
@@ -175,8 +166,4 @@ def _check_sincos_2d(width: int, grids: Sequence[Grid]) -> None:
             "are needed: choose a width that does, or the positions flat_sinusoid"
         )
     for grid in grids:
-        if len(grid) < 2:
-            raise GridError(
-                f"positions sincos_2d: the grid {tuple(grid)} has one axis, not rows and columns: choose the positions "
-                "flat_sinusoid"
-            )
+        frames_and_plane(grid, "sincos_2d")

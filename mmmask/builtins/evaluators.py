@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.builtins.objectives.masked import MaskedPlan, masked_objective
+from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
 from mmmask.interfaces import Batch, Evaluator
 from mmmask.model.model import Model
+from mmmask_registry import MmmaskError
 
 
 class ReconstructionEvaluator(Evaluator):
@@ -28,7 +29,11 @@ class ReconstructionEvaluator(Evaluator):
 
     def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
         super().__init__(config, model, stream)
-        self.objective = masked_objective("evaluator 'reconstruction'", model.objective(stream))
+        self.objective = objective = model.objective(stream)
+        if not isinstance(objective, MaskedObjective):
+            raise MmmaskError(
+                f"evaluator 'reconstruction' is for streams of the objective 'masked', not {type(objective).__name__}"
+            )
         self._sums = {"loss": 0.0, "loss_shuffled": 0.0, "loss_baseline": 0.0, "error": 0.0, "error_baseline": 0.0}
         self._counts = dict.fromkeys(self._sums, 0.0)
         self._lowest, self._highest = math.inf, -math.inf

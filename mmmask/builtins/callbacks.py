@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmmask.hooks import RunState, hookimpl
 from mmmask.interfaces import Callback
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard(Callback):
@@ -17,11 +14,11 @@ class TensorBoard(Callback):
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401
         super().__init__(config)
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None
 
     @hookimpl
     def run_started(self, run: RunState) -> None:
-        """Opens the events; masks what an interrupted run wrote after its last checkpoint."""
+        """Opens the events; drops what an interrupted run wrote after its last checkpoint."""
         if run.is_main:
             from torch.utils.tensorboard import SummaryWriter
 

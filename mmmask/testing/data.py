@@ -1,12 +1,16 @@
-"""Promises of modalities, and of their worker side, the preparation."""
+"""Promises of modalities, sources and augmentations: what makes samples."""
 
 from __future__ import annotations
 
 import copy
 import math
+import os
 import pickle
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,15 +19,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import PLAIN, BadSample, Modality, Preparation, SourceFile, View
+from mmmask.interfaces import PLAIN, Augmentation, BadSample, Modality, Preparation, Source, SourceFile, View
 from mmmask.randomness import seeded_generator
 from mmmask.testing import expect
-from mmmask.testing.check import NotApplicable, promise
-from mmmask.testing.computing import PureCase
+from mmmask.testing.check import Case, NotApplicable
+from mmmask.testing.computing import PickledCase, PureCase
 from mmmask.testing.synthetic import Scene
 
 TEXT = "What a source of texts would load. "
 BROKEN = (b"", b"not what its name says", bytes(5000), b"\xff\xfe\x00" * 999)
+LOOKED_AT = 6
+"""Samples at the start and at the end that are loaded."""
+Looked = dict[int, tuple[str, str | None, tuple[str, str]]]
+"""{number: (name, label, content)}."""
+ANOTHER_PROCESS = """
+import importlib.util, pickle, sys
+path, name, file, pickled = pickle.load(sys.stdin.buffer)
+sys.path[:] = path
+try:
+    importlib.import_module(name)
+except ModuleNotFoundError:  # a plugin file, a test's module
+    spec = importlib.util.spec_from_file_location(name, file)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+from mmmask.testing.data import look
+component, config, extensions = pickle.loads(pickled)
+sys.__stdout__.write(repr(look(component(config, extensions=extensions))))
+"""
+SHAPES = {torch.uint8: (3, 20, 24), torch.float32: (4, 3, 24, 20), torch.int16: (1, 20, 20)}
 
 
 def prepared(preparation: Preparation, loaded: Any, seed: int | None = 0) -> Tensor:  # noqa: ANN401 - of a source
@@ -51,19 +74,19 @@ class ModalityCase(PureCase):
         """Its worker side."""
         return self.component.preparation
 
-    def try_out(self) -> None:
+    def _try_out(self) -> None:
         """Whatever is loaded, a modality is examined."""
 
-    def given(self, seed: int = 0) -> Any:  # noqa: ANN401 - whatever a source may give
+    def _given(self, seed: int = 0) -> Any:  # noqa: ANN401 - whatever a source may give
         """Something that a source loads, and seeds of its samples."""
-        return copy.deepcopy(self.loadable()), (None, seed, seed + 1)
+        return copy.deepcopy(self._loadable()), (None, seed, seed + 1)
 
-    def results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
+    def _results(self, given: Any) -> list[Tensor]:  # noqa: ANN401
         """Prepared samples, one of them without a generator."""
         loaded, seeds = given
         return [prepared(self.preparation, loaded, seed) for seed in seeds]
 
-    def batches(self, count: int = 2) -> Iterator[Tensor]:
+    def _batches(self, count: int = 2) -> Iterator[Tensor]:
         """Samples of every dtype that it may be given: ids, or stored integers and floating point."""
         batch = self.scene.samples(count)
         yield batch
@@ -72,7 +95,7 @@ class ModalityCase(PureCase):
                 yield batch.round().to(torch.int16)
             yield from (batch.to(dtype) / self.component.spec.scale for dtype in (torch.float32, torch.float64))
 
-    def loadable(self) -> Any:  # noqa: ANN401 - whatever a source may give
+    def _loadable(self) -> Any:  # noqa: ANN401 - whatever a source may give
         """Something that the preparation makes a sample of."""
         if self.options.get("loaded") is not None:
             return self.options["loaded"]
@@ -94,11 +117,10 @@ class ModalityCase(PureCase):
                 yield from (whole, whole.movedim(0, -1).contiguous().numpy(), whole[0], whole[0].numpy())
         yield TEXT * math.prod(extent)
 
-    @promise
     def has_sizes_that_agree(self) -> None:
         """Its grid, token spec, sample shape and tokens agree with one another."""
         modality, spec, shape = self.component, self.component.spec, self.component.sample_shape
-        for batch in self.batches():
+        for batch in self._batches():
             tokens = modality.tokenize(batch)
             expect.shape(tokens.content, (2, math.prod(tokens.grid), spec.content_dim), "content of two samples")
             grids = [modality.grid(shape), modality.grid(batch.shape)]
@@ -112,10 +134,9 @@ class ModalityCase(PureCase):
         expect.equal(hash(modality.spec), hash(spec), "hash of the spec, a key of dictionaries")
         expect.that(modality.embedding, "a key of its embedding", "an empty one")
 
-    @promise
     def detokenizes_what_it_tokenizes(self) -> None:
         """`tokenize` and `detokenize` invert each other, whatever the dtype, which they keep."""
-        for batch in self.batches():
+        for batch in self._batches():
             tokens = self.component.tokenize(batch)
             back = self.component.detokenize(tokens.content, tokens.grid)
             expect.equal([tokens.content.dtype, back.dtype], [batch.dtype] * 2, "dtypes of tokens and samples")
@@ -123,10 +144,9 @@ class ModalityCase(PureCase):
             if tokens.content.numel() == batch.numel():
                 expect.same(back, batch, "samples of their tokens")
 
-    @promise
     def only_rearranges(self) -> None:
         """`tokenize` only rearranges: every number of a sample is in its tokens, equally often."""
-        for batch in self.batches():
+        for batch in self._batches():
             content = self.component.tokenize(batch).content
             times, rest = divmod(content.numel(), batch.numel())
             if rest or not times:
@@ -134,14 +154,12 @@ class ModalityCase(PureCase):
             wanted = batch.flatten(1).repeat(1, times).sort().values
             expect.same(content.flatten(1).sort().values, wanted, f"{batch.dtype}: the numbers of a sample, sorted")
 
-    @promise
     def tokenizes_every_sample_by_itself(self) -> None:
         """A sample's tokens do not depend on the rest of the batch, and a batch of one is a batch."""
-        for batch in self.batches(3):
+        for batch in self._batches(3):
             alone = torch.cat([self.component.tokenize(batch[row : row + 1]).content for row in range(3)])
             expect.same(alone, self.component.tokenize(batch).content, f"{batch.dtype}: tokens of samples one by one")
 
-    @promise
     def refuses_samples_of_another_size(self) -> None:
         """A batch whose shape does not fit is refused with a ValueError."""
         sample = self.scene.samples(1)
@@ -153,7 +171,6 @@ class ModalityCase(PureCase):
             expected = f"ValueError for {tuple(batch.shape)}, where samples are {tuple(sample.shape[1:])}"
             expect.raises(ValueError, lambda batch=batch: self.component.tokenize(batch), expected)
 
-    @promise
     def embeds_every_token_by_itself(self) -> None:
         """Its embedding gives every token a vector, of that token alone."""
         tokens = self.component.tokenize(self.scene.samples(2))
@@ -166,13 +183,11 @@ class ModalityCase(PureCase):
             expect.finite(whole, (2, count, width), "embedded tokens")
             expect.same(some, whole[:, ::2], "every other token, embedded without the rest", expect.CLOSE)
 
-    @promise
     def holds_no_weights(self) -> None:
         """It holds no weights, and its worker side no tensors: nothing of them would be moved, trained or saved."""
         self.component.tokenize(self.scene.samples(2))
         expect.not_held(Tensor | nn.Module, self.component, self.component.preparation)
 
-    @promise
     def guesses_from_visible_tokens(self) -> None:
         """The simplest guess is made of visible tokens alone, in the unit of the source."""
         scene = self.scene
@@ -185,7 +200,6 @@ class ModalityCase(PureCase):
             again = self.component.baseline(scene.with_other_masked_content(tokens, mask), mask)
             expect.same(again, guess, "guesses where masked tokens are others")
 
-    @promise
     def draws_pictures(self) -> None:
         """Pictures are uint8 (height, width, 3), of ids also where one stands for a masked token."""
         spec, sample = self.component.spec, self.scene.samples(1)[0]
@@ -198,13 +212,11 @@ class ModalityCase(PureCase):
             expect.equal(type(picture), np.ndarray, "type of a picture")
             expect.equal((str(picture.dtype), *picture.shape[2:]), ("uint8", 3), "dtype and colours of a picture")
 
-    @promise
     def names_endings_in_lower_case(self) -> None:
         """Its worker side names file endings in lower case, with their dot."""
         endings = self.preparation.extensions
         expect.equal(endings, tuple(f".{ending.lower().lstrip('.')}" for ending in endings), "a tuple of endings")
 
-    @promise
     def pickles_its_worker_side(self) -> None:
         """A copy of its worker side out of a pickle prepares the same samples."""
         preparation, samples = self.preparation, list(self.scene.samples(2))
@@ -212,15 +224,14 @@ class ModalityCase(PureCase):
         expect.equal(again.extensions, preparation.extensions, "extensions of the copy")
         expect.same(again.collate(samples), preparation.collate(samples), "a batch that the copy collates")
         try:
-            loaded = self.loadable()
+            loaded = self._loadable()
         except NotApplicable:
             return
         expect.same(prepared(again, loaded), prepared(preparation, loaded), "a sample that the copy prepares")
 
-    @promise
     def prepares_samples_that_fit(self) -> None:
         """Prepared samples have the sample shape, and a batch of them becomes tokens with finite values."""
-        samples = self.results(self.given())
+        samples = self._results(self._given())
         for sample in samples:
             expect.shape(sample, self.component.sample_shape, "a prepared sample")
             expect.equal(sample.dtype, samples[0].dtype, "dtype of every sample")
@@ -228,10 +239,9 @@ class ModalityCase(PureCase):
         expect.shape(batch, (3, *self.component.sample_shape), "a batch of three")
         self._expect_values(batch)
 
-    @promise
     def has_values_in_any_dtype(self) -> None:
         """Tokens of every dtype have finite normalised values, and raw ones within the spec's `range`."""
-        for batch in self.batches():
+        for batch in self._batches():
             self._expect_values(batch)
         tokens, spec = self.component.tokenize(self.scene.samples(2)), self.component.spec
         raw = tokens.raw()
@@ -248,14 +258,12 @@ class ModalityCase(PureCase):
         expect.that(values.is_floating_point(), f"{what}, floating point", values.dtype)
         expect.finite(values.nan_to_num() if spec.gaps else values, values.shape, what)
 
-    @promise
     def prepares_in_several_threads(self) -> None:
         """One object of its worker side serves several threads at once."""
-        preparation, alone, loaded = self.preparation, self.at(self.situation).preparation, self.loadable()
+        preparation, alone, loaded = self.preparation, replace(self).preparation, self._loadable()
         wanted = {seed: expect.fingerprint(prepared(alone, loaded, seed)) for seed in range(expect.THREADS)}
         expect.same_in_threads(lambda seed: expect.fingerprint(prepared(preparation, loaded, seed)), wanted, "samples")
 
-    @promise
     def calls_broken_files_bad_samples(self) -> None:
         """A file that it cannot read is a BadSample, whatever is in the file."""
         if not self.preparation.extensions:
@@ -272,3 +280,141 @@ class ModalityCase(PureCase):
                     except BadSample:
                         continue
                     expect.shape(sample, self.component.sample_shape, "BadSample, or a sample")
+
+
+class SourceCase(Case):
+    """A source; `extensions` are the file name endings that its stream's modality would decode."""
+
+    kind, interface, extras = "source", Source, ("extensions",)
+
+    def _context(self) -> dict[str, Any]:
+        return {"extensions": tuple(self.options.get("extensions", ()))}
+
+    def has_samples(self) -> None:
+        """It has samples, and knows how many."""
+        expect.that(len(self.component) > 0, "one sample or more", len(self.component))
+        loaded = [content for _, _, content in look(self.component).values()]
+        expect.that(any(what != "bad" for what, _ in loaded), "a sample that can be loaded", repr(loaded[0][1]))
+
+    def numbers_its_samples_for_good(self) -> None:
+        """A number stands for the same sample every time, in whatever order they are asked for."""
+        wanted = look(self.component)
+        self._expect_the_same("the same object, asked backwards", self.component, wanted)
+        self._expect_the_same("another object, asked backwards", self._make(), wanted)
+
+    def names_its_samples(self) -> None:
+        """No name stands for two samples; labels are texts, and `classes` has them all, sorted."""
+        looked, classes = look(self.component), self.component.classes
+        names = [name for name, _, _ in looked.values()]
+        expect.that(all(type(name) is str and name for name in names), "names for messages", names)
+        expect.equal(len(set(names)), len(names), "different names")
+        labels = [label for _, label, _ in looked.values()]
+        expect.that(all(label is None or type(label) is str for label in labels), "labels, texts or None", labels)
+        for names_of, found in classes.items():
+            expect.equal(list(found), sorted(set(found)), f"sorted names of {names_of}, each once")
+        given = [pair for index in looked for pair in self.component.labels(index).items()]
+        expect.none((pair for pair in given if pair[1] not in classes.get(pair[0], ())), "labels that are in `classes`")
+
+    def can_be_pickled(self) -> None:
+        """A copy out of a pickle has the same samples."""
+        wanted = look(self.component)
+        for when, source in (("made as it was built", self._make()), ("made after it was used", self.component)):
+            self._expect_the_same(f"a copy {when}", pickle.loads(pickle.dumps(source)), wanted)
+
+    def serves_several_threads(self) -> None:
+        """One object serves several threads at once."""
+        wanted = {index: content for index, (_, _, content) in look(self._make()).items()}
+        expect.same_in_threads(lambda index: _loaded(self.component, index), wanted, "samples")
+
+    def leaves_global_random_state_alone(self) -> None:
+        """Its samples neither depend on global random state nor change it."""
+        expect.no_global_randomness(lambda: look(self._make()), "what a source loads")
+
+    def is_the_same_in_another_process(self) -> None:
+        """Another process, in which strings hash otherwise, finds the same samples."""
+        module = sys.modules.get(self.subject.__module__)
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or module.__name__ == "__main__":
+            raise NotApplicable(f"{self.name} stands in no file that another process could import")
+        made_of = self.subject, self.config, self.component.extensions
+        request = pickle.dumps((list(sys.path), module.__name__, file, pickle.dumps(made_of)))
+        seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+        code = [sys.executable, "-c", ANOTHER_PROCESS]
+        done = subprocess.run(code, input=request, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        expect.that(done.returncode == 0, "no error in another process", last)
+        expect.that(done.stdout.decode() == repr(look(self.component)), "the same samples in another process", "others")
+
+    def holds_no_weights(self) -> None:
+        """It holds no weights: nothing of it would be moved, trained or saved."""
+        look(self.component)
+        expect.not_held(nn.Parameter | nn.Module, self.component)
+
+    def _expect_the_same(self, whose: str, source: Source, wanted: Looked) -> None:
+        found = look(source, backwards=True)
+        different = [index for index in found | wanted if found.get(index) != wanted.get(index)]
+        expect.none(different, f"the same samples of {whose}")
+
+
+def look(source: Source, backwards: bool = False) -> Looked:
+    """The first and last few samples, asked for in this order or backwards."""
+    count = len(source)
+    if not count:
+        raise NotApplicable("it has no sample")
+    asked = sorted({*range(min(count, LOOKED_AT)), *range(max(0, count - LOOKED_AT), count)}, reverse=backwards)
+    return {index: (source.describe(index), source.label(index), _loaded(source, index)) for index in asked}
+
+
+def _loaded(source: Source, index: int) -> tuple[str, str]:
+    """A sample, as far as it can be compared; one that cannot be had is bad every time."""
+    try:
+        return "loaded", expect.fingerprint(source.load(index))
+    except BadSample as error:
+        return "bad", str(error)
+
+
+class Resize:
+    """Bilinear, to 16 x 16."""
+
+    size = (16, 16)
+
+    def __call__(self, content: Tensor) -> Tensor:
+        """(..., channels, height, width) -> (..., channels, 16, 16)."""
+        frames = content.float().reshape(-1, *content.shape[-3:])
+        resized = nn.functional.interpolate(frames, self.size, mode="bilinear")
+        return resized.to(content.dtype).reshape(*content.shape[:-2], *self.size)
+
+
+class AugmentationCase(PickledCase):
+    """An augmentation of pictures and clips larger than a sample, seen at random or deterministically."""
+
+    kind, interface = "augmentation", Augmentation
+    dtype: torch.dtype
+    random: bool
+
+    def _situations(self) -> list[dict[str, Any]]:
+        return [{"dtype": dtype, "random": random} for random in (True, False) for dtype in SHAPES]
+
+    def _given(self, seed: int = 0) -> tuple[Tensor, View, Resize]:
+        """Content whose frames are all the same, and a view."""
+        shape = SHAPES[self.dtype]
+        frame = torch.rand(shape[-3:], generator=seeded_generator("frame")) * 100
+        view = View(seeded_generator("augmentation", seed)) if self.random else PLAIN
+        return frame.to(self.dtype).expand(shape).clone(), view, Resize()
+
+    def _results(self, given: tuple[Tensor, View, Resize]) -> list[Tensor]:
+        return [self.component(*given)]
+
+    def keeps_the_dtype(self) -> None:
+        """Content keeps its dtype and its axes."""
+        for given in map(self._given, range(4)):
+            (found,) = self._results(given)
+            expect.equal(found.dtype, self.dtype, "dtype")
+            expect.shape(found, (*given[0].shape[:-2], *found.shape[-2:]), "changed content")
+
+    def changes_all_frames_alike(self) -> None:
+        """Frames share every draw."""
+        for given in map(self._given, range(4)):
+            (found,) = self._results(given)
+            frames = found.reshape(-1, *found.shape[-3:])
+            expect.same(frames, frames[:1].expand_as(frames), "frames that were the same before")

@@ -33,11 +33,11 @@ from mmmask.interfaces import (
     build,
     nothing_masked,
 )
+from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
 from mmmask.model.masks import draw_mask, given_mask
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
-from mmmask_registry import MmmaskError
 
 MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
 LossChoice = Annotated[Component.Config, ChosenByName("loss")]
@@ -45,10 +45,14 @@ LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
 @dataclass(frozen=True)
 class MaskedPlan(Plan):
-    """A plan, the mask of every stream, and in training the noise of its decoder."""
+    """A plan, and in training the noise of every stream's decoder."""
 
-    masks: Mapping[str, Mask]
     noises: Mapping[str, Noise]
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """{stream: its mask}, which is that of its input."""
+        return {name: part.mask for name, part in self.inputs.items()}
 
 
 class MaskedObjective(Objective):
@@ -84,18 +88,14 @@ class MaskedObjective(Objective):
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
         }
         self.head_of = {name: part.head or self.modalities[name].embedding for name, part in streams.items()}
-        if problems := self._unusable_names() + self._untrained_maskers():
+        if problems := self._problems():
             raise ExperimentError(problems)
         decoders = self._build_decoders(context)
         self.decoders = nn.ModuleDict(decoders)
         self.heads = nn.ModuleDict(self._build_heads(decoders))
         # losses and maskers with weights of their own move, train and save with the model
-        self.learned_losses = nn.ModuleDict(
-            {name: part for name, part in self.loss_of.items() if isinstance(part, nn.Module)}
-        )
-        self.learned_maskers = nn.ModuleDict(
-            {name: part for name, part in self.masker_of.items() if isinstance(part, nn.Module)}
-        )
+        self.learned_losses = _modules(self.loss_of)
+        self.learned_maskers = _modules(self.masker_of)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -113,18 +113,17 @@ class MaskedObjective(Objective):
         Raises:
             MaskError: a given mask does not fit, or a masker leaves nothing visible.
         """
-        masks = {name: self._mask(name, part, context) for name, part in tokens.items()}
         inputs = {
-            name: EncoderInput((Part(self.modalities[name].embedding, part),), masks[name])
+            name: EncoderInput((Part(self.modalities[name].embedding, part),), self._mask(name, part, context))
             for name, part in tokens.items()
         }
-        varying = self.counts_vary
+        varying = {*self.counts_vary, *context.given}
         counts = {
-            name: mask.counted.sum() if name in varying or name in context.given else float(mask.counted.numel())
-            for name, mask in masks.items()
+            name: part.mask.counted.sum() if name in varying else float(part.mask.counted.numel())
+            for name, part in inputs.items()
         }
         noises = {name: context.noise(name, "decoder") for name in tokens} if context.training else {}
-        return MaskedPlan(tokens, batches, inputs, counts, masks, noises)
+        return MaskedPlan(tokens, batches, inputs, counts, noises)
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
         """The summed error of the counted predictions of every stream."""
@@ -135,15 +134,10 @@ class MaskedObjective(Objective):
         features: dict[str, Tensor] = {}
         for key, decoder in self.decoders.items():
             names = [name for name in plan.tokens if self.streams[name].decoder == key]
+            shown = [plan.inputs[name] for name in names]
             inputs = [
-                DecoderInput(
-                    self.modalities[name].embedding,
-                    latents[name],
-                    plan.masks[name],
-                    plan.tokens[name].grid,
-                    plan.noises.get(name),
-                )
-                for name in names
+                DecoderInput(own.part.key, latents[name], own.mask, own.part.tokens.grid, plan.noises.get(name))
+                for name, own in zip(names, shown, strict=True)
             ]
             features |= zip(names, decoder(inputs), strict=True) if names else ()
         return {name: self.heads[self.head_of[name]](features[name]) for name in plan.tokens}
@@ -207,7 +201,8 @@ class MaskedObjective(Objective):
             dim, key = self.loss_of[name].prediction_dim(self.modalities[name].spec), self.head_of[name]
             head = heads.get(key)
             if head is None:
-                heads[key] = _head(width, dim)
+                heads[key] = nn.Linear(width, dim)
+                initialize(heads[key], xavier=False)
             elif (head.in_features, head.out_features) != (width, dim):
                 raise ExperimentError(
                     [
@@ -217,16 +212,8 @@ class MaskedObjective(Objective):
                 )
         return heads
 
-    def _untrained_maskers(self) -> list[str]:
-        """Decoder maskers with weights, which no loss would reach."""
-        return [
-            f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
-            for name, masker in self.decoder_masker_of.items()
-            if isinstance(masker, nn.Module)
-        ]
-
-    def _unusable_names(self) -> list[str]:
-        """Keys of module dictionaries that are attributes of every such dictionary, or hold a dot."""
+    def _problems(self) -> list[str]:
+        """Names that no module can have, and decoder maskers with weights, which no loss would reach."""
         named: dict[str, str] = {}
         for name, part in self.streams.items():
             named[f"streams.{name}.decoder"] = part.decoder
@@ -234,23 +221,12 @@ class MaskedObjective(Objective):
                 named[f"streams.{name}.head"] = part.head
             if isinstance(self.loss_of[name], nn.Module) or isinstance(self.masker_of[name], nn.Module):
                 named[f"streams.{name}"] = name
-        return unusable_names(named)
+        return unusable_names(named) + [
+            f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
+            for name, masker in self.decoder_masker_of.items()
+            if isinstance(masker, nn.Module)
+        ]
 
 
-def _head(width: int, dim: int) -> nn.Linear:
-    """Truncated normal of deviation 0.02 and zero bias, as OmniMAE initialises its head."""
-    head = nn.Linear(width, dim)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def masked_objective(owner: str, objective: object) -> MaskedObjective:
-    """The objective, if it is this one.
-
-    Raises:
-        MmmaskError: it is another; `owner` is what needs it.
-    """
-    if not isinstance(objective, MaskedObjective):
-        raise MmmaskError(f"{owner} is for streams of the objective 'masked', not {type(objective).__name__}")
-    return objective
+def _modules(parts: Mapping[str, object]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})

@@ -1,0 +1,236 @@
+"""Promises of maskers and losses: what is masked, and what is learned of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from mmmask.interfaces import Grid, Loss, Mask, MaskContext, Masker, Tokens
+from mmmask.model.masks import draw_mask
+from mmmask.randomness import derive_seed, sample_noise, seeded, seeded_generator
+from mmmask.testing import expect
+from mmmask.testing.check import NotApplicable
+from mmmask.testing.computing import BATCH, CPU, BatchCase, PickledCase, expect_gradients
+from mmmask.testing.synthetic import Scene, scenes, synthetic
+from mmmask_registry import MmmaskError
+
+GRIDS: tuple[Grid, ...] = (
+    (16,), (7,), (4, 4), (14, 14), (4, 6), (5, 3), (1, 14, 14), (4, 10, 10), (2, 4, 6), (3, 5, 7), (2, 2, 4, 4),
+)  # fmt: skip
+ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
+RATIOS = (0.0, 0.3, 0.9)
+ALL = slice(0, BATCH)
+CONFIDENT = 5.0
+"""Logit of the right id in a perfect prediction: e^5 to one, which also label smoothing calls good."""
+DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+Prediction = tuple[Tokens, Mask, Tensor, Tensor]
+
+
+class MaskerCase(BatchCase, PickledCase):
+    """A masker on one grid; if it has a setting `mask_ratio`, several ratios are tried besides the one that is set."""
+
+    kind, interface = "masker", Masker
+    grid: Grid
+    ids: bool = False
+    changes: dict[str, float] = {}
+    """Settings that are other than those that are set."""
+
+    def _situations(self) -> list[dict[str, Any]]:
+        ratios = RATIOS if "mask_ratio" in self.subject.Config.model_fields else ()
+        return [
+            *({"grid": grid} for grid in GRIDS),
+            *({"grid": grid, "changes": {"mask_ratio": ratio}} for ratio in ratios for grid in GRIDS[::3]),
+            *({"grid": grid, "ids": True} for grid in ID_GRIDS),
+        ]
+
+    def _make(self) -> Masker:
+        return self.subject(self._configured(**self.changes))
+
+    def _try_out(self) -> None:
+        try:
+            masker = self.component
+        except ValidationError as error:  # the ratio has limits of its own
+            raise MmmaskError(str(error)) from error
+        if masker.num_masked(self.grid, 0) == math.prod(self.grid):
+            raise MmmaskError("it would mask every token")  # as the core says it
+        masker.scores(self._given())
+
+    def _given(self, seed: int = 0, rows: slice = ALL) -> MaskContext:
+        """Some rows of a batch, with the same noise however many they are."""
+        scene = synthetic(self.grid, (1,) * len(self.grid), vocab_size=50 if self.ids else None, channels=3)
+        tokens = expect.changed(scene.tokens(BATCH, seed), lambda part: part[rows].clone())
+        noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
+        return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens)
+
+    def _part(self, given: MaskContext, rows: slice) -> MaskContext:
+        return self._given(rows=rows)
+
+    def _results(self, given: MaskContext) -> list[Tensor]:
+        """Masked tokens, bool (batch, tokens)."""
+        return [draw_mask(self.component, None, given).masked]
+
+    def masks_an_exact_number(self) -> None:
+        """Exactly as many tokens are masked as `num_masked` says, in every row, whatever the grid, ratio and batch."""
+        masker, grid, tokens = self.component, self.grid, math.prod(self.grid)
+        for step in (1000, 0):
+            count = masker.num_masked(grid, step)
+            fits = type(count) is int and 0 <= count < tokens
+            expect.that(fits, f"num_masked, an int in 0 .. {tokens - 1}", repr(count))
+            expect.equal(masker.num_masked(grid, step), count, "num_masked, asked again")
+        for rows in (1, BATCH):
+            scores = masker.scores(self._given(rows=slice(0, rows)))
+            expect.shape(scores, (rows, tokens), "scores")
+            expect.that(not scores.isnan().any(), "scores that can be ranked", "NaN among them")
+            (masked,) = self._results(self._given(rows=slice(0, rows)))
+            expect.equal(masked.sum(dim=1).tolist(), [count] * rows, "masked in each row")
+
+    def does_not_hash_texts(self) -> None:
+        """Masks do not depend on `hash` of a text, which every process has its own way of."""
+        masks, plain = [], hash
+        for salt in range(4):
+
+            def salted(value: object, salt: int = salt) -> int:
+                return derive_seed(value, salt) if isinstance(value, str) else plain(value)
+
+            with mock.patch("builtins.hash", salted):
+                masks += replace(self)._results(self._given())
+        expect.same(masks[1:], masks[:1] * 3, "the mask where texts hash otherwise")
+
+    def is_a_module_where_it_learns(self) -> None:
+        """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
+        if not issubclass(self.subject, nn.Module):
+            expect.not_held(Tensor | nn.Module, self.component)
+            return
+        context = self._given()
+        mask = draw_mask(self.component, None, context)
+        learned = self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))
+        expect_gradients([part for part in learned if part is not None], self.component)
+
+
+class LossCase(BatchCase):
+    """A loss of the tokens of one scene, stored or normalised."""
+
+    kind, interface, extras = "loss", Loss, ("modality",)
+    scene: Scene
+    dtype: torch.dtype | None
+
+    def _situations(self) -> list[dict[str, Any]]:
+        return [
+            {"scene": scene, "dtype": dtype}
+            for scene in scenes(self.options.get("modality"))
+            for dtype in ((None,) if scene.holds_ids else (None, torch.float32))
+        ]
+
+    def _make(self) -> Loss:
+        with seeded("weights", 0):
+            return super()._make()
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a prediction."""
+        return self.component.prediction_dim(self.scene.modality.spec)
+
+    def _given(self, seed: int = 0) -> Prediction:
+        """Tokens, half of them masked and predicted, their target, and a prediction at random."""
+        tokens, mask = self.scene.tokens(BATCH, seed, self.dtype), self.scene.mask(BATCH)
+        values = torch.randn((*mask.predicted.shape, self.dim), generator=seeded_generator("prediction", seed))
+        return tokens, mask, self.component.target(tokens, mask.predicted), values
+
+    def _results(self, given: Prediction) -> list[Tensor]:
+        tokens, mask, target, values = given
+        return [self.component.target(tokens, mask.predicted), self.component.error(values, target)]
+
+    def _perfect(self, target: Tensor) -> Tensor:
+        """The prediction that says what the target says, where the target tells."""
+        vocab_size = self.scene.modality.spec.vocab_size
+        if target.is_floating_point() and target.shape[2:] == (self.dim,):
+            return target.nan_to_num()
+        if target.is_floating_point() or target.shape[-1] * (vocab_size or 0) != self.dim:
+            raise NotApplicable("its target does not tell what the right prediction would be")
+        return CONFIDENT * nn.functional.one_hot(target.long(), vocab_size or -1).float().flatten(2)
+
+    def _restored(self, prediction: Tensor, tokens: Tokens, mask: Mask, statistics: Tensor | None) -> Tensor:
+        """Content that a prediction stands for, where the loss predicts content."""
+        try:
+            return self.component.restore(prediction, tokens, mask.predicted, statistics)
+        except NotImplementedError as error:
+            raise NotApplicable(str(error)) from error
+
+    def gives_every_prediction_an_error(self) -> None:
+        """Every prediction has an error, finite, float32 or wider."""
+        expect.that(type(self.dim) is int and self.dim > 0, "prediction_dim, a number above 0", self.dim)
+        _, mask, target, values = self._given()
+        shape = mask.predicted.shape
+        expect.shape(target, (*shape, *target.shape[2:]), "target of the predicted tokens")
+        for dtype in DTYPES:
+            error = self.component.error(values.to(dtype), target)
+            expect.finite(error, shape, f"errors of predictions in {dtype}")
+            wide = error.dtype in (torch.float32, torch.float64)
+            expect.that(wide, f"errors of predictions in {dtype}: float32 or wider", error.dtype)
+
+    def takes_no_predictions(self) -> None:
+        """Where nothing is predicted there are no errors, and no complaint either."""
+        tokens, mask, _, values = self._given()
+        target = self.component.target(tokens, mask.predicted[:, :0])
+        expect.shape(target, (BATCH, 0, *target.shape[2:]), "target")
+        expect.shape(self.component.error(values[:, :0], target), (BATCH, 0), "errors")
+
+    def teaches_predictions(self) -> None:
+        """Its gradient flows into every prediction, and is finite."""
+        *_, target, values = self._given()
+        for dtype in DTYPES:
+            prediction = values.clone().to(dtype).requires_grad_()
+            (gradient,) = torch.autograd.grad(self.component.error(prediction, target).sum(), prediction)
+            expect.finite(gradient, prediction.shape, f"the gradient of predictions in {dtype}")
+            expect.that(gradient.any(dim=-1).all(), "a gradient for each token", "some tokens have none")
+
+    def prefers_what_is_right(self) -> None:
+        """The right prediction has a smaller error than any at random."""
+        target = self._given()[2]
+        perfect = self._perfect(target)
+        least = self.component.error(perfect, target)
+        others = [self._given(seed)[3].to(perfect.dtype) for seed in range(3)]
+        if not self.scene.holds_ids:  # of ids a logit more may be better still
+            others += [perfect + other for other in others]
+        for other in others:
+            gap = float((self.component.error(other, target) - least).min())
+            expected = f"no smaller error than {float(least.max()):.3g}, that of the target itself"
+            expect.that(gap >= -1e-6, expected, f"{gap:.3g} less of a prediction at random")
+
+    def restores_what_is_right(self) -> None:
+        """A perfect prediction is restored to what the token held, in the unit of the source."""
+        (tokens, mask, target, _), ids = self._given(), self.scene.holds_ids
+        perfect, truth = self._perfect(target), tokens.raw(mask.predicted)
+        for statistics in (None, mask.visible):
+            restored = self._restored(perfect, tokens, mask, statistics)
+            expect.shape(restored, truth.shape, "restored content")
+            if statistics is None and (ids or perfect.shape[-1] == truth.shape[-1]):
+                # otherwise a part of a token stands for the rest
+                present = torch.where(truth.isnan(), truth, restored)
+                expect.same(present, truth, "restored content", 1e-6 if ids else 1e-3)
+
+    def says_whether_it_needs_statistics(self) -> None:
+        """It says so if what it restores depends on token statistics."""
+        needs, (tokens, mask, _, values) = self.component.needs_statistics, self._given()
+        expect.that(type(needs) is bool, "needs_statistics, True or False", needs)
+        every = (None, mask.visible, mask.visible[:, :1])
+        restored = [self._restored(values, tokens, mask, statistics) for statistics in every]
+        if not needs:
+            what = "restored from other statistics, which it does not need"
+            expect.same(restored[1:], restored[:1] * 2, what, expect.CLOSE)
+
+    def guesses_from_visible_tokens(self) -> None:
+        """The simplest prediction is made of visible tokens alone."""
+        tokens, mask, *_ = self._given()
+        guess = self.component.baseline(tokens, mask)
+        if guess is None:
+            raise NotApplicable("it leaves the simplest prediction to the modality")
+        expect.finite(guess, (*mask.predicted.shape, self.dim), "the simplest prediction")
+        again = self.component.baseline(self.scene.with_other_masked_content(tokens, mask), mask)
+        expect.same(again, guess, "the simplest prediction where masked tokens are others")

@@ -1,0 +1,356 @@
+"""Promises of the modules of a model: encoders, positions, pools, decoders and objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmmask.interfaces import (
+    Batch,
+    Decoder,
+    DecoderInput,
+    Encoder,
+    EncoderInput,
+    Grid,
+    Latents,
+    Objective,
+    ObjectiveContext,
+    Pool,
+    Positions,
+    StepContext,
+    Tokens,
+    build,
+    nothing_masked,
+)
+from mmmask.randomness import derive_seed, sample_noise, seeded, seeded_generator
+from mmmask.testing import expect
+from mmmask.testing.check import Case, NotApplicable
+from mmmask.testing.computing import BATCH, CPU, BatchCase, ModuleCase, SequenceCase, randomize
+from mmmask.testing.synthetic import Scene, SyntheticModality, chosen, scenes, synthetic
+
+KEPT_AT_MOST = 0.6
+"""Share of the memory of three times as many visible tokens; a third would be perfect."""
+MASKED_AT_MOST = 0.2
+"""Share of the memory of a visible token that a masked one may keep."""
+WIDTH = 48
+GRIDS: tuple[tuple[Grid, ...], ...] = (
+    ((16,),), ((7,),), ((4, 4),), ((3, 5),), ((2, 4, 4),), ((2, 3, 5),), ((4, 4), (6, 4)), ((1, 4, 4), (2, 4, 4)),
+)  # fmt: skip
+"""Grids to build them with: one, or those of two streams that share an embedding."""
+SMALL = {"name": "vit", "width": 32, "depth": 1, "num_heads": 2}
+ENCODERS = ({**SMALL, "prefix_tokens": 2}, {**SMALL, "masked_tokens": "replace"})
+"""One that leaves masked tokens out and has prefix tokens, one that keeps them all."""
+STREAM = "stream"
+CLASSES = ("cat", "dog")
+DECODER = {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2}
+
+
+class EncoderCase(SequenceCase):
+    """An encoder of the tokens of one scene."""
+
+    kind, interface, extras = "encoder", Encoder, ("modality",)
+    scene: Scene
+
+    def _situations(self) -> list[dict[str, Any]]:
+        return [{"scene": scene} for scene in scenes(self.options.get("modality"))]
+
+    def _context(self) -> dict[str, Any]:
+        return {"embeddings": self.scene.embeddings}
+
+    def _input(
+        self, seed: int = 0, count: int = BATCH, ratio: float = 0.5, dtype: torch.dtype | None = None
+    ) -> EncoderInput:
+        return self.scene.input(self.scene.tokens(count, seed, dtype), self.scene.mask(count, ratio, seed))
+
+    def _given_in(self, dtype: torch.dtype) -> list[EncoderInput]:
+        return [self._input(dtype=dtype)]
+
+    def _outputs(self, given: list[EncoderInput]) -> list[Tensor]:
+        """Latents of tokens and prefix tokens."""
+        parts = [(latents.values, latents.prefix) for latents in self.component(given)]
+        return [part for pair in parts for part in pair if part is not None]
+
+    def gives_every_input_its_latents(self) -> None:
+        """Every input gets finite latents of the encoder's width, in order, with the token that each belongs to."""
+        for count, ratio in ((1, 0.75), (BATCH, 0.25), (BATCH, 0.0)):
+            given = self._input(0, count, ratio)
+            (latents,), masked = self.component([given]), given.mask.masked
+            rows = (masked if latents.index is None else latents.index).shape[1]
+            expect.finite(latents.values, (count, rows, self.component.width), f"latents of {count} samples")
+            if latents.index is not None:
+                expect.shape(latents.index, (count, rows), "the tokens of the latents")
+                expect.that((latents.index.diff(dim=1) > 0).all(), "latents in token order", latents.index)
+                seen = torch.zeros_like(masked).scatter_(1, latents.index, True)
+                expect.that((seen | masked).all(), "a latent for every visible token", "some have none")
+            if latents.prefix is not None:
+                shape = (count, latents.prefix.shape[1], self.component.width)
+                expect.shape(latents.prefix, shape, "latents of prefix tokens")
+
+    def gives_every_token_where_nothing_is_masked(self) -> None:
+        """With nothing masked all tokens have their latents, and feature maps lay them out on the grid."""
+        scene, tokens = self.scene, math.prod(self.scene.grid)
+        self.component.eval()
+        given = scene.input(scene.tokens(2), nothing_masked(2, scene.grid, CPU))
+        (latents,), (maps,) = self.component([given]), self.component.feature_maps([given])
+        expect.shape(latents.values, (2, tokens, self.component.width), "latents")
+        if latents.index is not None:
+            expect.same(latents.index, torch.arange(tokens).expand(2, -1), "the tokens of the latents")
+        expect.that(maps, "one map or more", "none")
+        for number, found in enumerate(maps):
+            fits = found.shape[0] == 2 and found.dim() == 2 + len(scene.grid)
+            expect.that(fits, f"map {number} as (batch, channels, *grid)", tuple(found.shape))
+            expect.finite(found, found.shape, f"map {number}")
+
+    def gives_the_stages_asked_for(self) -> None:
+        """Outputs of the stages asked for come with the latents, in the order asked for; every stage is called."""
+        called, stages = set(), list(self.component.stages)
+        for number, stage in enumerate(stages):
+            stage.register_forward_hook(lambda *_, number=number: called.add(number))
+        expect.that(stages, "one stage or more", "none")
+        asked = (len(stages) - 1, 0)
+        (latents,), (turned,) = (self.component(self._given(), order) for order in (asked, asked[::-1]))
+        expect.equal(sorted(called), list(range(len(stages))), "stages called")
+        expect.equal(len(latents.stages), 2, "outputs of the two stages asked for")
+        for found in latents.stages:
+            expect.shape(found, (*latents.values.shape[:2], found.shape[-1]), "the output of a stage")
+        expect.same(turned.stages[::-1], latents.stages, "stages asked for in the other order")
+
+    def does_not_see_what_is_masked(self) -> None:
+        """Nothing of what is masked reaches the latents."""
+        scene, mask = self.scene, self.scene.mask(BATCH)
+        for dtype in (None, torch.float32):
+            tokens = scene.tokens(BATCH, dtype=dtype)
+            others = scene.with_other_masked_content(tokens, mask)
+            one, other = (self._results([scene.input(content, mask)]) for content in (tokens, others))
+            expect.same(other, one, "latents where masked tokens are others", 1e-6)
+
+    def keeps_little_of_masked_tokens(self) -> None:
+        """Where it leaves masked tokens out, memory grows with the visible tokens, not with all of them."""
+        small, tokens, given = self.scene, math.prod(self.scene.grid), self._input()
+        if tokens < 12 or self.component([given])[0].values.shape[1] > given.mask.visible.shape[1]:
+            raise NotApplicable("it keeps all tokens")
+        few, many = self._bytes_kept(small, tokens // 4), self._bytes_kept(small, 3 * (tokens // 4))
+        expected = f"with a third of the visible tokens at most {KEPT_AT_MOST:.0%} of the memory"
+        expect.that(few <= KEPT_AT_MOST * many, expected, f"{few / many:.0%}: {few} bytes, not {many}")
+        if not isinstance(small.modality, SyntheticModality):
+            return  # the size of any other is its own
+        config = small.modality.config.model_dump(exclude={"name"})
+        large = synthetic(**config | {"grid": tuple(2 * size for size in small.grid)})
+        masked = (self._bytes_kept(large, tokens // 4) - few) / (math.prod(large.grid) - tokens)
+        visible = (many - few) / (2 * (tokens // 4))
+        expected = f"a masked token keeps at most {MASKED_AT_MOST:.0%} of what a visible one does"
+        expect.that(masked <= MASKED_AT_MOST * visible, expected, f"{masked:.0f} bytes, not {visible:.0f}")
+
+    def _bytes_kept(self, scene: Scene, visible: int) -> int:
+        """Memory that a forward keeps for its backward, without parameters and buffers."""
+        case = replace(self, situation={"scene": scene})
+        given, encoder = case._input(ratio=1 - visible / math.prod(scene.grid)), case.component
+        own = {tensor.untyped_storage().data_ptr() for tensor in [*encoder.parameters(), *encoder.buffers()]}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            latents = encoder([given])
+        del latents  # until now it kept what was saved, so that no two had one address
+        return sum(kept.values())
+
+
+class PoolCase(ModuleCase, BatchCase):
+    """A pool of the latents of seven tokens and some prefix tokens."""
+
+    kind, interface = "pool", Pool
+    num_prefix: int
+
+    def _situations(self) -> list[dict[str, Any]]:
+        return [{"num_prefix": 0}, {"num_prefix": 2}]
+
+    def _context(self) -> dict[str, Any]:
+        return {"width": 24}
+
+    def _given(self, seed: int = 0) -> Latents:
+        drawn = torch.randn(BATCH, self.num_prefix + 7, 24, generator=seeded_generator("latents", seed))
+        prefix, values = drawn.tensor_split([self.num_prefix], dim=1)
+        return Latents(values, torch.arange(7).expand(BATCH, -1), prefix if self.num_prefix else None)
+
+    def gives_a_vector_per_sample(self) -> None:
+        """Every sample gets one finite vector of the latents' width."""
+        (found,) = self._results(self._given())
+        expect.finite(found, (BATCH, 24), "vectors")
+
+
+class PositionsCase(ModuleCase):
+    """Positions of some grids, without and with prefix tokens."""
+
+    kind, interface = "positions", Positions
+    grids: tuple[Grid, ...]
+    num_prefix: int
+    dtypes = ((torch.float64, 1e-5), (torch.bfloat16, 2e-2), (torch.float32, 2e-2))
+
+    def _situations(self) -> list[dict[str, Any]]:
+        return [{"grids": grids, "num_prefix": num_prefix} for grids in GRIDS for num_prefix in (0, 2)]
+
+    def _context(self) -> dict[str, Any]:
+        return {"width": WIDTH, "heads": 4, **self.situation}
+
+    def _given(self, seed: int = 0) -> list[tuple[Grid, Tensor]]:
+        """Every grid with half of its tokens, in order, of several samples: (batch, tokens)."""
+        given = []
+        for grid in self.grids:
+            tokens = math.prod(grid)
+            ranks = torch.rand(BATCH, tokens, generator=seeded_generator("rows", tokens, seed)).argsort(1)
+            given.append((grid, ranks[:, : max(1, tokens // 2)].sort(dim=1).values))
+        return given
+
+    def _outputs(self, given: list[tuple[Grid, Tensor]]) -> list[Tensor]:
+        at = self.component
+        parts = [(at(grid), at.prefix(), at.bias(grid, None), at.bias(grid, some)) for grid, some in given]
+        return [part for answers in parts for part in answers if part is not None]
+
+    def fits_every_grid(self) -> None:
+        """Additions to tokens, prefix tokens and attention fit the grid, of whichever stream."""
+        at = self.component
+        for grid, some in self._given():
+            added, prefix, bias, part = at(grid), at.prefix(), at.bias(grid, None), at.bias(grid, some)
+            expect.that(added is not None or bias is not None, "something added to tokens or to attention", "nothing")
+            if added is not None:
+                expect.finite(added, (math.prod(grid), WIDTH), f"positions of {grid}")
+            if prefix is not None:
+                expect.shape(prefix, (self.num_prefix, WIDTH), "positions of the prefix")
+            expect.that((bias is None) == (part is None), "a bias for all tokens and for some", "for one of them")
+            if bias is not None:
+                side, fewer = math.prod(grid) + self.num_prefix, some.shape[1] + self.num_prefix
+                expect.shape(bias, (len(bias), side, side), f"bias (heads, R, R) of {grid}")
+                expect.shape(part, (BATCH, len(bias), fewer, fewer), f"bias (batch, heads, R, R) of some of {grid}")
+
+    def biases_some_as_among_all(self) -> None:
+        """The bias of some tokens is that part of the bias of all."""
+        randomize(self.component)
+        for grid, some in self._given():
+            whole, part = self.component.bias(grid, None), self.component.bias(grid, some)
+            if whole is None:
+                raise NotApplicable("they add nothing to attention")
+            at = torch.cat([torch.arange(self.num_prefix).expand(BATCH, -1), some + self.num_prefix], dim=1)
+            wanted = torch.stack([whole[:, index][:, :, index] for index in at])
+            expect.same(part, wanted, f"the bias of some tokens of {grid}", 1e-6)
+
+    def tells_places_apart(self) -> None:
+        """They tell the tokens of a line or a plane apart."""
+        randomize(self.component)
+        for grid in self.grids:
+            if len(grid) > 2:
+                raise NotApplicable("those of a plane may be the same in every frame")
+            added, bias = self.component(grid), self.component.bias(grid, None)
+            told = [] if added is None else [added]
+            if bias is not None:
+                told.append(bias[:, self.num_prefix :, self.num_prefix :].transpose(0, 1).flatten(1))
+            expect.apart(torch.cat(told, dim=1), 1e-6, f"other positions for every token of {grid}")
+
+
+class BehindEncoder(Case):
+    """A component behind an encoder, with the samples of one scene."""
+
+    scene: Scene
+    block: dict[str, Any]
+
+    def _situations(self) -> list[dict[str, Any]]:
+        found = scenes(self.options.get("modality"))[::2]
+        return [{"scene": scene, "block": block} for scene in found for block in self._blocks()]
+
+    def _blocks(self) -> Sequence[dict[str, Any]]:
+        """Encoders to stand behind."""
+        return [SMALL]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder in front."""
+        with seeded("weights", 1):
+            return build("encoder", chosen("encoder", self.block), embeddings=self.scene.embeddings)
+
+
+class DecoderCase(BehindEncoder, SequenceCase):
+    """A decoder behind small ViTs, or the `encoder` that is given."""
+
+    kind, interface, extras = "decoder", Decoder, ("modality", "encoder")
+
+    def _blocks(self) -> Sequence[dict[str, Any]]:
+        return ENCODERS if self.options.get("encoder") is None else [self.options["encoder"]]
+
+    def _context(self) -> dict[str, Any]:
+        return {"embeddings": self.scene.embeddings, "latent_width": self.encoder.width}
+
+    def _input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> DecoderInput:
+        """Input as the model would give it."""
+        scene, mask = self.scene, self.scene.mask(count, ratio, seed)
+        with torch.no_grad():
+            (latents,) = self.encoder([scene.input(scene.tokens(count, seed), mask)])
+        return DecoderInput(scene.modality.embedding, latents, mask, scene.grid)
+
+    def _outputs(self, given: list[DecoderInput]) -> list[Tensor]:
+        return self.component(given)
+
+    def answers_every_input(self) -> None:
+        """Every input gets finite features of the decoder's width for all predicted tokens, in order."""
+        for count, ratio in ((1, 0.75), (BATCH, 0.25), (2, 0.0)):
+            given = self._input(0, count, ratio)
+            (found,) = self._results([given])
+            expect.finite(found, (*given.mask.predicted.shape, self.component.width), "features")
+
+    def tells_predicted_places_apart(self) -> None:
+        """Its answers differ from place to place."""
+        if len(self.scene.grid) > 2:
+            raise NotApplicable("positions of a plane may be the same in every frame")
+        randomize(self.encoder)
+        randomize(self.component)
+        expect.apart(self._results(self._given())[0], 1e-5, "other features for another place")
+
+
+class ObjectiveCase(BehindEncoder, ModuleCase):
+    """An objective of one stream, which has the settings of this kind alone."""
+
+    kind, interface, extras = "objective", Objective, ("modality",)
+    follows_the_models_dtype = None  # pyright: ignore[reportAssignmentType] - losses choose their own precision
+
+    def _make(self) -> Objective:
+        modalities, classes = {STREAM: self.scene.modality}, {STREAM: {"label": CLASSES}}
+        decoder = chosen("decoder", DECODER)
+        context = ObjectiveContext(modalities, self.scene.embeddings, self.encoder, decoder, classes)
+        return self.subject({STREAM: self.config}, context)
+
+    def _given(self, seed: int = 0) -> tuple[Tokens, Batch, int]:
+        """Labelled samples, also as tokens, and a step."""
+        samples = self.scene.samples(BATCH, seed)
+        labels = torch.randint(len(CLASSES), (BATCH,), generator=seeded_generator("labels", seed))
+        batch = Batch({STREAM: samples}, {"label": labels}, torch.arange(BATCH))
+        return self.scene.modality.tokenize(samples), batch, seed
+
+    def _terms(self, tokens: Tokens, batch: Batch, step: int) -> tuple[Any, Any]:
+        """The plan of a step and its loss."""
+
+        def noise(stream: str, purpose: str) -> Any:  # noqa: ANN401 - a noise function
+            return sample_noise(derive_seed(stream, purpose, step), 0, BATCH, CPU)
+
+        plan = self.component.plan({STREAM: tokens}, {STREAM: batch}, StepContext(step, noise))
+        latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values())), strict=True))
+        return plan, self.component.losses(plan, latents)[STREAM]
+
+    def _outputs(self, given: tuple[Tokens, Batch, int]) -> list[Tensor]:
+        return [self._terms(*given)[1].sum]
+
+    def sums_what_it_counts(self) -> None:
+        """Every stream has a finite scalar loss, float32 or wider, and the count that its plan says."""
+        plan, term = self._terms(*self._given())
+        expect.finite(term.sum, (), "the summed loss")
+        expect.that(term.sum.dtype in (torch.float32, torch.float64), "a loss in float32 or wider", term.sum.dtype)
+        count = float(plan.counts[STREAM])
+        expect.that(float(term.count) == count >= 0, f"the plan's count {count}, 0 or more", float(term.count))
