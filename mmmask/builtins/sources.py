@@ -125,7 +125,7 @@ class ListSource(_FileSource):
     def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
         try:
             with open_file(path, "r") as file:
-                # `splitlines` knows ten more separators
+                # `splitlines` knows ten more ends
                 lines = [line.strip() for line in file.read().removeprefix("\ufeff").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(

@@ -62,7 +62,7 @@ def guarded(loaders: Mapping[str, SampleLoader], data: DataSettings) -> Iterator
     Raises:
         WorkerProcessEnded: `data.process` is true, and a source or a preparation cannot be pickled.
     """
-    wanted = (data.workers > 0 and sys.platform == "linux") if data.process is None else data.process
+    wanted = data.workers > 0 if data.process is None else data.process
     try:
         processes = WorkerProcesses(loaders, data) if wanted and loaders else None
     except WorkerProcessEnded:
@@ -124,6 +124,8 @@ class WorkerProcesses:
     """
 
     def __init__(self, loaders: Mapping[str, SampleLoader], data: DataSettings) -> None:
+        if sys.platform != "linux":
+            raise WorkerProcessEnded("data.process: processes are forked, which is safe on Linux only; set it to false")
         try:
             payload = pickle.dumps(dict(loaders))
         except Exception as error:  # whatever a plugin's object raises

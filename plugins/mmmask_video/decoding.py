@@ -62,6 +62,8 @@ def decode_clip(
             return [kept[number] for number in numbers]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
+    except IndexError as error:  # PyAV's
+        raise BadSample("holds a stream that its beginning does not announce") from error
     except OSError as error:
         raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -80,7 +82,9 @@ class _Reader:
         guard = {"max_pixels": str(2 * self._max_pixels + 2**20)}
         options = guard | {"format_whitelist": CONTAINERS}
         self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
-        stream = self._best_stream()
+        stream = self.container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise BadSample("the file has no video stream")
         if stream.codec_context is None:
             raise BadSample("the video is of a codec that FFmpeg does not know")
         self.stream: VideoStream = stream
@@ -93,15 +97,6 @@ class _Reader:
 
     def close(self) -> None:
         self.container.close()
-
-    def _best_stream(self) -> VideoStream:
-        try:
-            stream = self.container.streams.best("video")
-        except IndexError:  # streams that a damaged file announces only later
-            stream = None
-        if not isinstance(stream, VideoStream):
-            raise BadSample("the file has no video stream")
-        return stream
 
     def frames(self, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yields (number, frame) for ascending numbers, each given once.
