@@ -5,13 +5,14 @@ What a third party would write; the core's tests train, resume and reconstruct w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import mmmask
-from mmmask.interfaces import BadSample, Modality, Preparation, Source, TokenSpec, patchify, unpatchify
+from mmmask.interfaces import BadSample, Modality, Preparation, Source, TokenSpec
 
 CHANNELS = 2
 
@@ -55,15 +56,8 @@ class SignalModality(Modality):
     def preparation(self):
         return SignalPreparation(self.config.length)
 
-    def grid(self, shape):
-        return (shape[-1] // self.config.patch,)
-
     def tokenize(self, batch):
-        content = patchify(batch, (self.config.patch,))
-        return mmmask.Tokens(content, self.grid(batch.shape), self.spec, normalized=batch.is_floating_point())
-
-    def detokenize(self, content, grid):
-        return unpatchify(content, grid, (self.config.patch,))
+        return replace(super().tokenize(batch), normalized=batch.is_floating_point())
 
 
 class WaveSource(Source):

@@ -32,6 +32,21 @@ class _FileSource(Source):
         """The folder that names are relative to; paths and labels, in an order that does not depend on the machine."""
         raise NotImplementedError
 
+    def _with_extensions(self, paths: Sequence[str], where: str) -> list[str]:
+        """The files that the modality can decode; of the others, `left_out` tells."""
+        endings = self.extensions or ""
+        self.left_out = _endings([path for path in paths if not path.lower().endswith(endings)])
+        chosen = [path for path in paths if path.lower().endswith(endings)]
+        if chosen:
+            return chosen
+        wanted = f" that end in {', '.join(self.extensions)}" if self.extensions else ""
+        if self.left_out:
+            raise SourceError(
+                f"{where} holds no files{wanted}, but {len(paths)} others ({self.left_out}). "
+                "Convert them, or choose the modality that decodes them."
+            )
+        raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -70,7 +85,7 @@ class FolderSource(_FileSource):
     def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
         _check_folder(path)
         found = sorted(_walk_remote(path) if _is_remote(path) else _walk_local(path))
-        chosen = _with_extensions(found, self.extensions, f"source folder: {self.config.path}")
+        chosen = self._with_extensions(found, f"source folder: {self.config.path}")
         return path, [(posixpath.join(path, name), name.split("/")[0] if "/" in name else None) for name in chosen]
 
 
@@ -93,7 +108,7 @@ class GlobSource(_FileSource):
             raise SourceError(f"{where} matches nothing. Set source.path to a pattern of files.")
         found = sorted(path for path in matches if os.path.isfile(path))
         plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.split(os.sep))
-        return os.sep.join(plain), [(path, None) for path in _with_extensions(found, self.extensions, where)]
+        return os.sep.join(plain), [(path, None) for path in self._with_extensions(found, where)]
 
 
 class ListSource(_FileSource):
@@ -110,7 +125,8 @@ class ListSource(_FileSource):
     def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
         try:
             with open_file(path, "r") as file:
-                lines = [line.strip() for line in file.read().removeprefix("\ufeff").splitlines()]
+                # `splitlines` knows ten more ends
+                lines = [line.strip() for line in file.read().removeprefix("\ufeff").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(
                 f"source list: {self.config.path} cannot be read ({type(error).__name__}). "
@@ -196,16 +212,6 @@ def _walk_remote(folder: str, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def _with_extensions(paths: Sequence[str], extensions: tuple[str, ...], where: str) -> list[str]:
-    chosen = [path for path in paths if not extensions or path.lower().endswith(extensions)]
-    if chosen:
-        return chosen
-    wanted = f" that end in {', '.join(extensions)}" if extensions else ""
-    if not paths:
-        raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
+def _endings(paths: Iterable[str]) -> str:
     counts = Counter(os.path.splitext(path)[1].lower() or "no ending" for path in paths)
-    endings = [f"{count} {ending}" for ending, count in counts.most_common(4)] + ["..."] * (len(counts) > 4)
-    raise SourceError(
-        f"{where} holds no files{wanted}, but {len(paths)} others ({', '.join(endings)}). "
-        "Convert them, or choose the modality that decodes them."
-    )
+    return ", ".join([f"{count} {ending}" for ending, count in counts.most_common(4)] + ["..."] * (len(counts) > 4))

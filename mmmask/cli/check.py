@@ -50,12 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
             f"{cost.predicted} predicted; {cost.forward_flops / 1e9:.2f} GFLOP forward, "
             f"{cost.training_flops / 1e9:.2f} in training, per sample; batch {stream.batch_size}"
         )
-        read, sizes[name], seconds = read_batch(experiment, name)
+        read, source, seconds = read_batch(experiment, name)
+        sizes[name] = len(source)
         samples = batches[name] = read.batch.content[:: stream.replicate]
         print(
             f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
+        if source.left_out:
+            print(f"{name}: files of other endings, left out: {source.left_out}")
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
@@ -63,6 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
         shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
         if shape != expected:
             problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")
+        if len(read.bad) > experiment.data.max_bad_share * sizes[name]:
+            problems.append(
+                f"streams.{name}.source: {len(read.bad)} of {sizes[name]} samples, or more, could not be decoded: more "
+                f"than data.max_bad_share = {experiment.data.max_bad_share:g}, so training would stop"
+            )
         # being made or ready in the workers, and the micro-batch that trains
         ahead = experiment.data.workers + training.accumulate if experiment.data.workers else 0
         under_way += samples[0].nbytes * stream.batch_size / training.accumulate * (1 + ahead)

@@ -62,14 +62,13 @@ def guarded(loaders: Mapping[str, SampleLoader], data: DataSettings) -> Iterator
     Raises:
         WorkerProcessEnded: `data.process` is true, and a source or a preparation cannot be pickled.
     """
-    wanted = (data.workers > 0 and sys.platform == "linux") if data.process is None else data.process
+    wanted = data.workers > 0 if data.process is None else data.process
     try:
         processes = WorkerProcesses(loaders, data) if wanted and loaders else None
-    except WorkerProcessEnded as error:
+    except WorkerProcessEnded:
         if data.process:
             raise
-        warnings.warn(f"{error} Until then a file that crashes its decoder ends the run.", stacklevel=3)
-        processes = None
+        processes = None  # nobody asked for them
     if processes is None:
         yield loaders
         return
@@ -80,7 +79,7 @@ def guarded(loaders: Mapping[str, SampleLoader], data: DataSettings) -> Iterator
 
 
 class Loads(Protocol):
-    """What loads samples of a stream: a `SampleLoader` or its guarded twin."""
+    """Loader of a stream's samples: a `SampleLoader` or its guarded twin."""
 
     source: Source
     stream: str
@@ -125,6 +124,8 @@ class WorkerProcesses:
     """
 
     def __init__(self, loaders: Mapping[str, SampleLoader], data: DataSettings) -> None:
+        if sys.platform != "linux":
+            raise WorkerProcessEnded("data.process: processes are forked, which is safe on Linux only; set it to false")
         try:
             payload = pickle.dumps(dict(loaders))
         except Exception as error:  # whatever a plugin's object raises

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,12 @@ from mmmask.data.order import Draw
 from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
+from mmmask_registry import MmmaskError
 
 ATTEMPTS = 20
 UNLABELLED = -1
 """Class number of a sample without a label, in a source whose other samples have one."""
+LONGEST_REASON = 400
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,31 @@ class TooManyBad(SourceError):
 
     def __reduce__(self) -> tuple[type[TooManyBad], tuple[tuple[BadRecord, ...]]]:
         return TooManyBad, (self.records,)
+
+
+@contextmanager
+def bad_sample_of_any_error() -> Iterator[None]:
+    """Turns whatever a source or a preparation raises into a bad sample; an error for the user stays what it is.
+
+    The reason names the line, as the error may be a mistake in a plugin instead of in the sample.
+    """
+    try:
+        yield
+    except (BadSample, MmmaskError):
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        raise BadSample(f"{text}{_place(error)}") from error
+
+
+def _place(error: Exception) -> str:
+    """The last line in the package that was called; the innermost one is often in numpy or torch."""
+    called = [
+        (str(frame.f_globals.get("__name__")).partition(".")[0], f" ({frame.f_code.co_filename}:{line})")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename != __file__
+    ]
+    return [place for package, place in called if package == called[0][0]][-1] if called else ""
 
 
 class SampleLoader:
@@ -110,8 +139,9 @@ class SampleLoader:
         Raises:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
-        decoded = self._decoded(index, view)
-        return self._sample(index, self.preparation.prepare(decoded, view))
+        with bad_sample_of_any_error():
+            part = self.preparation.prepare(self._decoded(index, view), view)
+        return self._sample(index, part)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw
@@ -126,11 +156,13 @@ class SampleLoader:
 
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)
-        decoded = self._decoded(index, View(seeded_generator(*where)))
-        return [
-            self._sample(index, self.preparation.prepare(decoded, View(seeded_generator(*where, replica))))
-            for replica in range(self.replicate)
-        ]
+        with bad_sample_of_any_error():
+            decoded = self._decoded(index, View(seeded_generator(*where)))
+            parts = [
+                self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
+                for replica in range(self.replicate)
+            ]
+        return [self._sample(index, part) for part in parts]
 
     def _decoded(self, index: int, view: View) -> Any:  # noqa: ANN401 - the plugin's own
         if index in self.unusable:

@@ -114,7 +114,7 @@ class ScheduleSettings(StrictModel):
 
 
 class CheckpointSettings(StrictModel):
-    """When to save."""
+    """Intervals of saving."""
 
     every: int = Field(default=1000, gt=0, description="steps between checkpoints")
     keep: int = Field(default=3, gt=0, description="how many of the newest stay on disk")
@@ -169,7 +169,7 @@ class DataSettings(StrictModel):
     process: bool | None = Field(
         default=None,
         description="workers are processes, so that a file which crashes its decoder costs one sample, not threads; "
-        "null: on Linux, where there are workers",
+        "null: on Linux, where there are workers and sources can be pickled",
     )
     sample_seconds: float | None = Field(
         default=30.0, gt=0, description="longest time to load one sample, where workers are processes"

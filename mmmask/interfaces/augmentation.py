@@ -12,7 +12,7 @@ from mmmask.interfaces.sample import View
 
 
 class Resize(Protocol):
-    """How a modality brings content to the extent of a sample, with its own interpolation."""
+    """Resizing of content to the extent of a sample, with the modality's own interpolation."""
 
     @property
     def size(self) -> tuple[int, ...]:

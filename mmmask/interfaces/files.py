@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 import weakref
 from dataclasses import dataclass, field
@@ -10,25 +12,55 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from iopath.common.file_io import HTTPURLHandler, PathManager
+from iopath.common.file_io import PathManager
+
+from mmmask.interfaces.web import WebHandler
 
 
 @cache
 def path_manager() -> PathManager:
     """The one PathManager; a plugin may register handlers of its own on it."""
     manager = PathManager()
-    manager.register_handler(HTTPURLHandler())
+    manager.register_handler(WebHandler())
     return manager
 
 
 def open_file(path: str, mode: str = "r") -> IO[Any]:
-    """Opens a local or remote file."""
+    """Opens a local or remote file.
+
+    Raises:
+        OSError: it cannot be had, or is no regular file.
+    """
+    _require_regular(path)
     return path_manager().open(path, mode)
 
 
 def local_path(path: str) -> str:
-    """A local path of a file; a remote one is downloaded once and cached."""
-    return path_manager().get_local_path(path)
+    """Absolute local path of a regular file; a remote one is downloaded once and cached.
+
+    Absolute because FFmpeg takes the beginning of `10:30.wav` for a protocol.
+
+    Raises:
+        OSError: it cannot be had, or is no regular file.
+    """
+    _require_regular(path)
+    found = path_manager().get_local_path(path)
+    # not `abspath`, which would leave out `link/..`, and lead elsewhere
+    return found if os.path.isabs(found) else os.path.join(os.getcwd(), found)
+
+
+def _require_regular(path: str) -> None:
+    """Refuses what may never end, such as pipes and devices; what is not there is left to who opens it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    except ValueError as error:
+        raise OSError(f"no file has such a name: {error}") from error
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise OSError("a pipe, a device or a socket; only regular files are read")
 
 
 class BadSample(Exception):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmmask.interfaces.component import Component
 from mmmask.interfaces.sample import View
-from mmmask.interfaces.tokens import Grid, Mask, Tokens, TokenSpec
+from mmmask.interfaces.tokens import Grid, Mask, Tokens, TokenSpec, patchify, unpatchify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Preparation(ABC):
     """The worker side of a modality: holds settings, no tensors and nothing that is open.
 
-    One object serves all worker threads of a stream, so `decode` and `prepare` run at the same time in several
-    threads: they write to no attribute, and what a sample needs open (a file, a decoder) is opened within the call.
-    It must be picklable, so that samples can also be prepared by other processes.
+    Every worker process has a pickled copy. Where threads load (`data.process: false`) one object serves all of a
+    stream's, so that `decode` and `prepare` run at the same time in several: they write to no attribute, and what a
+    sample needs open (a file, a decoder) is opened within the call.
     """
 
     extensions: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Preparation(ABC):
 
 
 class Modality(Component):
-    """How samples of one kind become tokens.
+    """Conversion of samples of one kind to tokens and back.
 
     Holds no tensors and no weights: it is no module, so nothing of it would be moved, trained or saved with the model.
     What is learned about its tokens is made by `build_embedding` and belongs to the encoder.
@@ -93,24 +93,32 @@ class Modality(Component):
     def preparation(self) -> Preparation:
         """The worker side."""
 
-    @abstractmethod
     def grid(self, shape: Sequence[int]) -> Grid:
-        """The token layout of a sample of this shape; leading axes (batch, channels) may be there or not."""
+        """Token layout of a sample of this shape; leading axes (batch, channels) may be there or not.
 
-    @abstractmethod
+        By default the last axes divided by `spec.patch_size`.
+        """
+        patch_size = self.spec.patch_size
+        return tuple(size // patch for size, patch in zip(shape[-len(patch_size) :], patch_size, strict=True))
+
     def tokenize(self, batch: Tensor) -> Tokens:
-        """(batch, *sample_shape) -> tokens; rearrangement only.
+        """(batch, *sample_shape) -> tokens; rearrangement only. By default patches of stored values.
 
         Says in `Tokens.normalized` whether the samples hold normalised values, and in `Tokens.valid` which tokens are
         padding, if some are. Tokens that miss all of their values are found by the core.
 
         Raises:
-            ValueError: the shape does not fit.
+            ValueError: the shape does not fit; by default extents may be any multiples of the patch size.
         """
+        channels = self.sample_shape[0]
+        if batch.ndim != 1 + len(self.sample_shape) or batch.shape[1] != channels:
+            expected = f"{len(self.sample_shape)} axes, {channels} channels first"
+            raise ValueError(f"{self.config.name}: expected samples of {expected}, not {tuple(batch.shape[1:])}")
+        return Tokens(patchify(batch, self.spec.patch_size), self.grid(batch.shape), self.spec)
 
-    @abstractmethod
     def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
-        """The inverse of `tokenize`: (batch, tokens, content_dim) -> (batch, channels, *extent)."""
+        """Inverse of `tokenize`: (batch, tokens, content_dim) -> (batch, channels, *extent)."""
+        return unpatchify(content, grid, self.spec.patch_size)
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
         """The simplest guess at masked values, which a model should beat: (batch, predicted, content_dim).

@@ -19,11 +19,16 @@ class Source(Component):
 
     Built with `extensions`, the file name endings that the stream's modality can decode.
 
-    One object serves all worker threads of a stream, so `load` runs at the same time in several threads: a file handle
-    that they share needs a lock, or is opened within the call. A number must always stand for the same sample, or a
-    run that goes on will not see what an uninterrupted one would. With `data.process` a source is pickled and its
-    samples are loaded by another process, so it holds nothing open.
+    Every worker process has a pickled copy, so a source holds nothing open before `load`. Where threads load
+    (`data.process: false`, and where it cannot be pickled) one object serves all of a stream's, so that `load` runs at
+    the same time in several: a file handle that they share needs a lock, or is opened within the call. A number must
+    always stand for the same sample, or a run that goes on will not see what an uninterrupted one would.
+
+    Attributes:
+        left_out: what was found and not taken, such as "3 .gif", for `mmmask check` to tell; empty if nothing was.
     """
+
+    left_out: str = ""
 
     def __init__(self, config: Any, extensions: tuple[str, ...] = ()) -> None:  # noqa: ANN401
         super().__init__(config)

@@ -265,10 +265,12 @@ def patchify(dense: Tensor, patch_size: Sequence[int]) -> Tensor:
     """Cuts (B, channels, *extent) into (B, tokens, prod(patch_size) * channels), channel fastest.
 
     Raises:
-        ValueError: an extent is not a multiple of the patch size.
+        ValueError: an extent is 0 or not a multiple of the patch size.
     """
     batch, channels, *extent = dense.shape
-    if len(extent) != len(patch_size) or any(size % patch for size, patch in zip(extent, patch_size, strict=True)):
+    if len(extent) != len(patch_size) or any(
+        not size or size % patch for size, patch in zip(extent, patch_size, strict=True)
+    ):
         raise ValueError(f"a sample of extent {tuple(extent)} cannot be cut into patches of {tuple(patch_size)}")
     split = [part for size, patch in zip(extent, patch_size, strict=True) for part in (size // patch, patch)]
     axes = range(len(patch_size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from mmmask.data.process import guarded
 from mmmask.data.samples import LoadedBatch
 from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
+from mmmask.interfaces import Source
 from mmmask.model.build import build_model
 from mmmask.model.precision import autocast
 
@@ -20,8 +22,10 @@ READ, TRIED = 32, 2
 """Samples of a stream that are read at most, and those that go through the model."""
 
 
-def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, int, float]:
-    """First samples of a stream, read as a worker of training does; samples of the source; seconds of reading.
+def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, Source, float]:
+    """First samples of a stream, read as a worker of training does, the source, and seconds of reading.
+
+    The batch carries the bad ones of the first `READ` samples, even if it is smaller.
 
     Raises:
         MmmaskError: there is no source, it is empty, or sample after sample is bad.
@@ -33,7 +37,11 @@ def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, int, f
     with guarded({stream: loader}, experiment.data) as loaders:
         started = time.perf_counter()
         batch = loaders[stream].batch([(0, index % size) for index in range(count)])
-        return batch, size, time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        # one by one, as samples may be large, and the batch small for that reason
+        tried = [batch, *(loaders[stream].batch([(0, index)]) for index in range(count, min(READ, size)))]
+    bad = {record.sample: record for part in tried for record in part.bad}
+    return replace(batch, bad=tuple(bad.values())), loader.source, seconds
 
 
 def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:

@@ -175,7 +175,7 @@ class LossCase(BatchCase):
             expect.that(wide, f"errors of predictions in {dtype}: float32 or wider", error.dtype)
 
     def takes_no_predictions(self) -> None:
-        """Where nothing is predicted there are no errors, and no complaint either."""
+        """No predictions give no errors, and no complaint either."""
         tokens, mask, _, values = self._given()
         target = self.component.target(tokens, mask.predicted[:, :0])
         expect.shape(target, (BATCH, 0, *target.shape[2:]), "target")

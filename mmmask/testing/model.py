@@ -131,7 +131,7 @@ class EncoderCase(SequenceCase):
             expect.same(other, one, "latents where masked tokens are others", 1e-6)
 
     def keeps_little_of_masked_tokens(self) -> None:
-        """Where it leaves masked tokens out, memory grows with the visible tokens, not with all of them."""
+        """Memory grows with the visible tokens, not with all of them, where masked tokens are left out."""
         small, tokens, given = self.scene, math.prod(self.scene.grid), self._input()
         if tokens < 12 or self.component([given])[0].values.shape[1] > given.mask.visible.shape[1]:
             raise NotApplicable("it keeps all tokens")

@@ -24,8 +24,6 @@ from mmmask.interfaces import (
     Tokens,
     TokenSpec,
     build,
-    patchify,
-    unpatchify,
 )
 from mmmask.interfaces.component import ChosenByName
 from mmmask.model.masks import mask_from_bool
@@ -85,19 +83,6 @@ class SyntheticModality(Modality):
     def preparation(self) -> Preparation:
         """None."""
         raise NotImplementedError
-
-    def grid(self, shape: Sequence[int]) -> Grid:
-        """Tokens along each axis."""
-        rank = len(self.config.patch_size)
-        return tuple(size // patch for size, patch in zip(shape[-rank:], self.config.patch_size, strict=True))
-
-    def tokenize(self, batch: Tensor) -> Tokens:
-        """(batch, channels, *extent) -> tokens."""
-        return Tokens(patchify(batch, self.config.patch_size), self.grid(batch.shape), self.spec)
-
-    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
-        """The inverse of `tokenize`."""
-        return unpatchify(content, grid, self.config.patch_size)
 
     def build_embedding(self, width: int) -> nn.Module:
         """A Linear of numbers; of ids, one to a token, a learned vector each."""

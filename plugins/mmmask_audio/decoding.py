@@ -38,6 +38,13 @@ SHORTAGE = 0.25
 
 RATES = (1000, 768_000)  # Hz
 MAX_CHANNELS = 64
+PLANES = 8
+"""Planes from which PyAV reads past a frame's table of them, and crashes."""
+NOT_IN_NUMPY = ("s64", "s64p")
+"""Formats that PyAV makes no arrays of."""
+SHORTEST = 0.1
+"""Seconds below which silence follows before resampling: a filter that is longer than the sound gives nothing at all.
+Filters have up to 32 samples of the lower rate, of which the lowest is `RATES[0]`."""
 LOUDEST = 1e4
 """Samples are in [-1, 1], a little more where a codec overshoots; beyond this, floating point files hold nonsense."""
 
@@ -80,6 +87,8 @@ def decode_window(path: str, sample_rate: int, samples: int, place: float, max_s
             return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
+    except IndexError as error:  # PyAV's
+        raise BadSample("holds a stream that its beginning does not announce") from error
     except OSError as error:
         raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -98,6 +107,8 @@ class _Reader:
             stream = self.container.streams.best("audio")
             if not isinstance(stream, AudioStream):
                 raise BadSample("the file has no sound track")
+            if stream.codec_context is None:
+                raise BadSample("the sound track is of a codec that FFmpeg does not know")
             self.stream: AudioStream = stream
             self.rate = stream.rate
             self._is_at_the_beginning = True
@@ -195,8 +206,10 @@ class _Reader:
 
 def _mono(frame: AudioFrame) -> np.ndarray:
     """float32 (samples,), the mean of the channels, full scale is [-1, 1]."""
-    values = frame.to_ndarray()
     channels = len(frame.layout.channels)
+    if frame.format.name in NOT_IN_NUMPY or (frame.format.is_planar and channels >= PLANES):
+        (frame,) = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate).resample(frame)
+    values = frame.to_ndarray()
     if frame.format.is_packed:
         values = values.reshape(-1, channels).T
     scale = channels * (1 if values.dtype.kind == "f" else 2 ** (8 * values.dtype.itemsize - 1))
@@ -220,7 +233,8 @@ def _resampled(sound: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     if rate == sample_rate:
         return sound
     resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-    frame = AudioFrame.from_ndarray(sound[None], format="flt", layout="mono")
+    padded = np.pad(sound, (0, max(0, round(SHORTEST * rate) - len(sound))))
+    frame = AudioFrame.from_ndarray(padded[None], format="flt", layout="mono")
     frame.sample_rate = rate
     return np.concatenate([part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))])
 

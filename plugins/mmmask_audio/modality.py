@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from mmmask.interfaces import Grid, Mask, Modality, Tokens, TokenSpec, patchify, unpatchify
+from mmmask.interfaces import Mask, Modality, Tokens, TokenSpec
 from mmmask_audio.preparation import AudioPreparation
 from mmmask_audio.spectrogram import MelScale, MelSpectrogram
 
@@ -144,32 +144,12 @@ class AudioModality(Modality):
         )
         return AudioPreparation(spectrogram, config.max_seconds)
 
-    def grid(self, shape: Sequence[int]) -> Grid:
-        """(cells in time, cells in frequency) of a sample (..., frames, bands).
-
-        Raises:
-            ValueError: an extent is not a multiple of the patch size.
-        """
-        frames, bands = shape[-2:]
-        along_time, along_frequency = self.config.patch_size
-        if not frames or frames % along_time or not bands or bands % along_frequency:
-            raise ValueError(f"{frames} frames x {bands} bands: not a multiple of {along_time} x {along_frequency}")
-        return (frames // along_time, bands // along_frequency)
-
     def tokenize(self, batch: Tensor) -> Tokens:
         """(batch, 1, frames, bands) -> tokens, of any extent that the patch size divides.
 
         Floating point is taken as normalised, integers as 0 to 255.
         """
-        if batch.ndim != 4 or batch.shape[1] != 1:
-            raise ValueError(f"audio: expected (batch, 1, frames, bands), got {tuple(batch.shape)}")
-        grid = self.grid(batch.shape)
-        content = patchify(batch, self.config.patch_size)
-        return Tokens(content, grid, self.spec, normalized=batch.is_floating_point())
-
-    def detokenize(self, content: Tensor, grid: Grid) -> Tensor:
-        """(batch, tokens, content_dim) -> (batch, 1, frames, bands)."""
-        return unpatchify(content, grid, self.config.patch_size)
+        return replace(super().tokenize(batch), normalized=batch.is_floating_point())
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Mean spectrum: for each band the mean of its visible levels, over all samples of the batch.

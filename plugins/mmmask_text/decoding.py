@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmmask import MmmaskError
-from mmmask.interfaces import SourceFile
+from mmmask.interfaces import BadSample, SourceFile
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -88,10 +88,17 @@ class TokenizerVocabulary(Vocabulary):
 
         A window of bytes may begin and end within a character, which is then left out. Other bytes that are not UTF-8
         become the replacement character.
+
+        Raises:
+            BadSample: a character that the tokenizer has no token for, not even an unknown one.
         """
         within = next((place for place, byte in enumerate(text[:4]) if byte & 0xC0 != 0x80), 0)
         decoded = codecs.getincrementaldecoder("utf-8")("replace").decode(text[within:])
-        return torch.tensor(self.tokenizer.encode(decoded, add_special_tokens=False).ids, dtype=torch.int64)
+        try:
+            ids = self.tokenizer.encode(decoded, add_special_tokens=False).ids
+        except Exception as error:  # the library raises Exception itself, of a character that a model does not know
+            raise BadSample(f"the tokenizer cannot encode it: {error}") from error
+        return torch.tensor(ids, dtype=torch.int64)
 
     def texts(self, ids: Sequence[int]) -> list[str | None]:
         """Each token decoded alone; a character split over several tokens shows as replacement characters."""

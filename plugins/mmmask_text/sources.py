@@ -197,9 +197,9 @@ class JsonLinesSource(_WindowSource):
 
     def _all_labels(self) -> Iterator[str | None]:
         if self.config.label_field:
-            for line, raw in self._lines(0):
+            for _, raw in self._lines(0):
                 with suppress(BadSample):
-                    yield self._parse(line, raw)[1]
+                    yield self._parse(raw)[1]
 
     def _beginning(self, index: int, paths: Sequence[str]) -> str:
         line, into = self._place(index)
@@ -212,11 +212,16 @@ class JsonLinesSource(_WindowSource):
         collected, labels = bytearray(), set()
         for line, raw in self._lines(first):
             if self.config.window is None:
-                text, label = self._parse(line, raw)
+                text, label = self._parse(raw)
                 return text, {label}
             if not raw.strip():
                 continue
-            text, label = self._parse(line, raw)
+            try:
+                text, label = self._parse(raw)
+            except BadSample as error:
+                if line == first:  # which is the sample's own name
+                    raise
+                raise BadSample(f"{self._locate(line, self._paths)}: {error}") from error
             if line == first:
                 # as far into the text as into the line: windows leave nothing out, as no text is longer than its line
                 text = text[len(text) * into // len(raw) :]
@@ -237,16 +242,15 @@ class JsonLinesSource(_WindowSource):
                     begin, end = (self._starts[line : line + 2] - origin).tolist()
                     yield line, read(begin, end)
 
-    def _parse(self, line: int, raw: bytes) -> tuple[bytes, str | None]:
+    def _parse(self, raw: bytes) -> tuple[bytes, str | None]:
         """Text and label of a line."""
-        where = self._locate(line, self._paths)
         try:
             record = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise BadSample(f"{where}: not JSON: {error}") from error
+            raise BadSample(f"not JSON: {error}") from error
         text = record.get(self.config.field) if isinstance(record, dict) else None
         if not isinstance(text, str):
-            raise BadSample(f"{where}: no object with a text under {self.config.field!r}")
+            raise BadSample(f"no object with a text under {self.config.field!r}")
         label = record.get(self.config.label_field) if self.config.label_field else None
         return text.encode("utf-8", "replace"), None if label is None else str(label)
 
@@ -296,4 +300,4 @@ def _reading(path: str) -> Iterator[Callable[[int, int], bytes]]:
 
             yield read
     except OSError as error:
-        raise BadSample(f"{path}: {type(error).__name__}: {error}") from error
+        raise BadSample(f"{path}: {error.strerror or error}") from error

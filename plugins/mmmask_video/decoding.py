@@ -20,6 +20,9 @@ from mmmask.interfaces import BadSample
 from mmmask_pixels.limits import check_size
 from mmmask_video.index import FrameIndex, index_frames
 
+CONTAINERS = "mov,matroska,avi,flv,mpegts,mpeg,m4v,ivf,asf,ogg"
+"""Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
+
 SEEK_GAIN = 12
 """Seeking to a later keyframe pays off when it saves decoding this many frames."""
 
@@ -59,6 +62,8 @@ def decode_clip(
             return [kept[number] for number in numbers]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
+    except IndexError as error:  # PyAV's
+        raise BadSample("holds a stream that its beginning does not announce") from error
     except OSError as error:
         raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -75,10 +80,13 @@ class _Reader:
         # guards the decoder itself against a stream that is larger than its container announces; decoders add margins
         # to a frame, and count these
         guard = {"max_pixels": str(2 * self._max_pixels + 2**20)}
-        self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=guard)
+        options = guard | {"format_whitelist": CONTAINERS}
+        self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
         stream = self.container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise BadSample("the file has no video stream")
+        if stream.codec_context is None:
+            raise BadSample("the video is of a codec that FFmpeg does not know")
         self.stream: VideoStream = stream
         codec = stream.codec_context
         check_size(codec.height, codec.width, self._max_pixels)
@@ -161,6 +169,20 @@ def _pixels(frame: VideoFrame, channels: int) -> np.ndarray:
         pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
     except ValueError as error:
         raise BadSample(f"pixels of format {frame.format.name} cannot be converted: {error}") from error
-    if frame.rotation % 360:
-        pixels = np.rot90(pixels, round(frame.rotation / 90))  # both count anticlockwise
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    pixels = pixels if matrix is None else _upright(pixels, *np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])
+
+
+def _upright(pixels: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """Rotates and mirrors (height, width, ...) by a display matrix: x' = a x + c y, y' = b x + d y.
+
+    Of any other transform the nearest one of these; a matrix of zeros, which some cameras write, is none.
+
+    Source: ISO/IEC 14496-12, 8.3.2.
+    """
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    if a < 0:
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if d < 0 else pixels

@@ -104,7 +104,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a system's files have in common: names, by default MAE's, and what no key tells.
+    """Properties that a system's files have in common: names, by default MAE's, and all that no key tells.
 
     A part that a system lacks is simply never there. Reading and writing raise InteropError as `Conversion` and
     `Writing` do.

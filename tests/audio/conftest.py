@@ -36,8 +36,9 @@ def encode(path, codec, sound, rate, layout="mono", options=None, muxer_options=
 def packets_of(stream, sound, rate, layout, stamp=0):
     converter = av.AudioResampler(format=stream.codec_context.format.name, layout=layout, rate=rate)
     for start in range(0, sound.shape[1], 4096):
-        part = np.ascontiguousarray(sound[:, start : start + 4096])
-        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+        # packed, as PyAV fills no more than seven planes
+        part = np.ascontiguousarray(sound[:, start : start + 4096].T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(part, format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, stamp + start, Fraction(1, rate)
         for converted in converter.resample(frame):
             yield from stream.encode(converted)

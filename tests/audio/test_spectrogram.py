@@ -99,7 +99,7 @@ def test_the_levels_are_librosas(scale):
 
 @pytest.mark.parametrize("settings", [{}, {"window": 1024}, {"bands": 24}], ids=str)
 def test_a_sine_of_full_scale_within_one_band_is_0_decibels(settings):
-    """Where the bands are wide, it lies in one and its neighbour; the reference does not depend on the window."""
+    """A tone lies in one wide band and its neighbour; the reference does not depend on the window."""
     found = decibels(sine(6000), **({"bands": 12} | settings))
     assert float((10 ** (found[10] / 10)).sum().log10()) * 10 == pytest.approx(0, abs=0.1)
 

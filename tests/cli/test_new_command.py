@@ -50,7 +50,7 @@ def everything(folder):
 
 
 def of_images(corpus):
-    """What lets an experiment on the sample corpus run on a few of its files."""
+    """Overrides that let an experiment on the sample corpus run on a few of its files."""
     return [
         f"streams.images.source.path={corpus}/images/train",
         f"streams.images.held_out.path={corpus}/images/held_out",

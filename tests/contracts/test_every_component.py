@@ -1,4 +1,4 @@
-"""What every registered component promises, whoever supplies it; a new one is tested by being registered.
+"""Promises of every registered component, whoever supplies it; a new one is tested by being registered.
 
 The promises stand in `mmmask.testing`. Here is what their checks need to know of each component.
 """
@@ -190,7 +190,7 @@ def small_model(modality="image", encoder=None, decoder=None):
 
 
 def written(name, modality, encoder, decoder, **options):
-    """What a format writes of a small model."""
+    """File that a format writes of a small model."""
     model = small_model(modality, encoder, decoder)
     found = components().get("format", name)
     with_name = validate_strictly(found.Config, {"name": name})

@@ -1,4 +1,4 @@
-"""What an experiment can name. Experiments and checkpoints name it, so nothing here is renamed or taken away.
+"""Names that an experiment can use. Experiments and checkpoints name it, so nothing here is renamed or taken away.
 
 A new component adds its name.
 """

@@ -12,7 +12,7 @@ from mmmask.interfaces import EncoderInput, LossTerm, Mask, Part, Plan
 
 
 class TwoViews(mmmask.Objective):
-    """Which second half of its tokens belongs to the first half of a sample."""
+    """Matching of the second halves of samples' tokens to their first halves."""
 
     class Config(mmmask.Objective.Config):
         temperature: float = 0.2

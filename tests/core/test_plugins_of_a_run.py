@@ -1,4 +1,4 @@
-"""Which plugins are here, with their versions, and which a run was trained with."""
+"""Installed plugins with their versions, and those that a run was trained with."""
 
 import importlib.metadata
 import json

@@ -126,7 +126,7 @@ def test_offsets_bicubically_and_linearly_before_the_last_two_axes(trained, grid
 
 @pytest.mark.parametrize(("trained", "grid"), [((5,), (2,)), ((4, 3), (2, 6)), ((8, 3, 3), (1, 3, 3))])
 def test_no_offset_stays_in_the_middle(trained, grid):
-    """What is odd in the offsets is 0 at offset 0, before and after."""
+    """Odd functions of the offsets are 0 at offset 0, before and after."""
     offsets = [2 * size - 1 for size in trained]
     table = table_of(offsets)
     table = table - table.flip(0)

@@ -1,4 +1,4 @@
-"""Which sample comes when, on which process, and what a batch of them holds."""
+"""Order of samples, their processes, and the content of a batch."""
 
 import json
 import threading

@@ -111,7 +111,7 @@ def test_the_end_of_the_supervisor_is_an_error_that_says_so(fed):
 
 def test_errors_of_a_sample_arrive_as_they_do_from_threads(fed):
     with pytest.raises(RuntimeError, match=r"(?s)in the worker process.*ZeroDivisionError: in the plugin"):
-        take(fed(how="error"))
+        take(fed(how="label error"))
     with pytest.raises(MmmaskError, match="^this and that$"):
         take(fed(how="own error"))
     with pytest.raises(TooManyBad, match="made to be bad") as raised:

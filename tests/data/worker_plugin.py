@@ -45,8 +45,6 @@ class FatalSource(Source):
                 case "once" if not os.path.exists(self.config.file):
                     open(self.config.file, "x").close()
                     ctypes.string_at(0)
-                case "error":
-                    raise ZeroDivisionError("in the plugin")
                 case "own error":
                     raise Unpicklable("this", "that")
                 case "bad":
@@ -55,7 +53,13 @@ class FatalSource(Source):
                     print(os.getpid(), flush=True)
         return torch.rand(2, 80, generator=torch.Generator().manual_seed(index))
 
+    @property
+    def classes(self):
+        return {"label": ("a", "b")}
+
     def label(self, index):
+        if self.config.how == "label error" and index == self.config.at:
+            raise ZeroDivisionError("in the plugin")
         return "ab"[index % 2]
 
 

@@ -167,7 +167,7 @@ def test_windows_attend_as_written_out():
 
 
 def reach(block, plane, at, shift):
-    """Which cells (height, width) of the first sample a change at one cell reaches through a block."""
+    """Cells (height, width) of the first sample that a change at one cell reaches through a block."""
     _, height, width, _ = plane.shape
     apart = across_border(height, width, block.window, shift, plane.device) if shift else None
     changed = plane.clone()

@@ -1,4 +1,4 @@
-"""What the plain ViT and its decoders can be told beyond MAE's: mask tokens in place, biases, layer scale, prefixes."""
+"""Options of the plain ViT and its decoders beyond MAE's: mask tokens in place, biases, layer scale, prefixes."""
 
 import math
 

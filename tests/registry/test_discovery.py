@@ -223,7 +223,7 @@ def test_a_registered_class_can_be_chosen_in_an_experiment(session_name, signals
 
 
 def test_nobody_takes_a_name_of_ours_by_the_alphabet(plugin):
-    """Of two that register a name the first keeps it, and mmmask's own plugins come first."""
+    """The first of two that register a name keeps it, and mmmask's own plugins come first."""
     early = plugin("aardvark", registering("register('modality', 'image', Mine, 'another')"))
     ours = [point for point in importlib.metadata.entry_points(group="mmmask") if point.name == "image"]
     found = Components([early, *ours])

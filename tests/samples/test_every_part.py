@@ -1,4 +1,4 @@
-"""What all parts of the corpus have in common, and which of them an experiment writes."""
+"""Properties that all parts of the corpus share, and the parts that an experiment writes."""
 
 import csv
 from collections import Counter

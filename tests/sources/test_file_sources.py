@@ -222,3 +222,18 @@ def test_names_of_a_pattern_relative_to_the_working_folder(tree, monkeypatch):
     monkeypatch.chdir(tree)
     source = glob_of("*/3.jpg")
     assert source.name(0) == "a/3.jpg"
+
+
+def test_what_is_left_out_is_counted(tree):
+    assert folder(tree).left_out == "1 .txt"
+    assert glob_of(tree / "**/*").left_out == "1 .txt"
+    assert folder(tree, extensions=()).left_out == ""
+    assert folder(tree / "b").left_out == ""
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_lists_are_split_at_newlines_only(tmp_path, ending):
+    names = [f"a{strange}b.jpg" for strange in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
+    (tmp_path / "list.txt").write_bytes(ending.join([*names, "", "c.jpg"]).encode())
+    source = list_of(tmp_path / "list.txt")
+    assert [source.describe(i) for i in range(len(source))] == [str(tmp_path / name) for name in [*names, "c.jpg"]]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mmmask.interfaces import BadSample, SourceFile
+from mmmask.interfaces import BadSample, SourceFile, open_file
+from mmmask.interfaces.files import local_path
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
-    """Where temporary files are written."""
+    """Folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -77,3 +78,35 @@ def test_a_disk_that_is_full_makes_a_bad_sample(temporary, monkeypatch):
     monkeypatch.setattr("tempfile.mkstemp", full)
     with pytest.raises(BadSample, match="No space left"):
         SourceFile.of_bytes("a.wav", b"content").local_path()
+
+
+def test_only_regular_files_are_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_a_pipe").symlink_to(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "to_a_pipe", tmp_path / "zero", "/dev/zero"):
+        for how in (SourceFile.read, SourceFile.local_path):
+            with pytest.raises(BadSample, match="a pipe, a device or a socket"):
+                how(SourceFile(str(path)))
+        with pytest.raises(OSError, match="only regular files"):
+            open_file(str(path))
+        with pytest.raises(OSError, match="only regular files"):
+            local_path(str(path))
+    for path, reason in (
+        ("a\0b", "no file has such a name"),
+        (str(tmp_path), "Is a directory"),
+        ("n" * 5000, "too long"),
+    ):
+        with pytest.raises(BadSample, match=reason):
+            SourceFile(path).read()
+
+
+def test_local_paths_are_absolute_and_mean_the_same_file(tmp_path, monkeypatch):
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "far/10:30.wav").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "far/away")
+    monkeypatch.chdir(tmp_path)
+    for path in ("far/10:30.wav", "link/../10:30.wav"):
+        found = SourceFile(path).local_path()
+        assert os.path.isabs(found)
+        assert Path(found).read_bytes() == b"content"

@@ -419,13 +419,13 @@ def preparation_fault(check, name, **changes):
 
 
 def counted(part):
-    """How often an object was asked."""
+    """Number of times an object was asked."""
     part.__dict__["asked"] = part.__dict__.get("asked", 0) + 1
     return part.asked
 
 
 def kept(part, value):
-    """What an object was given first."""
+    """First argument that an object was given."""
     return part.__dict__.setdefault("kept", value)
 
 
@@ -1022,7 +1022,7 @@ fault("objective", "trains_every_parameter", "IdleObjective", __init__=with_attr
 
 @pytest.fixture(scope="module")
 def given(signals):
-    """What the checks of a kind take besides settings."""
+    """Arguments that the checks of a kind take besides settings."""
     model = build_model(experiment_from_data(signals.signal_data()))
     encoded = torch.tensor(list(json.dumps(settings_of(model)).encode()), dtype=torch.uint8)
     state = {"mmmask.settings": encoded, **model.state_dict()}
@@ -1039,7 +1039,7 @@ def given(signals):
 
 
 def method(check):
-    """What examines the promise: kinds share some methods."""
+    """Examiner of the promise: kinds share some methods."""
     return getattr(check.case, check.name, check.name)
 
 

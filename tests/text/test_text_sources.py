@@ -117,7 +117,7 @@ class TestTextFiles:
         (tmp_path / "b.txt").unlink()
         with pytest.raises(BadSample, match=r"a\.txt: has become shorter"):
             source.load(0)
-        with pytest.raises(BadSample, match=r"b\.txt: FileNotFoundError"):
+        with pytest.raises(BadSample, match=r"b\.txt: No such file"):
             source.load(1)
 
     def test_what_cannot_be_a_source(self, tmp_path):
@@ -204,11 +204,12 @@ class TestJsonLines:
         assert source.load(0) == b"fine"
         messages = ["not JSON", *["no object with a text under 'text'"] * 3, "not JSON", "not JSON"]
         for line, message in enumerate(messages, start=2):
-            with pytest.raises(BadSample, match=re.escape(f"{tmp_path}/a.jsonl: line {line}: {message}")):
+            assert source.describe(line - 1) == f"{tmp_path}/a.jsonl: line {line}"
+            with pytest.raises(BadSample, match=f"^{message}"):
                 source.load(line - 1)
         deep = b'{"text": ' + b"[" * 200_000
         (tmp_path / "a.jsonl").write_bytes(deep)
-        with pytest.raises(BadSample, match="line 1: not JSON"):
+        with pytest.raises(BadSample, match="^not JSON"):
             json_lines(tmp_path / "a.jsonl", window=None).load(0)
 
     def test_a_bad_line_spoils_its_windows_only(self, tmp_path):
@@ -223,8 +224,11 @@ class TestJsonLines:
             except BadSample:
                 bad.append(index)
         assert 2 <= len(bad) <= 5
-        with pytest.raises(BadSample, match="line 11: not JSON"):
-            source.load(bad[0])
+        assert {bool(re.search("line 11", source.describe(index))) for index in bad} == {True, False}
+        for index in bad:  # the line is named once, by the sample's name or by the reason
+            begins_there = "line 11" in source.describe(index)
+            with pytest.raises(BadSample, match="^not JSON" if begins_there else r"^.*a\.jsonl: line 11: not JSON"):
+                source.load(index)
 
     def test_other_keys_and_labels(self, tmp_path):
         records = [{"body": "aaaa", "kind": 1}, {"body": "bbbb", "kind": "two"}, {"body": "cccc"}]
@@ -261,7 +265,7 @@ class TestJsonLines:
         with pytest.raises(BadSample, match="has become shorter"):
             source.load(3)
         path.unlink()
-        with pytest.raises(BadSample, match="FileNotFoundError"):
+        with pytest.raises(BadSample, match="No such file"):
             source.load(3)
 
     def test_what_cannot_be_a_source(self, tmp_path):

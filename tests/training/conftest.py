@@ -70,7 +70,7 @@ def read(path, without=()):
 
 @dataclass
 class Left:
-    """What a run left behind, timings aside."""
+    """Files that a run left behind, timings aside."""
 
     metrics: list
     evaluations: list
@@ -108,7 +108,7 @@ def left():
 
 @pytest.fixture(scope="session")
 def reference(train, left, tmp_path_factory):
-    """What an experiment leaves behind when nothing interrupts it; each is run once."""
+    """Files that an experiment leaves behind when nothing interrupts it; each is run once."""
     known = {}
 
     def reference(file, *overrides, processes=1):

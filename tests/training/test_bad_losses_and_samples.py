@@ -1,10 +1,16 @@
 """Losses that are no numbers, and samples that cannot be decoded."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+from mmmask.data.samples import ATTEMPTS, SampleLoader, TooManyBad
 from mmmask.experiment.compose import dump_yaml
-from mmmask.interfaces import TokenSpec
+from mmmask.interfaces import BadSample, TokenSpec
+from mmmask.interfaces.source import SourceError
+from mmmask_registry import MmmaskError
 
 SPEC = TokenSpec((4,), 2)
 
@@ -125,9 +131,7 @@ def test_an_empty_source_is_an_error(train, write, tmp_path):
 
 
 def test_a_bad_sample_is_replaced_by_another_and_never_by_nothing(signals):
-    """What is trained on in its place is a real sample of the source, the same on every run."""
-    from mmmask.data.samples import SampleLoader
-
+    """The replacement is a real sample of the source, the same on every run."""
     config = signals.WaveSource.Config(name="waves", bad=(5,))
     source, preparation = signals.WaveSource(config), signals.SignalPreparation(80)
     loader = SampleLoader(source, preparation, SPEC, 1, 0, "long")
@@ -141,9 +145,6 @@ def test_a_bad_sample_is_replaced_by_another_and_never_by_nothing(signals):
 
 
 def test_giving_up_names_the_last_sample_tried_and_keeps_the_records(signals):
-    from mmmask.data.samples import ATTEMPTS, SampleLoader, TooManyBad
-    from mmmask.interfaces.source import SourceError
-
     tried = []
 
     class Broken(signals.WaveSource):
@@ -160,3 +161,67 @@ def test_giving_up_names_the_last_sample_tried_and_keeps_the_records(signals):
     assert [record.sample for record in raised.value.records] == [f"sample {index}" for index in tried]
     assert len(tried) == ATTEMPTS
     assert f"the last: sample {tried[-1]}: " in str(raised.value)
+
+
+def line_with(text):
+    """Number of the line of this file that holds a text."""
+    return next(n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if text in line)
+
+
+def failing(signals, **errors):
+    """A loader of samples whose `load`, `decode` or `prepare` raises."""
+
+    def fail(method, name):
+        def called(self, *arguments):
+            if name in errors:
+                raise errors[name]
+            return method(self, *arguments)
+
+        return called
+
+    kind = signals.WaveSource
+    source = type("Source", (kind,), {"load": fail(kind.load, "load")})(kind.Config(name="waves"))
+    kind = signals.SignalPreparation
+    methods = {name: fail(getattr(kind, name), name) for name in ("decode", "prepare")}
+    return SampleLoader(source, type("Preparation", (kind,), methods)(80), SPEC, 2, 0, "long")
+
+
+@pytest.mark.parametrize("where", ["load", "decode", "prepare"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "MemoryError:"),
+        (RecursionError("too\n deep"), "RecursionError: too deep"),
+        (IndexError("x" * 5000), "IndexError: x{380}"),
+        (OSError(5, "broken"), r"OSError: \[Errno 5\] broken"),
+        (Exception("bare"), "Exception: bare"),
+    ],
+)
+def test_any_error_makes_a_bad_sample_that_says_where(signals, where, error, reason):
+    loader = failing(signals, **{where: error})
+    expected = rf"{reason}x* \({re.escape(__file__)}:{line_with('raise errors[' + 'name]')}\)$"
+    with pytest.raises(BadSample, match=expected):
+        loader.plain(0)
+    with pytest.raises(TooManyBad, match=f"sample \\d+: {expected}"):
+        loader.batch([(0, 5)])
+
+
+@pytest.mark.parametrize("where", ["load", "decode", "prepare"])
+@pytest.mark.parametrize("error", [MmmaskError("for the user"), KeyboardInterrupt(), SystemExit(3)])
+def test_errors_for_the_user_and_interrupts_are_no_bad_samples(signals, where, error):
+    with pytest.raises(type(error)) as raised:
+        failing(signals, **{where: error}).batch([(0, 5)])
+    assert raised.value is error
+
+
+def test_an_error_within_a_library_names_the_line_that_called_it(signals):
+    import torch
+
+    class Preparation(signals.SignalPreparation):
+        def prepare(self, decoded, view):
+            return torch.nn.functional.interpolate(decoded, size="large")  # raises within torch
+
+    source = signals.WaveSource(signals.WaveSource.Config(name="waves"))
+    line = line_with("raises within " + "torch")
+    with pytest.raises(TooManyBad, match=rf"\({re.escape(__file__)}:{line}\)$"):
+        SampleLoader(source, Preparation(80), SPEC, 1, 0, "long").batch([(0, 5)])

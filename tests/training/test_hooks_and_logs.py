@@ -1,4 +1,4 @@
-"""What hooks are called with and when, and what the project's own writers write."""
+"""Arguments and times of hook calls, and the files of the project's own writers."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a run's folder promises: nothing good is deleted, nobody writes twice, the data is still the same data."""
+"""Promises of a run's folder: nothing good is deleted, nobody writes twice, the data is still the same data."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which frames make a clip."""
+"""Frames of a clip."""
 
 import pytest
 import torch

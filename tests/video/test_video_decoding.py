@@ -163,23 +163,39 @@ def test_a_file_that_was_cut_begins_with_its_first_keyframe(files, video, tmp_pa
     assert [video.read_number(frame) for frame in clip(path, range)] == list(range(24, COUNT))
 
 
-@pytest.mark.parametrize(
-    ("matrix", "quarters"),
-    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],
-    ids=["clockwise", "upside_down", "anticlockwise"],
-)
-def test_frames_are_upright(files, video, tmp_path, matrix, quarters):
+TRANSFORMS = {
+    "as_it_is": ((1, 0, 0, 1), lambda picture: picture),
+    "clockwise": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+    "upside_down": ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+    "anticlockwise": ((0, -1, 1, 0), lambda picture: np.rot90(picture, 1)),
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "mirrored_upside_down": ((1, 0, 0, -1), np.flipud),
+    "transposed": ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
+    "transposed_and_turned": ((0, -1, -1, 0), lambda picture: np.rot90(picture, 2).swapaxes(0, 1)),
+    "unknown": ((0, 0, 0, 0), lambda picture: picture),
+    "scaled": ((0, 2, -2, 0), lambda picture: np.rot90(picture, -1)),
+    "askew": ((0.99, 0.14, -0.14, 0.99), lambda picture: picture),
+    "extreme": ((-32768, 0, 0, -32768), lambda picture: np.rot90(picture, 2)),
+}
+"""{name: (display matrix a, b, c, d; what it does to a picture)}."""
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_frames_are_upright(files, video, tmp_path, name):
+    matrix, turn = TRANSFORMS[name]
     with open(files["h264_b_frames.mp4"], "rb") as file:
         data = bytearray(file.read())
     # ISO/IEC 14496-12, 8.3.2: the matrix begins 40 bytes after the name of a version 0 track header
     place = data.index(b"tkhd") + 44
-    a, b, c, d = (value << 16 for value in matrix)
+    a, b, c, d = (int(value * 65536) for value in matrix)
     data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path = tmp_path / "turned.mp4"
     path.write_bytes(data)
-    (frame,) = clip(str(path), [37])
-    expected = np.rot90(video.paint(37), quarters)
-    assert abs(frame.permute(1, 2, 0).numpy().astype(int) - expected).mean() < 3
+    for channels in (1, 3):
+        (frame,) = clip(str(path), [37], channels=channels)
+        expected = turn(video.paint(37)) if channels == 3 else turn(video.paint(37)).mean(-1, keepdims=True)
+        assert frame.shape[1:] == expected.shape[:2]
+        assert abs(frame.permute(1, 2, 0).numpy().astype(int) - expected).mean() < (3 if channels == 3 else 10)
 
 
 def test_size_is_checked_before_anything_is_decoded(files, frames_decoded):

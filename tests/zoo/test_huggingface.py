@@ -78,7 +78,7 @@ def at_masked(values, masked):
 
 
 def vitmae_step(model, batch):
-    """Which tokens are masked, and output of the encoder (in token order), predictions and loss of transformers."""
+    """Masked tokens, and output of the encoder (in token order), predictions and loss of transformers."""
     noise = torch.rand(len(batch), 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         whole, encoded = model(batch, noise=noise), model.vit(batch, noise=noise)

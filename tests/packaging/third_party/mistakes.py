@@ -1,4 +1,4 @@
-"""What pyright must find in a plugin: what the comments name, on their lines, and nothing else."""
+"""Mistakes in a plugin that pyright must find: those that the comments name, on their lines, and no others."""
 
 from __future__ import annotations
 
