@@ -45,7 +45,18 @@ def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         InteropError: it cannot be read, needs more than plain weights, or holds none.
     """
-    loaded = source if isinstance(source, Mapping) else _read_file(str(source))
+    if isinstance(source, Mapping):
+        return _tensors(source)
+    try:
+        return _tensors(read_plain(local_path(str(source))))
+    except FileNotFoundError as error:
+        hint = did_you_mean(str(source), published())
+        raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
+    except (InteropError, OSError) as error:
+        raise InteropError(f"{source}: {error}") from error
+
+
+def _tensors(loaded: object) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise InteropError(f"expected a state dict, not {type(loaded).__name__}")
     wrappers = 0
@@ -205,17 +216,3 @@ def _strangeness(tensor: Tensor) -> str:
 
 def _plainly(kind: torch.dtype | torch.layout) -> str:
     return str(kind).removeprefix("torch.")
-
-
-def _read_file(source: str) -> object:
-    try:
-        path = local_path(source)
-    except OSError as error:
-        raise InteropError(f"{source}: {error}") from error
-    try:
-        return read_plain(path)
-    except FileNotFoundError as error:
-        hint = did_you_mean(source, published())
-        raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
-    except InteropError as error:
-        raise InteropError(f"{source}: {error}") from error
