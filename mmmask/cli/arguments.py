@@ -33,7 +33,11 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     """An experiment and its overrides."""
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a shipped name (mmmask list) or a YAML file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings to change, such as model.encoder.depth=2"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings to change, such as model.encoder.depth=2",
     )
     add_plugin(parser)
 
@@ -63,7 +67,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """MODEL, INPUT... or `--source` or `--split`, and what computes on them."""
     parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
     parser.add_argument(
-        "inputs", nargs="*", metavar="INPUT",
+        "inputs", nargs="*", default=[], metavar="INPUT",
         help="files, and folders with all below them; key=value is an option of the model's format: size=384",
     )  # fmt: skip
     parser.add_argument(

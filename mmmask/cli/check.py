@@ -23,9 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.streams import sample_loader, total_steps
+    from mmmask.model.memory import check_samples, size
     from mmmask.model.precision import find_device
     from mmmask.profiling.cost import meta_model, parameters, stream_cost
-    from mmmask.profiling.dry_run import TRIED, free_memory, read_batch, try_step
+    from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step
     from mmmask.training.optimizer import peak_learning_rate
 
     device = find_device(arguments.device)
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     print(f"parameters: {counts['total']:,} ({parts})")
+    check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"
     copies = 2 * counts["total"] if half else 0  # of the weights, in bfloat16
@@ -74,8 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
         under_way += samples[0].nbytes * stream.batch_size / training.accumulate * (1 + ahead)
     state = 16 * counts["total"]  # float32 weight, gradient and two moments
     print(
-        f"memory on one process: about {_size(state)} for weights, gradients and optimiser, "
-        f"{_size(activations)} for activations of a micro-batch ({training.precision}), {_size(under_way)} for batches "
+        f"memory on one process: about {size(state)} for weights, gradients and optimiser, "
+        f"{size(activations)} for activations of a micro-batch ({training.precision}), {size(under_way)} for batches "
         "under way; more processes divide the last two, training.accumulate the activations"
     )
     steps = total_steps(experiment, sizes)
@@ -88,9 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     if problems:
         raise MmmaskError("\n".join(problems))
     if needed >= free:
-        print(f"no step was tried: it needs about {_size(needed)}, and {_size(free)} are free on {device}")
+        print(f"no step was tried: it needs about {size(needed)}, and {size(free)} are free on {device}")
+        print("ready to train where there is that much memory")
+        return
     print("ready to train")
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -134,7 +134,10 @@ class WorkerProcesses:
                 f"({type(error).__name__}: {error}). Set data.process: false, which loads in threads of this process."
             ) from error
         context = multiprocessing.get_context("fork")
-        pipes = [context.Pipe() for _ in range(data.workers * len(loaders))]
+        try:
+            pipes = [context.Pipe() for _ in range(data.workers * len(loaders))]
+        except OSError as error:
+            raise WorkerProcessEnded(f"data.workers: {data.workers} for each stream: {error.strerror}") from error
         arguments = [theirs for _, theirs in pipes], payload, data
         self._process = context.Process(target=_supervise, args=arguments, daemon=True, name="mmmask samples")
         with warnings.catch_warnings():

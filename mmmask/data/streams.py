@@ -130,6 +130,16 @@ class Streams:
         self.close()
         self.consumed |= state["consumed"]
 
+    @property
+    def under_way(self) -> dict[str, int]:
+        """{stream: samples that this process has at one time, in training and in its workers}."""
+        accumulate, workers = self.experiment.training.accumulate, self.experiment.data.workers
+        parts = 1 + (workers + accumulate if workers else 0)
+        return {
+            name: stream.batch_size // (accumulate * self.world_size) * parts
+            for name, stream in self.experiment.streams.items()
+        }
+
     def epochs(self) -> dict[str, float]:
         """Passes over each stream's source."""
         return {name: self.distinct(name) / size for name, size in self.sizes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, NodeEvent
+from ruamel.yaml.nodes import Node, ScalarNode
 
 from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
@@ -21,6 +23,7 @@ from mmmask_registry import did_you_mean
 
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
+MAX_DIGITS = 18  # what fits into 64 bits
 
 
 @dataclass(frozen=True)
@@ -135,18 +138,34 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _PlainConstructor
     _check_extent(yaml.parse(text))
-    value = yaml.load(text)
     try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:  # lists as keys, an alias inside itself
+        value = yaml.load(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise YAMLError(f"not plain data: half a character, {error.object[error.start]!a}") from error
+    except (TypeError, ValueError) as error:  # an alias inside itself
         raise YAMLError(f"not plain data: {error}") from error
     return value
 
 
 class _PlainConstructor(SafeConstructor):
-    """Mappings, lists, texts, numbers, booleans and null; no dates, sets or bytes."""
+    """Mappings of texts, lists, texts, numbers, booleans and null; no dates, sets or bytes."""
+
+    def check_mapping_key(self, node: Node, key_node: Node, mapping: Any, key: Any, value: Any) -> bool:  # noqa: ANN401
+        if not isinstance(key, str):
+            given = key_node.value if isinstance(key_node, ScalarNode) else "a list or mapping"
+            problem = f"a key is a text, not {given}; a text in quotes may be anything"
+            raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+        return super().check_mapping_key(node, key_node, mapping, key, value)
+
+    def construct_yaml_int(self, node: ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:
+            problem = f"a whole number of more than {MAX_DIGITS} digits"
+            raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_yaml_int(node)
 
 
+_PlainConstructor.add_constructor("tag:yaml.org,2002:int", _PlainConstructor.construct_yaml_int)
 _PlainConstructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 for _tag in ("binary", "set", "omap", "pairs"):
     _PlainConstructor.yaml_constructors.pop(f"tag:yaml.org,2002:{_tag}", None)
@@ -201,15 +220,17 @@ def _find(name_or_path: str, said_in: Path | None = None) -> Path:
         ExperimentError: there is none.
     """
     where, key = (str(said_in), "extends: ") if said_in else ("", "")
+    path = said_in.parent / name_or_path if said_in else Path(name_or_path)
     if name_or_path.endswith((".yaml", ".yml")):
-        path = said_in.parent / name_or_path if said_in else Path(name_or_path)
-        if path.is_file():
+        if os.path.exists(path):
             return path
         raise ExperimentError([f"{key}{path}: there is no such file"], where)
     problems = [f"plugin {part.name} ({part.supplier}) failed to load: {part.reason}" for part in components().broken]
     known = published_experiments(problems.append)
     if name_or_path in known:
         return known[name_or_path].path
+    if os.path.exists(path):  # of whatever ending
+        return path
     unknown = (
         f"{key}no experiment is named {name_or_path!r}.{did_you_mean(name_or_path, known)} "
         f"Known: {', '.join(known)}; or give the path of a .yaml file"
@@ -222,6 +243,8 @@ def _load(path: Path) -> dict[str, Any]:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise ExperimentError([f"not YAML: {_first_line(error)}"], str(path)) from error
+    except OSError as error:
+        raise ExperimentError([f"cannot be read: {error.strerror}"], str(path)) from error
     if not isinstance(data, dict):
         raise ExperimentError(["an experiment is a mapping with the keys `model`, `streams`, ..."], str(path))
     return data

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mmmask.experiment.compose import apply_overrides, read_experiment
+from mmmask.experiment.compose import apply_overrides, published_experiments, read_experiment
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment, StreamSettings, TrainingSettings
 from mmmask.interfaces.component import problems_of, validate_strictly
@@ -27,7 +27,7 @@ def load_experiment(name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
     """
     given = str(name_or_path)
     experiment = experiment_from_data(read_experiment(given), given, overrides)
-    experiment._name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
+    experiment._name = given if given in published_experiments() else Path(given).stem
     return experiment
 
 

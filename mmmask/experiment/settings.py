@@ -40,8 +40,10 @@ class StreamSettings(StrictModel):
     modality: ModalityChoice = Field(description="how samples become tokens")
     source: SourceChoice | None = Field(default=None, description="where training samples come from")
     held_out: SourceChoice | None = Field(default=None, description="samples never trained on, for evaluation")
-    batch_size: int = Field(default=32, gt=0, description="samples per step, over all processes, after replication")
-    replicate: int = Field(default=1, gt=0, description="crops and masks trained on per decoded sample")
+    batch_size: int = Field(
+        default=32, gt=0, le=2**20, description="samples per step, of all processes, after replication"
+    )
+    replicate: int = Field(default=1, gt=0, le=2**20, description="crops and masks trained on per decoded sample")
     loss_weight: float = Field(default=1.0, ge=0, description="weight of this stream's loss")
     sampling_weight: float = Field(default=1.0, gt=0, description="share of steps with `mixing: alternate`")
     evaluators: tuple[EvaluatorChoice, ...] | None = Field(
@@ -139,7 +141,7 @@ class TrainingSettings(StrictModel):
     """Training."""
 
     steps: int | None = Field(default=None, gt=0, description="optimiser steps; what counts")
-    epochs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+    epochs: dict[str, Annotated[float, Field(gt=0, le=1e9)]] | None = Field(
         default=None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
     )
     mixing: Literal["joint", "alternate"] = Field(
@@ -162,7 +164,7 @@ class DataSettings(StrictModel):
     """Loading of samples."""
 
     workers: int = Field(
-        default=2, ge=0, description="workers per stream and process that trains; results do not depend on it"
+        default=2, ge=0, le=512, description="workers per stream and process that trains; results do not depend on it"
     )
     process: bool | None = Field(
         default=None,

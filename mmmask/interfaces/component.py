@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 import typing
 from abc import ABC
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import reduce
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -47,30 +50,101 @@ def validate_strictly(model: type[Model], data: object) -> Model:
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        lines = [_naming_known_keys(model, detail) for detail in error.errors()]
-    raise ValidationError.from_exception_data(model.__name__, lines, "json")
+        # a union has an error for each of its alternatives, which all become the same line
+        lines = {line.get("loc"): line for line in (_plainly(model, detail, data) for detail in error.errors())}
+    raise ValidationError.from_exception_data(model.__name__, list(lines.values()), "json")
 
 
-def _naming_known_keys(model: type[BaseModel], detail: ErrorDetails) -> InitErrorDetails:
-    """The same error; inside the block of a component, the component's own validation has said it already."""
-    path, context = detail["loc"], detail.get("ctx", {})
+def _plainly(model: type[BaseModel], detail: ErrorDetails, data: object) -> InitErrorDetails:
+    """The same error in a user's words; inside the block of a component, its own validation has said it already."""
+    path, context, kind = detail["loc"], detail.get("ctx", {}), detail["type"]
+    annotation, depth = _setting_at(model, path)
+    message = None
     if "url" not in detail:  # no error of pydantic's own
-        error = PydanticCustomError(detail["type"], "{message}", {**context, "message": detail["msg"]})  # pyright: ignore[reportArgumentType]
-    elif detail["type"] == "extra_forbidden":
-        for part in path[:-1]:
-            if part in model.model_fields:
-                annotation = model.model_fields[part].annotation
-                inner = [annotation, *typing.get_args(annotation)]
-                model = next(
-                    (type_ for type_ in inner if inspect.isclass(type_) and issubclass(type_, BaseModel)), model
-                )
-        known = list(model.model_fields)
+        message = detail["msg"]
+    elif _alternatives(annotation)[1:] and depth < len(path):
+        value = reduce(lambda part, key: part[key], path[:depth], cast("Any", data))
+        path, kind, message = path[:depth], "no_alternative", f"expected {_expected(annotation)}; not {value!r}"
+    elif kind == "extra_forbidden":
+        known = list(cast("type[BaseModel]", annotation).model_fields)
         hint = did_you_mean(str(path[-1]), known)
-        message = f"unknown key.{hint} Known: {', '.join(known) or 'none'}"
-        error = PydanticCustomError("unknown_key", "{message}", {"message": message})
-    else:
-        error = detail["type"]
-    return InitErrorDetails(type=error, loc=path, input=detail["input"], ctx=context)
+        kind, message = "unknown_key", f"unknown key.{hint} Known: {', '.join(known) or 'none'}"
+    if message is None:
+        return InitErrorDetails(type=kind, loc=path, input=detail["input"], ctx=context)
+    error = PydanticCustomError(kind, "{message}", {**context, "message": message})  # pyright: ignore[reportArgumentType]
+    return InitErrorDetails(type=error, loc=path, input=detail["input"])
+
+
+def _setting_at(model: type[BaseModel], path: Sequence[str | int]) -> tuple[object, int]:
+    """The annotation at a path, and its depth: the path's own length, or less where it goes on into a union, or to a
+    key that is none."""
+    annotation: object = model
+    for depth, part in enumerate(path):
+        alternatives = _alternatives(annotation)
+        inner: Any = _plain(alternatives[0])
+        arguments = typing.get_args(inner)
+        if len(alternatives) > 1:
+            return annotation, depth
+        if inspect.isclass(inner) and issubclass(inner, BaseModel):
+            field = inner.model_fields.get(str(part))
+            if field is None:
+                return inner, depth
+            annotation = Annotated[field.annotation, field]
+        elif typing.get_origin(inner) is dict:
+            annotation = arguments[1]
+        elif typing.get_origin(inner) in (tuple, list) and isinstance(part, int):
+            annotation = arguments[0] if arguments[-1] is ... or len(arguments) <= part else arguments[part]
+        else:
+            return annotation, depth
+    return annotation, len(path)
+
+
+def _plain(annotation: object) -> Any:  # noqa: ANN401 - any annotation
+    """Without its metadata."""
+    return _plain(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is Annotated else annotation
+
+
+def _alternatives(annotation: object) -> list[object]:
+    """Members of a union, null left out; of anything else, the one."""
+    plain = _plain(annotation)
+    members = typing.get_args(plain) if typing.get_origin(plain) in (typing.Union, types.UnionType) else [annotation]
+    return [member for member in members if member is not types.NoneType]
+
+
+def _expected(annotation: object) -> str:
+    """What a setting takes: `a whole number of at least 1, or two of them`."""
+    said, elements = [], set()
+    for alternative in _alternatives(annotation):
+        inner = _plain(alternative)
+        arguments = [part for part in typing.get_args(inner) if part is not ...]
+        if typing.get_origin(inner) in (tuple, list):
+            each = " and ".join(dict.fromkeys(map(_expected, arguments)))
+            count = "some" if len(arguments) < len(typing.get_args(inner)) else _COUNTS.get(len(arguments), "several")
+            said.append(f"{count} of them" if each in elements else f"a list of {count}, each {each}")
+        else:
+            each = _WORDS.get(inner) or " or ".join(map(repr, arguments)) or "a mapping"
+            each += " and".join(_bounds(alternative, inner is int))
+            said.append(each)
+        elements.add(each)
+    return ", or ".join(said)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
+
+
+def _bounds(annotation: object, whole: bool) -> list[str]:
+    if typing.get_origin(annotation) is not Annotated:
+        return []
+    found = []
+    for part in typing.get_args(annotation)[1:]:
+        for bound in getattr(part, "metadata", [part]):
+            for key, word in (("gt", "above"), ("ge", "of at least"), ("lt", "below"), ("le", "of at most")):
+                if (value := getattr(bound, key, None)) is not None:
+                    if whole and key in ("gt", "lt"):
+                        value, word = (value + 1, "of at least") if key == "gt" else (value - 1, "of at most")
+                    found.append(f" {word} {value}")
+    return found
 
 
 def problems_of(error: ValidationError) -> list[str]:

@@ -17,6 +17,7 @@ from mmmask.interfaces.files import local_path
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
+from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
@@ -44,7 +45,18 @@ def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         InteropError: it cannot be read, needs more than plain weights, or holds none.
     """
-    loaded = source if isinstance(source, Mapping) else _read_file(str(source))
+    if isinstance(source, Mapping):
+        return _tensors(source)
+    try:
+        return _tensors(read_plain(local_path(str(source))))
+    except FileNotFoundError as error:
+        hint = did_you_mean(str(source), published())
+        raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
+    except (InteropError, OSError) as error:
+        raise InteropError(f"{source}: {error}") from error
+
+
+def _tensors(loaded: object) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise InteropError(f"expected a state dict, not {type(loaded).__name__}")
     wrappers = 0
@@ -183,7 +195,7 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, zipfile.BadZipFile):
         return "it is damaged or not whole"
-    if isinstance(error, MemoryError) or "allocate" in str(error):
+    if is_out_of_memory(error):
         return "there is not enough memory for it"
     wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
     return f"it needs {wanted[1]}" if wanted else "it is no checkpoint"
@@ -204,17 +216,3 @@ def _strangeness(tensor: Tensor) -> str:
 
 def _plainly(kind: torch.dtype | torch.layout) -> str:
     return str(kind).removeprefix("torch.")
-
-
-def _read_file(source: str) -> object:
-    try:
-        path = local_path(source)
-    except OSError as error:
-        raise InteropError(f"{source}: {error}") from error
-    try:
-        return read_plain(path)
-    except FileNotFoundError as error:
-        hint = did_you_mean(source, published())
-        raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
-    except InteropError as error:
-        raise InteropError(f"{source}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, To
 from mmmask.interfaces.component import every_setting
 from mmmask.model.backbone import Backbone
 from mmmask.model.classifier import Classifier, ClassifierSettings
+from mmmask.model.memory import MOST_TOKENS, bounded_weights
 from mmmask.model.model import Model
 from mmmask.randomness import seeded
 from mmmask_registry import MmmaskError
@@ -31,7 +33,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     Raises:
         MmmaskError: streams that share an embedding or a head do not fit together.
     """
-    with seeded(experiment.training.seed, "weights"):
+    with seeded(experiment.training.seed, "weights"), bounded_weights():
         modalities = {name: build("modality", stream.modality) for name, stream in experiment.streams.items()}
         embeddings = _embeddings(modalities)
         keys = {f"streams.{name}.modality.embedding": part.embedding for name, part in modalities.items()}
@@ -91,7 +93,7 @@ def build_classifier(settings: ClassifierSettings) -> Classifier:
         ExperimentError: streams that share an embedding do not fit together.
     """
     modalities = {name: build("modality", stream.modality) for name, stream in settings.streams.items()}
-    with seeded(0, "weights"):
+    with seeded(0, "weights"), bounded_weights():
         try:
             encoder = build("encoder", settings.encoder, embeddings=_embeddings(modalities))
         except ValueError as error:
@@ -107,6 +109,9 @@ def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
             grid = modality.grid(modality.sample_shape)
         except (ValueError, MmmaskError) as error:
             raise ExperimentError([f"streams.{name}.modality: {error}"]) from error
+        if (tokens := math.prod(grid)) > MOST_TOKENS:
+            problem = f"{' x '.join(map(str, grid))} = {tokens:,} tokens a sample, more than {MOST_TOKENS:,}"
+            raise ExperimentError([f"streams.{name}.modality: {problem}: take smaller samples or larger patches"])
         earlier = found.setdefault(modality.embedding, Embedding(modality.spec, (grid,), modality.build_embedding))
         if _shape(earlier.spec) != _shape(modality.spec):
             raise ExperimentError(

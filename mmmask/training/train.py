@@ -24,7 +24,7 @@ from mmmask.interfaces.writing import WriteError, reporting
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
-from mmmask.model.device import is_out_of_memory
+from mmmask.model.memory import check_samples, is_out_of_memory
 from mmmask.model.precision import autocast
 from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
@@ -96,7 +96,9 @@ class _Training:
         settings = experiment.training
         self.experiment, self.folder, self.processes = experiment, folder, peers
         self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
-        model = build_model(experiment, self.streams.classes).to(peers.device)
+        model = build_model(experiment, self.streams.classes)
+        check_samples(model.modalities, self.streams.under_way)
+        model = model.to(peers.device)
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)

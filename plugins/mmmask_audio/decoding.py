@@ -87,6 +87,8 @@ def decode_window(path: str, sample_rate: int, samples: int, place: float, max_s
             return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
+    except IndexError as error:  # PyAV's
+        raise BadSample("holds a stream that its beginning does not announce") from error
     except OSError as error:
         raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -102,10 +104,7 @@ class _Reader:
         options = {"format_whitelist": CONTAINERS, "probesize": str(PROBE)}
         self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
         try:
-            try:
-                stream = self.container.streams.best("audio")
-            except IndexError:  # streams that a damaged file announces only later
-                stream = None
+            stream = self.container.streams.best("audio")
             if not isinstance(stream, AudioStream):
                 raise BadSample("the file has no sound track")
             if stream.codec_context is None:

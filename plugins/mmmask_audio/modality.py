@@ -27,12 +27,17 @@ class AudioModality(Modality):
         sample_rate: int = Field(
             default=16000, ge=1000, le=192_000, description="in Hz; files of any other rate are resampled"
         )
-        seconds: PositiveFloat = Field(
-            default=10.24, description="length of a clip, a whole number of hops; a shorter file is followed by silence"
+        seconds: float = Field(
+            default=10.24,
+            gt=0,
+            le=36_000,
+            description="length of a clip, a whole number of hops; a shorter file is followed by silence",
         )
-        hop_ms: PositiveFloat = Field(default=10.0, description="milliseconds from one frame to the next")
-        window_ms: PositiveFloat = Field(default=25.0, description="length of a frame's window in milliseconds")
-        mel_bands: PositiveInt = Field(default=128, description="number of mel bands")
+        hop_ms: float = Field(default=10.0, ge=0.01, le=60_000, description="milliseconds from one frame to the next")
+        window_ms: float = Field(
+            default=25.0, gt=0, le=60_000, description="length of a frame's window in milliseconds"
+        )
+        mel_bands: int = Field(default=128, gt=0, le=4096, description="number of mel bands")
         mel_scale: MelScale = Field(
             default="htk", description="mel scale: htk (as in Kaldi), or slaney (linear below 1 kHz)"
         )

@@ -13,6 +13,7 @@ from mmmask.interfaces import Augmentation, Resize, View
 from mmmask_pixels.resize import Box, centre_box
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -23,7 +24,7 @@ class Crop(Augmentation):
         scale: tuple[Share, Share] = Field(
             default=(0.2, 1.0), description="least and greatest share of the area that a crop takes"
         )
-        ratio: tuple[PositiveNumber, PositiveNumber] = Field(
+        ratio: tuple[Ratio, Ratio] = Field(
             default=(3 / 4, 4 / 3), description="least and greatest width / height of a crop, before it is resized"
         )
 

@@ -32,7 +32,7 @@ class PixelModality(Modality):
             default=224, description="height and width in pixels, one number where they are equal"
         )
         patch_size: tuple[PositiveInt, ...] = Field(default=(16, 16), description="extent of a token along each axis")
-        channels: PositiveInt = Field(default=3, description="1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha")
+        channels: int = Field(default=3, gt=0, le=1024, description="1 grey, 2 with alpha, 3 colour, 4 with alpha")
         mean: tuple[float, ...] = Field(
             default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.5"
         )

@@ -12,7 +12,6 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
@@ -63,6 +62,8 @@ def decode_clip(
             return [kept[number] for number in numbers]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
+    except IndexError as error:  # PyAV's
+        raise BadSample("holds a stream that its beginning does not announce") from error
     except OSError as error:
         raise BadSample(f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -81,7 +82,9 @@ class _Reader:
         guard = {"max_pixels": str(2 * self._max_pixels + 2**20)}
         options = guard | {"format_whitelist": CONTAINERS}
         self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
-        stream = self._best_stream()
+        stream = self.container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise BadSample("the file has no video stream")
         if stream.codec_context is None:
             raise BadSample("the video is of a codec that FFmpeg does not know")
         self.stream: VideoStream = stream
@@ -94,15 +97,6 @@ class _Reader:
 
     def close(self) -> None:
         self.container.close()
-
-    def _best_stream(self) -> VideoStream:
-        try:
-            stream = self.container.streams.best("video")
-        except IndexError:  # streams that a damaged file announces only later
-            stream = None
-        if not isinstance(stream, VideoStream):
-            raise BadSample("the file has no video stream")
-        return stream
 
     def frames(self, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yields (number, frame) for ascending numbers, each given once.
@@ -175,7 +169,7 @@ def _pixels(frame: VideoFrame, channels: int) -> np.ndarray:
         pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
     except ValueError as error:
         raise BadSample(f"pixels of format {frame.format.name} cannot be converted: {error}") from error
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     pixels = pixels if matrix is None else _upright(pixels, *np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())
     return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_LINE = 600
+"""Characters of a line of a message."""
 
 
 class MmmaskError(Exception):
-    """A mistake a user can make and mend: its message says where, what, and what to do."""
+    """A mistake a user can make and mend: its message says where, what, and what to do.
+
+    A line that is too long to be read, since it quotes a long value, is cut in the middle.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(_cut, super().__str__().split("\n")))
+
+
+def _cut(line: str) -> str:
+    if len(line) <= LONGEST_LINE:
+        return line
+    line = re.sub(r"\S{120,}", lambda word: f"{word[0][:70]}...{word[0][-30:]}", line)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 250]} ... {line[-240:]}"
 
 
 class UnknownName(MmmaskError, LookupError):

@@ -142,7 +142,8 @@ data: {workers: 0, max_bad_share: 0.5}
 streams:
 """
 STREAMS = {
-    "image": "{modality: {name: image, size: 16, patch_size: [2, 8, 8]}, source: {name: folder, path: img}, loss: pixels}",
+    "image": "{modality: {name: image, size: 16, patch_size: [2, 8, 8]}, "
+    "source: {name: folder, path: img}, loss: pixels}",
     "video": "{modality: {name: video, size: 16, num_frames: 2, patch_size: [2, 8, 8]}, "
     "source: {name: folder, path: vid}, loss: pixels}",
     "audio": "{modality: {name: audio, seconds: 0.16, mel_bands: 16, patch_size: [8, 8]}, "

@@ -144,7 +144,30 @@ def unigram():
     return Tokenizer(models.Unigram([(letter, -1.0) for letter in " .abcdefghijklmnopqrstuvwxyz0123456789"]))
 
 
+BROKEN_SOURCE = """
+import mmmask, numpy
+
+class Broken(mmmask.Source):
+    def __len__(self):
+        return 6
+
+    def load(self, index):
+        if index == 0:
+            raise LookupError("there is no zeroth")
+        return numpy.zeros((24, 20, 3), numpy.uint8)
+
+@mmmask.hookimpl
+def register_components(register):
+    register("source", "broken", Broken, "has a mistake")
+"""
+
 ABUSES = [
+    Abuse(
+        "plugin: a mistake in a source",
+        "check image.yaml streams.s.source=broken --plugin broken.py",
+        accepted=r"bad sample sample 0: LookupError: there is no zeroth \(.*/broken\.py:10\)",
+        prepare=write("broken.py", BROKEN_SOURCE),
+    ),
     bad("image", "empty file", b""),
     bad("image", "a text", b"hello"),
     bad("image", "an error page", b"<!DOCTYPE html><html>404</html>"),

@@ -84,7 +84,7 @@ def test_shapes_that_do_not_fit(shape):
         ({"fmin": 5000.0, "fmax": 4000.0}, "do not lie between"),
         ({"floor_db": 0.0}, "not below ceiling_db"),
         ({"mel_scale": "bark"}, "mel_scale"),
-        ({"hop_ms": 0}, "greater than 0"),
+        ({"hop_ms": 0}, "greater than or equal to 0.01"),
         ({"sample_rate": 10}, "greater than or equal"),
         ({"channels": 2}, "channels"),
     ],

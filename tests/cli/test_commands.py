@@ -277,7 +277,7 @@ def test_check_says_when_there_is_no_memory_for_a_step(cli, experiment, monkeypa
     monkeypatch.setattr("mmmask.profiling.dry_run.free_memory", lambda device: 10)
     done = cli("check", experiment, "--device", "cpu")
     assert "no step was tried: it needs about 0 MiB, and 0 MiB are free on cpu\n" in done.out
-    assert done.out.endswith("ready to train\n")
+    assert done.out.endswith("ready to train where there is that much memory\n")
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Experiments: every mistake with its key path, all at once; what is valid survives a round trip."""
 
+from typing import Annotated, Literal
+
 import pytest
-from pydantic import field_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 import mmmask
@@ -9,6 +11,7 @@ from mmmask.components import components
 from mmmask.experiment import ExperimentError, experiment_from_data, load_experiment
 from mmmask.experiment.compose import parse_yaml, published_experiments
 from mmmask.interfaces import Masker
+from mmmask.interfaces.component import StrictModel, problems_of, validate_strictly
 from mmmask_registry import MmmaskError
 
 
@@ -346,3 +349,29 @@ def test_an_experiment_takes_its_name_from_its_file(tmp_path, signals):
     path.write_text(experiment_from_data(signals.signal_data()).to_yaml())
     assert load_experiment(path).name == "mine"
     assert load_experiment(str(path), ["training.steps=9"]).training.steps == 9
+
+
+class Unions(StrictModel):
+    whole: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    share: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    names: str | tuple[str, ...] = ""
+    word: Literal["a", "b"] | int = "a"
+    each: tuple[PositiveInt | str, ...] = ()
+    named: dict[str, PositiveInt | str] = {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        ("whole", [0, 1], "whole: expected a whole number of at least 1, or two of them; not [0, 1]"),
+        ("share", 0.5, "share: expected a whole number of at least 1, or a number above 0 and below 0.5; not 0.5"),
+        ("names", ["x", 3], "names: expected a text, or some of them; not ['x', 3]"),
+        ("word", "c", "word: expected 'a' or 'b', or a whole number; not 'c'"),
+        ("each", [1, "x", 0], "each.2: expected a whole number of at least 1, or a text; not 0"),
+        ("named", {"k": None}, "named.k: expected a whole number of at least 1, or a text; not None"),
+    ],
+)
+def test_a_union_has_one_problem_that_says_its_alternatives(setting, value, problem):
+    with pytest.raises(ValidationError) as caught:
+        validate_strictly(Unions, {setting: value})
+    assert problems_of(caught.value) == [problem]

@@ -113,7 +113,7 @@ def test_statistics():
     ("settings", "message"),
     [
         ({"size": 30}, "not a multiple of the patch size"),
-        ({"size": [32, 0]}, "greater than 0"),
+        ({"size": [32, 0]}, "at least 1"),
         ({"patch_size": [16]}, "patch_size"),
         ({"mean": [0.5]}, "mean has 1 numbers, but there are 3 channels"),
         ({"std": [0.5, 0.5, 0.0]}, "greater than 0"),

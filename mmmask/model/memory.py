@@ -1,0 +1,105 @@
+"""Memory: what an experiment surely needs against what the machine has, before it is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from mmmask.experiment.errors import ExperimentError
+from mmmask.interfaces import Modality
+
+MOST_TOKENS = 2**18
+"""Tokens of a sample."""
+MOST_TENSORS = 2**13
+"""Parameters and buffers of a model."""
+MOST_UNALLOCATED = 2**50
+"""Bytes of weights that are only counted."""
+_MODEL = "model: the weights"
+_SEE = "by the settings of model.encoder, model.decoder and the modalities: width, depth and the like"
+_OUT_OF_MEMORY = re.compile(r"can't allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
+
+
+@contextmanager
+def bounded_weights() -> Iterator[None]:
+    """Refuses a model within this block as soon as its weights need more memory than there is.
+
+    On the meta device, where none is taken, the bound is what no machine has.
+
+    Raises:
+        ExperimentError: the weights are too large, or too many.
+    """
+    taken, tensors = 0, 0
+
+    def count(_module: nn.Module, _name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal taken, tensors
+        if tensor is None:
+            return
+        taken, tensors = taken + tensor.nbytes, tensors + 1
+        most = MOST_UNALLOCATED if tensor.is_meta else machine_memory()
+        if taken > most:
+            raise ExperimentError([f"{_MODEL} take more than {size(most)} of memory, {_SEE}"])
+        if tensors > MOST_TENSORS:
+            raise ExperimentError([f"{_MODEL} are more than {MOST_TENSORS} tensors, {_SEE}"])
+
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    try:
+        yield
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # one tensor alone
+        if is_out_of_memory(error) or "overflow" in str(error).lower():
+            raise ExperimentError([f"{_MODEL} take more memory than there is, {_SEE}"]) from error
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_samples(modalities: Mapping[str, Modality], counts: Mapping[str, int]) -> None:
+    """Refuses samples that cannot be in memory at one time, a byte for every value.
+
+    Args:
+        counts: {stream: samples}.
+
+    Raises:
+        ExperimentError: they need more than the machine has.
+    """
+    needed = {name: count * math.prod(modalities[name].sample_shape) for name, count in counts.items()}
+    if sum(needed.values()) > machine_memory():
+        name = max(needed, key=needed.__getitem__)
+        shape = " x ".join(map(str, modalities[name].sample_shape))
+        raise ExperimentError(
+            [
+                f"streams.{name}: {counts[name]:,} samples of {shape} under way take at least {size(needed[name])} of "
+                f"memory, and this machine has {size(machine_memory())}: take a smaller batch_size, fewer "
+                "data.workers, or training.accumulate"
+            ]
+        )
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that there is not enough memory; that of CPUs is a RuntimeError like many others."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has, in use or not; without bound where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2**63
+
+
+def size(count: float) -> str:
+    """Bytes in GiB or MiB, to be read."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
