@@ -11,13 +11,11 @@ import argparse
 import collections
 import io
 import itertools
-import json
 import os
 import shutil
 import tempfile
 import time
 import traceback
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
