@@ -211,6 +211,18 @@ def test_sample_data_is_written_by_plugins(tmp_path):
     assert (tmp_path / "corpus/mine.txt").read_text() == "7"
 
 
+def test_a_hook_may_end_a_run(experiment, tmp_path):
+    class Stopping:
+        @mmmask.hookimpl
+        def step_ended(self, run, metrics):
+            run.stop = metrics["step"] == 3
+
+    run = mmmask.train(experiment(), tmp_path / "run", plugins=(Stopping(),))
+    assert (run.outcome, run.step) == ("interrupted", 3)
+    again = mmmask.train(experiment(), tmp_path / "run")
+    assert (again.outcome, again.step) == ("finished", 4)
+
+
 def test_the_metrics_of_a_step(signals, tmp_path):
     data = signals.signal_data(
         steps=4, log={"every": 1, "tensorboard": False}, optimizer={"learning_rate": 1e-3, "clip_gradient": 1.0}

@@ -85,6 +85,28 @@ def test_a_second_signal_ends_at_once():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_closed_terminal_may_be_told_twice():
+    from mmmask.training.run_control import Interruption
+
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interruption.requested
+
+
+def test_with_nohup_a_closed_terminal_ends_nothing():
+    from mmmask.training.run_control import Interruption
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_finished_run_says_so_and_stays_as_it_is(train, experiment_file, tmp_path):
     file, output = experiment_file(), tmp_path / "run"
     first = train(file, output)
