@@ -91,8 +91,8 @@ def become(request):
         resource.setrlimit(getattr(resource, name), (value, value))
     os.environ.update(request["environment"])
     # what Python looks at when it starts, which was long ago
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"))
+    sys.stdout.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"))
+    sys.stderr.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"), errors="backslashreplace")
     if action := os.environ.get("PYTHONWARNINGS"):
         warnings.simplefilter(action)
     sys.argv = ["mmmask", *request["start"]]

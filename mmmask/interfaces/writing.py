@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from mmmask_registry import MmmaskError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class WriteError(MmmaskError):
@@ -58,12 +58,13 @@ def reporting(path: Path, size: int | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        needed = "" if size is None else f"; {size / 1e6:.1f} MB are needed"
+        if error.errno in _NO_ROOM and size is not None:
+            reason += f"; {size / 1e6:.2f} MB are needed"
         if error.errno in _NO_ROOM:
             with suppress(OSError, AttributeError):  # no such thing on some systems
                 room = os.statvfs(path.parent)
-                needed += f"; {room.f_bavail * room.f_frsize / 1e6:.1f} MB are free"
-        raise WriteError(f"{path}: cannot be written: {reason}{needed}") from error
+                reason += f"; {room.f_bavail * room.f_frsize / 1e6:.2f} MB are free"
+        raise WriteError(f"{path}: cannot be written: {reason}") from error
 
 
 class _Remembering(io.FileIO):

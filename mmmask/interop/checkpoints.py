@@ -33,8 +33,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Path
         CheckpointError: they do not fit, as where a plugin's component changed since.
     """
     expected = model.state_dict()
-    problems = [f"{key}: needed, not in the checkpoint" for key in expected if key not in state]
-    problems += misfits(state, expected)
+    problems = misfits(state, expected)
+    problems += [f"{key}: needed, not in the checkpoint" for key in expected if key not in state]
     if problems:
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise CheckpointError(

@@ -20,7 +20,6 @@ from mmmask.model.model import Model, Output
 from mmmask.model.precision import autocast, find_device
 from mmmask_registry import MmmaskError
 
-
 TORCHRUN = "torchrun sets it for several processes, and for one it is better unset"
 
 
@@ -140,8 +139,6 @@ def processes(device: str | None) -> Iterator[Processes]:
     rank = _from_torchrun("RANK", 0)
     if not 0 <= rank < world_size:
         raise MmmaskError(f"RANK={rank}: expected one below WORLD_SIZE={world_size}; {TORCHRUN}")
-    if world_size > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]):
-        raise MmmaskError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}: {TORCHRUN}")
     kind, _, index = (device or "").partition(":")
     if world_size > 1 and index and kind != "cpu":
         raise MmmaskError(f"--device {device}: all {world_size} processes would share it; give --device {kind}")
@@ -149,6 +146,8 @@ def processes(device: str | None) -> Iterator[Processes]:
     if world_size == 1:
         yield Processes(0, 1, chosen)
         return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise MmmaskError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}: {TORCHRUN}")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
