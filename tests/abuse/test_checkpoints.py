@@ -256,6 +256,24 @@ ABUSES = [
         prepare=write("r.png", b"mine"),
     ),
     Abuse(
+        "reconstruct: over another sample of its source, told to",
+        "reconstruct runs/done --source '{name: folder, path: img}' --samples 1 --output img/5.jpg --overwrite",
+        refused=r"img/5\.jpg: it is an input",
+    ),
+    Abuse(
+        "reconstruct: over a link to its input, told to",
+        "reconstruct runs/done img/0.jpg --output l.jpg --overwrite",
+        refused=r"l\.jpg: it is an input",
+        prepare=lambda f: (f / "l.jpg").symlink_to("img/0.jpg"),
+    ),
+    Abuse(
+        "reconstruct: disk full",
+        "reconstruct runs/done img/0.jpg --output r.png",
+        refused=r"r\.png: cannot be written: File too large",
+        limits=(("RLIMIT_FSIZE", 1000),),
+        check=lambda f: "a partial file stays" if list(f.glob("*r.png*")) else None,
+    ),
+    Abuse(
         "reconstruct: over the picture before, told to",
         "reconstruct runs/done img/0.jpg --output r.png --overwrite",
         accepted=r"r\.png",
