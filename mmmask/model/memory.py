@@ -55,7 +55,7 @@ def bounded_weights() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # one tensor alone
-        if isinstance(error, MemoryError) or _TOO_LARGE.search(str(error)):
+        if isinstance(error, MemoryError | OverflowError) or _TOO_LARGE.search(str(error)):
             raise ExperimentError([f"{_MODEL} take more memory than there is, {_SEE}"]) from error
         raise
     finally:
