@@ -8,7 +8,7 @@
 `images`: decode and crop of every JPEG in a folder through the image plugin against a plain loop of simplejpeg and
 `F.interpolate`, file by file in turn, in CPU seconds of one thread. `step`: a joint training step fed from files
 against the same step on a cached batch plus (CPU seconds of decoding) / cores; above 1 is time lost to reading.
-`process`: batches as fast as they come, from threads and from a process of its own (`data.process`) in turn, while
+`process`: batches as fast as they come, from threads and from processes (`data.process`) in turn, while
 another thread runs Python half of the time, as one that launches kernels does; and how much slower that thread gets.
 `accumulate`: seconds per step of a trainer that waits 90 ms a step without holding the interpreter, with the step cut
 into more and more micro-batches.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import mmap
 import os
@@ -208,6 +209,7 @@ def _ending(code: int | None) -> str:
 
 def _supervise(connections: Sequence[Connection[Any, Any]], payload: bytes, data: DataSettings) -> None:
     """Keeps a worker at every pipe until the pipes are closed from the other end."""
+    gc.freeze()  # garbage of the process that trains is not for us to finalise: some waits for its threads
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process that trains decides
     _close_all_but(connections)

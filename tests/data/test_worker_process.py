@@ -1,6 +1,8 @@
 """Samples loaded by a process of their own: the same ones, and no end of it goes unnoticed."""
 
+import gc
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -98,6 +100,29 @@ def test_a_worker_that_ends_once_is_replaced(fed, same, tmp_path):
     assert (tmp_path / "ended").exists()
     for one, other in zip(there, take(fed(process=False), 8), strict=True):
         same(one, other)
+
+
+class Unfinished:
+    """Garbage in a cycle, with a finaliser that names the process it ran in."""
+
+    def __init__(self, log):
+        self.me, self.log = self, log
+
+    def __del__(self):
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def test_garbage_of_the_trainer_is_not_finalised_by_workers(fed, tmp_path):
+    # FFmpeg's decoders wait for threads that a fork does not have
+    gc.disable()  # it is still there when workers are forked
+    try:
+        Unfinished(tmp_path / "log")
+        take(fed(how="collect"), 8)
+    finally:
+        gc.enable()
+    gc.collect()
+    assert (tmp_path / "log").read_text().split() == [str(os.getpid())]
 
 
 def test_the_end_of_the_supervisor_is_an_error_that_says_so(fed):

@@ -1,6 +1,7 @@
 """A plugin file whose source ends or fails its process at a sample; `ends_at` names it."""
 
 import ctypes
+import gc
 import os
 import signal
 import time
@@ -38,6 +39,8 @@ class FatalSource(Source):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "exit":
                     os._exit(3)
+                case "collect":
+                    gc.collect()
                 case "hang":
                     time.sleep(1000)
                 case "memory":
