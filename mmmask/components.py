@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 import pluggy
 
 from mmmask import hooks
-from mmmask_registry import MmmaskError, Registry, UnknownName, load_entry_points, load_plugin_file
+from mmmask_registry import MmmaskError, Registry, UnknownName, load_entry_points, load_plugin_file, reason_of
 
 INTERFACE_VERSION = 2
 """Version of the interfaces and hooks, `mmmask.interfaces.VERSION`: one more where plugins written before would break
@@ -43,6 +44,8 @@ class _PluginManager(pluggy.PluginManager):
             raise MmmaskError(
                 f"written for interface version {version}, this mmmask has {INTERFACE_VERSION}: upgrade mmmask"
             )
+        if name is not None and self.has_plugin(name):
+            raise MmmaskError(f"another plugin is called {name} already")
         return super().register(plugin, name)
 
 
@@ -97,6 +100,9 @@ class Components:
         Raises:
             MmmaskError: it cannot be imported, misspells a hook, or claims a name that is taken.
         """
+        known = next((known for known in self.plugin_files if os.path.realpath(known) == os.path.realpath(path)), None)
+        if known is not None:  # given twice
+            return self.manager.get_plugin(known)
         module = load_plugin_file(path, self._add)
         self.plugin_files.append(path)
         return module
@@ -111,8 +117,8 @@ class Components:
         for name, plugin in self.manager.list_name_plugin():
             try:
                 self._call(plugin, hook, publish=partial(publish, name.rpartition(":")[0] or name))
-            except Exception as error:  # a plugin's own code runs in here
-                report(f"plugin {name}: {hook} failed: {type(error).__name__}: {error}")
+            except (Exception, SystemExit) as error:  # a plugin's own code runs in here
+                report(f"plugin {name}: {hook} failed: {reason_of(error)}")
 
     def _call(self, plugin: object, hook: str, **arguments: object) -> None:
         """Calls a hook of one plugin alone."""
@@ -121,6 +127,8 @@ class Components:
 
     def _add(self, plugin: object, name: str, supplier: str) -> None:
         """Registers a plugin and the components it names; either all of its names are taken or none."""
+        if self.manager.is_registered(plugin):  # two entry points lead to it
+            return
         taken: list[tuple[Registry, str]] = []
 
         def register(kind: str, name: str, target: type[Any] | str, description: str = "") -> None:
@@ -162,5 +170,6 @@ def register(kind: str, name: str, target: type[Any] | str, description: str = "
     Raises:
         UnknownName: `kind` is not one of the kinds.
         DuplicateName: a plugin supplies the name.
+        BrokenComponent: the target is no class of this kind, or abstract.
     """
     components().registry(kind).register(name, target, supplier="this session", description=description, replace=True)

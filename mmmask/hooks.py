@@ -32,6 +32,7 @@ class RunState:
         is_main: whether this process writes the folder.
         evaluations: {stream: [figures at the start, ..., the newest]}.
         pictures: {stream: path of its newest reconstruction picture}.
+        stop: whether to end after the step at hand, with a checkpoint, as Ctrl-C does; a hook may set it.
     """
 
     experiment: Any
@@ -42,6 +43,7 @@ class RunState:
     is_main: bool = True
     evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
+    stop: bool = False
 
 
 class Register(Protocol):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from dataclasses import dataclass
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}
@@ -58,12 +59,17 @@ class Forker:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *arguments, cwd=None, limits=(), **environment):
-        """Starts `mmmask` with these arguments; `limits` are (name in `resource`, value)."""
+    def start(self, *arguments, cwd=None, limits=(), output=None, **environment):
+        """Starts `mmmask` with these arguments; `limits` are (name in `resource`, value).
+
+        What it prints goes to `output`, such as a device, and is not read then.
+        """
         self.count += 1
         stdout, stderr = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
+        stdout.touch()
         request = {
-            "start": [str(argument) for argument in arguments], "cwd": str(cwd or self.folder), "stdout": str(stdout),
+            "start": [str(argument) for argument in arguments], "cwd": str(cwd or self.folder),
+            "stdout": str(output or stdout),
             "stderr": str(stderr), "environment": {key: str(value) for key, value in environment.items()},
             "limits": list(limits),
         }  # fmt: skip
@@ -84,6 +90,11 @@ def become(request):
     for name, value in request["limits"]:
         resource.setrlimit(getattr(resource, name), (value, value))
     os.environ.update(request["environment"])
+    # what Python looks at when it starts, which was long ago
+    sys.stdout.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"))
+    sys.stderr.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"), errors="backslashreplace")
+    if action := os.environ.get("PYTHONWARNINGS"):
+        warnings.simplefilter(action)
     sys.argv = ["mmmask", *request["start"]]
     try:
         runpy.run_module("mmmask", run_name="__main__", alter_sys=True)

@@ -35,7 +35,7 @@ from mmmask.interfaces import (
 )
 from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
-from mmmask.model.masks import draw_mask, given_mask
+from mmmask.model.masks import MaskError, draw_mask, given_mask, require_masked
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
 
@@ -170,7 +170,12 @@ class MaskedObjective(Objective):
             tokens.grid, len(tokens.content), tokens.content.device, context.noise(stream, "mask"), context.step,
             tokens, stream, lambda: self._features(stream, tokens),
         )  # fmt: skip
-        return draw_mask(self.masker_of[stream], self.decoder_masker_of.get(stream), asked)
+        try:
+            mask = draw_mask(self.masker_of[stream], self.decoder_masker_of.get(stream), asked)
+            require_masked(mask, self.masker_of[stream], tokens.grid)
+            return mask
+        except MaskError as error:
+            raise MaskError(f"streams.{stream}.masker: {error}") from error
 
     @torch.no_grad()
     def _features(self, stream: str, tokens: Tokens) -> Latents:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import mmmask
 from mmmask.components import components
@@ -31,6 +33,10 @@ COMMANDS = {
 }
 
 
+ONLY_PRINT = ("list", "describe", "show", "env")
+"""Commands that have done their work when nobody reads on."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; a user's mistake is one line on stderr and exit code 2."""
     # not `list(...)`: once `mmmask list` has run, that name is its module here
@@ -52,12 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=f"mmmask {command}", description=f"{purpose[0].upper()}{purpose[1:]}."
     )
     module.add_arguments(command_parser)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
     try:
         # intermixed: overrides may stand before and after options
         parsed = command_parser.parse_intermixed_args(given[1:])
         for path in getattr(parsed, "plugin", ()):
             components().add_plugin_file(path)
-        return module.run(parsed) or 0
+        code = module.run(parsed) or 0
+        print(end="", flush=True)
+        return code
     except MmmaskError as error:
         for line in str(error).splitlines():
             print(f"mmmask: {line}", file=sys.stderr)
@@ -65,6 +75,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mmmask: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `mmmask list | head`
+    except OSError as error:
+        return _failed(error, command)
+
+
+def _failed(error: OSError, command: str) -> int:
+    """Says what could not be read or written, where no command expected it; returns the exit code."""
+    where, closed = error.filename or "reading or writing failed", isinstance(error, BrokenPipeError)
+    try:
+        print(end="", flush=True)
+    except OSError:
+        closed = True
+    if closed:  # the output, or its disk is full; at exit it is not tried again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = "the output cannot be written"
+    if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
         return 0
+    with suppress(OSError):  # the same pipe, perhaps
+        print(f"mmmask: {where}: {error.strerror or error}", file=sys.stderr)
+    return 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmmask.components import components
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 
 def load(arguments: argparse.Namespace) -> Experiment:
-    """Loads EXPERIMENT with its overrides."""
+    """Loads EXPERIMENT with its overrides; says first which plugins are broken, as a listener is not missed later."""
+    if os.environ.get("RANK", "0") == "0":
+        for plugin in components().broken:
+            print(f"mmmask: plugin {plugin.name} ({plugin.supplier}) is broken: {plugin.reason}", file=sys.stderr)
     from mmmask.experiment import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)
@@ -122,7 +127,7 @@ def spoken_as_options() -> Iterator[None]:
 
 def as_options(text: str) -> str:
     """Arguments of functions in a text, as options."""
-    text = text.replace("strict=False", "--no-strict")
+    text = text.replace("strict=False", "--no-strict").replace("overwrite=True", "--overwrite")
     return re.sub(r"\b(format|stream|split)=(\w*)", lambda found: f"--{found[1]} {found[2]}".rstrip(), text)
 
 

@@ -55,5 +55,8 @@ def _report(problem: str) -> None:
 
 
 def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    try:
+        first = path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
+    except OSError as error:
+        return f"({error.strerror})"
     return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -47,10 +48,8 @@ class TrainingProgress:
         parameters = sum(parameter.numel() for parameter in run.model.parameters())
         again = f"going on from step {run.step}" if run.step else "starting"
         device = next(run.model.parameters()).device
-        self._bar.console.print(
-            f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}",
-            soft_wrap=True,
-        )
+        said = f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}"
+        self._say(run, said)
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
         self._bar.start()
 
@@ -64,12 +63,23 @@ class TrainingProgress:
             left = (run.total_steps - metrics["step"]) * metrics["step_seconds"]
             rate = metrics["samples_per_second"]
             line = f"step {metrics['step']}/{run.total_steps}  loss {figures}  {rate:.0f} samples/s"
-            print(f"{line}  {_duration(left)} left", file=sys.stderr, flush=True)
+            self._say(run, f"{line}  {_duration(left)} left")
 
     @hookimpl
     def run_ended(self, run: RunState, outcome: str) -> None:
         """Removes the bar."""
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
+
+    def _say(self, run: RunState, line: str) -> None:
+        """Prints a line; where nobody can read it any more, the run ends with a checkpoint, as by Ctrl-C."""
+        try:
+            if self._bar.disable:
+                print(line, file=sys.stderr, flush=True)
+            else:
+                self._bar.console.print(line, soft_wrap=True)
+        except OSError:
+            run.stop = True
 
     def report(self, run: Run) -> None:
         """Prints the end of a run: its folder, held-out figures of each stream, its pictures."""
@@ -86,7 +96,8 @@ class TrainingProgress:
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:
     """One stream's held-out figures in words."""
     gain = (last.get("psnr") or 0) - (last.get("psnr_baseline") or 0)
-    known = [key for key in FIGURES if last.get(key) is not None]
+    # a log holds null for what was not finite
+    known = [key for key in FIGURES if isinstance(first.get(key), float) and isinstance(last.get(key), float)]
     parts = [FIGURES[key].format(first=first, last=last, gain=gain) for key in known]
     for name in sorted(last.keys() - {*FIGURES, "psnr_baseline"}):  # of other evaluators
         if isinstance(first.get(name), float) and isinstance(last[name], float):

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FILE", default="reconstruction.png", help="the picture (default reconstruction.png)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE where it is there; an input never is")
     parser.add_argument(
         "--true-statistics",
         action="store_true",
@@ -35,10 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     with spoken_as_options():
         page = mmmask.reconstruct(
-            **given, samples=arguments.samples, mask_ratios=arguments.mask_ratio,
-            true_statistics=arguments.true_statistics, seed=arguments.seed,
+            **given, output=arguments.output, overwrite=arguments.overwrite, samples=arguments.samples,
+            mask_ratios=arguments.mask_ratio, true_statistics=arguments.true_statistics, seed=arguments.seed,
         )  # fmt: skip
-        page.save(arguments.output)
     for stream, names in page.names.items():
         note = f" ({page.notes[stream]})" if page.notes[stream] else ""
         print(f"{stream}: {len(names)} sample{'s' if len(names) > 1 else ''}{note}")

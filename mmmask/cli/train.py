@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.training.train import train
 
-    main_process = int(os.environ.get("RANK", "0")) == 0
+    main_process = os.environ.get("RANK", "0") == "0"
     if main_process:
         write_what_is_asked_for(experiment)
     output = Path(arguments.output or f"runs/{experiment.name}")

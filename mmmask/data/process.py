@@ -334,7 +334,10 @@ class _Supervisor:
                 loader.watch = watch
                 answer = _outcome(getattr(loader, method), argument)
                 mark[1] = _IDLE
-                message = dumps((request, answer))
+                try:
+                    message = dumps((request, answer))
+                except RuntimeError:  # shared memory is full after all
+                    message = pickle.dumps((request, answer))
                 mark[1] = _SENDING
                 connection.send_bytes(message)
                 mark[1] = _IDLE

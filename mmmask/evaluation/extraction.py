@@ -17,6 +17,7 @@ from mmmask.components import components
 from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_ahead
 from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
+from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.model.classifier import Classifier
@@ -53,14 +54,11 @@ class Features:
             MmmaskError: the name ends in something else, the file is there already, or it cannot be written.
         """
         target = new_file(path, ENDINGS)
-        try:
-            if target.suffix == ".safetensors":
-                labels = {"labels": json.dumps(self.labels)} if self.labels else {}
-                write_tensors(target, self.tensors, {"paths": json.dumps(self.names)} | labels)
-            else:
-                _write_npz(target, self)
-        except OSError as error:
-            raise MmmaskError(f"{target}: cannot be written: {error}") from error
+        if target.suffix == ".safetensors":
+            labels = {"labels": json.dumps(self.labels)} if self.labels else {}
+            write_tensors(target, self.tensors, {"paths": json.dumps(self.names)} | labels)
+        else:
+            _write_npz(target, self)
 
 
 def extract(
@@ -179,13 +177,7 @@ def _write_npz(path: Path, features: Features) -> None:
         f"{stream}.labels": np.array(["" if label is None else label for label in labels])
         for stream, labels in features.labels.items()
     }
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(partial, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as whole, zipfile.ZipFile(whole, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)

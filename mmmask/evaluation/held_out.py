@@ -15,6 +15,7 @@ from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
 from mmmask.interfaces.component import build
+from mmmask.interfaces.writing import written_whole
 from mmmask.model.model import Model
 
 BATCH = 32
@@ -81,9 +82,9 @@ class HeldOut:
                 image = picture(tokens, found, self.model, name, note=statistics_note(self.model, name, False))
             except NotImplementedError:
                 continue
-            folder.mkdir(parents=True, exist_ok=True)
             drawn[name] = folder / f"{name}_step_{step:08d}.png"
-            image.save(drawn[name])
+            with written_whole(drawn[name]) as file:
+                image.save(file, "PNG")
         self.model.train(training)
         return drawn
 

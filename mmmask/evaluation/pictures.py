@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mmmask.interfaces import Batch, Mask, MaskContext, Masker, Preparation, Tokens
-from mmmask.model.masks import draw_mask
+from mmmask.model.masks import draw_mask, require_masked
 from mmmask.model.model import Model
 from mmmask.randomness import derive_seed, sample_noise
 
@@ -64,6 +64,7 @@ def reconstruct(
         if masker is not None:
             context = MaskContext(tokens.grid, size, device, sample_noise(root, 0, size, device), 0, tokens)
             masks = {stream: draw_mask(masker, None, context)}
+            require_masked(masks[stream], masker, tokens.grid)
         plans = model.plan({stream: batch}, masks)
         (plan,) = plans.values()
         output = model(plans=plans).streams[stream]

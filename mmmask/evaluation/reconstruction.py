@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,15 @@ from torch import nn
 from mmmask.evaluation import pictures
 from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_samples
 from mmmask.interfaces import Batch, Masker
+from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
+from mmmask.interop.checkpoint_file import new_file
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError
+
+ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tiff": "TIFF", ".pdf": "PDF"}
+"""{ending of a picture's name: Pillow's name of the format}."""
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,18 +43,21 @@ class Page:
     notes: dict[str, str] = field(default_factory=dict)
     report: Report | None = None
 
-    def save(self, path: str | Path) -> None:
-        """Writes the page; the ending decides the format.
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Writes the page, whole or not at all; the ending decides the format.
+
+        Args:
+            overwrite: whether a file that is there is replaced; a sample of the page never is.
 
         Raises:
-            MmmaskError: no format has this ending, or it cannot be written.
+            MmmaskError: no format has this ending, the file is there already, or it cannot be written.
         """
+        target = new_file(path, tuple(ENDINGS), overwrite)
+        _keep_inputs(target, (name for names in self.names.values() for name in names))
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self.picture.save(path)
-        except ValueError as error:
-            raise MmmaskError(f"{path}: {error}; use .png") from error
-        except OSError as error:
+            with written_whole(target) as file:
+                self.picture.save(file, ENDINGS[target.suffix])
+        except ValueError as error:  # of more pixels than the format holds
             raise MmmaskError(f"{path}: cannot be written: {error}") from error
 
 
@@ -60,6 +69,8 @@ def reconstruct(
     split: str | None = None,
     samples: int = 4,
     stream: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
     mask_ratios: Sequence[float] = (),
     true_statistics: bool = False,
     seed: int = 0,
@@ -72,6 +83,8 @@ def reconstruct(
     Args:
         model, files, source, split, stream, device, precision, reading: as of `mmmask.extract`.
         samples: number of samples of a source or split, evenly spaced.
+        output: a picture to write; looked at before the work begins.
+        overwrite: whether `output` is replaced where it is there; an input never is.
         mask_ratios: shares to mask, a pair of columns each; by default what was trained.
         true_statistics: undo normalised targets with the masked tokens' true mean and deviation, which the model cannot
             know, instead of those estimated from the visible tokens.
@@ -80,6 +93,8 @@ def reconstruct(
     Raises:
         MmmaskError: something of this cannot be, a sample cannot be decoded, or the model reconstructs nothing.
     """
+    if output is not None:
+        _keep_inputs(new_file(output, tuple(ENDINGS), overwrite), map(str, files))
     inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
     opened, report = inputs.model, inputs.report
     if not isinstance(opened, Model):
@@ -105,7 +120,21 @@ def reconstruct(
             drawn.append(pictures.picture(tokens, made, opened, name, captions, notes[name]))
         except NotImplementedError as error:
             raise MmmaskError(f"streams.{name}: {error}") from error
-    return Page(pictures.stacked(drawn), names, notes, report)
+    page = Page(pictures.stacked(drawn), names, notes, report)
+    if output is not None:
+        page.save(output, overwrite)
+    return page
+
+
+def _keep_inputs(target: Path, files: Iterable[str]) -> None:
+    """Refuses to write what is read.
+
+    Raises:
+        MmmaskError: the target is one of the files.
+    """
+    for file in files:
+        if target.exists() and os.path.exists(file) and target.samefile(file):
+            raise MmmaskError(f"{target}: it is an input, which is never overwritten")
 
 
 def _maskers(model: Model, stream: str, ratios: Sequence[float]) -> dict[str, Masker]:

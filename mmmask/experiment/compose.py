@@ -45,9 +45,11 @@ def published_experiments(report: Callable[[str], None] = lambda problem: None) 
 
     def publish(supplier: str, name: str, path: str | Path) -> None:
         left_out = f"the experiment {name!r} of {supplier} is left out: "
-        if name in found:
+        if not isinstance(name, str):
+            report(f"{left_out}expected a name")
+        elif name in found:
             report(f"{left_out}{found[name].supplier} has one of this name")
-        elif not Path(path).is_file():
+        elif not isinstance(path, str | Path) or not Path(path).is_file():
             report(f"{left_out}there is no file {path}")
         else:
             found[name] = PublishedExperiment(Path(path), supplier)

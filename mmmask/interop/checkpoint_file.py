@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,26 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces.files import local_path
+from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
+from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
 """Keys under which trainers keep the state dict."""
 
+MOST_WRAPPERS = 8
+"""Wrappers inside each other; a file may hold itself."""
+
 PARALLEL = "module."
 """Prefix that DataParallel and its kin put before every key."""
+
+PLAIN = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+)  # fmt: skip
+"""Types of numbers that all operations know."""
 
 
 def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
@@ -33,55 +45,93 @@ def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         InteropError: it cannot be read, needs more than plain weights, or holds none.
     """
-    loaded = source if isinstance(source, Mapping) else _read_file(str(source))
+    if isinstance(source, Mapping):
+        return _tensors(source)
+    try:
+        return _tensors(read_plain(local_path(str(source))))
+    except FileNotFoundError as error:
+        hint = did_you_mean(str(source), published())
+        raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
+    except (InteropError, OSError) as error:
+        raise InteropError(f"{source}: {error}") from error
+
+
+def _tensors(loaded: object) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise InteropError(f"expected a state dict, not {type(loaded).__name__}")
+    wrappers = 0
     while inner := next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None):
-        loaded = inner
+        loaded, wrappers = inner, wrappers + 1
+        if wrappers > MOST_WRAPPERS:
+            raise InteropError(f"expected a state dict, not one nested more than {MOST_WRAPPERS} deep, or in itself")
     state = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
     if not state:
         held = ", ".join(map(str, list(loaded)[:5])) or "nothing"
         raise InteropError(f"there is not a single tensor in it; it holds {held}")
     if strange := [key for key in state if not isinstance(key, str)]:
         raise InteropError(f"{strange[0]}: expected keys that are names, not {type(strange[0]).__name__}")
+    for key, tensor in state.items():
+        if strange := _strangeness(tensor):
+            raise InteropError(f"{key}: a tensor that cannot be loaded ({strange}); expected plain numbers")
     if not any(tensor.is_floating_point() for tensor in state.values()):
         raise InteropError("there is not a single floating point tensor in it")
-    for key, tensor in state.items():
-        if tensor.is_complex() or tensor.layout != torch.strided or tensor.device.type == "meta":
-            kind = "meta" if tensor.device.type == "meta" else str(tensor.layout if tensor.is_sparse else tensor.dtype)
-            raise InteropError(f"{key}: a tensor that cannot be loaded ({kind}); expected plain numbers")
     if all(key.startswith(PARALLEL) for key in state):
         return {key.removeprefix(PARALLEL): tensor for key, tensor in state.items()}
     return state
+
+
+def misfits(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """Why tensors cannot be weights of a model, a line for each.
+
+    Args:
+        state: {key of the model: tensor}.
+        expected: state dict of the model; its tensors may be without memory.
+        origin: {key of the model: keys in the file}; by default the same.
+    """
+    problems, broken = [], []
+    for key, tensor in state.items():
+        names = ", ".join(origin[key] if origin else [key])
+        if key not in expected:
+            problems.append(f"{key}: not a key of the model")
+        elif tensor.shape != (shape := expected[key].shape):
+            problems.append(f"{names}: shape {tuple(tensor.shape)}, the model has {tuple(shape)}")
+        elif expected[key].is_floating_point() and not tensor.is_floating_point():
+            problems.append(f"{names}: {_plainly(tensor.dtype)}, and weights are floating point numbers")
+        elif not tensor.isfinite().all():
+            broken.append(names)
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        problems.append(f"{broken[0]}{more}: not finite; take a checkpoint from before training diverged")
+    return problems
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file, whole or not at all, readable for whoever may read the user's other new files.
 
     Raises:
-        OSError: it cannot be written.
+        WriteError: it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
+    with written_whole(path) as file:
+        mode = os.fstat(file.fileno()).st_mode
         # copies: safetensors refuses tensors that share memory
         state = {key: part.detach().cpu().contiguous().clone() for key, part in tensors.items()}
-        save_file(state, partial, dict(metadata))
-        partial.chmod(mode)  # safetensors makes its files private
-        partial.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            save_file(state, file.name, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        os.chmod(file.name, mode)  # safetensors makes its files private
 
 
-def new_file(path: str | Path, endings: Sequence[str]) -> Path:
+def new_file(path: str | Path, endings: Sequence[str], overwrite: bool | None = None) -> Path:
     """A file that will be written. It is only looked for: folders are made when there is something to write.
+
+    Args:
+        overwrite: whether a file that is there is replaced; None: it never is.
 
     Raises:
         InteropError: its name ends in something else, it is there already, or nothing can be written there.
@@ -90,8 +140,11 @@ def new_file(path: str | Path, endings: Sequence[str]) -> Path:
     if target.suffix not in endings:
         raise InteropError(f"{path}: let the name end in {' or '.join(endings)}")
     try:
-        if target.exists():
-            raise InteropError(f"{path}: there is a file already; nothing is overwritten")
+        if target.is_dir():
+            raise InteropError(f"{path}: there is a folder of this name")
+        if target.exists() and not overwrite:
+            unless = "" if overwrite is None else " without overwrite=True"
+            raise InteropError(f"{path}: there is a file already; nothing is overwritten{unless}")
     except OSError as error:
         raise InteropError(f"{path}: cannot be written: {error.strerror}") from error
     folder = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
@@ -102,30 +155,64 @@ def new_file(path: str | Path, endings: Sequence[str]) -> Path:
     return target
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what torch says, or the kind of error where it says nothing."""
-    return str(error).partition("\n")[0] or type(error).__name__
+def read_plain(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Plain data and tensors of a .safetensors file, or of one that `torch.save` wrote.
 
+    Checksums are compared, which `torch.load` does not.
 
-def _read_file(source: str) -> object:
+    Raises:
+        FileNotFoundError: there is no such file.
+        InteropError: it is damaged, or needs more than plain data. The message leaves out the path.
+    """
     try:
-        path = local_path(source)
-    except OSError as error:
-        raise InteropError(f"{source}: {error}") from error
-    try:
-        if path.endswith(".safetensors"):
+        if str(path).endswith(".safetensors"):
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        hint = did_you_mean(source, published())
-        raise InteropError(f"{source}: there is no such file, and no checkpoint is published as that.{hint}") from error
+        _compare_checksums(path)
+        with warnings.catch_warnings(action="ignore"):  # torch's, to those who wrote the file
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except Exception as error:  # torch.load raises half a dozen more kinds
-        reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch goes on to recommend that the file's code be run
-            wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
-            reason = f"it needs {wanted[1]}" if wanted else "it is no checkpoint"
-        raise InteropError(
-            f"{source}: not a file of plain weights, and nothing else is ever loaded: {reason}"
-        ) from error
+        raise InteropError(f"not a file of plain weights, and nothing else is ever loaded: {_reason(error)}") from error
+
+
+def _compare_checksums(path: str | Path) -> None:
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4" and not zipfile.is_zipfile(file):
+            return  # from before torch 1.6, without any
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise InteropError(f"it is damaged: {damaged} does not match its checksum")
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read; torch's own texts tell of its inside, or recommend to run the file's code."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, InteropError | OSError | SafetensorError):
+        return str(error)
+    if isinstance(error, zipfile.BadZipFile):
+        return "it is damaged or not whole"
+    if is_out_of_memory(error):
+        return "there is not enough memory for it"
+    wanted = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", str(error))
+    return f"it needs {wanted[1]}" if wanted else "it is no checkpoint"
+
+
+def _strangeness(tensor: Tensor) -> str:
+    """Why a tensor cannot be used, in a word or two; empty where it can."""
+    if tensor.device.type == "meta":
+        return "without numbers"
+    if tensor.layout != torch.strided:
+        return _plainly(tensor.layout)
+    if tensor.dtype not in PLAIN:
+        return _plainly(tensor.dtype)
+    if tensor.nbytes > max(tensor.untyped_storage().nbytes(), 2**24):
+        return f"shape {tuple(tensor.shape)} of few numbers, repeated"
+    return ""
+
+
+def _plainly(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import re
-import warnings
-import zipfile
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from mmmask.interop.checkpoint_file import first_line
+from mmmask.interfaces.writing import reporting, written_whole
+from mmmask.interop.checkpoint_file import misfits, read_plain
+from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import MmmaskError
 
 VERSION = 2
+NAMED = 3
+"""Weights that are named where many do not fit."""
 _NAME = re.compile(r"step_\d{8,}\.pt")
 
 
 class CheckpointError(MmmaskError):
     """No checkpoint can be used."""
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Gives a model the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: they do not fit, as where a plugin's component changed since.
+    """
+    expected = model.state_dict()
+    problems = misfits(state, expected)
+    problems += [f"{key}: needed, not in the checkpoint" for key in expected if key not in state]
+    if problems:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise CheckpointError(
+            f"{checkpoint}: its weights are not those of the model ({'; '.join(problems[:NAMED])}{more}). Was a "
+            "component changed since? Use what the run began with, or start another run with --output"
+        )
+    model.load_state_dict(dict(state))
 
 
 class Checkpoints:
@@ -34,24 +56,27 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Writes to a temporary file, makes sure it is on disk, then gives it its name in one move."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes a checkpoint whole or not at all; only then older ones go.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
         for leftover in self.folder.glob("*.partial"):  # of a process killed while it wrote
             leftover.unlink(missing_ok=True)
-        path = self.folder / f"step_{step:08d}.pt"
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        path = self.path(step)
+        with written_whole(path, _size(state)) as file:
             torch.save(state | {"version": VERSION, "step": step}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(self.folder)
-        for later in self.paths():  # damaged ones that the run could not go on from
-            if _step(later) > step:
-                later.replace(later.with_suffix(".damaged"))
-        for old in self.paths()[: -self.keep]:
-            old.unlink()
+        with reporting(self.folder):
+            for later in self.paths():  # damaged ones that the run could not go on from
+                if _step(later) > step:
+                    later.replace(later.with_suffix(".damaged"))
+            for old in self.paths()[: -self.keep]:
+                old.unlink()
         return path
+
+    def path(self, step: int) -> Path:
+        """The file of the checkpoint after so many steps."""
+        return self.folder / f"step_{step:08d}.pt"
 
     def paths(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
@@ -67,14 +92,14 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
-                with zipfile.ZipFile(path) as archive:  # compares checksums, which `torch.load` does not
-                    if damaged := archive.testzip():
-                        raise ValueError(f"{damaged} does not match its checksum")
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
-                reason = first_line(error)
-                reasons.append(f"{path}: {reason}")
-                warnings.warn(f"{path} is damaged ({reason}); trying the one before it", stacklevel=2)
+                state = read_plain(path)
+                if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+                    raise CheckpointError("it holds something else")
+            except (MmmaskError, OSError) as error:
+                if isinstance(error.__cause__, PermissionError) or is_out_of_memory(error.__cause__):
+                    raise CheckpointError(f"{path}: {error}") from error
+                reasons.append(f"{path}: {error}")
+                print(f"mmmask: {path} is damaged ({error}); trying the one before it", file=sys.stderr)
                 continue
             if state.get("version") != VERSION:
                 raise CheckpointError(
@@ -90,10 +115,10 @@ def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable; without it a power cut may undo it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _size(state: object) -> int:
+    """Bytes of all tensors within plain data."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    if isinstance(state, dict | list | tuple):
+        return sum(map(_size, state.values() if isinstance(state, dict) else state))
+    return 0

@@ -18,7 +18,7 @@ from mmmask.components import components
 from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import ForeignWeights, Format
 from mmmask.interfaces.component import problems_of, validate_strictly
-from mmmask.interop.checkpoint_file import read_state
+from mmmask.interop.checkpoint_file import misfits, read_state
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import address_of, published
 from mmmask.interop.runs import RunFolder, load_run
@@ -117,21 +117,24 @@ def read(
             raise InteropError(f"{source}: a checkpoint to go on training from; give the run's folder, {run.path}")
     state = read_state(source)
     name = format or _recognize(state)
-    config = {} if isinstance(source, Mapping) else _config_beside(source)
-    options = components().get("format", name).options_from(config) | options
+    format_class: type[Format] = components().get("format", name)
+    takes_config = format_class.options_from.__func__ is not Format.options_from.__func__
+    if takes_config and not isinstance(source, Mapping):
+        options = format_class.options_from(_config_beside(source)) | options
     try:
         foreign = make_format(name, options).read(state)
     except ValueError as error:  # a component that the file asks for cannot be of that size
         raise error if isinstance(error, MmmaskError) else InteropError(f"format {name}: {error}") from error
     settings = model_settings(foreign.settings, f"format {name}")
-    model = build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
-    dtypes = (tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point())
-    model.to(reduce(torch.promote_types, dtypes))  # the widest
-    expected = model.state_dict()
+    with torch.device("meta"):  # compared before there is memory for whatever sizes the file asks for
+        expected = _built(settings).state_dict()
     if not strict:
         foreign = _lenient(state, foreign, expected)
     _check(name, state, foreign, expected)
-    model.load_state_dict({**expected, **foreign.state})
+    model = _built(settings)
+    dtypes = (tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point())
+    model.to(reduce(torch.promote_types, dtypes))  # the widest
+    model.load_state_dict({**model.state_dict(), **foreign.state})
     # what a strict reading leaves as built is right so
     initialised = () if strict else tuple(foreign.keeps)
     return Loaded(model, Report(name, foreign.origin, foreign.converted, foreign.unused, foreign.keeps, initialised))
@@ -184,6 +187,10 @@ def model_settings(data: Mapping[str, Any], where: str) -> Experiment | Classifi
         raise InteropError("\n".join(f"{where}: {problem}" for problem in problems_of(error))) from None
 
 
+def _built(settings: Experiment | ClassifierSettings) -> Model | Classifier:
+    return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
+
+
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:
     """Accounts for whatever `_check` would miss on either side."""
     kept = {key: tensor for key, tensor in foreign.state.items() if key in expected}
@@ -206,12 +213,7 @@ def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expe
         )
         missing = [key for key in missing if key not in decoder]
     problems += [f"{key}: needed, not in the file" for key in missing]
-    for key, tensor in foreign.state.items():
-        if key not in expected:
-            problems.append(f"{key}: not a key of the model")
-        elif tensor.shape != (shape := expected[key].shape):
-            names = ", ".join(foreign.origin[key])
-            problems.append(f"{names}: shape {tuple(tensor.shape)}, the model has {tuple(shape)}")
+    problems += misfits(foreign.state, expected, foreign.origin)
     if problems:
         raise InteropError("\n".join(f"format {name}: {problem}" for problem in problems))
 
@@ -236,8 +238,12 @@ def _recognize(state: Mapping[str, Tensor]) -> str:
 
 def _config_beside(file: str | Path) -> Mapping[str, Any]:
     """The `config.json` in the folder of a file, which says what no key does; empty where there is none."""
+    path = Path(file).parent / "config.json"
     try:
-        config = json.loads((Path(file).parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):  # the latter of an address
         return {}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise InteropError(f"{path}: cannot be read: {reason}; move it away and give its options instead") from error
     return config if isinstance(config, dict) else {}

@@ -48,15 +48,17 @@ class OwnFormat(Format):
         if SETTINGS not in state:
             raise InteropError(f"{where} is missing; write files with `mmmask convert`")
         try:
-            settings = json.loads(bytes(state[SETTINGS].tolist()))
+            settings = _settings_of_today(json.loads(bytes(state[SETTINGS].tolist())))
         except (ValueError, TypeError) as error:
             raise InteropError(f"{where} cannot be read: {error}") from error
+        except RecursionError as error:
+            raise InteropError(f"{where} cannot be read: it is nested too deep") from error
         if not isinstance(settings, dict):
             raise InteropError(f"{where} holds no settings")
         origin = {_key_of_today(key): (key,) for key in state if key != SETTINGS}
         weights = {key: state[earlier] for key, (earlier,) in origin.items()}
         unused = {SETTINGS: "what the model was built from"}
-        return ForeignWeights(_settings_of_today(settings), weights, origin, unused=unused)
+        return ForeignWeights(settings, weights, origin, unused=unused)
 
     def write(self, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Written:
         """All weights, and the settings."""

@@ -27,6 +27,9 @@ class Published:
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for field_ in ("name", "address", "format", "licence", "description"):
+            if not isinstance(value := getattr(self, field_), str):
+                raise InteropError(f"publish: {field_}: expected a text, not {value!r}")
         object.__setattr__(self, "options", dict(self.options or {}))  # a plugin may say None
 
 

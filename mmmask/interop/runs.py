@@ -11,7 +11,7 @@ from typing import Any
 from mmmask.components import components
 from mmmask.experiment import Experiment, load_experiment
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError
@@ -30,6 +30,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.reconstructions = self.path / "reconstructions"
+        self.saved = self.path / ".saved"
 
     def experiment(self) -> Experiment:
         """The experiment of the run.
@@ -91,20 +92,29 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """The model at the newest checkpoint, on the CPU, in evaluation mode."""
-        model = build_model(self.experiment, self.checkpoint["data"]["classes"])
-        model.load_state_dict(self.checkpoint["model"])
+        """The model at the newest checkpoint, on the CPU, in evaluation mode.
+
+        Raises:
+            MmmaskError: there is none, or it does not fit the model, as where a plugin changed since.
+        """
+        checkpoint, path = self.checkpoint, Checkpoints(RunFolder(self.output).checkpoints).path(self.step)
+        try:
+            classes, weights = checkpoint["data"]["classes"], checkpoint["model"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: it lacks {error}: no checkpoint of a run") from error
+        model = build_model(self.experiment, classes)
+        load_weights(model, weights, path)
         return model.eval()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
-        return read_jsonl(RunFolder(self.output).metrics)
+        return read_jsonl(RunFolder(self.output).metrics, step=int)
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The lines of `evaluations.jsonl`: held-out figures per stream."""
-        return read_jsonl(RunFolder(self.output).evaluations)
+        return read_jsonl(RunFolder(self.output).evaluations, step=int, stream=str)
 
     @property
     def pictures(self) -> dict[str, Path]:
@@ -123,13 +133,25 @@ def load_run(output: str | Path) -> Run:
     return Run(Path(output), RunFolder(output).experiment())
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log of one JSON object a line, if there is one; a last line that was cut off is dropped."""
-    lines: list[dict[str, Any]] = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # what follows a torn line was written by nobody
-    return lines
+def read_jsonl(path: Path, **keys: type) -> list[dict[str, Any]]:
+    """The objects of a log of one JSON object a line, if there is one; lines that are something else are passed over.
+
+    Args:
+        keys: key=type, what every object has.
+    """
+    lines = map(read_line, log_lines(path))
+    return [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in keys.items())]
+
+
+def log_lines(path: Path) -> list[bytes]:
+    """The lines of a log, with their ends; none where there is no log."""
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def read_line(line: bytes) -> dict[str, Any]:
+    """The object of a line; empty where it is torn or holds something else."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmmask.components import components
 from mmmask.interfaces import Format, Written
+from mmmask.interfaces.writing import written_whole
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.interop.errors import InteropError
 from mmmask.interop.loading import Loaded, Report, make_format, read
@@ -35,8 +36,7 @@ def save(model: Model | Classifier, path: str | Path, format: str = OWN) -> Writ
         What was written, and what the layout has no place for.
 
     Raises:
-        InteropError: a file is there already, or cannot be written.
-        MmmaskError: the layout cannot say what the model is.
+        MmmaskError: a file is there already, or cannot be written, or the layout cannot say what the model is.
     """
     target = new_file(path, (".safetensors",))
     written = _in_layout(model, format)
@@ -77,7 +77,7 @@ def convert(
         format, strict, options: as of `mmmask.interop.load`.
 
     Raises:
-        InteropError: it cannot be read or written, or what the source lacks would be written as weights.
+        MmmaskError: it cannot be read or written, or what the source lacks would be written as weights.
     """
     _check_writable(to)
     target = new_file(output, (".safetensors",))
@@ -105,15 +105,13 @@ def _in_layout(model: Model | Classifier, layout: str) -> Written:
 
 
 def _write(written: Written, target: Path) -> None:
-    config = target.with_name("config.json")
-    try:
-        if written.config:
-            new_file(config, (".json",))
+    if not written.config:
         write_tensors(target, written.state, {"format": "pt"})
-        if written.config:
-            config.write_text(json.dumps(written.config, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InteropError(f"{target}: cannot be written: {error}") from error
+        return
+    config = new_file(target.with_name("config.json"), (".json",))
+    with written_whole(config) as file:  # both or neither
+        file.write(json.dumps(written.config, indent=2).encode() + b"\n")
+        write_tensors(target, written.state, {"format": "pt"})
 
 
 def _check_writable(layout: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Mask, MaskContext, Masker, Tokens
+from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
 from mmmask_registry import MmmaskError
 
 
@@ -25,7 +26,7 @@ def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContex
             masked tokens. Predicted tokens that are visible have `counted` 0.
 
     Raises:
-        MaskError: a masker chooses all tokens, a negative number, or scores another number of tokens.
+        MaskError: a masker masks all tokens, or does not keep its interface.
     """
     valid = None if context.tokens is None else context.tokens.valid
     visible, predicted, masked, scores = _choose(masker, context, valid)
@@ -58,23 +59,47 @@ def _choose(masker: Masker, context: MaskContext, valid: Tensor | None) -> tuple
     """Indices of tokens left and masked, both ascending, the bool mask, and the scores."""
     tokens = math.prod(context.grid)
     count = masker.num_masked(context.grid, context.step)
-    name = masker.config.name or type(masker).__name__
+    try:
+        count = operator.index(count)
+    except TypeError:
+        raise MaskError(f"{_label(masker)}: num_masked gave {count!r}, expected a whole number") from None
     if not 0 <= count < tokens:
-        raise MaskError(f"masker {name!r} masks {count} of the {tokens} tokens of grid {context.grid}: lower its ratio")
+        masks = f"masks {count} of the {tokens} tokens of grid {tuple(context.grid)}"
+        raise MaskError(f"{_label(masker)} {masks}: lower its ratio")
     scores = masker.scores(context)
+    if not isinstance(scores, Tensor) or scores.is_complex():
+        raise MaskError(f"{_label(masker)}: scores gave no tensor of real numbers")
     if scores.shape != (context.batch, tokens):
-        raise MaskError(f"masker {name!r} scored {tuple(scores.shape)}, expected {(context.batch, tokens)}")
+        raise MaskError(f"{_label(masker)} scored {tuple(scores.shape)}, expected {(context.batch, tokens)}")
+    # on a GPU only once, as it waits for the device
+    if (scores.is_cpu or not (context.step or scores.is_meta)) and bool(scores.isnan().any()):
+        raise MaskError(f"{_label(masker)} scored NaN, which has no rank")
     ranked = scores.detach()
     if valid is not None:
         if bool((valid.sum(dim=1) < tokens - count).any()):
             raise MaskError(
-                f"masker {name!r} leaves {tokens - count} tokens visible, and a sample has fewer valid ones"
+                f"{_label(masker)} leaves {tokens - count} tokens visible, and a sample has fewer valid ones"
             )
         ranked = torch.where(valid, ranked, ranked.max() + 1)  # masked first
     order = ranked.argsort(dim=1, descending=True, stable=True)
     masked = torch.zeros(context.batch, tokens, dtype=torch.bool, device=scores.device)
     masked.scatter_(1, order[:, :count], True)
     return order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values, masked, scores
+
+
+def _label(masker: Masker) -> str:
+    return f"masker {(masker.config.name or type(masker).__name__)!r}"
+
+
+def require_masked(mask: Mask, masker: Masker, grid: Grid) -> None:
+    """Refuses a mask that leaves nothing to learn from.
+
+    Raises:
+        MaskError: every token is visible.
+    """
+    tokens = mask.masked.shape[1]
+    if mask.visible.shape[1] == tokens:
+        raise MaskError(f"{_label(masker)} masks none of the {tokens} tokens of grid {tuple(grid)}: raise its ratio")
 
 
 def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:

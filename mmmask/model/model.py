@@ -16,6 +16,11 @@ from mmmask.model.tokenizing import tokenize_all
 from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
 
+NOTHING_COUNTS = (
+    "its first loss is 0, as if no prediction counted: look at its maskers, and whether samples have values"
+)
+"""What is wrong with a stream that would train to the end without learning."""
+
 Shard = Mapping[str, tuple[int, int]]
 """{stream: (first row, rows in all)}: where a batch lies in the global batch. Draws depend on the global row alone."""
 

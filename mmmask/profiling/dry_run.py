@@ -16,6 +16,7 @@ from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
 from mmmask.interfaces import Source
 from mmmask.model.build import build_model
+from mmmask.model.model import NOTHING_COUNTS
 from mmmask.model.precision import autocast
 
 READ, TRIED = 32, 2
@@ -59,6 +60,7 @@ def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torc
         for name, part in output.streams.items()
         if not part.loss.isfinite()
     ]
+    problems += [f"streams.{name}: {NOTHING_COUNTS}" for name, part in output.streams.items() if part.loss == 0]
     if problems:
         return problems
     output.loss.backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,8 +37,16 @@ class BadSamples:
     def read_known(self) -> None:
         """Replaces the known bad samples by those of the file."""
         self.known = {name: set() for name in self.failed}
-        for line in read_jsonl(self.path):
+        for line in read_jsonl(self.path, stream=str, sample=str):
             self.known.setdefault(line["stream"], set()).add(line["sample"])
+
+    def note(self, step: int, bad: Iterable[BadRecord]) -> None:
+        """Writes down those that are not known yet."""
+        for record in bad:
+            known = self.known.setdefault(record.stream, set())
+            if self.write and record.sample not in known:
+                append_jsonl(self.path, {"step": step} | asdict(record))
+            known.add(record.sample)
 
     def add(self, step: int, bad: Sequence[BadRecord]) -> None:
         """Records the bad samples of a step.
@@ -46,12 +54,9 @@ class BadSamples:
         Raises:
             SourceError: more than the allowed share is bad.
         """
+        self.note(step, bad)
         for record in bad:
-            known = self.known[record.stream]
             self.failed[record.stream] += 1
-            if self.write and record.sample not in known:
-                append_jsonl(self.path, {"step": step} | asdict(record))
-            known.add(record.sample)
         for last in {record.stream: record for record in bad}.values():
             self._judge(last)
 

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import portalocker
 from mmmask.components import components
 from mmmask.experiment import Experiment
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interop.runs import RunFolder, read_jsonl
+from mmmask.interfaces.writing import reporting, written_whole
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import RunFolder, log_lines, read_line
 from mmmask_registry import MmmaskError
 
 # keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
@@ -29,51 +31,112 @@ MAY_CHANGE = re.compile(
 )
 
 LOCK = ".lock"
-OURS_BEFORE_A_RUN = (LOCK, ".experiment.yaml.partial")
-"""Leftovers of a killed process, in a folder without a run."""
+OURS_BEFORE_A_RUN = (LOCK, "versions.json", ".versions.json.partial", ".experiment.yaml.partial")
+"""What may be in a folder without a run: of a command that was refused, or of a killed process."""
 
 
 @contextmanager
-def opened(folder: RunFolder, experiment: Experiment) -> Iterator[None]:
+def opened(folder: RunFolder, experiment: Experiment) -> Iterator[Callable[[], None]]:
     """Makes the folder, or checks that the run in it has the same settings; nobody else may train in it meanwhile.
+
+    A run that has saved nothing may be begun anew with other settings.
+
+    Yields:
+        A function that writes the experiment, to be called when the run really begins or goes on.
 
     Raises:
         ExperimentError: settings that must not change did, each by name.
-        MmmaskError: the folder holds something else, or another process trains in it.
+        MmmaskError: the folder holds something else or lies in a source, its checkpoints are gone, or another process
+            trains in it.
     """
-    if folder.experiment_file.exists():
-        changed = changed_settings(folder.experiment().to_data(), experiment.to_data())
-        if changed:
-            hint = "start another run with --output, or set them back"
-            raise ExperimentError([*changed, f"these settings are not those of the run: {hint}"], str(folder.path))
-    elif folder.path.is_dir() and any(path.name not in OURS_BEFORE_A_RUN for path in folder.path.iterdir()):
-        raise MmmaskError(f"{folder.path}: not empty, and no run of mmmask: choose another folder with --output")
+    saved = bool(Checkpoints(folder.checkpoints).paths())
+    if saved:
+        _check_settings(folder, experiment)
+    elif folder.saved.exists():
+        raise MmmaskError(
+            f"{folder.path}: this run has saved checkpoints, and there is none in {folder.checkpoints}: put them back, "
+            "or start another run with --output"
+        )
+    else:
+        _check_new(folder, experiment)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MmmaskError(f"{folder.path}: not a folder that a run can be written to: {error}") from error
+    lock, closed = portalocker.Lock(folder.path / LOCK, timeout=0, fail_when_locked=True), None
     try:
-        # a process that is killed lets go of the lock by itself
-        with portalocker.Lock(folder.path / LOCK, timeout=0, fail_when_locked=True):
-            write_atomically(folder.experiment_file, experiment.to_yaml())
-            write_atomically(folder.versions, json.dumps(versions(), indent=2) + "\n")
-            yield
+        lock.acquire()  # a process that is killed lets go of it by itself
     except portalocker.LockException as error:
         raise MmmaskError(f"{folder.path}: another process is training into this folder") from error
+    except OSError as error:
+        closed = error  # a finished run may be somebody else's
+
+    def begin() -> None:
+        with reporting(folder.path):
+            if closed is not None:
+                raise closed
+        write_atomically(folder.versions, json.dumps(versions(), indent=2).encode() + b"\n")
+        write_atomically(folder.experiment_file, experiment.to_yaml().encode())
+
+    try:
+        yield begin
+    finally:
+        lock.release()
+
+
+def _check_settings(folder: RunFolder, experiment: Experiment) -> None:
+    changed = changed_settings(folder.experiment().to_data(), experiment.to_data())
+    if changed:
+        hint = "start another run with --output, or set them back"
+        raise ExperimentError([*changed, f"these settings are not those of the run: {hint}"], str(folder.path))
+
+
+def _check_new(folder: RunFolder, experiment: Experiment) -> None:
+    """Refuses a folder that holds something else, or that a source would look through."""
+    a_run = folder.experiment_file.is_file() and folder.versions.is_file()
+    found = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
+    if not a_run and not found.issubset(OURS_BEFORE_A_RUN):
+        raise MmmaskError(f"{folder.path}: not empty, and no run of mmmask: choose another folder with --output")
+    output = folder.path.resolve()
+    for name, stream in experiment.streams.items():
+        for key, config in (("source", stream.source), ("held_out", stream.held_out)):
+            given = getattr(config, "path", None)
+            path = Path(os.path.expanduser(given)) if isinstance(given, str) and given else None
+            if path is not None and path.is_dir() and output.is_relative_to(path.resolve()):
+                raise MmmaskError(
+                    f"{folder.path}: it lies in {path}, where streams.{name}.{key} looks for samples: choose another "
+                    "folder with --output"
+                )
 
 
 def sync(folder: RunFolder) -> None:
     """Makes sure the logs are on disk, so that no checkpoint outlives the lines before it in a power cut."""
     for log in _logs(folder):
-        with log.open("rb") as file:
+        with reporting(log), log.open("rb") as file:
             os.fsync(file.fileno())
 
 
-def cut_back(folder: RunFolder, step: int) -> None:
-    """Forgets what a run logged after the checkpoint it goes on from."""
+def cut_back(folder: RunFolder, step: int, evaluated: bool) -> None:
+    """Forgets what a run logged after the checkpoint it goes on from.
+
+    A last line that was torn goes too; other lines that cannot be read stay where they are.
+
+    Args:
+        step: of the checkpoint; -1 where there is none.
+        evaluated: whether the figures of that step are older than the checkpoint.
+    """
     for log in _logs(folder):
-        kept = [line for line in read_jsonl(log) if line["step"] <= step]
-        write_atomically(log, "".join(json.dumps(line) + "\n" for line in kept))
+        last = step if evaluated or log != folder.evaluations else step - 1
+        kept = []
+        for line in (lines := log_lines(log)):
+            found = read_line(line)
+            if not found and not line.endswith(b"\n"):
+                continue
+            logged = found.get("step")
+            if not isinstance(logged, int) or logged <= last:
+                kept.append(line if line.endswith(b"\n") else line + b"\n")
+        if kept != lines:
+            write_atomically(log, b"".join(kept))
 
 
 def _logs(folder: RunFolder) -> list[Path]:
@@ -90,11 +153,10 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file in one move, so that no reader and no crash sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path) as file:
+        file.write(content)
 
 
 def versions() -> dict[str, Any]:

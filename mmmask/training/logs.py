@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mmmask.hooks import RunState, hookimpl
+from mmmask.interfaces.writing import reporting
 from mmmask.interop.runs import RunFolder
 
 
 def append_jsonl(path: Path, line: dict[str, Any]) -> None:
-    """Adds one object to a log; NaN and infinity, for which JSON has no word, become null."""
-    with path.open("a", encoding="utf-8") as file:
+    """Adds one object to a log; NaN and infinity, for which JSON has no word, become null.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with reporting(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(_strict(line), allow_nan=False) + "\n")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams, streams_of_step
 from mmmask.interfaces import Plan
-from mmmask.model.model import at_least_one
+from mmmask.model.model import NOTHING_COUNTS, at_least_one
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import RunControl
 from mmmask_registry import MmmaskError
@@ -75,14 +75,17 @@ class TrainingLoop:
         self.model, self.processes = parallelism.model, parallelism.processes
         self.device = self.processes.device
         self._unchecked: list[tuple[int, StepResult]] = []
+        self._untrained: set[str] = set()
 
     def run(self, first: int, last: int) -> Iterator[StepResult]:
         """Steps `first` to `last - 1`; ends early where a process was asked to stop.
 
         Raises:
             NotFinite: a loss is not finite.
+            MmmaskError: of a stream nothing counts.
             SourceError: too many samples are bad.
         """
+        self._untrained = set() if first else {*self.streams.experiment.streams}
         for step in range(first, last):
             if self.control.exchange(step):
                 return
@@ -93,18 +96,23 @@ class TrainingLoop:
 
         Raises:
             NotFinite: naming step and stream.
+            MmmaskError: a stream's first loss is 0.
         """
         unchecked, self._unchecked = self._unchecked, []
         for step, result in unchecked:
             total, *losses = result.losses.tolist()
-            by_stream = zip(result.streams, losses, strict=True)
-            found = [f"{name}: {loss}" for name, loss in by_stream if not math.isfinite(loss)]
+            by_stream = dict(zip(result.streams, losses, strict=True))
+            found = [f"{name}: {loss}" for name, loss in by_stream.items() if not math.isfinite(loss)]
             if found or not math.isfinite(total):
                 listed = ", ".join(found) or f"their sum: {total}"
                 raise NotFinite(f"step {step}: the loss is not finite ({listed})")
             norm = None if result.gradient_norm is None else float(result.gradient_norm)
             if norm is not None and not math.isfinite(norm):
                 raise NotFinite(f"step {step}: the gradient's norm is not finite ({norm})")
+            for name in self._untrained & by_stream.keys():
+                if by_stream[name] == 0:
+                    raise MmmaskError(f"streams.{name}: {NOTHING_COUNTS}")
+            self._untrained -= by_stream.keys()
 
     def _step(self, step: int) -> StepResult:
         for group in self.optimizer.param_groups:

@@ -20,6 +20,8 @@ from mmmask.model.model import Model, Output
 from mmmask.model.precision import autocast, find_device
 from mmmask_registry import MmmaskError
 
+TORCHRUN = "torchrun sets it for several processes, and for one it is better unset"
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -119,6 +121,13 @@ class Parallelism:
         self._idle[streams] = [parameter for parameter in trained if parameter.grad is None]
 
 
+def _from_torchrun(name: str, default: int) -> int:
+    given = os.environ.get(name, str(default))
+    if not given.isdecimal():
+        raise MmmaskError(f"{name}={given}: expected a whole number; {TORCHRUN}")
+    return int(given)
+
+
 @contextmanager
 def processes(device: str | None) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
@@ -126,25 +135,32 @@ def processes(device: str | None) -> Iterator[Processes]:
     Raises:
         MmmaskError: the device does not exist here, or is one for all processes; or another process ended.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
+    world_size = _from_torchrun("WORLD_SIZE", 1)
+    rank = _from_torchrun("RANK", 0)
+    if not 0 <= rank < world_size:
+        raise MmmaskError(f"RANK={rank}: expected one below WORLD_SIZE={world_size}; {TORCHRUN}")
     kind, _, index = (device or "").partition(":")
     if world_size > 1 and index and kind != "cpu":
         raise MmmaskError(f"--device {device}: all {world_size} processes would share it; give --device {kind}")
-    chosen = find_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = find_device(device, _from_torchrun("LOCAL_RANK", 0))
     if world_size == 1:
         yield Processes(0, 1, chosen)
         return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise MmmaskError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}: {TORCHRUN}")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError, OSError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
     try:
         yield Processes(rank, world_size, chosen)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = str(error).splitlines()[0]
-        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why ({reason})") from error
+        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why") from error
     finally:
         # lets gloo's threads put down the tensors of the last collective, for which they need the interpreter's lock:
         # whoever destroys the group may hold it, and waits for these threads

@@ -18,12 +18,13 @@ from mmmask.training.parallelism import Processes
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM end a run after the step at hand, with a checkpoint.
+    """Ctrl-C, SIGTERM and a closed terminal end a run after the step at hand, with a checkpoint.
 
-    While entered, the first signal sets `requested`; a second one interrupts at once, as without this.
+    While entered, the first signal sets `requested`. Ctrl-C after another one interrupts at once, as without this; a
+    closed terminal may well be told twice.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
     def __init__(self) -> None:
         self.requested = False
@@ -31,7 +32,11 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # handlers can be set nowhere else
-            self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+            self._before = {
+                number: signal.signal(number, self._handle)
+                for number in self.SIGNALS
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN  # `nohup`
+            }
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -39,7 +44,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from mmmask.experiment.settings import Experiment
 from mmmask.hooks import RunState
 from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
-from mmmask.interop.checkpoints import CheckpointError, Checkpoints
+from mmmask.interfaces.writing import WriteError, reporting
+from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
-from mmmask.model.memory import check_samples
+from mmmask.model.memory import check_samples, is_out_of_memory
 from mmmask.model.precision import autocast
 from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
@@ -53,15 +55,31 @@ def train(
         MmmaskError: something is wrong with the experiment, its data, the folder, or training itself.
     """
     folder = RunFolder(output or Path("runs") / experiment.name)
-    with processes(device) as peers, opened(folder, experiment) if peers.is_main else nullcontext():
-        if peers.is_main and experiment.data.sample_data:
-            write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
-        peers.wait()
-        with Interruption() as interruption:
-            training = _Training(experiment, folder, peers, interruption, plugins)
-            with closing(training.streams):
-                outcome = training.run()
+    try:
+        with (
+            processes(device) as peers,
+            opened(folder, experiment) if peers.is_main else nullcontext(_nothing) as begin,
+        ):
+            if peers.is_main and experiment.data.sample_data:
+                write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
+            peers.wait()
+            with Interruption() as interruption:
+                training = _Training(experiment, folder, peers, interruption, plugins)
+                with closing(training.streams):
+                    outcome = training.run(begin)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = re.search(r"allocate ([\d.]+ ?\w*)", str(error))
+        raise MmmaskError(
+            f"there is not enough memory{f' for {asked[1]} more' if asked else ''}: take a larger training.accumulate, "
+            "a smaller batch_size or a smaller model; `mmmask check` says what is needed"
+        ) from error
     return Run(folder.path, experiment, outcome)
+
+
+def _nothing() -> None:
+    """What processes but the main one write."""
 
 
 class _Training:
@@ -95,8 +113,11 @@ class _Training:
             "bad_samples": bad_samples,
             "callbacks": self.audience,
         }
-        self._restore()
-        bad_samples.read_known()
+        self.evaluated = False
+        """Whether the figures of the step at hand are known to the callbacks, and so to a checkpoint."""
+        self.again: int | None = None
+        """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
+        self.saved_step = self._restore()
         self.held_out = HeldOut(model, experiment, self.streams.loaders)
         if settings.compile:
             model.compile()
@@ -104,50 +125,80 @@ class _Training:
         rate = learning_rate_schedule(settings.schedule, peak_learning_rate(experiment), steps)
         self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
 
-    def run(self) -> str:
-        """Trains to the end, or until interrupted; `finished` or `interrupted`."""
+    def run(self, begin: Callable[[], None]) -> str:
+        """Trains to the end, or until interrupted; `finished` or `interrupted`.
+
+        Args:
+            begin: called before anything is written, where there is something to do.
+        """
         state = self.state
-        if state.step >= state.total_steps:
+        if state.step == state.total_steps and not self._lacks_figures():
             return "finished"
+        begin()
+        self._open_logs()
         outcome = "failed"
         with self.audience:
             try:
                 self.audience.tell("run_started", state)
                 self._run()
                 outcome = "finished" if state.step == state.total_steps else "interrupted"
-            except NotFinite as error:
+            except (NotFinite, WriteError) as error:
                 kept = self.checkpoints.paths()
                 last = f"The last good checkpoint is {kept[-1]}" if kept else "There is no checkpoint yet"
-                raise NotFinite(
-                    f"{error}. {last}. Try a lower training.optimizer.learning_rate, clip_gradient, or precision fp32."
-                ) from error
+                advice = "Once it can be written, the same command goes on"
+                if isinstance(error, NotFinite):
+                    advice = "Try a lower training.optimizer.learning_rate, clip_gradient, or precision fp32"
+                raise type(error)(f"{error}. {last}. {advice}.") from error
             finally:
                 self.audience.tell("run_ended", state, outcome=outcome)
         return outcome
 
     def _run(self) -> None:
         state, settings = self.state, self.experiment.training
-        if state.step == 0 and not state.evaluations:  # a run may be interrupted right after them
-            self._evaluate()
+        if not self.evaluated:
+            self._show()
+        self.control.interruption.requested |= state.stop
         results: list[StepResult] = []
         started = time.perf_counter()
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
-            step, last = state.step, state.step == state.total_steps
+            self.evaluated = False
             self.audience.tell("optimizer_stepped", state)
             results.append(result)
-            duties = (
-                (partial(self._log, results, started), 1 if step == 1 else settings.log.every),
-                (self._evaluate, settings.evaluate.every),
-                (self._draw, settings.log.reconstruct_every),
-                (self._save, settings.checkpoint.every),
-            )
-            for duty, every in duties:
-                if last or (every and step % every == 0):
-                    duty()
-                    results, started = [], time.perf_counter()  # what has been done here is no part of a step
+            logs = state.step == 1 or self._is_due(settings.log.every)
+            if logs:
+                self._log(results, started)
+            saves = self._is_due(settings.checkpoint.every)
+            if saves:  # before anything else that may fail
+                self._save()
+            try:
+                shows = self._show()
+            except Exception as error:
+                if not (saves or isinstance(error, NotFinite)) and self.processes.world_size == 1:
+                    with suppress(MmmaskError):
+                        self._save()
+                raise
+            if logs or saves or shows:
+                results, started = [], time.perf_counter()  # what has been done here is no part of a step
+            self.control.interruption.requested |= state.stop
         if state.step < state.total_steps:
             self._save()
+
+    def _is_due(self, every: int) -> bool:
+        step = self.state.step
+        return step == self.state.total_steps or bool(every and step and step % every == 0)
+
+    def _show(self) -> bool:
+        """Evaluates and draws what is due after this step; whether anything was."""
+        settings, step = self.experiment.training, self.state.step
+        evaluates = step in (0, self.again) or self._is_due(settings.evaluate.every)
+        draws = self._is_due(settings.log.reconstruct_every)
+        if evaluates:
+            self._evaluate()
+        if draws:
+            self._draw()
+        self.evaluated = True
+        return evaluates or draws
 
     def _log(self, results: list[StepResult], started: float) -> None:
         self.loop.check_finite()
@@ -192,31 +243,66 @@ class _Training:
         self.control.flush(self.state.step)
         if self.processes.is_main:
             sync(self.folder)
-            path = self.checkpoints.save(
-                self.state.step, {name: part.state_dict() for name, part in self.parts.items()}
-            )
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            path = self.checkpoints.save(self.state.step, parts | {"evaluated": self.evaluated})
+            with reporting(self.folder.path):
+                self.folder.saved.touch()
             self.audience.tell("checkpoint_saved", self.state, path=path)
         self.processes.wait()
 
-    def _restore(self) -> None:
-        """Goes on from the newest checkpoint, and forgets what was logged after it."""
+    def _restore(self) -> int:
+        """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""
         saved = self.checkpoints.newest()
-        step = None if saved is None else saved["step"]
+        step = -1 if saved is None else saved["step"]
         if len(set(self.processes.gather(step))) > 1:
             raise MmmaskError(
                 f"{self.folder.path}: the processes do not see the same checkpoints; is the folder shared?"
             )
-        if saved is not None:
-            if missing := self.parts.keys() - saved:
-                raise CheckpointError(f"{self.checkpoints.folder}: the checkpoint of step {step} lacks {min(missing)}")
-            for name, part in self.parts.items():
-                part.load_state_dict(saved[name])
-            self.state.step = saved["step"]
-        if self.processes.is_main:
-            cut_back(self.folder, -1 if step is None else step)
+        if saved is None:
+            return step
+        path = self.checkpoints.path(step)
+        if missing := self.parts.keys() - saved:
+            raise CheckpointError(
+                f"{path}: the checkpoint lacks {min(missing)}: take it away to go on from the one before"
+            )
+        if step > self.state.total_steps:
+            raise MmmaskError(
+                f"training.steps: {self.state.total_steps}, and {self.folder.path} has done {step} steps already: ask "
+                "for more, or start another run with --output"
+            )
+        for name, part in self.parts.items():
+            try:
+                load_weights(part, saved[name], path) if part is self.state.model else part.load_state_dict(saved[name])
+            except MmmaskError:
+                raise
+            except Exception as error:  # whatever a part makes of a state that is not its own
+                reason = f"{str(error).partition(chr(10))[0]:.200}"
+                raise CheckpointError(f"{path}: {name} cannot go on from its state there ({reason})") from error
+        self.state.step, self.evaluated = step, saved.get("evaluated", True)
+        return step
+
+    def _lacks_figures(self) -> bool:
+        """Whether the run ended between its last checkpoint and the figures."""
+        lines = read_jsonl(self.folder.evaluations, step=int, stream=str)
+        found = {line["stream"] for line in lines if line["step"] == self.state.step}
+        return not self.evaluated and not found.issuperset(self.held_out.held_out)
+
+    def _open_logs(self) -> None:
+        """Forgets what was logged after the checkpoint, and writes down what is known before the first step."""
+        logged = read_jsonl(self.folder.evaluations, step=int, stream=str)
+        if not self.evaluated and any(line["step"] == self.saved_step for line in logged):
+            self.again = self.saved_step
         self.processes.wait()
-        for line in read_jsonl(self.folder.evaluations):
+        if self.processes.is_main:
+            cut_back(self.folder, self.saved_step, self.evaluated)
+        self.processes.wait()
+        for line in read_jsonl(self.folder.evaluations, step=int, stream=str):
             self.state.evaluations.setdefault(line["stream"], []).append(line)
+        bad_samples = self.control.bad_samples
+        bad_samples.read_known()
+        for name in self.held_out.held_out:
+            bad = self.held_out.bad[name]
+            bad_samples.note(self.state.step, [replace(record, stream=f"{name}.held_out") for record in bad])
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Names for components, and finding the plugins that supply them. Knows neither torch nor mmmask."""
 
 from mmmask_registry.discovery import BrokenPlugin, load_entry_points, load_plugin_file
-from mmmask_registry.errors import BrokenComponent, DuplicateName, MmmaskError, UnknownName, did_you_mean
+from mmmask_registry.errors import BrokenComponent, DuplicateName, MmmaskError, UnknownName, did_you_mean, reason_of
 from mmmask_registry.lazy import lazy_attributes
 from mmmask_registry.registry import Entry, Registry
 
@@ -17,4 +17,5 @@ __all__ = [
     "lazy_attributes",
     "load_entry_points",
     "load_plugin_file",
+    "reason_of",
 ]

@@ -45,16 +45,24 @@ class Registry:
 
         Raises:
             DuplicateName: the name is taken; the message says by whom.
-            ValueError: the name is empty or the import path lacks its colon.
+            BrokenComponent: the name or description is no line of text, the import path lacks its colon, or the class
+                is abstract or of another kind.
         """
-        if not name or (isinstance(target, str) and ":" not in target):
-            raise ValueError(f"{self.kind} {name!r}: expected a name and `package.module:Class`, got {target!r}")
+        label = f"{self.kind} {name!r} of {supplier}"
+        if not isinstance(name, str) or not name.isprintable() or not name.strip():
+            raise BrokenComponent(f"{label}: expected a name, not {name!r}")
+        if not isinstance(description, str):
+            raise BrokenComponent(f"{label}: expected a line of description, not {description!r}")
+        if not isinstance(target, str):
+            self._check(target, label)
+        elif ":" not in target:
+            raise BrokenComponent(f"{label}: expected a class or `package.module:Class`, not {target!r}")
         taken = self._entries.get(name)
         if taken and not (replace and taken.supplier == supplier):
             raise DuplicateName(self.kind, name, taken.supplier, supplier)
         if not description and not isinstance(target, str):
-            description = (target.__doc__ or "").strip().split("\n")[0]
-        self._entries[name] = Entry(name, target, supplier, description)
+            description = target.__doc__ or ""
+        self._entries[name] = Entry(name, target, supplier, description.strip().split("\n")[0])
 
     def unregister(self, name: str) -> None:
         """Forgets a name.
@@ -79,15 +87,22 @@ class Registry:
 
         Raises:
             UnknownName: with the known names and the closest of them.
-            BrokenComponent: it cannot be imported, or is not a subclass of the interface.
+            BrokenComponent: it cannot be imported, or is not a subclass of the interface with all its methods.
         """
         entry = self.entry(name)
         label = f"{self.kind} {name!r} of {entry.supplier}"
         found = _import(entry.target, label)
-        interface = _import(self._interface, f"the interface of {self.kind}")
-        if not (isinstance(found, type) and issubclass(found, interface)):
-            raise BrokenComponent(f"{label}: {entry.target!r} is not a subclass of {interface.__name__}.")
+        self._check(found, label)
         return found
+
+    def _check(self, target: object, label: str) -> None:
+        interface = _import(self._interface, f"the interface of {self.kind}")
+        if not isinstance(target, type):
+            raise BrokenComponent(f"{label}: expected a class, not an object of {type(target).__name__}")
+        if not issubclass(target, interface):
+            raise BrokenComponent(f"{label}: {target.__name__} is not a subclass of {interface.__name__}")
+        if missing := ", ".join(sorted(getattr(target, "__abstractmethods__", ()))):
+            raise BrokenComponent(f"{label}: {target.__name__} is abstract, it lacks {missing}")
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -44,6 +44,7 @@ class Abuse:
         may_change: files that the command may change or remove, as a regular expression.
         environment: of the process.
         limits: of the process, (name in `resource`, value).
+        output: where it prints to, instead of a file that is read.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Abuse:
     may_change: str = r"runs/new/.*"
     environment: tuple[tuple[str, str], ...] = ()
     limits: tuple[tuple[str, int], ...] = ()
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def examine(abuse: Abuse, stage: Path, folder: Path, forker: Forker) -> Outcome:
     if abuse.prepare is not None:
         abuse.prepare(folder)
     before = dict(_contents(folder))
-    started = forker.start(*arguments(abuse.command), cwd=folder, limits=abuse.limits, **dict(abuse.environment))
+    environment = dict(abuse.environment)
+    command = arguments(abuse.command)
+    started = forker.start(*command, cwd=folder, limits=abuse.limits, output=abuse.output, **environment)
     ended = started.wait(SECONDS)
     verdict, why = _verdict(abuse, ended.code, ended.out, ended.err)
     if verdict == "handled":

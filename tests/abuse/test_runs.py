@@ -80,6 +80,12 @@ def changed_checkpoint(**changes):
     return prepare
 
 
+def larger_model(folder: Path):
+    import torch
+
+    changed_checkpoint(model={"encoder.norm.weight": torch.ones(99)})(folder)
+
+
 def failed_before_a_step(change):
     """A preparation: a run that ended before its first step."""
 
@@ -88,6 +94,11 @@ def failed_before_a_step(change):
         assert subprocess.run(command, cwd=folder, capture_output=True).returncode == 2
 
     return prepare
+
+
+def pictures_in_the_way(folder: Path):
+    removed("runs/done/reconstructions")(folder)
+    (folder / "runs/done/reconstructions").write_text("")
 
 
 def steps(folder, run, expected):
@@ -105,6 +116,24 @@ def two_steps(folder: Path):
     return steps(folder, "runs/done", [1, 2])
 
 
+GREEDY = """
+import mmmask
+import torch
+
+
+class Greedy(mmmask.Masker):
+    \"\"\"Takes more memory than there is.\"\"\"
+
+    def num_masked(self, grid, step):
+        return 2
+
+    def scores(self, context):
+        return torch.empty(10**13)
+
+
+mmmask.register("masker", "mine", Greedy)
+"""
+
 ABUSES = [
     Abuse("a finished run again", SAME, accepted="finished|2 steps", check=two_steps),
     Abuse("a finished run, its log damaged", SAME, accepted="", check=lambda f: None if (f / "runs/done/metrics.jsonl").read_text().startswith("#") else "repaired",
@@ -119,6 +148,13 @@ ABUSES = [
     Abuse("goes on, bad samples without stream", MORE, accepted="4 steps", may_change=r"runs/done/.*", prepare=write("runs/done/bad_samples.jsonl", '{"step": 1}\n')),
     Abuse("checkpoints moved away", MORE, refused=r"checkpoint", prepare=removed("runs/done/checkpoints"), check=two_steps),
     Abuse("checkpoints moved away, nothing more to do", SAME, refused=r"checkpoint", prepare=removed("runs/done/checkpoints"), check=two_steps),
+    Abuse("goes on, NUL at the end of the log", MORE, accepted="4 steps", may_change=RUN, prepare=lambda f: (f / "runs/done/metrics.jsonl").write_bytes((f / "runs/done/metrics.jsonl").read_bytes() + bytes(100)), check=lambda f: steps(f, "runs/done", [1, 2, 3, 4])),
+    Abuse("goes on, a line of 100000 brackets", MORE, accepted="4 steps", may_change=RUN, prepare=replaced_line("runs/done/metrics.jsonl", 0, "[" * 100_000)),
+    Abuse("goes on, a step that is a text", MORE, accepted="4 steps", may_change=RUN, prepare=replaced_line("runs/done/metrics.jsonl", 0, '{"step": "1"}')),
+    Abuse("goes on, the last line without its end", MORE, accepted="4 steps", may_change=RUN, prepare=lambda f: (f / "runs/done/metrics.jsonl").write_bytes((f / "runs/done/metrics.jsonl").read_bytes().rstrip()), check=lambda f: steps(f, "runs/done", [1, 2, 3, 4])),
+    Abuse("goes on, without any log", MORE, accepted="4 steps", may_change=RUN, prepare=removed("runs/done/metrics.jsonl"), check=lambda f: steps(f, "runs/done", [3, 4])),
+    Abuse("goes on, without versions.json", MORE, accepted="4 steps", may_change=RUN, prepare=removed("runs/done/versions.json")),
+    Abuse("checkpoints deleted one by one", MORE, refused=r"checkpoint", prepare=lambda f: [path.unlink() for path in (f / "runs/done/checkpoints").iterdir()], check=two_steps),
     Abuse("newest checkpoint damaged", MORE, accepted="4 steps", may_change=RUN, prepare=flipped("runs/done/checkpoints/step_00000002.pt")),
     Abuse("newest checkpoint damaged, warnings are errors", MORE, accepted="4 steps", may_change=RUN, prepare=flipped("runs/done/checkpoints/step_00000002.pt"), environment=(("PYTHONWARNINGS", "error"),)),
     Abuse("newest checkpoint empty", MORE, accepted="4 steps", may_change=RUN, prepare=write("runs/done/checkpoints/step_00000002.pt", b"")),
@@ -128,6 +164,12 @@ ABUSES = [
     Abuse("checkpoint without its data", MORE, refused=r"checkpoint|step_", prepare=changed_checkpoint(data=None)),
     Abuse("checkpoint without its model", MORE, refused=r"checkpoint|step_", prepare=changed_checkpoint(model=None)),
     Abuse("checkpoint of another model", MORE, refused=r"checkpoint|step_|weights", prepare=changed_checkpoint(model={})),
+    Abuse("checkpoint of a larger model", MORE, refused=r"step_00000002\.pt.*encoder\.norm\.weight", prepare=larger_model),
+    Abuse("checkpoint with half of its data", MORE, refused=r"step_00000002\.pt: data", prepare=changed_checkpoint(data={"consumed": {}})),
+    Abuse("checkpoint whose data is a number", MORE, refused=r"step_00000002\.pt: data", prepare=changed_checkpoint(data=3)),
+    Abuse("checkpoint of another optimiser", MORE, refused=r"step_00000002\.pt: optimizer", prepare=changed_checkpoint(optimizer={"state": {}, "param_groups": []})),
+    Abuse("checkpoint whose step is a text", MORE, accepted="4 steps", may_change=RUN, prepare=changed_checkpoint(step="two")),
+    Abuse("newest checkpoint taken away to go back", MORE, accepted="4 steps", may_change=RUN, prepare=removed("runs/done/checkpoints/step_00000002.pt"), check=lambda f: steps(f, "runs/done", [1, 2, 3, 4])),
     Abuse("no experiment.yaml", SAME, refused=r"runs/done", prepare=removed("runs/done/experiment.yaml")),
     Abuse("experiment.yaml damaged", SAME, refused=r"experiment\.yaml", prepare=write("runs/done/experiment.yaml", "a: [")),
     Abuse("experiment.yaml is a folder", SAME, refused=r"experiment\.yaml", prepare=lambda f: (removed("runs/done/experiment.yaml")(f), (f / "runs/done/experiment.yaml").mkdir())),
@@ -141,22 +183,31 @@ ABUSES = [
     Abuse("a first try that diverged", "train image.yaml --output runs/typo", accepted="2 steps", may_change="runs/typo/.*", prepare=failed_before_a_step("training.optimizer.learning_rate=1e30 training.steps=20 training.checkpoint.every=99")),
     Abuse("output inside the source", "train image.yaml --output img/run", refused=r"img"),
     Abuse("output is the source", "train image.yaml --output img", refused=r"img"),
-    Abuse("output inside held-out samples", "train image.yaml 'streams.s.held_out={name: folder, path: ho}' --output ho/run", refused=r"ho", prepare=lambda f: shutil.copytree(f / "img", f / "ho") and None),
+    Abuse("output inside held-out samples", "train image.yaml 'streams.s.held_out={name: folder, path: ho}' --output ho/run", refused=r"ho", prepare=lambda f: shutil.copytree(f / "img", f / "ho")),
     Abuse("output is a file", "train image.yaml --output own.safetensors", refused=r"own\.safetensors"),
     Abuse("output is below a file", "train image.yaml --output own.safetensors/run", refused=r"own\.safetensors"),
     Abuse("output cannot be made", "train image.yaml --output /proc/run", refused=r"/proc/run"),
     Abuse("output is somebody's folder", "train image.yaml --output txt", refused=r"txt"),
+    Abuse("output is somebody's folder with an experiment", "train image.yaml --output txt", refused=r"txt.*not empty", prepare=write("txt/experiment.yaml", "steps: 3\n")),
+    Abuse("output is the folder above the source", "train image.yaml --output .", refused=r"not empty"),
+    Abuse("output inside the source by another name", "train image.yaml --output link/run", refused=r"img", prepare=lambda f: (f / "link").symlink_to("img")),
     Abuse("output is a link to nowhere", "train image.yaml --output l", refused=r"\bl\b", prepare=lambda f: (f / "l").symlink_to("/nowhere/at/all")),
     Abuse("metrics.jsonl is a folder", SAME.replace("runs/done", "runs/m"), refused=r"runs/m", prepare=lambda f: (f / "runs/m/metrics.jsonl").mkdir(parents=True), may_change="runs/m/.*"),
-    Abuse("pictures cannot be written", MORE, refused=r"reconstructions", may_change=RUN, prepare=lambda f: (shutil.rmtree(f / "runs/done/reconstructions"), (f / "runs/done/reconstructions").write_text("")) and None,
+    Abuse("pictures cannot be written", MORE, refused=r"reconstructions", may_change=RUN, prepare=pictures_in_the_way,
           check=lambda f: None if (f / "runs/done/checkpoints/step_00000004.pt").exists() else "the last steps are lost"),
+    Abuse("pictures cannot be written, long before the next checkpoint", MORE + " training.log.reconstruct_every=3 training.checkpoint.every=99", refused=r"reconstructions", may_change=RUN,
+          prepare=pictures_in_the_way,
+          check=lambda f: None if (f / "runs/done/checkpoints/step_00000003.pt").exists() else "the step is lost"),
     Abuse("held-out samples vanish before the run goes on", "train image.yaml 'streams.s.held_out={name: folder, path: ho}' training.steps=3 --output runs/h", refused=r"\bho\b", prepare=lambda f: None),
     Abuse("disk full at a checkpoint", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 30_000),),
           check=lambda f: "a partial file stays" if list((f / "runs/new").rglob("*.partial")) else None),
     Abuse("disk full at once", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 100),)),
-    Abuse("no memory", "train image.yaml model.encoder.width=4096 model.encoder.depth=8 model.encoder.num_heads=8 --output runs/new", refused=r"memory", limits=(("RLIMIT_AS", 6 << 30),)),
+    Abuse("no memory", "train image.yaml model.encoder.width=32768 --output runs/new", refused=r"memory", limits=(("RLIMIT_AS", 6 << 30),)),
+    Abuse("no memory in a step", "train image.yaml streams.s.masker=mine --plugin p.py --output runs/new", refused=r"not enough memory for 40000000000000 bytes more.*training\.accumulate", prepare=write("p.py", GREEDY)),
     Abuse("WORLD_SIZE without a master", SAME, refused=r"MASTER_ADDR|torchrun", environment=(("WORLD_SIZE", "2"), ("RANK", "0"))),
     Abuse("WORLD_SIZE is no number", SAME, refused=r"WORLD_SIZE", environment=(("WORLD_SIZE", "abc"),)),
+    Abuse("WORLD_SIZE is negative", SAME, refused=r"WORLD_SIZE", environment=(("WORLD_SIZE", "-2"),)),
+    Abuse("RANK is no number", SAME, refused=r"RANK", environment=(("RANK", "first"),)),
     Abuse("RANK beyond WORLD_SIZE", SAME, refused=r"RANK", environment=(("WORLD_SIZE", "2"), ("RANK", "7"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1"))),
     Abuse("a device that is not there", "train image.yaml --device cuda --output runs/new", refused=r"cuda"),
     Abuse("a device without numbers", "train image.yaml --device meta --output runs/new", refused=r"meta"),
@@ -187,7 +238,8 @@ def started(stage, **options):
     log = stage / "runs/long/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not log.exists() or log.stat().st_size < 1000:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
 
@@ -228,3 +280,20 @@ def test_full_output_device_is_no_traceback(place):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_finished_run_of_somebody_else(examine, place):
     examine(Abuse("closed folder", SAME, accepted="", prepare=lambda f: (f / "runs/done").chmod(0o500)))
+
+
+def test_a_pipe_closed_for_everything_is_no_success(place):
+    """The same where results go there too."""
+    command = f"{sys.executable} -m mmmask train image.yaml {' '.join(LONG)} 2>&1 | head -2; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr == ""
+    (newest,) = (place / "runs/long/checkpoints").glob("*.pt")
+    assert newest.name == f"step_{lines(place / 'runs/long/metrics.jsonl')[-1]['step']:08}.pt"
+
+
+@pytest.mark.parametrize("command", ["list", "show image.yaml", "env"])
+def test_what_only_prints_stays_quiet(place, command):
+    command = f"{sys.executable} -m mmmask {command} | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")

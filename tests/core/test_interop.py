@@ -1,6 +1,7 @@
 """Reading and writing files of weights, whatever their layout: wrappers, damage, other people's mistakes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import mmmask
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import ForeignWeights, Written
+from mmmask.interfaces.writing import WriteError
 from mmmask.interop import InteropError, load, read, save
 from mmmask.interop.checkpoint_file import read_state
 from mmmask.model.build import build_model, settings_of
@@ -67,9 +69,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("tensor", "kind"),
         [
-            (torch.zeros(2, dtype=torch.complex64), "torch.complex64"),
-            (torch.eye(2).to_sparse(), "torch.sparse_coo"),
-            (torch.zeros(2, device="meta"), "meta"),
+            (torch.zeros(2, dtype=torch.complex64), "complex64"),
+            (torch.eye(2).to_sparse(), "sparse_coo"),
+            (torch.zeros(2, device="meta"), "without numbers"),
         ],
     )
     def test_tensors_that_are_no_plain_numbers(self, state, tensor, kind):
@@ -173,6 +175,9 @@ class TestOtherPeoplesFormats:
         load(path, "configured")
         load(path, "configured", size=9)
         (path.parent / "config.json").write_text("damaged")
+        with pytest.raises(InteropError, match=r"config\.json: cannot be read: it is no JSON"):
+            load(path, "configured")
+        (path.parent / "config.json").unlink()
         load(path, "configured")
         assert seen == [(7, 5), (7, 9), (0, 0)]
 
@@ -188,7 +193,7 @@ def test_settings_say_everything_a_writer_needs():
 
 
 def test_a_file_that_cannot_be_written_says_so(model):
-    with pytest.raises(InteropError, match=r"/proc/x.safetensors: cannot be written"):
+    with pytest.raises(WriteError, match=r"/proc/x.safetensors: cannot be written"):
         save(model, "/proc/x.safetensors")
 
 
@@ -196,10 +201,10 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(model, tmp_path, m
     import safetensors.torch
 
     def full(state, path, metadata):
-        path.write_bytes(b"half of it")
+        Path(path).write_bytes(b"half of it")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(InteropError, match="no space left on device"):
+    with pytest.raises(WriteError, match="no space left on device"):
         save(model, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -60,7 +60,13 @@ def test_a_plugin_supplies_its_names(plugin):
         ("@mmmask.hookimpl\ndef register_components(registers): ...", "registers"),
         (registering("1 / 0"), "ZeroDivisionError"),
         (registering("register('maskr', 'mine', Mine, '')"), "no kind of component is named 'maskr'. Did you mean"),
-        (registering("register('masker', 'mine', 'no.colon', '')"), "ValueError"),
+        (registering("register('masker', 'mine', 'no.colon', '')"), "expected a class or `package.module:Class`"),
+        (registering("register('masker', 3, Mine)"), "masker 3 of "),
+        (registering("register('masker', 'a\\nb', Mine)"), "expected a name, not 'a\\nb'"),
+        (registering("register('masker', 'mine', Mine, None)"), "expected a line of description, not None"),
+        (registering("register('masker', 'mine', object())"), "masker 'mine' of "),
+        (registering("register('masker', 'mine', mmmask.Masker)"), "Masker is abstract, it lacks num_masked, scores"),
+        (registering("register('loss', 'mine', Mine)"), "Mine is not a subclass of Loss"),
         (registering("register('masker', 'fine', Mine)", "register('masker', 'random', Mine)"), "'random' is supplied"),
         (registering("register('masker', 'fine', Mine)", "register('masker', 'fine', Mine)"), "supplies it again"),
     ],
@@ -89,19 +95,26 @@ def test_a_broken_plugin_is_named_where_one_of_its_names_may_be_missing(plugin):
 
 def test_of_two_plugins_that_claim_one_name_the_second_is_refused_whole(plugin):
     first = plugin("plugin_a", registering("register('masker', 'mine', Mine)"))
-    second = plugin("plugin_b", registering("register('loss', 'other', Mine)", "register('masker', 'mine', Mine)"))
+    second = plugin("plugin_b", registering("register('masker', 'other', Mine)", "register('masker', 'mine', Mine)"))
     found = Components([second, first])  # sorted by name, so that the outcome does not depend on the order
     (broken,) = found.broken
     assert broken.name == "plugin_b"
     assert "the masker 'mine' is supplied by plugin_a already, and plugin_b supplies it again" in broken.reason
-    assert "other" not in found.registry("loss")
+    assert "other" not in found.registry("masker")
 
 
-def test_a_class_of_the_wrong_kind_is_refused_when_it_is_used(plugin):
-    found = Components([plugin("plugin_wrong", registering("register('loss', 'mine', Mine)"))])
+def test_a_class_that_is_imported_late_is_checked_when_it_is_used(plugin):
+    found = Components([plugin("plugin_wrong", registering("register('loss', 'mine', 'plugin_wrong:Mine')"))])
     assert found.broken == []
     with pytest.raises(BrokenComponent, match="is not a subclass of Loss"):
         found.get("loss", "mine")
+
+
+def test_a_module_that_two_entry_points_lead_to_is_one_plugin(plugin):
+    point = plugin("plugin_once", registering("register('masker', 'mine', Mine)"))
+    found = Components([point, importlib.metadata.EntryPoint("again", point.value, "mmmask")])
+    assert found.broken == []
+    assert found.get("masker", "mine")
 
 
 def test_an_unknown_kind_is_named():
@@ -160,12 +173,12 @@ def test_a_plugin_file_that_cannot_be_used_says_why_and_takes_no_name(tmp_path, 
     assert not found.manager.has_plugin(path)
 
 
-def test_the_same_plugin_file_twice_is_refused_and_the_first_stays(tmp_path):
+def test_the_same_plugin_file_twice_is_one_plugin(tmp_path):
     path = write_file(tmp_path, registering("register('masker', 'mine', Mine)"))
     found = Components([])
-    found.add_plugin_file(path)
-    with pytest.raises(MmmaskError, match="my_plugin.py: "):
-        found.add_plugin_file(path)
+    module = found.add_plugin_file(path)
+    assert found.add_plugin_file(f"{tmp_path}/../{tmp_path.name}/my_plugin.py") is module
+    assert found.plugin_files == [path]
     assert found.get("masker", "mine")
     assert found.manager.has_plugin(path)
 

@@ -104,9 +104,19 @@ def test_unregister_forgets(animals):
         animals.unregister("cat")
 
 
-@pytest.mark.parametrize(("name", "target"), [("", Cat), ("cow", "package.module.Class")])
-def test_a_name_and_an_import_path_are_needed(animals, name, target):
-    with pytest.raises(ValueError, match="expected a name and `package.module:Class`"):
+@pytest.mark.parametrize(
+    ("name", "target", "problem"),
+    [
+        ("", Cat, "expected a name"),
+        (" ", Cat, "expected a name"),
+        (3, Cat, "expected a name"),
+        ("cow", "package.module.Class", "expected a class or `package.module:Class`"),
+        ("cow", Cat(), "expected a class, not an object of Cat"),
+        ("cow", Stone, "Stone is not a subclass of Animal"),
+    ],
+)
+def test_a_name_and_a_class_or_its_import_path_are_needed(animals, name, target, problem):
+    with pytest.raises(BrokenComponent, match=f"animal {name!r} of house: {problem}"):
         animals.register(name, target, supplier="house")
 
 
@@ -142,10 +152,17 @@ def test_what_does_not_exist_is_a_broken_component(animals, target, reason):
         animals.get("wolf")
 
 
-@pytest.mark.parametrize("target", [Stone, "json:loads", "json:decoder"])
-def test_what_is_no_subclass_is_refused(animals, target):
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("json:JSONDecoder", "JSONDecoder is not a subclass of Animal"),
+        ("json:loads", "expected a class, not an object of function"),
+        ("json:decoder", "expected a class, not an object of module"),
+    ],
+)
+def test_what_is_no_subclass_is_refused(animals, target, problem):
     animals.register("stone", target, supplier="quarry")
-    with pytest.raises(BrokenComponent, match=r"animal 'stone' of quarry: .* is not a subclass of Animal"):
+    with pytest.raises(BrokenComponent, match=f"animal 'stone' of quarry: {problem}"):
         animals.get("stone")
 
 

@@ -54,8 +54,8 @@ def append_evaluation(path, line, evaluations=[0]):  # noqa: B006 - a counter
         die()
 
 
-def write_half_and_die(path, text):
-    path.with_name(f".{path.name}.partial").write_text(text[: len(text) // 2], encoding="utf-8")
+def write_half_and_die(path, content):
+    path.with_name(f".{path.name}.partial").write_bytes(content[: len(content) // 2])
     die()
 
 

@@ -1,5 +1,6 @@
 """Losses that are no numbers, and samples that cannot be decoded."""
 
+import json
 import re
 from pathlib import Path
 
@@ -225,3 +226,54 @@ def test_an_error_within_a_library_names_the_line_that_called_it(signals):
     line = line_with("raises within " + "torch")
     with pytest.raises(TooManyBad, match=rf"\({re.escape(__file__)}:{line}\)$"):
         SampleLoader(source, Preparation(80), SPEC, 1, 0, "long").batch([(0, 5)])
+
+
+def test_bad_held_out_samples_are_written_down_once(train, left, write, tmp_path):
+    file = write({}, max_bad_share=0.0)
+    held_out = "streams.long.held_out={name: waves, count: 6, bad: [1, 4]}"
+    for steps in (2, 4):
+        ended = train(file, tmp_path / "run", held_out, f"training.steps={steps}")
+        assert ended.code == 0, ended.err
+        assert left(tmp_path / "run").bad_samples == [
+            {"step": 0, "stream": "long.held_out", "sample": f"sample {index}", "reason": "made to be bad"}
+            for index in (1, 4)
+        ]
+
+
+EVALUATOR = """
+import mmmask
+
+
+class Failing(mmmask.Evaluator):
+    \"\"\"Fails at its second time.\"\"\"
+
+    times = 0
+
+    def add(self, batch, first, size):
+        Failing.times += 1
+        if Failing.times == 2:
+            raise ValueError("made to fail")
+
+    def figures(self):
+        return {"times": 1.0}
+
+
+@mmmask.hookimpl
+def register_components(register):
+    register("evaluator", "failing", Failing)
+"""
+
+
+def test_where_figures_fail_no_step_is_lost(train, write, tmp_path):
+    (tmp_path / "failing.py").write_text(EVALUATOR)
+    more = ["streams.long.evaluators=[failing]", "training.checkpoint.every=99", "training.evaluate.every=3"]
+    more += ["training.steps=5", "--plugin", tmp_path / "failing.py"]
+    ended = train(write({}), tmp_path / "run", *more)
+    assert "made to fail" in ended.err
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000003.pt"]
+    ended = train(write({}), tmp_path / "run", *more)  # which fails at its second time again: that of step 5
+    assert "going on from step 3" in ended.err
+    assert (tmp_path / "run/checkpoints/step_00000005.pt").exists()
+    assert train(write({}), tmp_path / "run", *more).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run/evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["stream"] == "long"] == [0, 3, 5]

@@ -151,8 +151,9 @@ def test_one_device_for_several_processes_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_torchrun(left, reference, experiment_file, signals, tmp_path):
-    """`torchrun -m mmmask train ...` itself, stopped with Ctrl-C, started again."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_torchrun(left, reference, experiment_file, signals, tmp_path, number):
+    """`torchrun -m mmmask train ...` itself, stopped with Ctrl-C or by a closed terminal, started again."""
     file, output = experiment_file("alternate"), tmp_path / "run"
     moments = os.path.join(os.path.dirname(__file__), "moments.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmmask"]
@@ -168,7 +169,7 @@ def test_torchrun(left, reference, experiment_file, signals, tmp_path):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=90)
     assert "the same command goes on from there" in out, err
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.runs import read_jsonl
+
 # `moment:number` of moments.py, and the steps from which the run can go on
 MOMENTS = [
     "evaluation:1",  # of two lines before the first step
@@ -19,8 +22,10 @@ MOMENTS = [
     "after_rename:3",  # finished but for its last words
     "saved:6",
     "evaluation:3",  # at step 4, one stream of two
-    "rewrite:1",  # experiment.yaml
-    "rewrite:2",  # versions.json
+    "saved:8",  # before the last figures
+    "evaluation:5",  # at the last step, one stream of two
+    "rewrite:1",  # versions.json
+    "rewrite:2",  # experiment.yaml
 ]
 
 
@@ -36,6 +41,57 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     left(tmp_path / "run").same_as(reference(file))
 
 
+CALLBACK = """
+import mmmask
+
+
+class Told(mmmask.Callback):
+    \"\"\"Remembers what it was told.\"\"\"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.told = []
+
+    @mmmask.hookimpl
+    def step_ended(self, run, metrics):
+        self.told.append(["step", run.step])
+
+    @mmmask.hookimpl
+    def evaluated(self, run, stream, figures):
+        self.told.append([stream, run.step, figures["loss"]])
+
+    def state_dict(self):
+        return {"told": self.told}
+
+    def load_state_dict(self, state):
+        self.told = list(state["told"])
+
+
+@mmmask.hookimpl
+def register_components(register):
+    register("callback", "told", Told)
+"""
+
+
+@pytest.mark.parametrize("moment", ["saved:3", "evaluation:3", "evaluation:4", "metrics:4", "sigint:3", "saved:6"])
+def test_a_callback_hears_of_every_figure_once(train, experiment_file, tmp_path, moment):
+    """Figures come after the checkpoint of their step: whoever goes on from it is told again, and nobody twice."""
+    file = experiment_file(evaluate={"every": 3})
+    (tmp_path / "told.py").write_text(CALLBACK)
+    more = ["callbacks=[told]", "--plugin", tmp_path / "told.py"]
+    told = {}
+    for run in ("killed", "whole"):
+        if run == "killed":
+            assert train(file, tmp_path / run, *more, moment=moment).code in (-signal.SIGKILL, 130)
+        assert train(file, tmp_path / run, *more).code == 0
+        assert train(file, tmp_path / run, "training.steps=9", *more).code == 0
+        told[run] = Checkpoints(tmp_path / run / "checkpoints").newest()["callbacks"]["told"]["told"]
+        lines = read_jsonl(tmp_path / run / "evaluations.jsonl")
+        assert [line["step"] for line in lines] == [0, 0, 3, 3, 6, 6, 8, 8, 9, 9]
+    assert told["killed"] == told["whole"]
+    assert [part[1] for part in told["whole"] if part[0] == "long"] == [0, 3, 6, 8], "those of 9 come after the end"
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 0), (0, 1), (3, 3)])
 def test_workers_change_nothing(train, left, reference, experiment_file, tmp_path, before, after):
     file = experiment_file(workers=0)
@@ -47,7 +103,7 @@ def test_workers_change_nothing(train, left, reference, experiment_file, tmp_pat
 
 def test_killed_again_and_again(train, left, reference, experiment_file, tmp_path):
     file = experiment_file()
-    for moment in ("half_checkpoint:1", "metrics:4", "rewrite:4", "half_metrics:7", "rewrite:3", "before_rename:1"):
+    for moment in ("half_checkpoint:1", "metrics:4", "rewrite:3", "half_metrics:7", "rewrite:3", "before_rename:1"):
         assert train(file, tmp_path / "run", moment=moment).code == -signal.SIGKILL, moment
     assert train(file, tmp_path / "run").code == 0
     left(tmp_path / "run").same_as(reference(file))

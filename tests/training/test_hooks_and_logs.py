@@ -289,7 +289,7 @@ def test_without_tensorboard_nothing_of_it_is_written(experiment, tmp_path):
 def test_the_folder_of_a_run(experiment, tmp_path):
     mmmask.train(experiment(tensorboard=True), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        ".lock", "checkpoints", "evaluations.jsonl", "experiment.yaml", "metrics.jsonl", "reconstructions",
+        ".lock", ".saved", "checkpoints", "evaluations.jsonl", "experiment.yaml", "metrics.jsonl", "reconstructions",
         "tensorboard", "versions.json",
     ]  # fmt: skip
     versions = json.loads((tmp_path / "run/versions.json").read_text())

@@ -87,8 +87,9 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
         return experiment_from_data(data)
 
     folder = RunFolder(tmp_path / "run")
-    with opened(folder, experiment("here")):
-        pass
+    with opened(folder, experiment("here")) as begin:
+        begin()
+    Checkpoints(folder.checkpoints).save(1, {})
     with opened(folder, experiment("there")):
         pass
     message = r"streams\.long\.source\.limit: None in the run, now 3"

@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mmmask_registry import MmmaskError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(MmmaskError):
+    """A file cannot be written."""
+
+
+@contextmanager
+def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
+    """A file that gets its name in one move once it is on disk, and is removed on any error; folders are made.
+
+    Its `name` is that of the partial file, for libraries that want a path.
+
+    Args:
+        size: bytes that will be written, where known, for the message.
+
+    Raises:
+        WriteError: it cannot be written; also where a library conceals why, as `torch.save` does.
+    """
+    partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
+    with reporting(path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = _Remembering(partial, "w")
+        try:
+            with io.BufferedWriter(raw) as file:
+                yield file
+            _sync(partial)
+            partial.replace(path)
+        except Exception as error:
+            raise raw.error or error from error
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync(path.parent)  # or a power cut may undo the move
+
+
+@contextmanager
+def reporting(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turns an error of the operating system while a file is written into a line for the user.
+
+    Raises:
+        WriteError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _NO_ROOM and size is not None:
+            reason += f"; {size / 1e6:.2f} MB are needed"
+        if error.errno in _NO_ROOM:
+            with suppress(OSError, AttributeError):  # no such thing on some systems
+                room = os.statvfs(path.parent)
+                reason += f"; {room.f_bavail * room.f_frsize / 1e6:.2f} MB are free"
+        raise WriteError(f"{path}: cannot be written: {reason}") from error
+
+
+class _Remembering(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int | None:  # noqa: ANN401 - any buffer
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
