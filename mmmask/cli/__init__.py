@@ -84,13 +84,13 @@ def _failed(error: OSError, command: str) -> int:
     where, closed = error.filename or "reading or writing failed", isinstance(error, BrokenPipeError)
     try:
         print(end="", flush=True)
-    except OSError:  # its disk is full
+    except OSError:
         closed = True
-    if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit it is not tried again
-        if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
-            return 0
+    if closed:  # the output, or its disk is full; at exit it is not tried again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = "the output cannot be written"
+    if isinstance(error, BrokenPipeError) and command in ONLY_PRINT:  # `mmmask list | head`
+        return 0
     with suppress(OSError):  # the same pipe, perhaps
         print(f"mmmask: {where}: {error.strerror or error}", file=sys.stderr)
     return 2

@@ -17,7 +17,7 @@ from mmmask.interfaces.files import local_path
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
-from mmmask.model.device import is_out_of_memory
+from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmmask.interfaces.writing import reporting, written_whole
 from mmmask.interop.checkpoint_file import misfits, read_plain
-from mmmask.model.device import is_out_of_memory
+from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import MmmaskError
 
 VERSION = 2

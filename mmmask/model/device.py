@@ -20,7 +20,6 @@ PACKED_ROWS = 1024
 
 Packing pays below about 600 tokens; with thousands it would cost three percent, for a larger matrix leaves the cache.
 """
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 
 def packs(tokens: int, device: torch.device) -> bool:
@@ -29,13 +28,6 @@ def packs(tokens: int, device: torch.device) -> bool:
     On a GPU always: fewer kernels, and each fills more of the device.
     """
     return device.type != "cpu" or tokens <= PACKED_ROWS
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error says that there is not enough memory; that of CPUs is a RuntimeError like many others."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def has_slow_attention(query: Tensor, bias: Tensor | None) -> bool:

@@ -26,7 +26,7 @@ MOST_UNALLOCATED = 2**50
 """Bytes of weights that are only counted."""
 _MODEL = "model: the weights"
 _SEE = "by the settings of model.encoder, model.decoder and the modalities: width, depth and the like"
-_TOO_LARGE = re.compile(r"can't allocate|not enough memory|out of memory|overflow", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"can't allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def bounded_weights() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # one tensor alone
-        if isinstance(error, MemoryError | OverflowError) or _TOO_LARGE.search(str(error)):
+        if isinstance(error, OverflowError) or is_out_of_memory(error) or "overflow" in str(error).lower():
             raise ExperimentError([f"{_MODEL} take more memory than there is, {_SEE}"]) from error
         raise
     finally:
@@ -83,6 +83,13 @@ def check_samples(modalities: Mapping[str, Modality], counts: Mapping[str, int])
                 "data.workers, or training.accumulate"
             ]
         )
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that there is not enough memory; that of CPUs is a RuntimeError like many others."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def machine_memory() -> int:

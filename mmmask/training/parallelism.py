@@ -153,15 +153,14 @@ def processes(device: str | None) -> Iterator[Processes]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise MmmaskError(f"process {rank} could not join the others ({reason}): {TORCHRUN}") from error
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
     try:
         yield Processes(rank, world_size, chosen)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = str(error).splitlines()[0]
-        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why ({reason})") from error
+        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why") from error
     finally:
         # lets gloo's threads put down the tensors of the last collective, for which they need the interpreter's lock:
         # whoever destroys the group may hold it, and waits for these threads

@@ -24,8 +24,7 @@ from mmmask.interfaces.writing import WriteError, reporting
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
-from mmmask.model.device import is_out_of_memory
-from mmmask.model.memory import check_samples
+from mmmask.model.memory import check_samples, is_out_of_memory
 from mmmask.model.precision import autocast
 from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples

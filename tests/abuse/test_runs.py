@@ -116,6 +116,24 @@ def two_steps(folder: Path):
     return steps(folder, "runs/done", [1, 2])
 
 
+GREEDY = """
+import mmmask
+import torch
+
+
+class Greedy(mmmask.Masker):
+    \"\"\"Takes more memory than there is.\"\"\"
+
+    def num_masked(self, grid, step):
+        return 2
+
+    def scores(self, context):
+        return torch.empty(10**13)
+
+
+mmmask.register("masker", "mine", Greedy)
+"""
+
 ABUSES = [
     Abuse("a finished run again", SAME, accepted="finished|2 steps", check=two_steps),
     Abuse("a finished run, its log damaged", SAME, accepted="", check=lambda f: None if (f / "runs/done/metrics.jsonl").read_text().startswith("#") else "repaired",
@@ -185,6 +203,7 @@ ABUSES = [
           check=lambda f: "a partial file stays" if list((f / "runs/new").rglob("*.partial")) else None),
     Abuse("disk full at once", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 100),)),
     Abuse("no memory", "train image.yaml model.encoder.width=32768 --output runs/new", refused=r"memory", limits=(("RLIMIT_AS", 6 << 30),)),
+    Abuse("no memory in a step", "train image.yaml streams.s.masker=mine --plugin p.py --output runs/new", refused=r"not enough memory for 40000000000000 bytes more.*training\.accumulate", prepare=write("p.py", GREEDY)),
     Abuse("WORLD_SIZE without a master", SAME, refused=r"MASTER_ADDR|torchrun", environment=(("WORLD_SIZE", "2"), ("RANK", "0"))),
     Abuse("WORLD_SIZE is no number", SAME, refused=r"WORLD_SIZE", environment=(("WORLD_SIZE", "abc"),)),
     Abuse("WORLD_SIZE is negative", SAME, refused=r"WORLD_SIZE", environment=(("WORLD_SIZE", "-2"),)),
