@@ -100,9 +100,9 @@ class Components:
         Raises:
             MmmaskError: it cannot be imported, misspells a hook, or claims a name that is taken.
         """
-        known = next((known for known in self.plugin_files if os.path.realpath(known) == os.path.realpath(path)), None)
-        if known is not None:  # given twice
-            return self.manager.get_plugin(known)
+        for plugin in self.manager.get_plugins():
+            if os.path.realpath(getattr(plugin, "__file__", None) or "") == os.path.realpath(path):
+                return plugin  # given twice
         module = load_plugin_file(path, self._add)
         self.plugin_files.append(path)
         return module

@@ -46,7 +46,7 @@ def load(arguments: argparse.Namespace) -> Experiment:
     """Loads EXPERIMENT with its overrides; says first which plugins are broken, as a listener is not missed later."""
     if os.environ.get("RANK", "0") == "0":
         for plugin in components().broken:
-            print(f"mmmask: plugin {plugin.name} ({plugin.supplier}) is broken: {plugin.reason}", file=sys.stderr)
+            print(f"mmmask: {plugin}", file=sys.stderr)
     from mmmask.experiment import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)

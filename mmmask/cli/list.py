@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
         for name, supplier, description in rows:
             print(f"{kind}  {name:{widths[0]}}  {supplier:{widths[1]}}  {description}")
     for plugin in found.broken:
-        _report(f"plugin {plugin.name} ({plugin.supplier}) failed to load: {plugin.reason}")
+        _report(str(plugin))
     if not any(found.registry("modality")):
         _report("no modality was found. Is mmmask installed (pip install -e .)?")
 

@@ -93,10 +93,12 @@ def reconstruct(
     Raises:
         MmmaskError: something of this cannot be, a sample cannot be decoded, or the model reconstructs nothing.
     """
-    if output is not None:
-        _keep_inputs(new_file(output, tuple(ENDINGS), overwrite), map(str, files))
+    target = None if output is None else new_file(output, tuple(ENDINGS), overwrite)
     inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
     opened, report = inputs.model, inputs.report
+    if target is not None:
+        sources = [loader.source for loader in inputs.loaders.values()]
+        _keep_inputs(target, (source.describe(index) for source in sources for index in range(len(source))))
     if not isinstance(opened, Model):
         raise MmmaskError(f"{model}: a classifier, which has no decoder to reconstruct with: give a pretrained model")
     if report is not None and report.initialised:
@@ -121,8 +123,8 @@ def reconstruct(
         except NotImplementedError as error:
             raise MmmaskError(f"streams.{name}: {error}") from error
     page = Page(pictures.stacked(drawn), names, notes, report)
-    if output is not None:
-        page.save(output, overwrite)
+    if target is not None:
+        page.save(target, overwrite)
     return page
 
 
@@ -132,9 +134,8 @@ def _keep_inputs(target: Path, files: Iterable[str]) -> None:
     Raises:
         MmmaskError: the target is one of the files.
     """
-    for file in files:
-        if target.exists() and os.path.exists(file) and target.samefile(file):
-            raise MmmaskError(f"{target}: it is an input, which is never overwritten")
+    if target.exists() and any(os.path.exists(file) and target.samefile(file) for file in files):
+        raise MmmaskError(f"{target}: it is an input, which is never overwritten")
 
 
 def _maskers(model: Model, stream: str, ratios: Sequence[float]) -> dict[str, Masker]:

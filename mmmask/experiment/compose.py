@@ -225,7 +225,7 @@ def _find(name_or_path: str, said_in: Path | None = None) -> Path:
         if os.path.exists(path):
             return path
         raise ExperimentError([f"{key}{path}: there is no such file"], where)
-    problems = [f"plugin {part.name} ({part.supplier}) failed to load: {part.reason}" for part in components().broken]
+    problems = [str(plugin) for plugin in components().broken]
     known = published_experiments(problems.append)
     if name_or_path in known:
         return known[name_or_path].path

@@ -55,7 +55,7 @@ def bounded_weights() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # one tensor alone
-        if is_out_of_memory(error) or "overflow" in str(error).lower():
+        if isinstance(error, OverflowError) or is_out_of_memory(error) or "overflow" in str(error).lower():
             raise ExperimentError([f"{_MODEL} take more memory than there is, {_SEE}"]) from error
         raise
     finally:

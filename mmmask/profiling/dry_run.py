@@ -60,7 +60,8 @@ def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torc
         for name, part in output.streams.items()
         if not part.loss.isfinite()
     ]
-    problems += [f"streams.{name}: {NOTHING_COUNTS}" for name, part in output.streams.items() if part.loss == 0]
+    masks = {name: part.mask for name, part in output.streams.items() if part.mask.predicted.numel()}
+    problems += [f"streams.{name}: {NOTHING_COUNTS}" for name, mask in masks.items() if not mask.counted.any()]
     if problems:
         return problems
     output.loss.backward()

@@ -166,7 +166,8 @@ def _decoded(packets: Iterable[Packet], wanted: set[int] | None) -> Iterator[Vid
 def _pixels(frame: VideoFrame, channels: int) -> np.ndarray:
     """uint8 (height, width, channels), upright."""
     try:
-        pixels = frame.to_ndarray(format="rgb24" if channels == 3 else "gray")
+        # or the conversion of every frame would start a thread for each core, and end it when the garbage is collected
+        pixels = frame.reformat(format="rgb24" if channels == 3 else "gray", threads=1).to_ndarray()
     except ValueError as error:
         raise BadSample(f"pixels of format {frame.format.name} cannot be converted: {error}") from error
     matrix = frame.side_data.get("DISPLAYMATRIX")

@@ -25,6 +25,9 @@ class BrokenPlugin:
     supplier: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"plugin {self.name} ({self.supplier}) failed to load: {self.reason}"
+
 
 def load_entry_points(
     group: str, add: Add, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None

@@ -12,6 +12,7 @@ import collections
 import io
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,19 +21,21 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from mmmask.components import components
 from mmmask.data.process import WorkerProcessEnded, guarded
 from mmmask.data.samples import SampleLoader
 from mmmask.experiment import experiment_from_data, load_experiment
 from mmmask.experiment.settings import DataSettings, ModalityChoice
-from mmmask.interfaces import BadSample, Component, Preparation, Source, SourceFile, TokenSpec, View, build
+from mmmask.interfaces import PLAIN, BadSample, Component, Preparation, Source, SourceFile, TokenSpec, View, build
 from mmmask.interop import load
 from mmmask.interop.saving import save
 from mmmask.model.build import build_model
@@ -89,6 +92,9 @@ class Mutants(Source):
         return f"{self.kind} {index} ({next(iter(self.seeds[index % len(self.seeds)].files))})"
 
 
+_ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
+
+
 def mutate(content: bytes, generator: np.random.Generator, words: Iterable[bytes] = ()) -> bytes:
     """Damages a file: bits, blocks, lengths, its end."""
     data = bytearray(content)
@@ -119,7 +125,7 @@ def mutate(content: bytes, generator: np.random.Generator, words: Iterable[bytes
             other = int(generator.integers(size - length + 1))
             data[at : at + length], data[other : other + length] = data[other : other + length], data[at : at + length]
         elif change == 7:
-            width, order = int(generator.choice([1, 2, 4, 8])), str(generator.choice(["little", "big"]))
+            width, order = int(generator.choice([1, 2, 4, 8])), _ORDERS[int(generator.integers(2))]
             old = int.from_bytes(data[at : at + width], order)
             values = (0, 1, 2**7, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63, size, old + 1, old - 1, old * 2, -1)
             value = int(values[int(generator.integers(len(values)))]) % 2 ** (8 * width)
@@ -136,11 +142,17 @@ class Judged(Preparation):
     def __init__(self, inner: Preparation) -> None:
         self.inner = inner
 
+    def read(self, loaded: Any, view: View) -> Tensor:
+        """The sample, or whatever the reader raises."""
+        return self.inner.prepare(
+            self.inner.decode(loaded if isinstance(self.inner, Reader) else loaded[0], view), view
+        )
+
     def decode(self, loaded: Any, view: View) -> Tensor:
-        file, options = loaded
         try:
-            read: Any = self.inner.decode((file, options) if isinstance(self.inner, Reader) else file, view)
-            return self.inner.prepare(read, view)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self.read(loaded, view)
         except Exception as error:
             raise BadSample(judged(error)) from None
 
@@ -179,6 +191,10 @@ class Reader(Preparation):
 
     def show(self, sample: Tensor) -> np.ndarray:
         raise NotImplementedError
+
+
+SAME = {"fflags": "bitexact"}
+"""Options of a container without random numbers in it."""
 
 
 def images(folder: Path) -> Iterator[Seed]:
@@ -223,17 +239,18 @@ def clips(folder: Path) -> Iterator[Seed]:
 
 def _encoded(path: Path, codec: str, pixels: str) -> bytes | None:
     import av
+    from av.error import FFmpegError
 
     generator = np.random.default_rng(0)
     try:
-        with av.open(str(path), "w") as container:
+        with av.open(str(path), "w", options=SAME) as container:
             stream: Any = container.add_stream(codec, rate=25)
             stream.width, stream.height, stream.pix_fmt, stream.thread_count = 48, 32, pixels, 1
             for _ in range(7):
                 picture = generator.integers(0, 256, (32, 48, 3), dtype=np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
-    except (av.FFmpegError, ValueError):  # this build has no such encoder
+    except (FFmpegError, ValueError):  # this build has no such encoder
         return None
     return path.read_bytes()
 
@@ -241,6 +258,7 @@ def _encoded(path: Path, codec: str, pixels: str) -> bytes | None:
 def sounds(folder: Path) -> Iterator[Seed]:
     """Containers and codecs of sound."""
     import av
+    from av.error import FFmpegError
 
     harness.write_sound(folder / "plain.wav")
     yield Seed({"plain.wav": (folder / "plain.wav").read_bytes()})
@@ -253,7 +271,7 @@ def sounds(folder: Path) -> Iterator[Seed]:
     ]  # fmt: skip
     for name, codec, layout, rate in variants:
         try:
-            with av.open(str(folder / name), "w") as container:
+            with av.open(str(folder / name), "w", options=SAME) as container:
                 stream: Any = container.add_stream(codec, rate=rate, layout=layout)
                 form, size = stream.format.name, stream.codec_context.frame_size or None
                 resampler = av.AudioResampler(format=form, layout=layout, rate=rate, frame_size=size)
@@ -264,7 +282,7 @@ def sounds(folder: Path) -> Iterator[Seed]:
                 for part in [*resampler.resample(frame), *resampler.resample(None)]:
                     container.mux(stream.encode(part))
                 container.mux(stream.encode())
-        except (av.FFmpegError, ValueError):  # this build has no such encoder
+        except (FFmpegError, ValueError):  # this build has no such encoder
             continue
         yield Seed({name: (folder / name).read_bytes()})
 
@@ -279,51 +297,64 @@ def texts(folder: Path) -> Iterator[Seed]:
 
 MODEL = {
     "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2, "prefix_tokens": 1, "positions": "sincos_2d"},
-    "decoder": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2, "positions_at": "decoder", "positions": "sincos_2d"},
-}  # fmt: skip
-CLIP_MODEL = {
-    "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2, "qkv_bias": "query_value", "positions": "flat_sinusoid"},
     "decoder": {
-        "name": "transformer", "width": 16, "depth": 1, "num_heads": 2, "qkv_bias": "query_value", "embed_bias": False,
-        "positions_at": "decoder", "positions": "flat_sinusoid", "final_norm_epsilon": 1e-5,
+        "name": "transformer", "width": 16, "depth": 1, "num_heads": 2, "positions_at": "decoder",
+        "positions": "sincos_2d",
     },
 }  # fmt: skip
-READ_WITH = {"num_heads": 2, "decoder_num_heads": 2, "size": 16, "num_frames": 4}
+STREAM = {
+    "modality": {"name": "image", "size": 16, "patch_size": [4, 4]},
+    "masker": "random",
+    "loss": {"name": "pixels", "normalize": "token", "unnormalize": False},
+}
+READ_WITH = {"num_heads": 2, "decoder_num_heads": 2, "size": 16}
+PUBLISHED = (
+    ("omnimae", "cases", "image_75"), ("mae", "classified", "cls_token"), ("mae_st", "cases", "norm_pix"),
+    ("videomae", "cases", "norm_target"), ("videomaev2", "cases", "running_cell_cos_attn"),
+    ("simmim", "cases", "swin"), ("convmae", "cases", "norm_pix"),
+)  # fmt: skip
+"""Tiny weights of the official systems: (system, kind, name)."""
 
 
 def checkpoints(folder: Path) -> Iterator[Seed]:
-    """Every layout that a small model can be written in, as safetensors (with config.json where it has one), as .pt."""
-    from mmmask.components import components
-
-    image = {"modality": {"name": "image", "size": 16, "patch_size": [4, 4]}, "masker": "random", "loss": {"name": "pixels", "normalize": "token", "unnormalize": False}}  # fmt: skip
-    clip = {"modality": {"name": "video", "size": 16, "num_frames": 4, "patch_size": [2, 4, 4]}, "masker": {"name": "tube", "mask_ratio": 0.5}, "loss": image["loss"]}  # fmt: skip
-    for stream, model, settings in (("images", MODEL, image), ("videos", CLIP_MODEL, clip)):
-        built = build_model(experiment_from_data({"model": model, "streams": {stream: settings}}))
-        for entry in components().registry("format"):
-            place = folder / stream / entry.name
-            place.mkdir(parents=True)
-            try:
-                written = save(built, place / "x.safetensors", entry.name)
-            except MmmaskError:  # a layout of other models
-                continue
-            known = components().get("format", entry.name).Config.model_fields
-            options = {key: value for key, value in READ_WITH.items() if key in known}
-            options["format"] = entry.name
-            beside = {path.name: path.read_bytes() for path in sorted(place.iterdir()) if path.name != "x.safetensors"}
-            yield Seed({"x.safetensors": (place / "x.safetensors").read_bytes(), **beside}, options)
-            torch.save({"model": written.state, "epoch": 3}, place / "x.pt")
-            yield Seed({"x.pt": (place / "x.pt").read_bytes()}, options)
-    torch.save(written.state, folder / "old.pth", _use_new_zipfile_serialization=False)
-    yield Seed({"old.pth": (folder / "old.pth").read_bytes()}, options)
+    """Layouts that a small model can be written in, with config.json where they have one, and those of the systems."""
+    built = build_model(experiment_from_data({"model": MODEL, "streams": {"images": STREAM}}))
+    for name in ("mmmask", "mae", "huggingface_vitmae", "timm_vit"):
+        place = folder / name
+        written = save(built, place / "x.safetensors", name)
+        known = components().get("format", name).Config.model_fields
+        options = {key: value for key, value in READ_WITH.items() if key in known}
+        options |= {"format": name, "strict": name != "timm_vit"}  # which has no decoder
+        files = {path.name: path.read_bytes() for path in sorted(place.iterdir(), reverse=True)}
+        yield Seed(files, options)
+        torch.save({"model": written.state, "epoch": 3}, place / "x.pt")
+        yield Seed({f"{name}.pt": (place / "x.pt").read_bytes()}, options)
+    # one storage, as this layout sorts several by their address in memory, which it has for a name
+    flat = torch.cat([part.flatten() for part in written.state.values()]).split(
+        [part.numel() for part in written.state.values()]
+    )
+    state = {key: views.view(part.shape) for (key, part), views in zip(written.state.items(), flat, strict=True)}
+    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+    old = (folder / "old.pth").read_bytes()
+    old = re.sub(rb"(?<=X.\0\0\0)\d{9,}", lambda found: b"0" * len(found[0]), old)
+    yield Seed({"old.pth": old}, options)
+    for system, kind, name in PUBLISHED:
+        golden = torch.load(Path(__file__).parents[1] / "zoo" / f"golden_{system}.pt", weights_only=True)[kind][name]
+        torch.save({"state_dict": golden["weights"]}, folder / "x.pt")
+        yield Seed({f"{system}.pt": (folder / "x.pt").read_bytes()}, {"format": system} | golden["options"])
 
 
 def experiments(folder: Path) -> Iterator[Seed]:
     """Experiments of every modality, in YAML."""
-    words = (b"null", b"[", b"]", b"{", b"}", b"&a ", b"*a", b"<<: ", b"!!set ", b"!!float ", b"1e999", b"-.inf", b".nan", b"9" * 5000,
-             b"0x", b"\xed\xa0\x80", b'"\\ud800"', b"\t", b"\n", b": ", b"- ", b"'", b'"', b"|\n", b"? ", b"---\n", b"2026-01-31", b"true")  # fmt: skip
+    words = (
+        b"null", b"[", b"]", b"{", b"}", b"&a ", b"*a", b"<<: ", b"!!set ", b"!!float ", b"1e999", b"-.inf", b".nan",
+        b"9" * 5000, b"0x", b"\xed\xa0\x80", b'"\\ud800"', b"\t", b"\n", b": ", b"- ", b"'", b'"', b"|\n", b"? ",
+        b"---\n", b"2026-01-31", b"true",
+    )  # fmt: skip
     for kind in harness.STREAMS:
         yield Seed({f"{kind}.yaml": harness.experiment(kind).encode()}, {"words": words})
-    yield Seed({"x.yaml": b"extends: base.yaml\ntraining: {steps: 3}\n", "base.yaml": harness.experiment("image").encode()}, {"words": words})  # fmt: skip
+    base = harness.experiment("image").encode()
+    yield Seed({"x.yaml": b"extends: base.yaml\ntraining: {steps: 3}\n", "base.yaml": base}, {"words": words})
 
 
 KINDS: dict[str, tuple[Callable[[Path], Iterator[Seed]], dict[str, Any] | Callable[..., object]]] = {
@@ -336,8 +367,8 @@ KINDS: dict[str, tuple[Callable[[Path], Iterator[Seed]], dict[str, Any] | Callab
 }
 
 
-def loaders(kinds: Iterable[str], seed: int, folder: Path) -> dict[str, SampleLoader]:
-    """{kind: loader of its mutants}."""
+def loaders(kinds: Iterable[str], seed: int, folder: Path) -> dict[str, tuple[Mutants, SampleLoader]]:
+    """{kind: its mutants, and their loader}."""
     made = {}
     for kind in kinds:
         make, read = KINDS[kind]
@@ -350,7 +381,7 @@ def loaders(kinds: Iterable[str], seed: int, folder: Path) -> dict[str, SampleLo
         else:
             preparation, spec = Reader(read), TokenSpec((1,), 1)
         source = Mutants(kind, list(make(place)), seed, folder)
-        made[kind] = SampleLoader(source, Judged(preparation), spec, 1, 0, kind, {})
+        made[kind] = source, SampleLoader(source, Judged(preparation), spec, 1, 0, kind, {})
     return made
 
 
@@ -384,10 +415,13 @@ def fuzz(
         AssertionError: a seed that is as it should be was not decoded.
     """
     data = DataSettings(workers=workers, process=True, sample_seconds=SECONDS, sample_memory=GIBIBYTES)
-    with tempfile.TemporaryDirectory(prefix="mmmask_fuzz_") as name:
+    with tempfile.TemporaryDirectory(prefix="fuzz_") as name:
         made = loaders(kinds, seed, Path(name))
         tallies = {kind: Tally() for kind in made}
-        with guarded(made, data) as guard, ThreadPoolExecutor(workers) as threads:
+        with (
+            guarded({kind: loader for kind, (_, loader) in made.items()}, data) as guard,
+            ThreadPoolExecutor(workers) as threads,
+        ):
 
             def verdict(kind: str, number: int) -> str:
                 try:
@@ -403,15 +437,14 @@ def fuzz(
                     return f"stray exception: {judged(error)}"
                 return "decoded"
 
-            for numbers, kind in itertools.product(rounds, made):
-                started = time.monotonic()
-                for number, said in zip(
-                    numbers, threads.map(lambda n, kind=kind: verdict(kind, n), numbers), strict=True
-                ):
-                    seeds = len(made[kind].source.seeds)
-                    assert number >= seeds or said == "decoded", f"{made[kind].source.describe(number)}: {said}"
-                    tallies[kind].add(number, said)
-                tallies[kind].seconds += time.monotonic() - started
+            for numbers in rounds:
+                for kind, (source, _) in made.items():
+                    started = time.monotonic()
+                    for number, said in zip(numbers, threads.map(partial(verdict, kind), numbers), strict=True):
+                        right = number >= len(source.seeds) or said == "decoded"
+                        assert right, f"{source.describe(number)}: {said}"
+                        tallies[kind].add(number, said)
+                    tallies[kind].seconds += time.monotonic() - started
                 report(tallies)
     return tallies
 
@@ -432,12 +465,10 @@ def again(kind: str, number: int, seed: int) -> None:
     """Makes one input again, keeps it, and reads it in this process."""
     folder = Path(f"fuzz_{kind}_{seed}_{number}")
     folder.mkdir()
-    loader = loaders([kind], seed, folder)[kind]
-    file, _ = loader.source.load(number)
-    print(f"{loader.source.describe(number)}: {file.path}", flush=True)
-    inner = loader.preparation.inner
-    loaded = loader.source.load(number)
-    print(tuple(inner.prepare(inner.decode(loaded if isinstance(inner, Reader) else file, View()), View()).shape))
+    source, loader = loaders([kind], seed, folder)[kind]
+    print(f"{source.describe(number)}: {source.load(number)[0].path}", flush=True)
+    assert isinstance(loader.preparation, Judged)
+    print(tuple(loader.preparation.read(source.load(number), PLAIN).shape))
 
 
 def main() -> None:

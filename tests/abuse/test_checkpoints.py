@@ -144,6 +144,12 @@ def repeated(weights):
     return {**weights, "mmmask.settings": torch.zeros(1, dtype=torch.uint8).expand(10**11)}
 
 
+def hostile_run(folder: Path):
+    hostile(folder)
+    for path in (folder / "runs/done/checkpoints").glob("*.pt"):
+        shutil.copy(folder / "x.pt", path)
+
+
 def not_run(folder: Path):
     return "its code was run" if (folder / "hit").exists() else None
 
@@ -256,6 +262,24 @@ ABUSES = [
         prepare=write("r.png", b"mine"),
     ),
     Abuse(
+        "reconstruct: over another sample of its source, told to",
+        "reconstruct runs/done --source '{name: folder, path: img}' --samples 1 --output img/5.jpg --overwrite",
+        refused=r"img/5\.jpg: it is an input",
+    ),
+    Abuse(
+        "reconstruct: over a link to its input, told to",
+        "reconstruct runs/done img/0.jpg --output l.jpg --overwrite",
+        refused=r"l\.jpg: it is an input",
+        prepare=lambda f: (f / "l.jpg").symlink_to("img/0.jpg"),
+    ),
+    Abuse(
+        "reconstruct: disk full",
+        "reconstruct runs/done img/0.jpg --output r.png",
+        refused=r"r\.png: cannot be written: File too large",
+        limits=(("RLIMIT_FSIZE", 1000),),
+        check=lambda f: "a partial file stays" if list(f.glob("*r.png*")) else None,
+    ),
+    Abuse(
         "reconstruct: over the picture before, told to",
         "reconstruct runs/done img/0.jpg --output r.png --overwrite",
         accepted=r"r\.png",
@@ -290,7 +314,6 @@ ABUSES = [
         limits=(("RLIMIT_FSIZE", 500),),
         check=lambda f: "a partial file stays" if list(f.glob("*f.npz*")) else None,
     ),
-    Abuse("extract: weights that are not finite", "extract x.pt img -o f.npz --format mae", refused=r"."),
     Abuse(
         "load a run without checkpoint",
         "extract runs/e img -o f.npz",
@@ -298,6 +321,19 @@ ABUSES = [
         prepare=lambda f: (
             shutil.copytree(f / "runs/done", f / "runs/e", ignore=shutil.ignore_patterns("*.pt")) and None
         ),
+    ),
+    Abuse(
+        "load a run whose newest checkpoint is damaged",
+        "extract runs/done img -o f.npz",
+        accepted=r"step_00000002\.pt is damaged \(.*checksum\); trying the one before",
+        prepare=damaged("runs/done/checkpoints/*2.pt", "runs/done/checkpoints/step_00000002.pt", 0.5),
+    ),
+    Abuse(
+        "load a run whose checkpoints hold code",
+        "extract runs/done img -o f.npz",
+        refused=r"no checkpoint can be read: .*it is no checkpoint",
+        prepare=hostile_run,
+        check=not_run,
     ),
     Abuse(
         "load a run whose checkpoints are damaged",

@@ -115,6 +115,15 @@ ABUSES = [
     Abuse("nothing masked: ratio 0", "check image.yaml streams.s.masker.mask_ratio=0", refused=r"streams\.s.*mask"),
     Abuse("nothing masked: ratio rounds to 0", "train image.yaml streams.s.masker.mask_ratio=0.01 --output runs/new", refused=r"streams\.s.*mask"),
     Abuse("nothing masked: one token", "train image.yaml streams.s.modality.size=8 --output runs/new", refused=r"streams\.s.*mask"),
+    *(
+        Abuse(
+            f"nothing counted: {command}",
+            f"{command} 'streams.s.masker={{name: causal, mask_ratio: 0.25}}' "
+            f"'streams.s.decoder_masker={{name: causal, mask_ratio: 0.25}}' {output}",
+            refused=r"streams\.s: its first loss is 0, as if no prediction counted",
+        )
+        for command, output in (("check image.yaml", ""), ("train image.yaml", "--output runs/new"))
+    ),
     Abuse("nothing visible", "check image.yaml streams.s.masker.mask_ratio=1", refused=r"streams\.s"),
     Abuse("nothing masked: a text of one token", "train text.yaml streams.s.modality.length=1 --output runs/new", refused=r"streams\.s"),
     Abuse("a grid beyond reckoning", "check image.yaml streams.s.modality.size=800000", refused=r"streams\.s\.modality: .*tokens"),

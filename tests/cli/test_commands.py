@@ -104,9 +104,11 @@ def test_list_reports_broken_plugins(cli, monkeypatch):
     from mmmask_registry import BrokenPlugin
 
     monkeypatch.setattr(components(), "broken", [BrokenPlugin("theirs", "their-package", "RuntimeError: no licence")])
-    done = cli("list", "masker")
-    assert done.code == 0
-    assert done.err == "mmmask: plugin theirs (their-package) failed to load: RuntimeError: no licence\n"
+    said = "mmmask: plugin theirs (their-package) failed to load: RuntimeError: no licence\n"
+    for command in (("list", "masker"), ("show", "quickstart")):  # and train and check, by the same path
+        done = cli(*command)
+        assert done.code == 0
+        assert done.err == said
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY_COMPONENT)

@@ -1,7 +1,10 @@
 """The frames asked for are the frames that come out, of every container and codec; damage and size are found out."""
 
+import gc
+import os
 import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -86,6 +89,17 @@ def test_any_choice_of_frames(files, video, name):
 def test_whole_pictures_are_right(files, video):
     for number, frame in zip((0, 41), clip(files["h264_b_frames.mp4"], [0, 41]), strict=True):
         assert abs(frame.permute(1, 2, 0).numpy().astype(int) - video.paint(number)).mean() < 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted on Linux")
+def test_no_thread_is_left_behind(files):
+    before = len(os.listdir("/proc/self/task"))
+    gc.disable()
+    try:
+        clip(files["mpeg4.avi"], range(10))
+    finally:
+        gc.enable()
+    assert len(os.listdir("/proc/self/task")) <= before
 
 
 def test_grey(files, video):
