@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.streams import sample_loader, total_steps
-    from mmmask.model.memory import check_samples, size
+    from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
     from mmmask.profiling.cost import meta_model, parameters, stream_cost
     from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step
@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     copies = 2 * counts["total"] if half else 0  # of the weights, in bfloat16
     activations, trial, under_way = float(copies), float(copies), 0.0
     for name, stream in experiment.streams.items():
-        cost = stream_cost(model, name)
+        with within_memory(f"streams.{name}: its tokens"):
+            cost = stream_cost(model, name)
         kept = cost.activation_bytes * (BF16_ACTIVATIONS if half else 1)
         activations += kept * (stream.batch_size // training.accumulate)
         trial += kept * TRIED
@@ -84,7 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"peak learning rate {peak_learning_rate(experiment):g}, {steps} steps, {training.mixing}")
     needed, free = 8 * counts["total"] + 2 * trial, free_memory(device)
     if not problems and needed < free:
-        problems = try_step(experiment, batches, device)
+        with within_memory(f"{TRIED} samples of each stream"):
+            problems = try_step(experiment, batches, device)
         if not problems:
             print(f"one forward and backward of {TRIED} samples per stream on {device}: finite, with all gradients")
     if problems:

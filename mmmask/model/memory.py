@@ -30,6 +30,21 @@ _OUT_OF_MEMORY = re.compile(r"can't allocate|not enough memory|out of memory|bad
 
 
 @contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Says for the user what took more memory than there is.
+
+    Raises:
+        ExperimentError: memory ran out within this block, or a number of bytes has no meaning.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, OverflowError) or is_out_of_memory(error) or "overflow" in str(error).lower():
+            raise ExperimentError([f"{what} take more memory than there is, {_SEE}"]) from error
+        raise
+
+
+@contextmanager
 def bounded_weights() -> Iterator[None]:
     """Refuses a model within this block as soon as its weights need more memory than there is.
 
@@ -53,11 +68,8 @@ def bounded_weights() -> Iterator[None]:
 
     hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
     try:
-        yield
-    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # one tensor alone
-        if isinstance(error, OverflowError) or is_out_of_memory(error) or "overflow" in str(error).lower():
-            raise ExperimentError([f"{_MODEL} take more memory than there is, {_SEE}"]) from error
-        raise
+        with within_memory(_MODEL):
+            yield
     finally:
         for hook in hooks:
             hook.remove()

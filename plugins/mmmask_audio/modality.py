@@ -34,9 +34,7 @@ class AudioModality(Modality):
             description="length of a clip, a whole number of hops; a shorter file is followed by silence",
         )
         hop_ms: float = Field(default=10.0, ge=0.01, le=60_000, description="milliseconds from one frame to the next")
-        window_ms: float = Field(
-            default=25.0, gt=0, le=1000, description="length of a frame's window in milliseconds"
-        )
+        window_ms: float = Field(default=25.0, gt=0, le=1000, description="length of a frame's window in milliseconds")
         mel_bands: int = Field(default=128, gt=0, le=1024, description="number of mel bands")
         mel_scale: MelScale = Field(
             default="htk", description="mel scale: htk (as in Kaldi), or slaney (linear below 1 kHz)"
