@@ -21,6 +21,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -383,6 +384,9 @@ def loaders(kinds: Iterable[str], seed: int, folder: Path) -> dict[str, tuple[Mu
             preparation, spec = Reader(read), TokenSpec((1,), 1)
         source = Mutants(kind, list(make(place)), seed, folder)
         made[kind] = source, SampleLoader(source, Judged(preparation), spec, 1, 0, kind, {})
+        if isinstance(preparation, Reader):
+            with suppress(BadSample):  # for the imports on the way, which every worker would repeat
+                made[kind][1].plain(0)
     return made
 
 
