@@ -158,6 +158,14 @@ class _PlainConstructor(SafeConstructor):
             raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
         return super().check_mapping_key(node, key_node, mapping, key, value)
 
+    def construct_object(self, node: Node, deep: bool = False) -> Any:  # noqa: ANN401
+        try:
+            return super().construct_object(node, deep)
+        except YAMLError:
+            raise
+        except Exception as error:  # of `!!float` without a number and the like, ruamel's own
+            raise MarkedYAMLError(problem=f"no value of the kind {node.tag}", problem_mark=node.start_mark) from error
+
     def construct_yaml_int(self, node: ScalarNode) -> int:
         if len(node.value) > MAX_DIGITS:
             problem = f"a whole number of more than {MAX_DIGITS} digits"

@@ -98,9 +98,9 @@ _ORDERS: tuple[Literal["little"], Literal["big"]] = ("little", "big")
 
 
 def mutate(content: bytes, generator: np.random.Generator, words: Iterable[bytes] = ()) -> bytes:
-    """Damages a file: bits, blocks, lengths, its end."""
-    data = bytearray(content)
-    for _ in range(int(generator.geometric(0.4))):
+    """Damages a file: bits, blocks, lengths, its end; a text mostly by words put in, or in the place of others."""
+    data, words = bytearray(content), tuple(words)
+    for _ in range(int(generator.geometric(0.7 if words else 0.4))):
         size = len(data)
         if not size:
             break
@@ -109,7 +109,7 @@ def mutate(content: bytes, generator: np.random.Generator, words: Iterable[bytes
         at = int(generator.integers(reach))
         at = size - 1 - at if generator.random() < 0.2 else at
         length = int(min(size - at, 2 ** generator.uniform(0, 10)))
-        change = int(generator.integers(9 if words else 8))
+        change = 8 if words and generator.random() < 0.8 else int(generator.integers(8))
         if change == 0:
             for bit in generator.integers(8, size=int(generator.integers(1, 9))):
                 data[min(size - 1, at + int(generator.integers(16)))] ^= 1 << int(bit)
@@ -133,8 +133,9 @@ def mutate(content: bytes, generator: np.random.Generator, words: Iterable[bytes
             value = int(values[int(generator.integers(len(values)))]) % 2 ** (8 * width)
             data[at : at + width] = value.to_bytes(width, order)
         else:
-            words = tuple(words)
-            data[at:at] = words[int(generator.integers(len(words)))]
+            found = re.compile(rb"[^\s,:{}\[\]]*").match(data, at)
+            end = found.end() if found and generator.random() < 0.7 else at
+            data[at:end] = words[int(generator.integers(len(words)))]
     return bytes(data)
 
 
@@ -351,7 +352,7 @@ def experiments(folder: Path) -> Iterator[Seed]:
     words = (
         b"null", b"[", b"]", b"{", b"}", b"&a ", b"*a", b"<<: ", b"!!set ", b"!!float ", b"1e999", b"-.inf", b".nan",
         b"9" * 5000, b"0x", b"\xed\xa0\x80", b'"\\ud800"', b"\t", b"\n", b": ", b"- ", b"'", b'"', b"|\n", b"? ",
-        b"---\n", b"2026-01-31", b"true",
+        b"---\n", b"2026-01-31", b"true", b"-1", b"0", b"1e-320", b"1.7e308", b"[0, 1]", b"{name: random}",
     )  # fmt: skip
     for kind in harness.STREAMS:
         yield Seed({f"{kind}.yaml": harness.experiment(kind).encode()}, {"words": words})
@@ -497,9 +498,9 @@ def main() -> None:
 
     def rounds() -> Iterator[range]:
         for start in itertools.count(0, chosen.batch):
+            yield range(start, start + chosen.batch)
             if time.monotonic() > end:
                 return
-            yield range(start, start + chosen.batch)
 
     def report(tallies: dict[str, Tally]) -> None:
         left = max(0, end - time.monotonic())
