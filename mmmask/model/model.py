@@ -17,7 +17,7 @@ from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
 
 NOTHING_COUNTS = (
-    "its first loss is 0, as if no prediction counted: look at its maskers, and whether samples have values"
+    "its loss is 0 from the start, as if no prediction counted: look at its maskers, and whether samples have values"
 )
 """What is wrong with a stream that would train to the end without learning."""
 

@@ -20,6 +20,8 @@ from mmmask_registry import MmmaskError
 
 CHECK_EVERY = 16
 """Check losses for NaN and infinity every this many steps on a GPU; each check synchronises with the device."""
+CHANCES = 100
+"""Steps in which a stream whose counts vary may train on nothing."""
 
 
 class NotFinite(MmmaskError):
@@ -76,6 +78,7 @@ class TrainingLoop:
         self.device = self.processes.device
         self._unchecked: list[tuple[int, StepResult]] = []
         self._untrained: set[str] = set()
+        self._last = 0
 
     def run(self, first: int, last: int) -> Iterator[StepResult]:
         """Steps `first` to `last - 1`; ends early where a process was asked to stop.
@@ -85,6 +88,7 @@ class TrainingLoop:
             MmmaskError: of a stream nothing counts.
             SourceError: too many samples are bad.
         """
+        self._last = last
         self._untrained = set() if first else {*self.streams.experiment.streams}
         for step in range(first, last):
             if self.control.exchange(step):
@@ -96,7 +100,7 @@ class TrainingLoop:
 
         Raises:
             NotFinite: naming step and stream.
-            MmmaskError: a stream's first loss is 0.
+            MmmaskError: of a stream nothing counts.
         """
         unchecked, self._unchecked = self._unchecked, []
         for step, result in unchecked:
@@ -109,10 +113,11 @@ class TrainingLoop:
             norm = None if result.gradient_norm is None else float(result.gradient_norm)
             if norm is not None and not math.isfinite(norm):
                 raise NotFinite(f"step {step}: the gradient's norm is not finite ({norm})")
+            self._untrained -= {name for name, loss in by_stream.items() if loss != 0}
             for name in self._untrained & by_stream.keys():
-                if by_stream[name] == 0:
+                # where counts vary, a batch may lack labels or values, and the next one has them
+                if step >= min(CHANCES, self._last) or not self.model.counts_vary([name]):
                     raise MmmaskError(f"streams.{name}: {NOTHING_COUNTS}")
-            self._untrained -= by_stream.keys()
 
     def _step(self, step: int) -> StepResult:
         for group in self.optimizer.param_groups:

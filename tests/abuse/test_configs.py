@@ -132,7 +132,7 @@ ABUSES = [
             f"nothing counted: {command}",
             f"{command} 'streams.s.masker={{name: causal, mask_ratio: 0.25}}' "
             f"'streams.s.decoder_masker={{name: causal, mask_ratio: 0.25}}' {output}",
-            refused=r"streams\.s: its first loss is 0, as if no prediction counted",
+            refused=r"streams\.s: its loss is 0 from the start, as if no prediction counted",
         )
         for command, output in (("check image.yaml", ""), ("train image.yaml", "--output runs/new"))
     ),

@@ -1,4 +1,4 @@
-"""A package written by `mmmask new` works as its page says, where mmmask is installed from its wheel and nothing else is."""
+"""A package written by `mmmask new` works as its page says, where mmmask is installed from its wheel and alone."""
 
 import json
 import os
