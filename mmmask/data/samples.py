@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ class SampleLoader:
 
     Attributes:
         unusable: {number of a sample: why}, of samples that are not tried any more.
-        watch: told the number of every sample before it is loaded.
+        watch: entered with the number of every sample while it is loaded.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class SampleLoader:
         self.source, self.preparation, self.spec = source, preparation, spec
         self.replicate, self.seed, self.stream = replicate, seed, stream
         self.unusable: dict[int, str] = {}
-        self.watch: Callable[[int], None] | None = None
+        self.watch: Callable[[int], AbstractContextManager[Any]] = nullcontext
         found = source.classes if classes is None else classes
         self.classes = {label_set: tuple(names) for label_set, names in found.items()}
         self._numbers = {
@@ -139,8 +139,8 @@ class SampleLoader:
         Raises:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
-        with bad_sample_of_any_error():
-            part = self.preparation.prepare(self._decoded(index, view), view)
+        with self._loading(index):
+            part = self.preparation.prepare(self.preparation.decode(self.source.load(index), view), view)
         return self._sample(index, part)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
@@ -156,20 +156,20 @@ class SampleLoader:
 
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)
-        with bad_sample_of_any_error():
-            decoded = self._decoded(index, View(seeded_generator(*where)))
+        with self._loading(index):
+            decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
             parts = [
                 self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
                 for replica in range(self.replicate)
             ]
         return [self._sample(index, part) for part in parts]
 
-    def _decoded(self, index: int, view: View) -> Any:  # noqa: ANN401 - the plugin's own
+    @contextmanager
+    def _loading(self, index: int) -> Iterator[None]:
         if index in self.unusable:
             raise BadSample(self.unusable[index])
-        if self.watch is not None:
-            self.watch(index)
-        return self.preparation.decode(self.source.load(index), view)
+        with bad_sample_of_any_error(), self.watch(index):
+            yield
 
     def _sample(self, index: int, part: Tensor) -> Sample:
         if part.is_floating_point():

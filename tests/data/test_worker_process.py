@@ -1,11 +1,11 @@
 """Samples loaded by a process of their own: the same ones, and no end of it goes unnoticed."""
 
 import gc
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,17 +31,17 @@ def fatal():
 def fed(signals, fatal, streams_of):
     """Streams of one signal, from a source of worker_plugin.py."""
 
-    def fed(process=True, workers=2, **source):
+    def fed(process=True, workers=2, sample_seconds=0.5, **source):
         data = signals.signal_data(accumulate=2)
         data["streams"] = {"long": data["streams"]["long"] | {"source": {"name": "fatal", **source}}}
-        data["data"] |= {"workers": workers, "process": process, "sample_seconds": 0.5}
+        data["data"] |= {"workers": workers, "process": process, "sample_seconds": sample_seconds}
         return streams_of(experiment_from_data(data))
 
     return fed
 
 
-def take(streams, steps=3):
-    return [micro for step in range(steps) for micro in streams.micro_steps(step)]
+def take(streams, steps=3, first=0):
+    return [micro for step in range(first, first + steps) for micro in streams.micro_steps(step)]
 
 
 def gone(pid, seconds=30.0):
@@ -57,14 +57,20 @@ def gone(pid, seconds=30.0):
     return False
 
 
+def children():
+    """Numbers of this process's children that have not ended."""
+    found = [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return [pid for pid in found if not gone(pid, 0.1)]
+
+
 def test_a_process_loads_the_same_samples(experiment, streams_of, same):
     there = streams_of(experiment({"workers": 2, "process": True}, accumulate=2))
     here = streams_of(experiment({"workers": 0}, accumulate=2))
     for found, wanted in zip(take(there), take(here), strict=True):
         same(found, wanted)
-    (supervisor,) = multiprocessing.active_children()
+    (supervisor,) = children()
     there.close()
-    assert gone(supervisor.pid)
+    assert gone(supervisor)
 
 
 def test_labels_and_bad_samples_come_along(fed, same):
@@ -82,7 +88,7 @@ def test_labels_and_bad_samples_come_along(fed, same):
         ("kill", "the process that decoded it was ended by SIGKILL, 2 times"),
         ("exit", "the process that decoded it ended with status 3, 2 times"),
         ("hang", "not decoded within data.sample_seconds = 0.5, 2 times"),
-        ("memory", "MemoryError"),
+        ("memory", "needs more memory than data.sample_memory = 4 GiB, 2 times"),
     ],
 )
 def test_a_sample_that_ends_its_worker_is_bad(fed, same, how, reason):
@@ -93,6 +99,34 @@ def test_a_sample_that_ends_its_worker_is_bad(fed, same, how, reason):
     for one, other in zip(there, here, strict=True):  # it is replaced as any bad sample is
         reasons = {name: replace(part, bad=other.loaded[name].bad) for name, part in one.loaded.items()}
         same(replace(one, loaded=reasons), other)
+
+
+def test_closing_does_not_wait_for_a_sample_under_way(fed):
+    streams = fed(how="hang", at=1, count=3, sample_seconds=None)
+
+    def wait():
+        with pytest.raises(WorkerProcessEnded, match="have been closed"):
+            take(streams, 100)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(1)
+    started = time.monotonic()
+    streams.close()
+    waiting.join(5)
+    assert time.monotonic() - started < 5
+    assert not children()
+
+
+def test_signals_to_the_whole_group_are_for_the_trainer(fed):
+    streams = fed()
+    take(streams, 1)
+    (supervisor,) = children()
+    workers = [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+    for pid in (supervisor, *workers):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+    take(streams, 4, first=1)
 
 
 def test_a_worker_that_ends_once_is_replaced(fed, same, tmp_path):
@@ -128,8 +162,8 @@ def test_garbage_of_the_trainer_is_not_finalised_by_workers(fed, tmp_path):
 def test_the_end_of_the_supervisor_is_an_error_that_says_so(fed):
     streams = fed()
     take(streams, 1)
-    (supervisor,) = multiprocessing.active_children()
-    supervisor.kill()
+    (supervisor,) = children()
+    os.kill(supervisor, signal.SIGKILL)
     with pytest.raises(WorkerProcessEnded, match=r"^data\.process: .* were ended by SIGKILL.*data\.process: false"):
         take(streams, 100)
 
