@@ -80,7 +80,7 @@ class Components:
         return self.registries[kind]
 
     def get(self, kind: str, name: str) -> type[Any]:
-        """The class registered under a name; an unknown name also tells which plugins are broken.
+        """The class registered under a name; an unknown name also names the broken plugins.
 
         Raises:
             UnknownName: with the known names.
@@ -91,8 +91,9 @@ class Components:
         except UnknownName as error:
             if not self.broken or kind not in self.registries:
                 raise
-            failed = "; ".join(f"{plugin.name} ({plugin.supplier}): {plugin.reason}" for plugin in self.broken)
-            raise UnknownName(kind, name, error.known, hint=f" Plugins that failed to load: {failed}.") from None
+            failed = ", ".join(f"{plugin.name} ({plugin.supplier})" for plugin in self.broken)
+            hint = f" Plugins that failed to load (`mmmask list` says why): {failed}."
+            raise UnknownName(kind, name, error.known, hint) from None
 
     def add_plugin_file(self, path: str) -> ModuleType:
         """Registers the components and hooks of a Python file (`--plugin FILE.py`).
