@@ -91,9 +91,7 @@ class Components:
         except UnknownName as error:
             if not self.broken or kind not in self.registries:
                 raise
-            failed = ", ".join(f"{plugin.name} ({plugin.supplier})" for plugin in self.broken)
-            hint = f" Plugins that failed to load (`mmmask list` says why): {failed}."
-            raise UnknownName(kind, name, error.known, hint) from None
+            raise UnknownName(kind, name, error.known, "".join(f"\n{plugin}" for plugin in self.broken)) from None
 
     def add_plugin_file(self, path: str) -> ModuleType:
         """Registers the components and hooks of a Python file (`--plugin FILE.py`).

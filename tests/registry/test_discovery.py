@@ -89,7 +89,7 @@ def test_a_broken_plugin_is_named_where_one_of_its_names_may_be_missing(plugin):
     with pytest.raises(UnknownName) as raised:
         found.get("masker", "theirs")
     assert str(raised.value).startswith("no masker is named 'theirs'. Known: ")
-    failed = " Plugins that failed to load (`mmmask list` says why): plugin_raises (plugin_raises)."
+    failed = "\nplugin plugin_raises (plugin_raises) failed to load: RuntimeError: no licence"
     assert str(raised.value).endswith(failed)
 
 
