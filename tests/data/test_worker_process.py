@@ -57,13 +57,18 @@ def gone(pid, seconds=30.0):
     return False
 
 
+def child_processes():
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture
 def children():
-    """Numbers of this process's children that have not ended."""
-    found = [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    return [pid for pid in found if not gone(pid, 0.1)]
+    """Numbers of the children that this process got during the test and that have not ended."""
+    before = child_processes()
+    return lambda: [pid for pid in child_processes() - before if not gone(pid, 0.1)]
 
 
-def test_a_process_loads_the_same_samples(experiment, streams_of, same):
+def test_a_process_loads_the_same_samples(experiment, streams_of, same, children):
     there = streams_of(experiment({"workers": 2, "process": True}, accumulate=2))
     here = streams_of(experiment({"workers": 0}, accumulate=2))
     for found, wanted in zip(take(there), take(here), strict=True):
@@ -101,7 +106,7 @@ def test_a_sample_that_ends_its_worker_is_bad(fed, same, how, reason):
         same(replace(one, loaded=reasons), other)
 
 
-def test_closing_does_not_wait_for_a_sample_under_way(fed):
+def test_closing_does_not_wait_for_a_sample_under_way(fed, children):
     streams = fed(how="hang", at=1, count=3, sample_seconds=None)
 
     def wait():
@@ -118,7 +123,7 @@ def test_closing_does_not_wait_for_a_sample_under_way(fed):
     assert not children()
 
 
-def test_signals_to_the_whole_group_are_for_the_trainer(fed):
+def test_signals_to_the_whole_group_are_for_the_trainer(fed, children):
     streams = fed()
     take(streams, 1)
     (supervisor,) = children()
@@ -159,7 +164,7 @@ def test_garbage_of_the_trainer_is_not_finalised_by_workers(fed, tmp_path):
     assert (tmp_path / "log").read_text().split() == [str(os.getpid())]
 
 
-def test_the_end_of_the_supervisor_is_an_error_that_says_so(fed):
+def test_the_end_of_the_supervisor_is_an_error_that_says_so(fed, children):
     streams = fed()
     take(streams, 1)
     (supervisor,) = children()
