@@ -1,4 +1,4 @@
-"""How fast samples are read, and what reading costs a training step.
+"""Rate of reading samples, and its cost in a training step.
 
     python benchmarks/data_rate.py images FOLDER [--repetitions 5]
     python benchmarks/data_rate.py step EXPERIMENT [key=value ...] [--repetitions 10]
@@ -40,7 +40,7 @@ from mmmask.randomness import seeded_generator
 BLOCK = 3
 """Steps in a row of one kind."""
 SECONDS = 4.0
-"""How long one way of loading is measured at a time."""
+"""Seconds of one measurement of a way of loading."""
 COMPUTE = 0.09
 """Seconds per step of a trainer that only waits."""
 
@@ -207,7 +207,7 @@ def _decode_seconds(experiment: Experiment, stream: str, repetition: int) -> flo
 
 
 def _plain(path: Path, generator: torch.Generator) -> torch.Tensor:
-    """What one would write by hand: decode, a random box, antialiased bicubic resize on uint8."""
+    """The same by hand: decode, a random box, antialiased bicubic resize on uint8."""
     pixels = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)
     _, height, width = pixels.shape
     area = height * width * (0.2 + 0.8 * torch.rand((), generator=generator).item())

@@ -112,7 +112,7 @@ def _alternatives(annotation: object) -> list[object]:
 
 
 def _expected(annotation: object) -> str:
-    """What a setting takes: `a whole number of at least 1, or two of them`."""
+    """Values that a setting takes, in words: `a whole number of at least 1, or two of them`."""
     said, elements = [], set()
     for alternative in _alternatives(annotation):
         inner = _plain(alternative)

@@ -19,7 +19,7 @@ from mmmask.interfaces.web import WebHandler
 
 @cache
 def path_manager() -> PathManager:
-    """The one PathManager; a plugin may register handlers of its own on it."""
+    """PathManager of the whole process; a plugin may register handlers of its own on it."""
     manager = PathManager()
     manager.register_handler(WebHandler())
     return manager

@@ -19,7 +19,7 @@ from mmmask_registry import MmmaskError, UnknownName
 NOTHING_COUNTS = (
     "its loss is 0 from the start, as if no prediction counted: look at its maskers, and whether samples have values"
 )
-"""What is wrong with a stream that would train to the end without learning."""
+"""Problem of a stream that would train to the end without learning."""
 
 Shard = Mapping[str, tuple[int, int]]
 """{stream: (first row, rows in all)}: where a batch lies in the global batch. Draws depend on the global row alone."""

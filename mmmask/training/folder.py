@@ -32,7 +32,7 @@ MAY_CHANGE = re.compile(
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = (LOCK, "versions.json", ".versions.json.partial", ".experiment.yaml.partial")
-"""What may be in a folder without a run: of a command that was refused, or of a killed process."""
+"""Names allowed in a folder without a run: leftovers of a refused command or a killed process."""
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def train(
 
 
 def _nothing() -> None:
-    """What processes but the main one write."""
+    """Output of processes other than the main one."""
 
 
 class _Training:

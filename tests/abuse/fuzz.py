@@ -46,7 +46,7 @@ from tests.abuse import harness
 
 VERDICTS = ("decoded", "refused", "stray exception", "crash", "too long", "too much memory")
 DEFECTS = ("stray exception", "crash")
-"""What a decoder must not do; the two after them cost a sample, as the settings of the workers say."""
+"""Verdicts that no decoder may get; the two after them cost a sample, as the settings of the workers say."""
 SECONDS, GIBIBYTES = 10.0, 1.0
 """Limits of one input."""
 
@@ -393,7 +393,7 @@ def loaders(kinds: Iterable[str], seed: int, folder: Path) -> dict[str, tuple[Mu
 
 @dataclass
 class Tally:
-    """What became of the inputs of a kind."""
+    """Verdicts on the inputs of a kind."""
 
     verdicts: collections.Counter[str] = field(default_factory=collections.Counter)
     found: dict[str, list[int]] = field(default_factory=dict)

@@ -28,7 +28,7 @@ def cli(capsys):
 
 @pytest.fixture
 def mistake(cli):
-    """The one line on stderr with which a command is refused."""
+    """Line on stderr with which a command is refused."""
 
     def refuse(*arguments, lines=1):
         done = cli(*arguments)
