@@ -79,7 +79,7 @@ def train(
 
 
 def _nothing() -> None:
-    """Output of processes other than the main one."""
+    """Writes nothing, in processes other than the main one."""
 
 
 class _Training:
