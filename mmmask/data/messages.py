@@ -25,7 +25,7 @@ def send(connection: Connection, message: object) -> None:
 
 
 def receive(connection: Connection) -> Any:  # noqa: ANN401 - the message
-    """Takes the next message; its tensors are read straight into their memory, without the interpreter lock.
+    """Next message of the other end; tensors are read straight into their memory, without the interpreter lock.
 
     Raises:
         EOFError: the other end was closed.

@@ -27,6 +27,7 @@ from mmmask.data.messages import send
 from mmmask.data.samples import SampleLoader
 from mmmask.experiment.settings import DataSettings
 from mmmask.interfaces import BadSample
+from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask_registry import MmmaskError
 
 POLL = 0.1
@@ -220,11 +221,16 @@ class _Worker:
         self.mark[1] = sample
         most = resource.getrlimit(resource.RLIMIT_DATA)[1]
         if self.memory is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (_allocated() + int(self.memory * 2**30), most))
+            wanted = _allocated() + int(self.memory * 2**30)
+            allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, most))
         try:
             yield
         except Exception as error:
-            if _is_out_of_memory(error):
+            root: BaseException | None = error  # decoders may have translated it
+            while root is not None and not is_out_of_memory(root):
+                root = root.__cause__
+            if root is not None:
                 os._exit(_OUT_OF_MEMORY)
             raise
         finally:
@@ -250,15 +256,6 @@ def _outcome(method: Callable[[Any], Any], argument: object) -> object:
         return error
     except Exception:
         return RuntimeError(f"in the worker process:\n{traceback.format_exc()}")
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory is at the root of an error, which decoders may have translated."""
-    while error is not None:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _allocated() -> int:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces.files import local_path
+from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
-from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")

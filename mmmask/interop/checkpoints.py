@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import reporting, written_whole
 from mmmask.interop.checkpoint_file import misfits, read_plain
-from mmmask.model.memory import is_out_of_memory
 from mmmask_registry import MmmaskError
 
 VERSION = 2

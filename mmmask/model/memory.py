@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from torch.nn.modules.module import (
 
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces import Modality
+from mmmask.interfaces.out_of_memory import is_out_of_memory
 
 MOST_TOKENS = 2**18
 """Tokens of a sample."""
@@ -26,7 +26,6 @@ MOST_UNALLOCATED = 2**50
 """Bytes of weights that are only counted."""
 _MODEL = "model: the weights"
 _SEE = "by the settings of model.encoder, model.decoder and the modalities: width, depth and the like"
-_OUT_OF_MEMORY = re.compile(r"can't allocate|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 @contextmanager
@@ -95,13 +94,6 @@ def check_samples(modalities: Mapping[str, Modality], counts: Mapping[str, int])
                 "data.workers, or training.accumulate"
             ]
         )
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error says that there is not enough memory; that of CPUs is a RuntimeError like many others."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def machine_memory() -> int:

@@ -20,11 +20,12 @@ from mmmask.experiment.settings import Experiment
 from mmmask.hooks import RunState
 from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
+from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, reporting
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
-from mmmask.model.memory import check_samples, is_out_of_memory
+from mmmask.model.memory import check_samples
 from mmmask.model.precision import autocast
 from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples

@@ -14,7 +14,7 @@ from types import ModuleType
 from mmmask_registry.errors import MmmaskError, reason_of
 
 Add = Callable[[object, str, str], None]
-"""Takes a plugin, its name and its supplier; what it raises is the plugin's fault."""
+"""Adds a plugin, given its name and supplier; an exception is the plugin's fault."""
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,7 @@ ABUSES = [
     Abuse("disk full at a checkpoint", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 30_000),),
           check=lambda f: "a partial file stays" if list((f / "runs/new").rglob("*.partial")) else None),
     Abuse("disk full at once", "train image.yaml --output runs/new", refused=r"runs/new.*(space|large|written)", limits=(("RLIMIT_FSIZE", 100),)),
+    Abuse("a limit of memory from outside", "train image.yaml data.workers=1 --output runs/new", accepted="2 steps", limits=(("RLIMIT_DATA", 3 << 30),), check=lambda f: "bad samples" if lines(f / "runs/new/bad_samples.jsonl") else None),
     Abuse("no memory", "train image.yaml model.encoder.width=32768 --output runs/new", refused=r"memory", limits=(("RLIMIT_AS", 6 << 30),)),
     Abuse("no memory in a step", "train image.yaml streams.s.masker=mine --plugin p.py --output runs/new", refused=r"not enough memory for 40000000000000 bytes more.*training\.accumulate", prepare=write("p.py", GREEDY)),
     Abuse("WORLD_SIZE without a master", SAME, refused=r"MASTER_ADDR|torchrun", environment=(("WORLD_SIZE", "2"), ("RANK", "0"))),
