@@ -31,6 +31,7 @@ COMPONENTS = (
     ("pool", "first", "pools:FirstPool", "the first token"),
     ("source", "folder", "sources:FolderSource", "every file below a folder, nested or flat"),
     ("source", "list", "sources:ListSource", "a file with one `path` or `path,label` a line"),
+    ("source", "table", "table:TableSource", "what a CSV or JSON file names: labels of several sets, parts of videos"),
     ("source", "glob", "sources:GlobSource", "every file that matches a pattern"),
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),

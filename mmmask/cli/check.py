@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
+    from mmmask.data.labels import count_labels
     from mmmask.data.streams import sample_loader, total_steps
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
@@ -59,7 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
         if source.left_out:
-            print(f"{name}: files of other endings, left out: {source.left_out}")
+            print(f"{name}: left out: {source.left_out}")
+        for label_set, found in count_labels(source).items():
+            print(f"{name}: {'labels' if label_set == 'label' else f'labels {label_set}'}: {found}")
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
