@@ -262,8 +262,6 @@ def _check_labels(settings: Any, source: Source, where: str) -> None:  # noqa: A
     if not learns or getattr(settings, "unlabelled", True):
         return
     counts = count_labels(source)
-    if not counts:
-        raise SourceError(f"{where}: no sample has a label, and the objective {settings.objective} learns labels")
     for label_set, found in counts.items():
         if found.first_unlabelled is not None and label_set in (getattr(settings, "label_sets", None) or counts):
             raise SourceError(
