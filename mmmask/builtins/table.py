@@ -69,7 +69,7 @@ class TableSource(NamedFileSource):
         try:
             return self._listing(path)
         except _CellError as error:
-            raise SourceError(f"{self._where}, {self._unit} {self._at}: {error}") from None
+            raise SourceError(f"{self._where}, {self._unit} {error.line or self._at}: {error}") from None
 
     def _listing(self, path: str) -> Listing:
         config = self.config
@@ -177,7 +177,11 @@ class TableSource(NamedFileSource):
 
 
 class _CellError(Exception):
-    """What is wrong with a row."""
+    """What is wrong with a row, by default with the one that is read."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.line = line
 
 
 def _split(file: Iterable[str], separator: str | None) -> Iterator[tuple[int, Sequence[str]]]:
@@ -190,7 +194,7 @@ def _split(file: Iterable[str], separator: str | None) -> Iterator[tuple[int, Se
         for cells in reader:
             yield reader.line_num, cells
     except csv.Error as error:
-        raise _CellError(f"no such table at line {reader.line_num} ({error})") from error
+        raise _CellError(f"cells that are not as CSV writes them ({error})", reader.line_num) from error
 
 
 def _objects(found: Any, where: str) -> Sequence[Row]:  # noqa: ANN401 - whatever JSON holds
