@@ -78,7 +78,9 @@ class NamedFileSource(LabelledFileSource):
 
     class Config(LabelledFileSource.Config):
         root: str | None = Field(
-            default=None, description="the folder that paths are relative to; null: the one that holds the file"
+            default=None,
+            description="the folder that all paths are relative to, those with a leading / too; null: relative ones, to the "
+            "folder that holds the file",
         )
         label_separator: str | None = Field(
             default=None,
@@ -95,8 +97,9 @@ class NamedFileSource(LabelledFileSource):
         """The listing, with the settings applied that all such files have."""
         folder = os.path.dirname(path) if self.config.root is None else os.path.expanduser(self.config.root)
         start = posixpath.join(folder, "")
-        expanded = map(os.path.expanduser, names)
-        files = Listing(folder, [name.removeprefix(start) for name in expanded], lines=lines, **more)
+        inside = "" if self.config.root is None else "/"
+        names = [os.path.expanduser(name).removeprefix(start).lstrip(inside) for name in names]
+        files = Listing(folder, names, lines=lines, **more)
         return self._present(files) if self.config.skip_missing else files
 
     def _several(self, labels: Mapping[str, Sequence[Label]]) -> dict[str, Any]:

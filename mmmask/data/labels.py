@@ -26,7 +26,7 @@ class LabelCounts:
         counts = self.samples.values()
         few, many = min(counts), max(counts)
         each = f"{few} samples each" if few == many else f"{few} to {many} samples each"
-        without = f"; {self.unlabelled} samples have no label" if self.unlabelled else ""
+        without = f"; {self.unlabelled} samples without a label" if self.unlabelled else ""
         return f"{len(counts)} classes, {each}{without}"
 
 

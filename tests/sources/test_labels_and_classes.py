@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmmask.builtins.files import ClassNames
-from mmmask.builtins.sources import FolderSource, ListSource
 from mmmask.components import components
 from mmmask.data.labels import count_labels
 from mmmask.interfaces import SourceError
@@ -143,11 +142,19 @@ def test_a_balanced_subset(count, draw, tmp_path_factory):
     found = source("list", written(folder / "l.csv", "\n".join([*lines, "none.jpg"])), per_class=count, draw=draw)
     assert Counter(labels(found)) == {label: min(size, count) for label, size in sizes.items()}
     assert found.classes == {"label": ("a", "b", "c")}
-    assert paths(found) == sorted(paths(found), key=lambda path: [*map(str, folder.iterdir()), path]), "in their order"
+    whole = paths(source("list", folder / "l.csv"))
+    assert paths(found) == [path for path in whole if path in paths(found)], "in their order"
     shuffled = source("list", written(folder / "s.csv", "\n".join(lines[::-1])), per_class=count, draw=draw)
     assert sorted(paths(shuffled)) == sorted(paths(found)), "whatever the order of the list"
     more = source("list", folder / "l.csv", per_class=count + 1, draw=draw)
     assert set(paths(found)) <= set(paths(more))
+
+
+def test_a_leading_slash_below_a_root(tmp_path):
+    path = written(tmp_path / "l.txt", "/a/airfield/1.jpg 0\n/data/b.jpg 1\n")
+    found = source("list", path, separator="space", root="/data")
+    assert paths(found) == ["/data/a/airfield/1.jpg", "/data/b.jpg"]
+    assert paths(source("list", path, separator="space")) == ["/a/airfield/1.jpg", "/data/b.jpg"]
 
 
 def test_other_draws_take_other_files(tmp_path):
@@ -181,7 +188,7 @@ def test_counts_of_classes(tmp_path):
     path = written(tmp_path / "l.csv", "a.jpg,x\nb.jpg,y\nc.jpg\nd.jpg,x\n")
     (counts,) = count_labels(source("list", path)).values()
     assert (dict(counts.samples), counts.unlabelled, counts.first_unlabelled) == ({"x": 2, "y": 1}, 1, 2)
-    assert str(counts) == "2 classes, 1 to 2 samples each; 1 samples have no label"
+    assert str(counts) == "2 classes, 1 to 2 samples each; 1 samples without a label"
     assert count_labels(source("list", written(path, "a.jpg\n"))) == {}
 
 
@@ -195,8 +202,6 @@ def test_folders_have_classes_too(tmp_path):
     for name in ("10/a.jpg", "9/b.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    assert FolderSource in source("folder", tmp_path).__class__.__mro__
     assert source("folder", tmp_path).classes == {"label": ("10", "9")}
     assert source("folder", tmp_path, classes=11).classes["label"][9:] == ("9", "10")
     assert len(source("folder", tmp_path, per_class=1, limit=1)) == 1
-    assert issubclass(ListSource.Config, object)
