@@ -89,9 +89,7 @@ class FileSource(Source):
 
     def labels(self, index: int) -> Mapping[str, str | tuple[str, ...]]:
         """The file's classes."""
-        return {
-            label_set: given[index] for label_set, given in self._files.labels.items() if given[index] is not None
-        }  # type: ignore[return-value]
+        return {label_set: given[index] for label_set, given in self._files.labels.items() if given[index] is not None}  # type: ignore[return-value]
 
     def label(self, index: int) -> str | None:
         """The file's label in the set `label`, or in the only set there is."""
@@ -135,9 +133,9 @@ class LabelledFileSource(FileSource):
     class Config(FileSource.Config):
         classes: ClassList | dict[str, ClassList] | None = Field(
             default=None,
-            description="the classes in the order of their numbers, where it is not that of their sorted names: a file "
-            "with one name a line (or JSON, {name: number} or [names]), and labels that are numbers stand for its lines, "
-            "from 0; or how many classes there are, all labels being numbers from 0. Of several label sets {set: classes}",
+            description="the classes in the order of their numbers; null: sorted by name. A file with a name a line "
+            "(.json: {name: number} or [names]), whose lines labels may name by their number, from 0; or how many "
+            "classes there are, all labels being numbers from 0. Of several label sets {set: classes}",
         )
         per_class: int | None = Field(
             default=None,

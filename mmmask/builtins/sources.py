@@ -17,7 +17,6 @@ from mmmask.builtins.files import (
     Label,
     LabelledFileSource,
     Listing,
-    is_relative,
     is_remote,
     lines_of,
     open_text,
@@ -79,8 +78,8 @@ class NamedFileSource(LabelledFileSource):
     class Config(LabelledFileSource.Config):
         root: str | None = Field(
             default=None,
-            description="the folder that all paths are relative to, those with a leading / too; null: relative ones, to the "
-            "folder that holds the file",
+            description="the folder that all paths are relative to, those with a leading / too; null: relative "
+            "ones, to the folder that holds the file",
         )
         label_separator: str | None = Field(
             default=None,
@@ -89,8 +88,8 @@ class NamedFileSource(LabelledFileSource):
         )
         skip_missing: bool = Field(
             default=False,
-            description="look for every local file at the start, and leave out those that are not there; false: they are "
-            "bad samples",
+            description="look for every local file at the start, and leave out those that are not there; false: they "
+            "are bad samples",
         )
 
     def _found(self, path: str, names: Iterable[str], lines: Sequence[int], **more: Any) -> Listing:  # noqa: ANN401 - a Listing's
@@ -135,8 +134,8 @@ SEPARATORS = {"comma": ",", "space": None, "tab": "\t"}
 class ListSource(NamedFileSource):
     """The files that a text file names, one `path` or `path,label` a line, in the order of the lines.
 
-    Relative paths are relative to `root`. Blank lines and lines that start with `#` are skipped. The LAST separator of a
-    line separates path and label: a path with a comma and no label ends in a comma. Endings are not looked at, and
+    Relative paths are relative to `root`. Blank lines and lines that start with `#` are skipped. The LAST separator of
+    a line separates path and label: a path with a comma and no label ends in a comma. Endings are not looked at, and
     whether a file is there is found out when it is read, or with `skip_missing` at the start.
     """
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any, Literal
@@ -28,9 +29,10 @@ Row = Mapping[str, Any]
 class TableSource(NamedFileSource):
     """The files that a table names, one a row, with labels of one or more sets and, of a recording, a part in time.
 
-    By its ending the table is .csv (commas, a header line), .tsv (tabs), .jsonl or .ndjson (an object a line), or .json:
-    a list of objects, or an object with lists `images` and `annotations`, joined by `image_id`, and `categories`, whose
-    names are the column `category`. Any other text has a `separator`. Endings of files are not looked at.
+    By its ending the table is .csv (commas, a header line), .tsv (tabs), .jsonl or .ndjson (an object a line), or
+    .json: a list of objects, or an object with lists `images` and `annotations`, joined by `image_id`, and
+    `categories`, whose names are the column `category`. Any other text has a `separator`. Endings of the files that are
+    named are not looked at.
     """
 
     class Config(NamedFileSource.Config):
@@ -47,19 +49,22 @@ class TableSource(NamedFileSource):
         )
         labels: dict[str, str] | None = Field(
             default=None,
-            description="{label set: column or template}, such as {verb: verb_class, noun: noun_class}; null: the column "
-            "`label`, where there is one",
+            description="{label set: column or template}, such as {verb: verb_class, noun: noun_class}; null: the "
+            "column `label`, where there is one",
         )
         drop_from_labels: str = Field(default="", description="characters that are taken out of labels, such as []")
         where: dict[str, str | int] = Field(
             default={}, description="{column: value}: only rows that have it, such as {split: train}"
         )
         start: str | None = Field(
-            default=None, description="the column where a part begins, in seconds or h:m:s; null or empty: at the beginning"
+            default=None,
+            description="the column where a part begins, in seconds or h:m:s; null or empty: at the beginning",
         )
         end: str | None = Field(default=None, description="the column where a part ends; null or empty: at the end")
         frame_rate: float | None = Field(
-            default=None, gt=0, description="start and end are numbers of frames, so many a second; null: they are times"
+            default=None,
+            gt=0,
+            description="start and end are numbers of frames, so many a second; null: they are times",
         )
 
     config: Config
@@ -93,8 +98,7 @@ class TableSource(NamedFileSource):
                 labels = {label_set: [] for label_set in columns}
             if any(_text(row.get(column)).strip() != str(value) for column, value in config.where.items()):
                 continue
-            name = file_of(row)
-            names.append(known.setdefault(name, name))
+            names.append(sys.intern(file_of(row)))  # of a video with many parts once
             lines.append(number)
             for label_set, label_of in columns.items():
                 label = self._label(label_of(row))
@@ -109,8 +113,8 @@ class TableSource(NamedFileSource):
         labels = {label_set: given for label_set, given in labels.items() if set(given) != {None}}
         more = self._several(labels)
         if lists and not more.get("several"):
-            more = {"labels": {key: _tuples(given) if key in lists else given for key, given in labels.items()}}
-            more["several"] = tuple(key for key in labels if key in lists)
+            tuples = {key: _tuples(given) if key in lists else given for key, given in labels.items()}
+            more = {"labels": tuples, "several": tuple(key for key in labels if key in lists)}
         return self._found(path, names, lines, windows=np.array(windows) if windows else None, **more)
 
     def _label(self, label: Any) -> Label:  # noqa: ANN401 - a text, or a list of JSON

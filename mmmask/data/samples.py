@@ -19,7 +19,7 @@ from mmmask_registry import MmmaskError
 
 ATTEMPTS = 20
 UNLABELLED = -1
-"""Class number of a sample without a label, in a source whose other samples have one; a row of it in a set of several."""
+"""Class number of a sample without a label, in a source whose other samples have one; of several classes, each."""
 LONGEST_REASON = 400
 
 

@@ -74,8 +74,8 @@ class SourceFile:
     Attributes:
         path: as the source knows it, local or remote (iopath); of a file in memory its name.
         data: content of a file in memory, such as a member of an archive.
-        window: (start, end) in seconds where the sample is a part of a recording; the end may be infinite. Only given to
-            modalities whose `Preparation.takes_windows`.
+        window: (start, end) in seconds where the sample is a part of a recording, the end maybe infinite; only given to
+            a modality whose preparation has `takes_windows`.
     """
 
     path: str

@@ -52,7 +52,7 @@ class Source(Component):
         return None
 
     def labels(self, index: int) -> Mapping[str, str | tuple[str, ...]]:
-        """Its class in each label set, without the sets where it has no label; in a set of `several` a tuple of classes.
+        """Its class in each label set that it has a label of; in a set of `several` a tuple of classes.
 
         By default `label` in the set `label`.
         """

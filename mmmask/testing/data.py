@@ -316,7 +316,9 @@ class SourceCase(Case):
             expect.equal(len(found), len(set(found)), f"names of {names_of}, each once")
         for label_set, given in (pair for index in looked for pair in self.component.labels(index).items()):
             several = label_set in self.component.several
-            expect.that(isinstance(given, tuple) == several, f"{'tuples' if several else 'texts'} in {label_set}", given)
+            expect.that(
+                isinstance(given, tuple) == several, f"{'tuples' if several else 'texts'} in {label_set}", given
+            )
             strange = [name for name in (given if several else (given,)) if name not in classes.get(label_set, ())]
             expect.none(strange, "labels that are in `classes`")
 

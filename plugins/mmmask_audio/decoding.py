@@ -72,7 +72,7 @@ def decode_window(
         samples: number of samples of the result.
         place: where the window starts, in [0, 1].
         max_seconds: longest file, or part, that is decoded.
-        part: (start, end) in seconds; the window lies within, and silence follows a shorter part. None is all the sound.
+        part: (start, end) in seconds; the window lies within, and silence follows a shorter part. None: all the sound.
 
     Returns:
         float32 (samples,), full scale is [-1, 1]; exact to half a sample.

@@ -135,9 +135,7 @@ def _within(index: FrameIndex, start: float, end: float) -> FrameIndex:
     )
 
 
-def _indexed(
-    container: InputContainer, stream: VideoStream, coming: Iterable[Packet], max_frames: int
-) -> FrameIndex:
+def _indexed(container: InputContainer, stream: VideoStream, coming: Iterable[Packet], max_frames: int) -> FrameIndex:
     packets: list[tuple[int | None, int | None, int, bool]] = []  # presentation and decoding stamp, duration, keyframe
     first_keyframe: int | None = None
     for packet in coming:

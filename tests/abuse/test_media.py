@@ -336,8 +336,8 @@ ABUSES = [
             ("JSON without end", "t.json", "[" * 10**6, "", "not JSON"),
             ("JSON of another shape", "t.json", '{"a": {"b": 3}}', "", "list of objects"),
             ("no such column", "t.csv", "pth\nimg/0.jpg\n", "", "no column 'path'"),
-            ("a template into Python", "t.csv", "path\nimg/0.jpg\n", ", file: \"{path.__class__}\"", "no column"),
-            ("a template without end", "t.csv", "path\nimg/0.jpg\n", ", file: \"{path:9999999999d}\"", "format"),
+            ("a template into Python", "t.csv", "path\nimg/0.jpg\n", ', file: "{path.__class__}"', "no column"),
+            ("a template without end", "t.csv", "path\nimg/0.jpg\n", ', file: "{path:9999999999d}"', "format"),
         )
     ),
     Abuse(

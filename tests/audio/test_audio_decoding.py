@@ -116,7 +116,9 @@ def test_lossless_samples_are_right_to_the_last_bits(files, audio, name):
 
 
 @pytest.mark.parametrize("name", ["s16.wav", "cbr.mp3", "a.opus", "aac.m4a", "a.webm", "a.aac"])
-@pytest.mark.parametrize(("begin", "end", "place", "start"), [(3, 8, 0, 3), (3, 8, 1, 6), (3, 8, 0.5, 4.5), (5, math.inf, 0, 5)])
+@pytest.mark.parametrize(
+    ("begin", "end", "place", "start"), [(3, 8, 0, 3), (3, 8, 1, 6), (3, 8, 0.5, 4.5), (5, math.inf, 0, 5)]
+)
 def test_a_window_lies_within_its_part(files, audio, seconds_decoded, name, begin, end, place, start):
     found = decode_window(files[name], RATE, 2 * RATE, place, 1000.0, (begin, end))
     late, alike = audio.lag(found, expected(audio, start))

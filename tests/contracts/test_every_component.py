@@ -124,7 +124,9 @@ def write_files(folder):
         path.write_bytes(bytes([number]) * 10)
     rows = ["files/b/2.jpg,two", "files/a/1.jpg,one", "files/a/0.JPG,one"]
     (folder / "list.csv").write_text("\n".join(rows))
-    (folder / "table.csv").write_text("\n".join(["path,label,number", *(f"{row},{n + 9}" for n, row in enumerate(rows))]))
+    (folder / "table.csv").write_text(
+        "\n".join(["path,label,number", *(f"{row},{n + 9}" for n, row in enumerate(rows))])
+    )
     return folder
 
 

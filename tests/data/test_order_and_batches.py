@@ -184,10 +184,10 @@ class Tagged(Counting):
     """Samples with one shape and any number of tags, which the last ones lack."""
 
     several = ("tags",)
-    classes = {"shape": ("sine", "saw"), "tags": ("loud", "long", "low")}  # noqa: RUF012
 
-    def __init__(self, signals, **settings):
-        super().__init__(signals, **settings)
+    @property
+    def classes(self):
+        return {"shape": ("sine", "saw"), "tags": ("loud", "long", "low")}
 
     def labels(self, index):
         tags = {0: ("low", "loud"), 1: ()}
@@ -225,10 +225,8 @@ def test_a_sample_without_a_label_is_an_error_where_the_objective_takes_none(sig
     assert made(False).plain(5).labels == {"label": 2}
     monkeypatch.setattr(signals.WaveSource, "labels", lambda _, index: {} if index in (5, 7) else {"label": "a"})
     assert made(True).plain(5).labels == {"label": -1}
-    with pytest.raises(
-        SourceError,
-        match=r"streams\.s\.source: sample 5 has no label of the set 'label', as 2 of 24 samples\. .*`unlabelled: true`",
-    ):
+    problem = r"streams\.s\.source: sample 5 has no label of the set 'label', as 2 of 24 samples\. .*`unlabelled: true`"
+    with pytest.raises(SourceError, match=problem):
         made(False)
 
 
@@ -237,7 +235,9 @@ def test_a_part_of_a_recording_is_refused_where_the_modality_would_take_the_whol
         def load(self, index):
             return SourceFile("a.mp4", window=(1.0, 2.0))
 
-    with pytest.raises(SourceError, match=r"streams\.s: sample 3: a window of time, which the modality does not keep to"):
+    with pytest.raises(
+        SourceError, match=r"streams\.s: sample 3: a window of time, which the modality does not keep to"
+    ):
         loader_of(signals, source=Parts(signals)).batch([(0, 3)])
 
 

@@ -59,7 +59,11 @@ def test_separators_and_a_root_elsewhere(tmp_path, separator, text, expected):
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1)
 
 
-@given(rows=st.lists(st.tuples(NAMES.filter(lambda name: name[0] not in "#~/\ufeff" and "://" not in name), NAMES), min_size=1))
+@given(
+    rows=st.lists(
+        st.tuples(NAMES.filter(lambda name: name[0] not in "#~/\ufeff" and "://" not in name), NAMES), min_size=1
+    )
+)
 def test_whatever_is_written_with_blanks_is_read(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "l.txt"
     path.write_bytes("\n".join(f"{name} {label}" for name, label in rows).encode())
@@ -77,7 +81,9 @@ def test_numbers_keep_their_order(tmp_path):
     found = source("list", path, separator="space", classes=str(names))
     assert labels(found) == ["class 10", "class 2", "class 2"]
     assert found.classes["label"][10] == "class 10"
-    assert found.classes["label"] == source("list", path, separator="space", classes=str(names), limit=1).classes["label"]
+    assert (
+        found.classes["label"] == source("list", path, separator="space", classes=str(names), limit=1).classes["label"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,9 @@ def test_missing_files_are_left_out_and_counted(tmp_path):
     found = source("list", path, skip_missing=True)
     assert labels(found) == ["b", "c"]
     assert found.left_out == "1 of 3 files, which are not there"
-    with pytest.raises(SourceError, match=r"not one of 1 files is there; the first: /nowhere/gone\.jpg\. Set source\.root"):
+    with pytest.raises(
+        SourceError, match=r"not one of 1 files is there; the first: /nowhere/gone\.jpg\. Set source\.root"
+    ):
         source("list", written(path, "gone.jpg,a\n"), skip_missing=True, root="/nowhere")
 
 
