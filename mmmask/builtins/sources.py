@@ -102,10 +102,12 @@ class NamedFileSource(LabelledFileSource):
         return self._present(files) if self.config.skip_missing else files
 
     def _several(self, labels: Mapping[str, Sequence[Label]]) -> dict[str, Any]:
-        """Labels cut at `label_separator`."""
+        """Labels cut at `label_separator`; where some are tuples already, all become such."""
         separator = self.config.label_separator
         if separator is None:
-            return {"labels": labels}
+            several = tuple(key for key, given in labels.items() if any(isinstance(label, tuple) for label in given))
+            whole = {key: [(label,) if isinstance(label, str) else label for label in labels[key]] for key in several}
+            return {"labels": {**labels, **whole}, "several": several}
         known: dict[Label, Label] = {None: None}
         for label in (label for given in labels.values() for label in given):
             if isinstance(label, str) and label not in known:

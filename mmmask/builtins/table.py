@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal
 
@@ -30,9 +31,9 @@ class TableSource(NamedFileSource):
     """The files that a table names, one a row, with labels of one or more sets and, of a recording, a part in time.
 
     By its ending the table is .csv (commas, a header line), .tsv (tabs), .jsonl or .ndjson (an object a line), or
-    .json: a list of objects, or an object with lists `images` and `annotations`, joined by `image_id`, and
-    `categories`, whose names are the column `category`. Any other text has a `separator`. Endings of the files that are
-    named are not looked at.
+    .json: a list of objects, or an object with a list `annotations` and others that these name: where there are
+    `categories`, their name is the column `category.name` of every annotation with a `category_id`. Any other text has
+    a `separator`. Endings of the files that are named are not looked at.
     """
 
     class Config(NamedFileSource.Config):
@@ -77,63 +78,31 @@ class TableSource(NamedFileSource):
             raise SourceError(f"{self._where}, {self._unit} {error.line or self._at}: {error}") from None
 
     def _listing(self, path: str) -> Listing:
-        config = self.config
         rows, self._unit = self._rows(path)
-        file_of: Callable[[Row], str] | None = None
-        columns: dict[str, Callable[[Row], str]] = {}
+        columns: _Columns | None = None
         names: list[str] = []
         lines: list[int] = []
         labels: dict[str, list[Label]] = {}
         windows: list[tuple[float, float]] = []
         known: dict[Label, Label] = {}
-        lists: set[str] = set()
         for number, row in rows:
             self._at = number
-            if file_of is None:
-                for column in (*config.where, config.start, config.end):
-                    _check(column, row)
-                wanted = {"label": "label"} if config.labels is None and "label" in row else config.labels or {}
-                file_of = _template(config.file, row, required=True)
-                columns = {label_set: _template(column, row) for label_set, column in wanted.items()}
-                labels = {label_set: [] for label_set in columns}
-            if any(_text(row.get(column)).strip() != str(value) for column, value in config.where.items()):
+            columns = columns or _Columns.found(self.config, row)
+            if not columns.wants(row):
                 continue
-            names.append(sys.intern(file_of(row)))  # of a video with many parts once
+            names.append(sys.intern(columns.file(row)))  # of a recording with many parts once
             lines.append(number)
-            for label_set, label_of in columns.items():
-                label = self._label(label_of(row))
-                if isinstance(label, tuple):
-                    lists.add(label_set)
-                labels[label_set].append(known.setdefault(label, label))
-            if config.start or config.end:
-                windows.append(self._time_window(row))
+            for label_set, label_of in columns.labels.items():
+                label = columns.label(label_of(row))
+                labels.setdefault(label_set, []).append(known.setdefault(label, label))
+            if columns.in_parts:
+                windows.append(columns.window(row))
         if not names:
-            having = f" with {', '.join(f'{column} {value}' for column, value in config.where.items())}"
-            raise SourceError(f"{self._where} has no row{having if config.where else ''}. {WANTED}")
-        labels = {label_set: given for label_set, given in labels.items() if set(given) != {None}}
-        more = self._several(labels)
-        if lists and not more.get("several"):
-            tuples = {key: _tuples(given) if key in lists else given for key, given in labels.items()}
-            more = {"labels": tuples, "several": tuple(key for key in labels if key in lists)}
+            having = f" with {', '.join(f'{column} {value}' for column, value in self.config.where.items())}"
+            raise SourceError(f"{self._where} has no row{having if self.config.where else ''}. {WANTED}")
+        given = {label_set: found for label_set, found in labels.items() if set(found) != {None}}
+        more = self._several(given)
         return self._found(path, names, lines, windows=np.array(windows) if windows else None, **more)
-
-    def _label(self, label: Any) -> Label:  # noqa: ANN401 - a text, or a list of JSON
-        if isinstance(label, list):
-            return tuple(dict.fromkeys(text for item in label if (text := self._kept(_text(item)))))
-        return self._kept(label) or None
-
-    def _kept(self, label: str) -> str:
-        drop = self.config.drop_from_labels
-        return (label.translate(dict.fromkeys(map(ord, drop))) if drop else label).strip()
-
-    def _time_window(self, row: Row) -> tuple[float, float]:
-        config = self.config
-        rate = config.frame_rate or 1.0
-        start = _seconds(row, config.start, 0.0) / rate
-        end = _seconds(row, config.end, math.inf) / rate
-        if not start < end:
-            raise _CellError(f"a part from {start:g} to {end:g} s, which is none")
-        return start, end
 
     def _rows(self, path: str) -> tuple[Iterator[tuple[int, Row]], str]:
         """Numbered rows, and what the numbers count."""
@@ -180,6 +149,61 @@ class TableSource(NamedFileSource):
                 yield number, found
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """What is taken out of a row.
+
+    Attributes:
+        config: the source's settings.
+        file: the file's path.
+        labels: {label set: the label, or a list of JSON}.
+    """
+
+    config: TableSource.Config
+    file: Callable[[Row], str]
+    labels: Mapping[str, Callable[[Row], Any]]
+
+    @classmethod
+    def found(cls, config: TableSource.Config, row: Row) -> _Columns:
+        """By the settings, in a table with this row."""
+        for column in (*config.where, config.start, config.end):
+            _check(column, row)
+        labels = config.labels
+        if labels is None:
+            labels = {"label": "label"} if "label" in row else {}
+        file = _template(config.file, row, required=True)
+        return cls(config, file, {label_set: _template(column, row) for label_set, column in labels.items()})
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether rows are parts of recordings."""
+        return bool(self.config.start or self.config.end)
+
+    def wants(self, row: Row) -> bool:
+        """Whether the row is to be taken."""
+        where = self.config.where
+        return not where or all(_text(row.get(key)).strip() == str(value) for key, value in where.items())
+
+    def label(self, value: Any) -> Label:  # noqa: ANN401 - a text, or a list of JSON
+        """The label without what is to be dropped."""
+        if isinstance(value, list):
+            return tuple(dict.fromkeys(text for item in value if (text := self._kept(_text(item)))))
+        return self._kept(value) or None
+
+    def window(self, row: Row) -> tuple[float, float]:
+        """Start and end in seconds."""
+        rate = self.config.frame_rate or 1.0
+        start = _seconds(row, self.config.start, 0.0) / rate
+        end = _seconds(row, self.config.end, math.inf) / rate
+        if not start < end:
+            raise _CellError(f"a part from {start:g} to {end:g} s, which is none")
+        return start, end
+
+    def _kept(self, label: str) -> str:
+        drop = self.config.drop_from_labels
+        return (label.translate(dict.fromkeys(map(ord, drop))) if drop else label).strip()
+
+
 class _CellError(Exception):
     """What is wrong with a row, by default with the one that is read."""
 
@@ -206,7 +230,7 @@ def _objects(found: Any, where: str) -> Sequence[Row]:  # noqa: ANN401 - whateve
     if isinstance(found, dict) and isinstance(found.get("annotations"), list):
         found = _joined(found, where)
     if not isinstance(found, list):
-        raise SourceError(f"{where}: neither a list of objects nor an object with images and annotations. {WANTED}")
+        raise SourceError(f"{where}: neither a list of objects nor an object with annotations. {WANTED}")
     for number, row in enumerate(found, start=1):
         if not isinstance(row, dict):
             raise SourceError(f"{where}, record {number}: no object")
@@ -214,21 +238,24 @@ def _objects(found: Any, where: str) -> Sequence[Row]:  # noqa: ANN401 - whateve
 
 
 def _joined(found: Mapping[str, Any], where: str) -> list[Row]:
-    """The annotations with what is said of their image and category."""
+    """The annotations, each with the values of the objects that its `X_id` names as `X.key`."""
     try:
-        images = {image["id"]: image for image in found["images"]}
-        categories = {category["id"]: category["name"] for category in found.get("categories", ())}
+        rows = found["annotations"]
+        stems = [key.removesuffix("_id") for key in (rows[0] if rows else ()) if key.endswith("_id")]
+        lists = {stem: found.get(f"{stem}s") or found.get(f"{stem[:-1]}ies") for stem in stems}
+        objects = {stem: {item["id"]: item for item in items} for stem, items in lists.items() if items}
         return [
-            {
-                **images[row["image_id"]],
-                **row,
-                **({"category": categories[row["category_id"]]} if categories and "category_id" in row else {}),
+            row
+            | {
+                f"{stem}.{key}": value
+                for stem, known in objects.items()
+                for key, value in known[row[f"{stem}_id"]].items()
             }
-            for row in found["annotations"]
+            for row in rows
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         problem = f"{error.args[0]!r} is not there" if isinstance(error, KeyError) else "no objects"
-        raise SourceError(f"{where}: images, annotations and categories that do not fit: {problem}"[:400]) from error
+        raise SourceError(f"{where}: annotations and what they name do not fit: {shortened(problem, 200)}") from error
 
 
 def _check(column: str | None, row: Row) -> None:
@@ -305,7 +332,3 @@ def _text(value: Any) -> str:  # noqa: ANN401 - a cell, or a value of JSON
     if isinstance(value, dict | list):
         raise _CellError(f"a text or a number is wanted, not {shortened(json.dumps(value))}")
     return "" if value is None else json.dumps(value)
-
-
-def _tuples(given: Iterable[Label]) -> list[Label]:
-    return [(label,) if isinstance(label, str) else label for label in given]

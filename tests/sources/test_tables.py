@@ -94,10 +94,13 @@ def test_images_and_annotations(file):
         "annotations": [{"id": 9, "image_id": 2, "category_id": 1}, {"id": 8, "image_id": 1, "category_id": 7}],
         "categories": [{"id": 1, "name": "mushroom"}, {"id": 7, "name": "owl"}],
     }
-    found = table(file(json.dumps(data), "t.json"), file="file_name", labels={"label": "category_id"}, classes=8)
+    found = table(file(json.dumps(data), "t.json"), file="image.file_name", labels={"label": "category_id"}, classes=8)
     assert rows(found) == [("Fungi/1/b.jpg", {"label": "1"}), ("Aves/7/a.jpg", {"label": "7"})]
-    assert table(file(json.dumps(data), "t.json"), file="file_name", labels={"l": "category"}).label(1) == "owl"
-    with pytest.raises(SourceError, match=r"do not fit: 3 is not there"):
+    assert (
+        table(file(json.dumps(data), "t.json"), file="{image.file_name}", labels={"l": "category.name"}).label(1)
+        == "owl"
+    )
+    with pytest.raises(SourceError, match=r"do not fit: '3 is not there'"):
         table(file(json.dumps(data | {"annotations": [{"image_id": 3}]}), "t.json"))
     for broken in ({"images": 3}, {"images": [3]}, {"categories": [{"id": 1}]}, {"annotations": [3]}):
         with pytest.raises(SourceError, match="do not fit"):
