@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmmask.cli.arguments import add_experiment, load
+from mmmask.components import components
 from mmmask_registry import MmmaskError
 
 BF16_ACTIVATIONS = 0.6
@@ -67,7 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
-            print(f"{name}: {len(sample_loader(experiment, name, held_out=True).source)} held-out samples")
+            learns = components().get("objective", stream.objective).needs_labels
+            held_out = sample_loader(experiment, name, held_out=True, classes=source.classes if learns else None)
+            print(f"{name}: {len(held_out.source)} held-out samples")
         shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
         if shape != expected:
             problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")

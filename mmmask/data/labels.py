@@ -23,11 +23,13 @@ class LabelCounts:
     first_unlabelled: int | None
 
     def __str__(self) -> str:
-        counts = self.samples.values()
+        counts = [count for count in self.samples.values() if count] or [0]
         few, many = min(counts), max(counts)
         each = f"{few} samples each" if few == many else f"{few} to {many} samples each"
-        without = f"; {self.unlabelled} samples without a label" if self.unlabelled else ""
-        return f"{len(counts)} classes, {each}{without}"
+        empty = sum(not count for count in self.samples.values())
+        without = f"; {empty} classes without a sample" if empty else ""
+        without += f"; {self.unlabelled} samples without a label" if self.unlabelled else ""
+        return f"{len(self.samples)} classes, {each}{without}"
 
 
 def count_labels(source: Source) -> dict[str, LabelCounts]:

@@ -197,6 +197,8 @@ def test_counts_of_classes(tmp_path):
     (counts,) = count_labels(source("list", path)).values()
     assert (dict(counts.samples), counts.unlabelled, counts.first_unlabelled) == ({"x": 2, "y": 1}, 1, 2)
     assert str(counts) == "2 classes, 1 to 2 samples each; 1 samples without a label"
+    (counts,) = count_labels(source("list", written(path, "a.jpg,1\nb.jpg,3\n"), classes=5)).values()
+    assert str(counts) == "5 classes, 1 samples each; 3 classes without a sample"
     assert count_labels(source("list", written(path, "a.jpg\n"))) == {}
 
 
