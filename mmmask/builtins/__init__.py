@@ -34,6 +34,8 @@ COMPONENTS = (
     ("source", "glob", "sources:GlobSource", "every file that matches a pattern"),
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),
+    ("optimizer", "sgd", "optimizers:SGD", "stochastic gradient descent with momentum"),
+    ("optimizer", "lars", "optimizers:Lars", "layer-wise adaptive rates for large batches"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )

@@ -24,12 +24,25 @@ OptimizerChoice = Annotated[Optimizer.Config, ChosenByName("optimizer", default=
 CallbackChoice = Annotated[Component.Config, ChosenByName("callback")]
 
 
+Trainable = (
+    Literal["all", "none"]
+    | Annotated[int, Field(gt=0)]
+    | Annotated[float, Field(gt=0, multiple_of=0.5)]
+    | Annotated[tuple[str, ...], Field(min_length=1)]
+)
+
+
 class ModelSettings(StrictModel):
     """The model: what all streams share."""
 
     encoder: EncoderChoice = Field(description="turns visible tokens into latents")
     decoder: DecoderChoice | None = Field(
         default=None, description="predicts masked tokens; required by the objective masked"
+    )
+    trainable: Trainable = Field(
+        default="all",
+        description="what trains of the encoder, besides the objectives: all, none, a number of its last stages and the "
+        "final norm (0.5: the MLP half of the last one), or patterns of its parameters' names, as [blocks.11.*, norm.*]",
     )
 
 

@@ -147,6 +147,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (ViT, equations 2 and 3)."""
 
+    second_half = ("norm2", "mlp", "scale2")
+
     def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
         width, start = settings.width, settings.layer_scale

@@ -103,7 +103,7 @@ class _Training:
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
-        optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
+        optimizer = chosen.build(parameter_groups(model, settings.optimizer))
         bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
         self.audience = Audience(_callbacks(experiment), (LogWriter(folder), *plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
