@@ -150,6 +150,14 @@ class EvaluateSettings(StrictModel):
     samples: int = Field(default=64, gt=0, description="held-out samples per stream")
 
 
+class AverageSettings(StrictModel):
+    """Exponential moving average of the weights that train, for which it takes memory once more."""
+
+    decay: float = Field(default=0.9999, ge=0, lt=1, description="share of the average that an update keeps")
+    every: int = Field(default=1, gt=0, description="steps between updates")
+    start: int = Field(default=0, ge=0, description="steps before the first update, which takes the weights as they are")
+
+
 class TrainingSettings(StrictModel):
     """Training."""
 
@@ -168,6 +176,9 @@ class TrainingSettings(StrictModel):
         default_factory=lambda: Component.Config(name="adamw"), validate_default=True, description="how weights change"
     )
     schedule: ScheduleSettings = ScheduleSettings()
+    average: AverageSettings | None = Field(
+        default=None, description="moving average of the weights, evaluated beside them; null: none"
+    )
     checkpoint: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
