@@ -46,9 +46,12 @@ class TrainingProgress:
     def run_started(self, run: RunState) -> None:
         """Says where the run stands."""
         parameters = sum(parameter.numel() for parameter in run.model.parameters())
+        trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+        frozen = f", {trained / 1e6:.1f} M of them trained" if trained < parameters else ""
         again = f"going on from step {run.step}" if run.step else "starting"
         device = next(run.model.parameters()).device
-        said = f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}"
+        said = f"{again}: {parameters / 1e6:.1f} M parameters{frozen} on {device}, "
+        said += f"{run.total_steps} steps, in {run.output}"
         self._say(run, said)
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
         self._bar.start()

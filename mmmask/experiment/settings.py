@@ -41,8 +41,8 @@ class ModelSettings(StrictModel):
     )
     trainable: Trainable = Field(
         default="all",
-        description="what trains of the encoder, besides the objectives: all, none, a number of its last stages and the "
-        "final norm (0.5: the MLP half of the last one), or patterns of its parameters' names, as [blocks.11.*, norm.*]",
+        description="what trains of the encoder, besides the objectives: all, none, a number of its last stages and "
+        "the final norm (0.5: the MLP half of the last one), or patterns of parameter names: [blocks.11.*, norm.*]",
     )
 
 
@@ -155,7 +155,9 @@ class AverageSettings(StrictModel):
 
     decay: float = Field(default=0.9999, ge=0, lt=1, description="share of the average that an update keeps")
     every: int = Field(default=1, gt=0, description="steps between updates")
-    start: int = Field(default=0, ge=0, description="steps before the first update, which takes the weights as they are")
+    start: int = Field(
+        default=0, ge=0, description="steps before the first update, which takes the weights as they are"
+    )
 
 
 class TrainingSettings(StrictModel):

@@ -60,7 +60,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         freeze(encoder, experiment.model.trainable)
     except ValueError as error:
         raise ExperimentError([f"model.trainable: {error}"]) from error
-    if experiment.model.trainable == "none" and not any(True for part in objectives.values() for _ in part.parameters()):
+    if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
         raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
     return Model(modalities, encoder, objectives, weights, experiment.training.seed, _settings(experiment))
 

@@ -35,7 +35,9 @@ def _fitting(encoder: Encoder, patterns: tuple[str, ...]) -> set[str]:
     fitting = {pattern: {name for name in names if fnmatchcase(name, pattern)} for pattern in patterns}
     for pattern, found in fitting.items():
         if not found:
-            raise ValueError(f"no parameter of the encoder fits {pattern!r}; they are called as {names[0]}, {names[-1]}")
+            raise ValueError(
+                f"no parameter of the encoder fits {pattern!r}; they are called as {names[0]}, {names[-1]}"
+            )
     return set().union(*fitting.values())
 
 

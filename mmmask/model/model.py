@@ -86,7 +86,7 @@ class Model(Backbone):
         self.train()
 
     def train(self, mode: bool = True) -> Model:
-        """As `nn.Module.train`; a frozen encoder stays in evaluation mode: no drop path, no dropout, fixed statistics."""
+        """As `nn.Module.train`; a frozen encoder stays in evaluation mode: nothing is dropped."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
             self.encoder.eval()

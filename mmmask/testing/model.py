@@ -128,7 +128,9 @@ class EncoderCase(SequenceCase):
         expect.equal(len(depths), last + 1, "lists of by_depth, one more than stages")
         lost = [number for number, stage in enumerate(stages) if all(part is not stage for part in depths[number])]
         expect.none(lost, "each stage in its own list")
-        listed = {id(part): at for at, modules in enumerate(depths) for module in modules for part in module.parameters()}
+        listed = {
+            id(part): at for at, modules in enumerate(depths) for module in modules for part in module.parameters()
+        }
         within = {id(part) for stage in stages for part in stage.parameters()}
         outside = {name: part for name, part in encoder.named_parameters() if id(part) not in within}
         plain = self._by_stage()

@@ -35,7 +35,8 @@ LEARNED = {"positions": {"name": "learned"}, "prefix_tokens": 1, "masked_tokens"
 
 # recipe: settings, and the factors of head and final norm, last block, the sixth of twelve, the first, embeddings
 RECIPES = {
-    "OmniMAE IN1k": ({"layer_decay": 0.65, "scale_head": True, "weight_decay": 1e-4}, (0.65, 0.4225, 0.031864, 0.003697, 0.002403)),
+    "OmniMAE IN1k": ({"layer_decay": 0.65, "scale_head": True, "weight_decay": 1e-4},
+                     (0.65, 0.4225, 0.031864, 0.003697, 0.002403)),
     "OmniMAE SSv2": ({"layer_decay": 0.75, "scale_head": True}, (0.75, 0.5625, 0.100113, 0.023757, 0.017818)),
     "MAE ViT-B": ({"layer_decay": 0.65}, (1.0, 0.65, 0.049022, 0.005688, 0.003697)),
     "MAE ViT-L and H": ({"layer_decay": 0.75}, (1.0, 0.75, 0.133484, 0.031676, 0.023757)),

@@ -16,11 +16,12 @@ FINE_TUNING = ("model.trainable=1", "model.encoder.drop_path=0.5", AVERAGED, OPT
 PROBING = ("model.trainable=none", "model.encoder.drop_path=0.5", "training.optimizer.name=lars", AVERAGED)
 
 
-@pytest.mark.parametrize("how", [FINE_TUNING, PROBING], ids=["fine_tuning", "probing"])
-@pytest.mark.parametrize("moment", ["metrics:5", "saved:6", "evaluation:3"])
-def test_a_killed_run_ends_as_if_nothing_had_happened(
-    train, left, reference, experiment_file, tmp_path, how, moment
-):
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [(FINE_TUNING, "metrics:5"), (FINE_TUNING, "saved:6"), (FINE_TUNING, "evaluation:3"), (PROBING, "metrics:5")],
+    ids=["fine_tuning-metrics", "fine_tuning-saved", "fine_tuning-evaluation", "probing"],
+)
+def test_a_killed_run_ends_as_if_nothing_had_happened(train, left, reference, experiment_file, tmp_path, how, moment):
     file = experiment_file()
     assert train(file, tmp_path / "run", *how, moment=moment).code == -signal.SIGKILL
     ended = train(file, tmp_path / "run", "data.workers=2", *how)
@@ -111,7 +112,9 @@ def test_one_more_copy_of_what_trains_and_no_more(reference, experiment_file):
 
 def test_a_run_without_an_average_says_so(signals, tmp_path):
     run = mmmask.train(mmmask.experiment.experiment_from_data(signals.signal_data(steps=1)), tmp_path / "run")
-    with pytest.raises(mmmask.MmmaskError, match="the run keeps no average of its weights: train with training.average"):
+    with pytest.raises(
+        mmmask.MmmaskError, match="the run keeps no average of its weights: train with training.average"
+    ):
         mmmask.interop.load(run.output, average=True)
     with pytest.raises(mmmask.MmmaskError, match="average=mean: true or false"):
         mmmask.interop.load(run.output, average="mean")
