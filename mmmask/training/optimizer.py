@@ -17,9 +17,8 @@ def parameter_groups(model: Model, settings: Optimizer.Config) -> list[dict[str,
     Biases, all parameters of a LayerNorm and what a module names in `no_weight_decay` do not decay; everything else
     does, the mask token too (OmniMAE's released configuration). Frozen parameters are in no group.
 
-    With `layer_decay` what lies before the encoder's stages has layer 0, stage i layer i + 1, and the final norm and all
-    outside of the encoder, such as heads, layer depth + 1. The rate is multiplied by
-    layer_decay^(depth + 1 - layer) (BEiT, MAE), or once more with `scale_head` (OmniMAE's release).
+    With `layer_decay` what lies before the encoder's stages has layer 0, stage i layer i + 1, the final norm and all
+    outside of the encoder, such as heads, layer depth + 1. The rate is multiplied by layer_decay^(depth + 1 - layer) (BEiT, MAE), or once more with `scale_head` (OmniMAE's release).
     """
     exempt = {
         id(parameter)
