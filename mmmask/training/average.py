@@ -16,8 +16,8 @@ from mmmask.experiment.settings import AverageSettings
 class Average:
     """Exponential moving average of the parameters that train, of which it is one more copy.
 
-    Frozen parameters and buffers, such as running statistics, are the model's own. Before the first update the average
-    is the weights.
+    Frozen parameters and buffers, such as running statistics, are the model's own. Before the first update there is no
+    average but the weights.
     """
 
     def __init__(self, model: nn.Module, settings: AverageSettings) -> None:
@@ -39,9 +39,6 @@ class Average:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model has the average for its weights within this block; nothing is copied."""
-        if not self.begun:
-            yield
-            return
         self._exchange()
         try:
             yield

@@ -18,7 +18,8 @@ def parameter_groups(model: Model, settings: Optimizer.Config) -> list[dict[str,
     does, the mask token too (OmniMAE's released configuration). Frozen parameters are in no group.
 
     With `layer_decay` what lies before the encoder's stages has layer 0, stage i layer i + 1, the final norm and all
-    outside of the encoder, such as heads, layer depth + 1. The rate is multiplied by layer_decay^(depth + 1 - layer) (BEiT, MAE), or once more with `scale_head` (OmniMAE's release).
+    outside of the encoder, such as heads, layer depth + 1. The rate is multiplied by layer_decay^(depth + 1 - layer)
+    (BEiT, MAE), or once more with `scale_head` (OmniMAE's release).
     """
     exempt = {
         id(parameter)

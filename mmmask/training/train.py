@@ -229,10 +229,14 @@ class _Training:
         with self._inference():
             found = self.held_out.evaluate()
             if self.average is not None:
-                with self.average.in_place():
-                    averaged = self.held_out.evaluate()
-                for name, figures in averaged.items():
-                    found[name] |= {f"average/{key}": value for key, value in figures.items()}
+                averaged = found
+                if self.average.begun:
+                    with self.average.in_place():
+                        averaged = self.held_out.evaluate()
+                found = {
+                    name: figures | {f"average/{key}": value for key, value in averaged[name].items()}
+                    for name, figures in found.items()
+                }
         for name, figures in found.items():
             self.state.evaluations.setdefault(name, []).append({"step": self.state.step, "stream": name} | figures)
             self.audience.tell("evaluated", self.state, stream=name, figures=figures)
