@@ -78,8 +78,6 @@ def test_nothing_to_train(signals):
     class Given(mmmask.Objective):
         """Learns nothing."""
 
-        stages = ()
-
         def plan(self, tokens, batches, context):
             raise NotImplementedError
 

@@ -8,7 +8,6 @@ import torch
 
 import mmmask
 from mmmask.experiment import load_experiment
-from mmmask.interop.checkpoints import Checkpoints
 
 AVERAGED = "training.average={decay: 0.7}"
 OPTIMIZER = "training.optimizer={layer_decay: 0.75, scale_head: true}"
@@ -129,7 +128,7 @@ def test_features_of_the_average_on_the_command_line(train, forker, signals, exp
         ended = forker.start("convert", tmp_path / "run", *option, "-o", file, "--plugin", signals.PLUGIN_FILE).wait()
         assert ended.code == 0, ended.err
         written[name] = mmmask.interop.load(file).state_dict()
-    state = Checkpoints(tmp_path / "run/checkpoints").newest()
+    state = mmmask.load_run(tmp_path / "run").checkpoint
     for name, weights in (("weights", state["model"]), ("average", state["average"]["weights"])):
         assert all(torch.equal(written[name][key], weight) for key, weight in weights.items())
 
