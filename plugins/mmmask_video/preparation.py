@@ -26,6 +26,7 @@ class VideoPreparation(PixelPreparation):
     """Clips as uint8 (channels, frames, height, width)."""
 
     extensions = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v")
+    takes_windows = True
 
     config: VideoModality.Config
 
@@ -48,6 +49,7 @@ class VideoPreparation(PixelPreparation):
             channels=self.config.channels,
             max_pixels=self.config.max_pixels,
             max_frames=self.config.max_frames,
+            window=loaded.window,
         )
         if len({frame.shape for frame in frames}) > 1:
             raise BadSample("the frames change their size")
