@@ -79,7 +79,12 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
         }
         for name, stream in experiment.streams.items()
     }
-    model = {key: value for key, value in every_setting(experiment.model).items() if value is not None}
+    of_training = ("weights",)  # of the model's block, settings that say nothing of the model itself
+    model = {
+        key: value
+        for key, value in every_setting(experiment.model).items()
+        if value is not None and key not in of_training
+    }
     return {"model": model, "streams": streams}
 
 
