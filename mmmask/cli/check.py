@@ -13,8 +13,9 @@ residuals and the inputs of LayerNorms stay float32."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """EXPERIMENT [key=value ...] --device."""
+    """EXPERIMENT [key=value ...] --verbose --device."""
     add_experiment(parser)
+    parser.add_argument("--verbose", action="store_true", help="say what became of every key of model.weights")
     parser.add_argument("--device", metavar="D", help="of the trial step (default: a GPU where there is one)")
 
 
@@ -22,7 +23,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
-    from mmmask.data.streams import sample_loader, total_steps
+    from mmmask.data.streams import classes_of, sample_loader, total_steps
+    from mmmask.interop.starting import start
+    from mmmask.model.build import build_model
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
     from mmmask.profiling.cost import meta_model, parameters, stream_cost
@@ -35,6 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     print(f"parameters: {counts['total']:,} ({parts})")
+    if experiment.model.weights is not None:
+        with within_memory("model.weights"):
+            weights = start(build_model(experiment, classes_of(experiment)), experiment)
+        print(weights.account if arguments.verbose else weights.summary)
     check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"

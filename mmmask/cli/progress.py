@@ -50,6 +50,8 @@ class TrainingProgress:
         device = next(run.model.parameters()).device
         said = f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}"
         self._say(run, said)
+        if run.weights is not None:
+            self._say(run, f"{run.weights.summary}\n  every key: {run.output / 'weights.txt'}")
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
         self._bar.start()
 
@@ -77,7 +79,7 @@ class TrainingProgress:
             if self._bar.disable:
                 print(line, file=sys.stderr, flush=True)
             else:
-                self._bar.console.print(line, soft_wrap=True)
+                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         except OSError:
             run.stop = True
 

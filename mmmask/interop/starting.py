@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmmask.experiment import Experiment
-from mmmask.interfaces import Positions, TokenSpec
+from mmmask.interfaces import Grid, Positions, TokenSpec
 from mmmask.interop.errors import InteropError
 from mmmask.interop.loading import Loaded, Report, read
 from mmmask.model.backbone import Backbone
@@ -23,6 +23,8 @@ from mmmask_registry import MmmaskError
 ENCODER, SETTING = "encoder.", "model.weights"
 NAMED = 3
 """Problems of one kind that are named where there are many."""
+SAME_ROW = 1e-3
+"""Distance of two rows of positions that are the same but for rounding."""
 
 
 def start_from(
@@ -79,10 +81,10 @@ def start(model: Backbone, experiment: Experiment) -> Report | None:
 def resize_kernel(kernel: Tensor, trained: Sequence[int], patch: Sequence[int]) -> Tensor:
     """A patch embedding's kernel for patches of another size, by the pseudo-inverse of resizing the patch.
 
-    A resized patch then gives what the patch gave, as far as that is possible (FlexiViT, Beyer et al. 2023, PI-resize):
-    patches are resized bicubically along their last two axes, linearly along frames and lines, with antialiasing, and
-    one axis at a time. So a kernel of one frame is repeated over the frames of a tubelet and divided by their number
-    (I3D, Carreira and Zisserman 2017, section 2.1), and the frames of a tubelet are summed for a still.
+    A resized patch then gives what the patch gave, as far as that is possible (FlexiViT, Beyer et al. 2023, PI-resize).
+    The last two axes of a patch are resized bicubically with antialiasing; frames and lines are repeated or averaged.
+    So a kernel of one frame is repeated over a tubelet and divided by the number of frames (I3D, Carreira and Zisserman
+    2017, section 2.1), and those of a tubelet's frames are summed for a still.
 
     Args:
         kernel: (outputs, product of `trained` times channels), channel fastest.
@@ -101,11 +103,11 @@ def resize_kernel(kernel: Tensor, trained: Sequence[int], patch: Sequence[int]) 
     cells = kernel.double().unflatten(1, (*old, -1))
     for axis, (before, after) in enumerate(zip(old, new, strict=True)):
         if before != after:
-            mode = "bicubic" if axes > 1 and axis >= axes - 2 else "bilinear"
-            identity = torch.eye(before, dtype=torch.float64, device=kernel.device)[None, :, :, None]
-            resizing = F.interpolate(identity, size=(after, 1), mode=mode, antialias=True)[
-                0, :, :, 0
-            ]  # (before, after)
+            of_plane = axes > 1 and axis >= axes - 2
+            how: dict[str, Any] = {"mode": "bicubic", "antialias": True} if of_plane else {"mode": "area"}
+            # along the last axis: torch 2.13 resizes a plane of one column wrongly
+            identity = torch.eye(before, dtype=torch.float64, device=kernel.device)[None, :, None]
+            resizing = F.interpolate(identity, size=(1, after), **how)[0, :, 0]  # (before, after)
             cells = torch.tensordot(torch.linalg.pinv(resizing), cells, dims=([1], [axis + 1])).movedim(0, axis + 1)
     return cells.flatten(1).to(kernel.dtype)
 
@@ -122,7 +124,8 @@ class _Transfer:
             {modality.embedding: modality.spec for modality in each.modalities.values()}
             for each in (model, self.source)
         )
-        self.stages = [f"{ENCODER}{name}." for name, part in self.modules.items() if part in [*model.encoder.stages]]
+        stages = set(model.encoder.stages)
+        self.stages = [f"{ENCODER}{name}." for name, part in self.modules.items() if part in stages]
         self.tensors: dict[str, Tensor] = {}
         self.origin: dict[str, tuple[str, ...]] = {}
         self.adapted: dict[str, str] = {}
@@ -235,11 +238,11 @@ class _Transfer:
         keys = [key for key, _ in part.named_parameters(f"{ENCODER}{name}".rstrip("."), recurse=False)]
         left = all(map(self._is_left, keys or [f"{ENCODER}{name}"]))
         if left or place is None or not hasattr(part, "weights_from"):
-            return
+            return None
         other, where = self.their_modules.get(place), f"{ENCODER}{name}"
         if not isinstance(part, Positions):
             if type(part) is not type(other):
-                return
+                return None
         elif not isinstance(other, Positions):
             return self._problem("the weights have no such positions: choose theirs", where)
         elif not keys and type(part) is not type(other):
@@ -310,18 +313,19 @@ class _Transfer:
     # --- afterwards
 
     def _compare_positions(self) -> None:
-        """Notes computed tables that are not those that the weights were trained with."""
+        """Notes computed tables with rows that the weights were not trained with."""
         for name, part in self.modules.items():
             other = self.their_modules.get(self._their_name(name) or "")
-            if not isinstance(part, Positions) or type(part) is not type(other) or self.own.keys() & _keys(name, part):
+            if not isinstance(part, Positions) or type(part) is not type(other) or [*part.parameters()]:
                 continue
             other = cast("Positions", other)
-            if any(not _are_close(part(grid), other(grid)) for grid in part.grids):
+            decided = getattr(part, "trained_grid", None) is not None
+            if not decided and not all(_is_known(part, other, grid) for grid in part.grids):
                 trained = getattr(other, "trained_grid", None) or max(other.grids, key=math.prod)
                 self.notes.append(
-                    f"{ENCODER}{name}: computed for {_size(max(part.grids, key=math.prod))} tokens, and the weights were "
-                    f"trained on {_size(trained)}: trained_grid: {list(trained)} in model.encoder.positions resizes that "
-                    "table instead, as fine-tuning mostly does"
+                    f"{ENCODER}{name}: computed for {_size(max(part.grids, key=math.prod))} tokens, and the weights "
+                    f"were trained on {_size(trained)}; model.encoder.positions.trained_grid: {list(trained)} resizes "
+                    "the table of those instead, as fine-tuning mostly does"
                 )
 
     def _report(self, used: Iterable[str], unused: Mapping[str, str]) -> Report:
@@ -368,14 +372,14 @@ def _are_alike(spec: TokenSpec, other: TokenSpec) -> bool:
     return spec.channels == other.channels and (len(spec.patch_size) == 1) == (len(other.patch_size) == 1)
 
 
-def _keys(name: str, part: nn.Module) -> set[str]:
-    return {f"{ENCODER}{name}.{key}" for key, _ in part.named_parameters()}
-
-
-def _are_close(table: Tensor | None, other: Tensor | None) -> bool:
-    if table is None or other is None:
-        return table is other
-    return torch.allclose(table.float().cpu(), other.float().cpu(), atol=1e-5)
+def _is_known(part: Positions, other: Positions, grid: Grid) -> bool:
+    """Whether other positions have the plane of a grid, and every row of its table."""
+    table, tables = part(grid), [other(each) for each in other.grids]
+    if table is None or any(each is None for each in tables):
+        return True
+    has_plane = len(grid) == 1 or grid[-2:] in [each[-2:] for each in other.grids]
+    known = torch.cat(cast("list[Tensor]", tables)).float().cpu()
+    return has_plane and bool(torch.cdist(table.float().cpu(), known, p=math.inf).amin(1).max() < SAME_ROW)
 
 
 def _label_sets(model: Backbone, objective: str) -> dict[str, list[Sequence[str]]]:
