@@ -31,8 +31,8 @@ class _WeightsSettings(StrictModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="what the file's keys do not tell, as its format needs: {num_heads: 12}"
     )
-    without: tuple[str, ...] = Field(
-        default=(),
+    without: list[str] = Field(  # no tuple: after a validator "before" a list is none
+        default_factory=list,
         description="patterns of keys that are not taken: norm.* for the encoder's norm, objectives.* for all but it",
     )
 
