@@ -240,6 +240,9 @@ class _Transfer:
         if left or place is None or not hasattr(part, "weights_from"):
             return None
         other, where = self.their_modules.get(place), f"{ENCODER}{name}"
+        if isinstance(part, Positions) and other is None:  # a block's own, made of those that all blocks share
+            place = place.rpartition(".")[0]
+            other = self.their_modules.get(place)
         if not isinstance(part, Positions):
             if type(part) is not type(other):
                 return None
@@ -257,9 +260,11 @@ class _Transfer:
         ]
         for parameter, tensor in made.items():
             own, same = (".".join(filter(None, (ENCODER[:-1], each, parameter))) for each in (name, place))
-            if self._is_left(own):
-                continue
             before = self.theirs.get(same)
+            if self._is_left(own) or (before is None and not self.theirs.keys() >= set(given)):
+                continue
+            if tensor.shape != self.own[own].shape:
+                self._problem(f"would be of shape {tuple(tensor.shape)}, not {tuple(self.own[own].shape)}", own)
             self.tensors[own], self.origin[own] = tensor, (same,) if before is not None else tuple(given)
             if before is None or not torch.equal(before, tensor):
                 self.adapted[own] = _how(part, other, before, tensor)

@@ -264,6 +264,25 @@ class TestOtherGrids:
             torch.testing.assert_close(latents(own, "stream", batch), latents(larger, "images", batch))
 
 
+    def test_a_table_of_all_blocks_is_the_beginning_of_each_one_s(self, official, tmp_path):
+        """As SimMIM's fine-tuning does."""
+        state = dict(official("simmim")["cases"]["vit"]["weights"])
+        there = read(state, num_heads=4).model
+        settings = there.plain_settings()["model"]["encoder"]
+        assert not settings["bias_per_block"]
+        modality = there.plain_settings()["streams"]["images"]["modality"]
+        own = model(modality, encoder={**settings, "bias_per_block": True, "masked_tokens": "drop"})
+        report = start_from(own, state, num_heads=4)
+        batch = pixels(1, 3, modality["size"], modality["size"])
+        torch.testing.assert_close(latents(own, "stream", batch), latents(there, "images", batch))
+        assert report.unused["encoder.mask_token"] == "the model has no such tensor"
+        assert accounted(report, own, state)
+        per_block = model(modality, "masked", {**settings, "bias_per_block": True})
+        save(per_block, tmp_path / "own.safetensors")
+        with pytest.raises(InteropError, match="the weights have no such positions"):
+            start_from(there, tmp_path / "own.safetensors")
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("more", "message"),
