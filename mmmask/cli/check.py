@@ -40,8 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"parameters: {counts['total']:,} ({parts})")
     if experiment.model.weights is not None:
         with within_memory("model.weights"):
-            weights = start(build_model(experiment, classes_of(experiment)), experiment)
-        print(weights.account if arguments.verbose else weights.summary)
+            taken = start(build_model(experiment, classes_of(experiment)), experiment)
+        if taken is not None:
+            print(taken.account if arguments.verbose else taken.summary)
     check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"

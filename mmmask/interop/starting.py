@@ -105,10 +105,10 @@ def resize_kernel(kernel: Tensor, trained: Sequence[int], patch: Sequence[int]) 
         if before != after:
             of_plane = axes > 1 and axis >= axes - 2
             how: dict[str, Any] = {"mode": "bicubic", "antialias": True} if of_plane else {"mode": "area"}
-            # along the last axis: torch 2.13 resizes a plane of one column wrongly
+            # along the last axis: torch 2.13 resizes a plane of one column wrongly with antialiasing
             identity = torch.eye(before, dtype=torch.float64, device=kernel.device)[None, :, None]
             resizing = F.interpolate(identity, size=(1, after), **how)[0, :, 0]  # (before, after)
-            cells = torch.tensordot(torch.linalg.pinv(resizing), cells, dims=([1], [axis + 1])).movedim(0, axis + 1)
+            cells = (torch.linalg.pinv(resizing) @ cells.movedim(axis + 1, -2)).movedim(-2, axis + 1)
     return cells.flatten(1).to(kernel.dtype)
 
 
@@ -187,7 +187,8 @@ class _Transfer:
     def _alike(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """Modules of equal place and type in the two encoders."""
         for name, part in self.modules.items():
-            if type(part) is type(other := self.their_modules.get(name)):
+            other = self.their_modules.get(name)
+            if other is not None and type(part) is type(other):
                 yield part, other
 
     def _embedding_of(self, key: str, spec: TokenSpec) -> str | None:

@@ -260,7 +260,7 @@ class _Training:
         """Takes the weights that the experiment starts from; the main process first, as it may download them."""
         if not self.processes.is_main:
             self.processes.wait()
-        self.state.weights = start(self.state.model, self.experiment)
+        self.state.weights = start(self.parts["model"], self.experiment)
         if self.processes.is_main:
             self.processes.wait()
 

@@ -72,17 +72,20 @@ def test_two_processes_start_alike(train, experiment_file, before, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("command", "settings", "message"),
     [
-        (["model.weights=runs/nowhere"], "model.weights: runs/nowhere: there is no such file"),
-        (["model.weights=BEFORE", "model.encoder.depth=3"], "model.weights: model.encoder.depth: 3 here, and 2 in"),
-        (["model.weights={from: BEFORE, without: [nrom.*]}"], "model.weights: without nrom.*: matches no key"),
-        (["model.weights={from: BEFORE, options: {size: 3}}"], "model.weights: size=3: "),
-        (["model.weights={form: BEFORE}"], "model.weights.from: required, and not given"),
-        (["model.weights=3"], "model.weights: should be an object, not 3"),
+        ("train", ["model.weights=runs/nowhere"], "model.weights: runs/nowhere: there is no such file"),
+        (
+            "train",
+            ["model.weights=BEFORE", "model.encoder.depth=3"],
+            "model.weights: model.encoder.depth: 3 here, and 2 in",
+        ),
+        ("check", ["model.weights={from: BEFORE, without: [nrom.*]}"], "model.weights: without nrom.*: matches no key"),
+        ("check", ["model.weights={from: BEFORE, options: {size: 3}}"], "model.weights: size=3: "),
+        ("check", ["model.weights={form: BEFORE}"], "model.weights.from: required, and not given"),
+        ("check", ["model.weights=3"], "model.weights: should be an object, not 3"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "check"])
 def test_what_cannot_be_taken_is_one_line_and_leaves_nothing(
     forker, signals, experiment_file, before, tmp_path, settings, message, command
 ):

@@ -263,7 +263,6 @@ class TestOtherGrids:
             batch = pixels(1, 3, 2 * modality["size"], 2 * modality["size"])
             torch.testing.assert_close(latents(own, "stream", batch), latents(larger, "images", batch))
 
-
     def test_a_table_of_all_blocks_is_the_beginning_of_each_one_s(self, official, tmp_path):
         """As SimMIM's fine-tuning does."""
         state = dict(official("simmim")["cases"]["vit"]["weights"])
