@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -100,7 +101,8 @@ def _grouped(reasons: Mapping[str, str]) -> Iterator[str]:
     """A line for all keys of one reason in one part of a model: `objectives.masked.* (40): not in the weights`."""
     groups: dict[tuple[str, str], list[str]] = {}
     for key, reason in reasons.items():
-        groups.setdefault((key.split(".")[0], reason), []).append(key)
+        part = re.sub(r"\.\d.*", "", ".".join(key.split(".")[:-1][:2]))
+        groups.setdefault((part, reason), []).append(key)
     for (_, reason), keys in groups.items():
         common = os.path.commonprefix([f"{key}." for key in keys]).rpartition(".")[0]
         yield f"{keys[0]}: {reason}" if len(keys) == 1 else f"{common}.* ({len(keys)}): {reason}".removeprefix(".")

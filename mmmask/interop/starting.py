@@ -70,6 +70,8 @@ def start(model: Backbone, experiment: Experiment) -> Report | None:
     settings = experiment.model.weights
     if settings is None:
         return None
+    if taken := sorted({"source", "format", "strict", "without", "model"} & settings.options.keys()):
+        raise InteropError(f"{SETTING}.options: {taken[0]} is no option of a format")
     try:
         source = getattr(settings, "from")
         return start_from(model, source, settings.format, without=settings.without, **settings.options)

@@ -260,9 +260,11 @@ class _Training:
         """Takes the weights that the experiment starts from; the main process first, as it may download them."""
         if not self.processes.is_main:
             self.processes.wait()
-        self.state.weights = start(self.parts["model"], self.experiment)
-        if self.processes.is_main:
-            self.processes.wait()
+        try:
+            self.state.weights = start(self.parts["model"], self.experiment)
+        finally:  # what is wrong is wrong for all of them
+            if self.processes.is_main:
+                self.processes.wait()
 
     def _restore(self) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""

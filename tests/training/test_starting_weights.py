@@ -71,6 +71,13 @@ def test_two_processes_start_alike(train, experiment_file, before, tmp_path):
         torch.testing.assert_close(tensor, theirs[key], rtol=1e-4, atol=1e-6, msg=key)
 
 
+def test_two_processes_fail_alike(train, experiment_file, before, tmp_path):
+    ended = train(experiment_file(), tmp_path / "run", f"model.weights={before}", "model.encoder.width=32", processes=2)
+    for process in ended:
+        assert process.code == 2
+        assert "model.weights: model.encoder.width: 32 here, and 24 in the weights" in process.err
+
+
 @pytest.mark.parametrize(
     ("command", "settings", "message"),
     [
@@ -82,6 +89,7 @@ def test_two_processes_start_alike(train, experiment_file, before, tmp_path):
         ),
         ("check", ["model.weights={from: BEFORE, without: [nrom.*]}"], "model.weights: without nrom.*: matches no key"),
         ("check", ["model.weights={from: BEFORE, options: {size: 3}}"], "model.weights: size=3: "),
+        ("check", ["model.weights={from: BEFORE, options: {strict: 3}}"], "model.weights.options: strict is no option"),
         ("check", ["model.weights={form: BEFORE}"], "model.weights.from: required, and not given"),
         ("check", ["model.weights=3"], "model.weights: should be an object, not 3"),
     ],

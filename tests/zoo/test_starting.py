@@ -228,9 +228,13 @@ class TestOtherGrids:
         assert accounted(report, own, state)
 
     def test_a_learned_table_begins_as_the_sinusoid(self, mae):
+        """As MAE's fine-tuning does, the zeros at the cls token among them."""
         own = model(IMAGES, positions={"name": "learned"})
-        start_from(own, mae, **HEADS)
+        report = start_from(own, mae, **HEADS)
         torch.testing.assert_close(own.encoder.positions["pixels_16x16x3"].table, mae["pos_embed"][0, 1:])
+        batch = pixels(2, 3, 64, 64)
+        assert torch.equal(latents(own, "stream", batch), latents(read(mae, **HEADS).model, "images", batch))
+        assert {key.split(".")[0] for key in report.missing} == {"objectives"}
 
     def test_separable_tables(self, official):
         state = dict(official("mae_st")["cases"]["norm_pix"]["weights"])
@@ -326,6 +330,20 @@ class TestRefusals:
 
 
 class TestReport:
+    def test_the_summary_names_parts_and_the_account_keys(self, mae):
+        own = model(CLIPS)
+        report = start_from(own, mae, **HEADS)
+        lines = report.summary.splitlines()
+        assert lines[0] == (
+            f"weights (mae): {len(report.origin)} tensors taken, 1 of them made to fit; {len(report.missing)} as "
+            f"initialised; {len(report.unused)} of the source's left out"
+        )
+        assert "  left out  decoder_blocks.* (24): the model has no such tensor" in lines
+        assert "  left out  mask_token: the model has no such tensor" in lines
+        assert len(lines) < 15
+        assert report.account.startswith(report.summary)
+        assert "taken  encoder.norm.weight: norm.weight" in report.account
+
     def test_normalisation_and_epsilon_that_differ_are_noted(self, mae):
         own = model({**IMAGES, "mean": [0.5] * 3, "std": [0.5] * 3}, norm_epsilon=1e-5)
         notes = start_from(own, mae, **HEADS).notes

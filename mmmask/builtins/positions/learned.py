@@ -42,9 +42,13 @@ class LearnedTables(Positions):
         return self.prefix_table
 
     def weights_from(self, other: Positions) -> dict[str, Tensor]:
-        """Tables resized to these grids; of prefix tokens the first rows, and its own for those that `other` lacks."""
+        """Tables resized to these grids; of prefix tokens the first rows, and its own for those that `other` lacks.
+
+        Where `other` adds nothing to its prefix tokens, rows are zeros.
+        """
         found, rows = self._tables_from(other), other.prefix()
-        if self.prefix_table is not None and rows is not None:
+        if self.prefix_table is not None:
+            rows = torch.zeros(other.num_prefix, self.width) if rows is None else rows
             found["prefix_table"] = first_rows(rows, self.prefix_table)
         return found
 
