@@ -238,14 +238,13 @@ class _Transfer:
     def _take_made(self, name: str) -> None:
         """What a module of the encoder makes of its counterpart, positions above all."""
         part, place = self.modules[name], self._their_name(name)
+        if place is not None and isinstance(self.their_modules.get(shared := place.rpartition(".")[0]), Positions):
+            place = shared  # one table for all blocks, where every block here has its own
         keys = [key for key, _ in part.named_parameters(f"{ENCODER}{name}".rstrip("."), recurse=False)]
         left = all(map(self._is_left, keys or [f"{ENCODER}{name}"]))
         if left or place is None or not hasattr(part, "weights_from"):
             return None
         other, where = self.their_modules.get(place), f"{ENCODER}{name}"
-        if isinstance(part, Positions) and other is None:  # a block's own, made of those that all blocks share
-            place = place.rpartition(".")[0]
-            other = self.their_modules.get(place)
         if not isinstance(part, Positions):
             if type(part) is not type(other):
                 return None

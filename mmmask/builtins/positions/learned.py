@@ -44,11 +44,12 @@ class LearnedTables(Positions):
     def weights_from(self, other: Positions) -> dict[str, Tensor]:
         """Tables resized to these grids; of prefix tokens the first rows, and its own for those that `other` lacks.
 
-        Where `other` adds nothing to its prefix tokens, rows are zeros.
+        Where `other` adds nothing to its prefix tokens, their rows are zeros.
         """
         found, rows = self._tables_from(other), other.prefix()
-        if self.prefix_table is not None:
-            rows = torch.zeros(other.num_prefix, self.width) if rows is None else rows
+        if rows is None and other.num_prefix:
+            rows = torch.zeros(other.num_prefix, self.width)
+        if self.prefix_table is not None and rows is not None:
             found["prefix_table"] = first_rows(rows, self.prefix_table)
         return found
 
