@@ -14,8 +14,9 @@ residuals and the inputs of LayerNorms stay float32."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """EXPERIMENT [key=value ...] --device."""
+    """EXPERIMENT [key=value ...] --verbose --device."""
     add_experiment(parser)
+    parser.add_argument("--verbose", action="store_true", help="say what became of every key of model.weights")
     parser.add_argument("--device", metavar="D", help="of the trial step (default: a GPU where there is one)")
 
 
@@ -24,7 +25,9 @@ def run(arguments: argparse.Namespace) -> None:
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.labels import count_labels
-    from mmmask.data.streams import sample_loader, total_steps
+    from mmmask.data.streams import classes_of, sample_loader, total_steps
+    from mmmask.interop.starting import start
+    from mmmask.model.build import build_model
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
     from mmmask.profiling.cost import meta_model, parameters, stream_cost
@@ -39,6 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
     trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     some = f"; {trained:,} train" if trained < counts["total"] else ""
     print(f"parameters: {counts['total']:,} ({parts}{some})")
+    if experiment.model.weights is not None:
+        with within_memory("model.weights"):
+            taken = start(build_model(experiment, classes_of(experiment)), experiment)
+        if taken is not None:
+            print(taken.account if arguments.verbose else taken.summary)
     check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"

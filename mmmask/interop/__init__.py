@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmmask.builtins.windows import across_border
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import Converted, convert, save
+    from mmmask.interop.starting import resize_kernel, start_from
     from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
@@ -37,8 +38,10 @@ __all__ = [
     "model_settings",
     "read",
     "relative_index",
+    "resize_kernel",
     "resize_relative_table",
     "resize_table",
     "save",
     "sincos_2d_table",
+    "start_from",
 ]

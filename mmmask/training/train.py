@@ -24,13 +24,14 @@ from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, reporting
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
+from mmmask.interop.starting import start
 from mmmask.model.build import build_model
 from mmmask.model.memory import check_samples
 from mmmask.model.precision import autocast
 from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.folder import cut_back, opened, sync
+from mmmask.training.folder import cut_back, opened, sync, write_atomically
 from mmmask.training.logs import LogWriter
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
@@ -123,6 +124,8 @@ class _Training:
         self.again: int | None = None
         """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
         self.saved_step = self._restore()
+        if self.saved_step < 0:  # a run that goes on never reads them again
+            self._start()
         self.held_out = HeldOut(model, experiment, self.streams.loaders)
         if settings.compile:
             model.compile()
@@ -140,6 +143,8 @@ class _Training:
         if state.step == state.total_steps and not self._lacks_figures():
             return "finished"
         begin()
+        if state.weights is not None and self.processes.is_main:
+            write_atomically(self.folder.weights, f"{state.weights.account}\n".encode())
         self._open_logs()
         outcome = "failed"
         with self.audience:
@@ -265,6 +270,16 @@ class _Training:
                 self.folder.saved.touch()
             self.audience.tell("checkpoint_saved", self.state, path=path)
         self.processes.wait()
+
+    def _start(self) -> None:
+        """Takes the weights that the experiment starts from; the main process first, as it may download them."""
+        if not self.processes.is_main:
+            self.processes.wait()
+        try:
+            self.state.weights = start(self.parts["model"], self.experiment)
+        finally:  # what is wrong is wrong for all of them
+            if self.processes.is_main:
+                self.processes.wait()
 
     def _restore(self) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""
