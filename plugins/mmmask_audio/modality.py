@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import AugmentationChoice, Augmentations, Mask, Modality, Target, Tokens, TokenSpec
-from mmmask_audio.preparation import AudioPreparation, resized
+from mmmask_audio.preparation import AudioPreparation, SpectrogramResize
 from mmmask_audio.spectrogram import MelScale, MelSpectrogram
 
 
@@ -147,7 +146,7 @@ class AudioModality(Modality):
             ceiling_db=config.ceiling_db,
         )
         size = (config.frames, config.mel_bands)
-        augment = Augmentations(config.augment, Target(size, self.spec, partial(resized, size=size)))
+        augment = Augmentations(config.augment, Target(size, self.spec, SpectrogramResize(size)))
         return AudioPreparation(spectrogram, config.max_seconds, augment)
 
     def tokenize(self, batch: Tensor) -> Tokens:

@@ -19,7 +19,6 @@ HIGHEST = 10
 """Highest magnitude."""
 
 
-
 class RandAugment(Augmentation):
     """Applies operations of colour and geometry to the pixels, drawn with replacement; all frames of a clip alike.
 
@@ -48,7 +47,9 @@ class RandAugment(Augmentation):
         num_ops: PositiveInt = Field(default=2, le=100, description="operations that are drawn, with replacement")
         probability: float = Field(default=0.5, ge=0, le=1, description="of applying one that was drawn")
         operations: tuple[OperationName, ...] = Field(
-            default=get_args(OperationName), min_length=1, description="operations to draw from; a repeated one is likelier"
+            default=get_args(OperationName),
+            min_length=1,
+            description="operations to draw from; a repeated one is likelier",
         )
         fill: Value = Field(default=0.5, description=f"of what comes in from outside: {VALUE}")
         interpolation: Interpolation = Field(default="bicubic", description="of moved pixels: bicubic or bilinear")
