@@ -24,8 +24,8 @@ NAMES = {
     "encoder": ["conv_vit", "swin", "vit"],
     "decoder": ["in_place", "transformer"],
     "loss": ["cross_entropy", "pixels"],
-    "objective": ["masked"],
-    "pool": ["first", "mean", "prefix"],
+    "objective": ["classification", "masked"],
+    "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw"],
     "augmentation": [
         "centre_crop",
