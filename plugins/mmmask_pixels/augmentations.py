@@ -60,7 +60,8 @@ class CentreCrop(Augmentation):
         """(..., height, width) -> (..., *target.size)."""
         if view.place is None:
             return content
-        return target.resize(view_box(*content.shape[-2:], target.size, self.config.share).of(content))
+        height, width = content.shape[-2:]
+        return target.resize(view_box(height, width, target.size, self.config.share).of(content))
 
 
 class PadCrop(Augmentation):

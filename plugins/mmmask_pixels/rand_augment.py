@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import get_args
 
 import torch
@@ -67,13 +66,11 @@ class RandAugment(Augmentation):
         fill = tuple(stored_value(self.config.fill, content, target).flatten().tolist())
         canvas = Canvas(fill, Image.Resampling[self.config.interpolation.upper()])
         drawn = self.draw(view.place)
-        return change_pictures(
-            content, [partial(OPERATIONS[name].apply, strength=strength, canvas=canvas) for name, strength in drawn]
-        )
+        return change_pictures(content, [(OPERATIONS[name].apply, strength) for name, strength in drawn], canvas)
 
     def draw(self, generator: torch.Generator) -> list[tuple[OperationName, float]]:
         """Operations to apply, with their strengths, in order."""
-        config, drawn = self.config, []
+        config, drawn = self.config, list[tuple[OperationName, float]]()
         for _ in range(config.num_ops):
             name = config.operations[int(torch.randint(len(config.operations), (), generator=generator))]
             applied, negative = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
