@@ -58,8 +58,8 @@ class AudioModality(Modality):
         )
         augment: tuple[AugmentationChoice, ...] = Field(
             default=(),
-            description="augmentations of training samples, in order, such as spec_augment; those of pictures take frames "
-            "for the height and bands for the width",
+            description="augmentations of training samples, in order, such as spec_augment; those of pictures take "
+            "frames for the height and bands for the width",
         )
         max_seconds: PositiveFloat = Field(
             default=36_000.0, description="a file that lasts longer is a bad sample, and not decoded"
