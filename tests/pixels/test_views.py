@@ -49,7 +49,9 @@ def test_another_shape_than_a_square():
 
 
 def made(**settings):
-    return ImageModality(validate_strictly(ImageModality.Config, {"name": "image", "size": 224, **settings})).preparation
+    return ImageModality(
+        validate_strictly(ImageModality.Config, {"name": "image", "size": 224, **settings})
+    ).preparation
 
 
 def test_256_to_224():
