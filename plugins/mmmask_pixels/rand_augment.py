@@ -6,7 +6,7 @@ from typing import get_args
 
 import torch
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from mmmask.interfaces import Augmentation, Target, View
@@ -47,11 +47,17 @@ class RandAugment(Augmentation):
         probability: float = Field(default=0.5, ge=0, le=1, description="of applying one that was drawn")
         operations: tuple[OperationName, ...] = Field(
             default=get_args(OperationName),
-            min_length=1,
             description="operations to draw from; a repeated one is likelier",
         )
         fill: Value = Field(default=0.5, description=f"of what comes in from outside: {VALUE}")
         interpolation: Interpolation = Field(default="bicubic", description="of moved pixels: bicubic or bilinear")
+
+        @field_validator("operations")
+        @classmethod
+        def _some(cls, operations: tuple[OperationName, ...]) -> tuple[OperationName, ...]:
+            if not operations:
+                raise ValueError("name one or more")
+            return operations
 
     config: Config
 
