@@ -119,7 +119,7 @@ def draw_training_samples(loader: SampleLoader, modality: Modality, samples: int
         if len(good) == samples:
             break
     first = [sample.index for sample in good]
-    batches = [("without augmentations", Batch.of(good, loader.preparation.collate))]
+    batches = [("original", Batch.of(good, loader.preparation.collate))]
     for epoch in range(epochs):
         drawn = loader.batch([(epoch, index) for index in first]).batch
         batches.append((f"epoch {epoch}", drawn.map(lambda part: part[:: loader.replicate])))
