@@ -61,7 +61,8 @@ def augment(picture: str, video: str, repetitions: int) -> None:
             made = build("augmentation", validate_strictly(config, settings))
             given = decoded if label == "crop" else cropped
             cost = _milliseconds(
-                lambda seed, made=made, given=given: made(given, View(seeded_generator("cost", seed)), target), repetitions
+                lambda seed, made=made, given=given: made(given, View(seeded_generator("cost", seed)), target),
+                repetitions,
             )
             print(f"{modality.config.name}: {label}: {cost:.2f} ms")
 

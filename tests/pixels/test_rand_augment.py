@@ -173,6 +173,8 @@ def test_other_content_and_settings_are_refused():
                 made(augmentation)(content, View(generator(0)), TARGET)
     with pytest.raises(MmmaskError, match=r"has 2 numbers for 3 channels"):
         made(RandAugment, fill=[0.1, 0.2])(picture(), View(generator(0)), TARGET)
+    with pytest.raises(ValueError, match="name one or more"):
+        made(RandAugment, operations=[])
     with pytest.raises(ValueError, match="auto_contrast"):
         made(RandAugment, operations=["autocontrast"])
 
