@@ -330,10 +330,11 @@ class SoundPool(Pool):
 class SoundAugmentation(Augmentation):
     """Cuts a window out."""
 
-    def __call__(self, content, view, resize):
-        spare = content.shape[-1] - resize.size[-1]
-        start = spare // 2 if view.place is None else int(torch.randint(spare + 1, (), generator=view.place))
-        return content[..., start : start + resize.size[-1]]
+    def __call__(self, content, view, target):
+        if view.place is None:
+            return content
+        start = int(torch.randint(content.shape[-1] - target.size[-1] + 1, (), generator=view.place))
+        return content[..., start : start + target.size[-1]]
 
 
 class SoundOptimizer(Optimizer):
@@ -668,6 +669,10 @@ preparation_fault(
     "prepares_in_several_threads", "SharedModality",
     decode=share, prepare=lambda self, decoded, view: prepare(self, decoded.roll(self.turn, dims=1), PLAIN),
 )  # fmt: skip
+preparation_fault(
+    "decodes_clips_as_one_by_one", "HastyModality",
+    decode_clips=lambda self, loaded, count: [decode(self, loaded, PLAIN).roll(1, dims=1)] * count,
+)  # fmt: skip
 preparation_fault("calls_broken_files_bad_samples", "StrictModality", decode=stop)
 
 
@@ -980,8 +985,8 @@ fault("format", "reads_the_same_every_time", "ConsumingFormat", read=consume)
 fault("format", "reads_what_it_writes", "ScalingFormat", write=scaled)
 
 
-def uneven(self, content, view, resize):
-    return torch.stack([SoundAugmentation.__call__(self, frame, view, resize) for frame in content])
+def uneven(self, content, view, target):
+    return torch.stack([SoundAugmentation.__call__(self, frame, view, target) for frame in content])
 
 
 def ungrouped(self, groups):
@@ -1013,6 +1018,10 @@ fault("pool", "trains_every_parameter", "IdlePool", __init__=with_attribute("idl
 fault(
     "augmentation", "keeps_the_dtype", "FloatingAugmentation", __call__=lambda self, *given: augment(self, *given) / 2
 )
+fault(
+    "augmentation", "changes_nothing_without_randomness", "RestlessAugmentation",
+    __call__=lambda self, *given: augment(self, *given)[..., ::2],
+)  # fmt: skip
 fault("augmentation", "changes_all_frames_alike", "UnevenAugmentation", __call__=uneven)
 fault("augmentation", "can_be_pickled", "LockedAugmentation", __init__=with_attribute("lock", threading.Lock))
 fault(
