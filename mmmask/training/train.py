@@ -27,13 +27,14 @@ from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
 from mmmask.model.memory import check_samples
 from mmmask.model.precision import autocast
+from mmmask.model.processes import Processes, processes
 from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.folder import cut_back, opened, sync
 from mmmask.training.logs import LogWriter
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
-from mmmask.training.parallelism import Parallelism, Processes, processes
+from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask_registry import MmmaskError
