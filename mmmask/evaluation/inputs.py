@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from mmmask import interop
 from mmmask.data.process import Loads, guarded
-from mmmask.data.samples import SampleLoader
+from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.experiment.settings import DataSettings
-from mmmask.interfaces import BadSample, ChosenByName, Component, Modality, Sample, Source, SourceError, SourceFile
+from mmmask.interfaces import (
+    BadSample,
+    Batch,
+    ChosenByName,
+    Component,
+    Modality,
+    Sample,
+    Source,
+    SourceError,
+    SourceFile,
+)
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
-from mmmask.model.precision import find_device
+from mmmask.model.precision import autocast, find_device
+from mmmask.model.processes import ALONE, Processes
 from mmmask_registry import MmmaskError, UnknownName
 
 SPLITS = ("source", "held_out")
@@ -29,6 +42,9 @@ PRECISIONS = ("fp32", "bf16")
 
 SourceChoice = Source | Component.Config | Mapping[str, Any] | str | None
 """A source, or a block `source` of an experiment, such as `{"name": "folder", "path": ...}`."""
+
+Progress = Callable[[int, int, Sequence[str]], None]
+"""Called with (samples done, samples in all, reasons of newly skipped samples)."""
 
 
 @dataclass(frozen=True)
@@ -123,24 +139,184 @@ def read_samples(loader: SampleLoader, numbers: Sequence[int]) -> list[Sample]:
         return [read_sample(loaders[loader.stream], number) for number in numbers]
 
 
-def read_ahead(loader: SampleLoader, size: int) -> Iterator[tuple[list[Sample], list[str]]]:
-    """Samples and why others could not be decoded, so many at a time, while workers decode the next ones."""
-    workers, count = min(size, os.cpu_count() or 1, len(loader.source)), len(loader.source)
-    with (
-        guarded({loader.stream: loader}, DataSettings(workers=workers)) as loaders,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        ready: list[Future[Sample]] = []
+def read_ahead(
+    loader: SampleLoader,
+    batches: Iterable[Sequence[int]],
+    views: tuple[int, int] = (1, 1),
+    data: DataSettings | None = None,
+) -> Iterator[tuple[list[list[Sample]], list[BadRecord]]]:
+    """Batches of samples, each sample as its views, and those that cannot be decoded, while workers decode the next.
+
+    Args:
+        batches: numbers of samples.
+        views: clips and crops of a sample; (1, 1) is its deterministic view.
+        data: of the workers; by default a process for every core.
+    """
+    data = data or DataSettings(workers=max(1, min(_cores(), len(loader.source))))
+    threads, waiting = max(1, data.workers), iter(batches)
+    with guarded({loader.stream: loader}, data) as loaders, ThreadPoolExecutor(threads) as pool:
+
+        def started(count: int) -> Iterator[list[tuple[int, Future[list[Sample]]]]]:
+            for batch in islice(waiting, count):
+                yield [(number, pool.submit(_views, loaders[loader.stream], number, views)) for number in batch]
+
+        coming = deque(started(1))
         try:
-            for start in range(0, count + size, size):
-                numbers = range(start, min(start + size, count))
-                coming = [pool.submit(read_sample, loaders[loader.stream], number) for number in numbers]
-                if ready:
-                    reasons = [str(error) for future in ready if (error := future.exception())]
-                    yield [future.result() for future in ready if not future.exception()], reasons
-                ready = coming
+            while coming:
+                while sum(map(len, coming)) < len(coming[0]) + threads and (more := list(started(1))):
+                    coming.extend(more)
+                samples, bad = [], []
+                for number, future in coming.popleft():
+                    try:
+                        samples.append(future.result())
+                    except BadSample as error:
+                        bad.append(BadRecord(loader.stream, loader.source.describe(number), str(error)))
+                yield samples, bad
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _views(loader: Loads, number: int, views: tuple[int, int]) -> list[Sample]:
+    return [loader.plain(number)] if views == (1, 1) else loader.views(number, *views)
+
+
+def _cores() -> int:
+    """Cores for each process of this machine."""
+    return (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a model makes of samples, on the CPU, in the order of their sources.
+
+    Attributes:
+        tensors: {key: (samples, ...)}, float32; what a stream's forward returned.
+        numbers: {stream: numbers of the samples in their source}, of streams with a sample that could be decoded.
+        labels: {stream: {label set: (samples,) or (samples, classes)}}.
+        bad: samples that could not be decoded.
+    """
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, list[int]]
+    labels: dict[str, dict[str, Tensor]]
+    bad: tuple[BadRecord, ...]
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What could not be decoded and why, a line each."""
+        return tuple(_reasons(self.bad))
+
+
+def compute(
+    inputs: Inputs,
+    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    batch_size: int,
+    precision: str,
+    progress: Progress,
+    views: tuple[int, int] = (1, 1),
+    peers: Processes = ALONE,
+) -> Computed:
+    """Samples to batches to what a model makes of them, every sample once.
+
+    Batches are shared over processes as wholes, so that what is computed does not depend on the number of processes;
+    all of them return all of it.
+
+    Args:
+        forward: called in inference mode with a stream and (rows, *sample_shape) on the device; {key: (rows, ...)},
+            floating point. Of several views of a sample the mean is taken.
+        batch_size: rows of a forward at most.
+        views: clips and crops of each sample.
+
+    Raises:
+        MmmaskError: not one sample can be decoded, or there is not enough memory.
+    """
+    total, before = sum(len(loader.source) for loader in inputs.loaders.values()), 0
+    rows = views[0] * views[1]
+    size = max(1, batch_size // rows)
+    own: list[_Part] = []
+    progress(0, total, ())
+    for name, loader in inputs.loaders.items():
+        count = len(loader.source)
+        batches = [range(first, min(first + size, count)) for first in range(0, count, size)][
+            peers.rank :: peers.world_size
+        ]
+        for batch, (samples, bad) in zip(batches, read_ahead(loader, batches, views), strict=True):
+            part = _Part(name, batch[0], bad=bad)
+            if samples:
+                stacked = Batch.of([view for sample in samples for view in sample], loader.preparation.collate)
+                part.tensors = _forward(forward, name, stacked.content, inputs.device, batch_size, rows, precision)
+                part.labels = {key: label[::rows] for key, label in stacked.labels.items()}
+                part.numbers = [sample[0].index for sample in samples]
+            own.append(part)
+            # the other processes have come as far
+            progress(before + min(batch[-1] + 1 + (peers.world_size - 1) * size, count), total, _reasons(bad))
+        before += count
+    gathered = peers.gather(own)
+    for rank, parts in enumerate(gathered):
+        if rank != peers.rank:
+            progress(total, total, _reasons([record for part in parts for record in part.bad]))
+    return _joined([part for parts in gathered for part in parts], list(inputs.loaders), total)
+
+
+@dataclass
+class _Part:
+    """A batch's."""
+
+    stream: str
+    first: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    bad: list[BadRecord] = field(default_factory=list)
+
+
+def _forward(
+    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    stream: str,
+    content: Tensor,
+    device: torch.device,
+    batch_size: int,
+    rows: int,
+    precision: str,
+) -> dict[str, Tensor]:
+    pieces: list[Mapping[str, Tensor]] = []
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            for piece in content.split(batch_size):
+                found = forward(stream, piece.to(device))
+                pieces.append({key: tensor.float().cpu().contiguous() for key, tensor in found.items()})
+    except torch.OutOfMemoryError as error:
+        raise MmmaskError(f"batch size {batch_size}: {device} has not enough memory; take less") from error
+    joined = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
+    return joined if rows == 1 else {key: part.unflatten(0, (-1, rows)).mean(dim=1) for key, part in joined.items()}
+
+
+def _joined(parts: list[_Part], streams: Sequence[str], total: int) -> Computed:
+    parts = sorted(parts, key=lambda part: (streams.index(part.stream), part.first))
+    bad = [record for part in parts for record in part.bad]
+    tensors: dict[str, list[Tensor]] = {}
+    labels: dict[str, dict[str, list[Tensor]]] = {}
+    numbers: dict[str, list[int]] = {}
+    for part in parts:
+        if part.numbers:
+            numbers.setdefault(part.stream, []).extend(part.numbers)
+        for key, tensor in part.tensors.items():
+            tensors.setdefault(key, []).append(tensor)
+        for label_set, label in part.labels.items():
+            labels.setdefault(part.stream, {}).setdefault(label_set, []).append(label)
+    if not numbers:
+        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {_reasons(bad[-1:])[0]}")
+    parts.clear()
+    return Computed(
+        {key: torch.cat(tensors.pop(key)) for key in list(tensors)},  # pop: joined ones are let go of one by one
+        numbers,
+        {name: {key: torch.cat(found) for key, found in own.items()} for name, own in labels.items()},
+        tuple(bad),
+    )
+
+
+def _reasons(bad: Sequence[BadRecord]) -> list[str]:
+    return [f"{record.sample}: {record.reason}" for record in bad]
 
 
 class Files(Source):

@@ -52,6 +52,9 @@ class Processes:
             dist.barrier()
 
 
+ALONE = Processes()
+
+
 def _from_torchrun(name: str, default: int) -> int:
     given = os.environ.get(name, str(default))
     if not given.isdecimal():
