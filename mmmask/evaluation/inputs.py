@@ -77,24 +77,16 @@ def open_inputs(
     Raises:
         MmmaskError: something of this cannot be.
     """
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
+    known_precision(precision)
     if sum(bool(given) for given in (files, source, split)) != 1:
         raise MmmaskError("inputs: give files, or a source, or a split of a run's own samples; exactly one of them")
     for path in files:
         if not os.path.exists(path):
             raise MmmaskError(f"{path}: there is no such file")
     if split is not None:
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        if not isinstance(model, str | Path) or not RunFolder(model).experiment_file.exists():
-            raise MmmaskError(f"split={split}: only a run has samples of its own; give a run's folder, or a source")
-    chosen = find_device(device)
-    opened: Any = model
-    report = None
-    if not isinstance(model, nn.Module):
-        loaded = interop.read(model, **(reading or {}))
-        opened, report = loaded.model.float(), loaded.report
+        known_split(model, split)
+    place = find_device(device)
+    opened, report = read_model(model, reading)
     modalities: Mapping[str, Modality] = opened.modalities
     if stream is not None and stream not in modalities:
         raise UnknownName("stream", stream, modalities)
@@ -106,15 +98,62 @@ def open_inputs(
             raise MmmaskError(f"several streams could be meant ({', '.join(modalities)}): name one with stream=")
         name = stream or next(iter(modalities))
         if split is not None:
-            source = getattr(load_run(str(model)).experiment.streams[name], split)
-            if source is None:
-                raise MmmaskError(f"streams.{name}.{split}: the run's experiment has none")
-        sources = {name: _built(source, modalities[name].preparation.extensions)}
+            source = source_of_split(str(model), split, name)
+        sources = {name: built_source(source, modalities[name].preparation.extensions)}
     loaders = {}
     for name, found in sources.items():
         preparation, spec = modalities[name].preparation, modalities[name].spec
         loaders[name] = SampleLoader(found, preparation, spec, replicate=1, seed=0, stream=name, classes={})
-    return Inputs(opened.eval().to(chosen), report, loaders, chosen)
+    return Inputs(opened.eval().to(place), report, loaders, place)
+
+
+def known_precision(precision: str) -> None:
+    """Raises: UnknownName: it is none."""
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+
+
+def known_split(model: nn.Module | str | Path, split: str) -> None:
+    """Looks whether there can be such a split.
+
+    Raises:
+        MmmaskError: it is none, or the model is no run.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    if not is_run(model):
+        raise MmmaskError(f"split={split}: only a run has samples of its own; give a run's folder, or a source")
+
+
+def is_run(model: nn.Module | str | Path) -> bool:
+    """Whether a model is the folder of a run."""
+    return isinstance(model, str | Path) and RunFolder(model).experiment_file.exists()
+
+
+def read_model(
+    model: nn.Module | str | Path, reading: Mapping[str, Any] | None = None
+) -> tuple[Any, interop.Report | None]:
+    """A model, float32, and how it was read; None where a model was given.
+
+    Raises:
+        MmmaskError: it cannot be read.
+    """
+    if isinstance(model, nn.Module):
+        return model, None
+    loaded = interop.read(model, **(reading or {}))
+    return loaded.model.float(), loaded.report
+
+
+def source_of_split(run: str | Path, split: str, stream: str) -> Component.Config:
+    """The settings of a run's own source.
+
+    Raises:
+        MmmaskError: there is none.
+    """
+    source = getattr(load_run(str(run)).experiment.streams[stream], split)
+    if source is None:
+        raise MmmaskError(f"streams.{stream}.{split}: the run's experiment has none")
+    return source
 
 
 def read_sample(loader: Loads, index: int) -> Sample:
@@ -361,7 +400,7 @@ def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, 
             yield path
             continue
         try:
-            source = _built({"name": "folder", "path": path}, wanted)
+            source = built_source({"name": "folder", "path": path}, wanted)
         except SourceError as error:
             # what follows is advice about a setting, and there is none here
             reason = re.sub(r" Set source\.path .*", "", str(error)).removeprefix("source folder: ")
@@ -369,15 +408,29 @@ def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, 
         yield from (source.describe(index) for index in range(len(source)))
 
 
-def _built(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
+def built_source(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
+    """A source that holds samples.
+
+    Raises:
+        SourceError: it is missing or empty.
+    """
     if isinstance(source, Source):
         return source
-    try:
-        config = TypeAdapter(Annotated[Component.Config, ChosenByName("source")]).validate_python(source)
-    except ValidationError as error:
-        lines = [".".join(["source", *map(str, detail["loc"])]) + f": {detail['msg']}" for detail in error.errors()]
-        raise SourceError("\n".join(lines)) from error
+    config = chosen("source", source)
     built = build("source", config, extensions=extensions)
     if not len(built):
         raise SourceError(f"source {config.name}: there is not a single sample")
     return built
+
+
+def chosen(kind: str, block: object) -> Component.Config:
+    """The settings of a component of a kind, from a block of an experiment.
+
+    Raises:
+        SourceError: all problems at once.
+    """
+    try:
+        return TypeAdapter(Annotated[Component.Config, ChosenByName(kind)]).validate_python(block)
+    except ValidationError as error:
+        lines = [".".join([kind, *map(str, detail["loc"])]) + f": {detail['msg']}" for detail in error.errors()]
+        raise SourceError("\n".join(lines)) from error
