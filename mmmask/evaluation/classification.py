@@ -7,13 +7,11 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from mmmask.data.samples import SampleLoader
@@ -34,7 +32,7 @@ from mmmask.evaluation.inputs import (
 )
 from mmmask.evaluation.pictures import stacked
 from mmmask.evaluation.reconstruction import ENDINGS as PICTURES
-from mmmask.interfaces import Modality, Source, SourceError
+from mmmask.interfaces import Modality, SourceError
 from mmmask.interfaces.component import build
 from mmmask.interfaces.files import open_file
 from mmmask.interfaces.writing import written_whole
@@ -42,7 +40,7 @@ from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file
 from mmmask.interop.runs import load_run
 from mmmask.model.classifier import Classifier
-from mmmask.model.processes import ALONE, Processes, processes
+from mmmask.model.processes import processes
 from mmmask_registry import MmmaskError, UnknownName
 
 ENDINGS = (".csv", ".jsonl", ".npz")
@@ -225,7 +223,7 @@ def evaluate(
 
         def forward(stream: str, rows: Tensor) -> dict[str, Tensor]:
             scores = class_scores(opened, stream, rows)
-            return {key: head.probabilities(scores[key]) for key in paired}
+            return {key: scores[key] for key in paired}
 
         computed = compute(inputs, forward, batch_size, precision, progress, shown, peers)
         found = {
@@ -248,10 +246,12 @@ def evaluate(
 
 
 def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:  # noqa: ANN401 - Model or Classifier
-    """{label set: logits (batch, classes)} of samples (batch, *sample_shape)."""
+    """{label set: probabilities (batch, classes)} of samples (batch, *sample_shape), float32."""
     if isinstance(model, Classifier):
-        return {LABEL: model({stream: samples})[stream]}
-    return model.objective(stream).logits(stream, model.encode({stream: samples})[stream])
+        return {LABEL: model({stream: samples})[stream].float().softmax(dim=-1)}
+    objective = model.objective(stream)
+    logits = objective.logits(stream, model.encode({stream: samples})[stream])
+    return {label_set: objective.probabilities(stream, part) for label_set, part in logits.items()}
 
 
 def parse_views(views: tuple[int, int] | str) -> tuple[int, int]:
@@ -291,9 +291,6 @@ class _Head:
     classes: Mapping[str, Sequence[str]]
     sigmoid: bool = False
     views: tuple[int, int] = (1, 1)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.float().sigmoid() if self.sigmoid else logits.float().softmax(dim=-1)
 
 
 def _head(model: Any, stream: str) -> _Head:  # noqa: ANN401 - Model or Classifier
@@ -351,7 +348,9 @@ def _paired(head: Mapping[str, object], source: Mapping[str, object], wanted: st
         MmmaskError: there is none, or which is meant cannot be told.
     """
     if not source:
-        raise SourceError("source: it has no labels to compare with: take one that has, such as a folder for each class")
+        raise SourceError(
+            "source: it has no labels to compare with: take one that has, such as a folder for each class"
+        )
     if wanted is not None and wanted not in {*head, *source}:
         raise UnknownName("label set", wanted, [*head, *(name for name in source if name not in head)])
     ours = [name for name in head if wanted in (None, name)] or list(head)
@@ -403,11 +402,15 @@ def _drawable(label_set: str, classes: Sequence[str], several: bool) -> None:
 def _rows(evaluation: Evaluation) -> Iterator[tuple[str, dict[str, tuple[tuple[str, ...], str, list[float]]]]]:
     """(sample, {label set: (labels, predicted, probabilities)}) of every sample."""
     sets = evaluation.label_sets
-    columns = {
-        name: (part.label_names, part.predicted, part.probabilities.tolist()) for name, part in sets.items()
-    }
+    columns = {name: (part.label_names, part.predicted, part.probabilities.tolist()) for name, part in sets.items()}
     for number, sample in enumerate(evaluation.names):
-        yield sample, {name: (labels[number], predicted[number], probabilities[number]) for name, (labels, predicted, probabilities) in columns.items()}
+        yield (
+            sample,
+            {
+                name: (labels[number], predicted[number], probabilities[number])
+                for name, (labels, predicted, probabilities) in columns.items()
+            },
+        )
 
 
 def _write_csv(file: BinaryIO, evaluation: Evaluation) -> None:
@@ -435,7 +438,9 @@ def _write_jsonl(file: BinaryIO, evaluation: Evaluation) -> None:
             name: {
                 "label": None if not labels else labels[0] if len(labels) == 1 else list(labels),
                 "predicted": predicted,
-                "probability": dict(zip(classes[name], (float(f"{value:.9g}") for value in probabilities), strict=True)),
+                "probability": dict(
+                    zip(classes[name], (float(f"{value:.9g}") for value in probabilities), strict=True)
+                ),
             }
             for name, (labels, predicted, probabilities) in found.items()
         }

@@ -194,10 +194,11 @@ def read_ahead(
     data = data or DataSettings(workers=max(1, min(_cores(), len(loader.source))))
     threads, waiting = max(1, data.workers), iter(batches)
     with guarded({loader.stream: loader}, data) as loaders, ThreadPoolExecutor(threads) as pool:
+        load = loaders[loader.stream].views
 
         def started(count: int) -> Iterator[list[tuple[int, Future[list[Sample]]]]]:
             for batch in islice(waiting, count):
-                yield [(number, pool.submit(_views, loaders[loader.stream], number, views)) for number in batch]
+                yield [(number, pool.submit(load, number, *views)) for number in batch]
 
         coming = deque(started(1))
         try:
@@ -213,10 +214,6 @@ def read_ahead(
                 yield samples, bad
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _views(loader: Loads, number: int, views: tuple[int, int]) -> list[Sample]:
-    return [loader.plain(number)] if views == (1, 1) else loader.views(number, *views)
 
 
 def _cores() -> int:

@@ -27,7 +27,16 @@ NAMES = {
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw"],
-    "augmentation": ["centre_crop", "color_jitter", "crop", "erase", "flip", "pad_crop", "rand_augment", "spec_augment"],
+    "augmentation": [
+        "centre_crop",
+        "color_jitter",
+        "crop",
+        "erase",
+        "flip",
+        "pad_crop",
+        "rand_augment",
+        "spec_augment",
+    ],
     "evaluator": ["reconstruction"],
     "callback": ["tensorboard"],
     "format": [

@@ -16,7 +16,7 @@ from mmmask.data.samples import SampleLoader
 from mmmask.data.streams import Streams, sample_loader, streams_of_step, total_steps
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import BadSample, Source, SourceError, TokenSpec, View
+from mmmask.interfaces import BadSample, Source, SourceError, TokenSpec
 
 
 @given(length=st.integers(1, 50), seed=st.integers(0, 2**40))
