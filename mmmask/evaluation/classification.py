@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -203,13 +204,13 @@ def evaluate(
             raise MmmaskError("samples: only a run has samples of its own: give a source")
         known_split(model, split)
     order = read_classes(classes) if isinstance(classes, str | Path) else classes
-    with processes(device) as peers:
+    with processes(device) as peers, ExitStack() as after:
         opened, report = read_model(model, reading)
         name = _stream(opened, model, split, stream)
         head = _head(opened, name)
         if split is not None:
             source = source_of_split(str(model), split, name)
-        preparation = _changed_modality(opened, name, modality or {}).preparation
+        preparation = after.enter_context(_changed_modality(opened, name, modality or {})).preparation
         built = built_source(source, preparation.extensions)
         paired = _paired(head.classes, built.classes, label_set)
         names = {key: _named(key, head.classes[key], built.classes[own], order) for key, own in paired.items()}
@@ -325,20 +326,25 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
     return names[0]
 
 
-def _changed_modality(model: Any, stream: str, changes: Mapping[str, Any]) -> Modality:  # noqa: ANN401 - Model or Classifier
-    """The stream's modality with other settings, in the model's place too.
+@contextmanager
+def _changed_modality(model: Any, stream: str, changes: Mapping[str, Any]) -> Iterator[Modality]:  # noqa: ANN401 - Model or Classifier
+    """The stream's modality with other settings; the model's while entered.
 
     Raises:
         MmmaskError: there are no such settings, or tokens would be others than the model's.
     """
     before: Modality = model.modalities[stream]
     if not changes:
-        return before
+        yield before
+        return
     after: Modality = build("modality", chosen("modality", before.config.model_dump(mode="json") | dict(changes)))
     if (after.embedding, after.spec) != (before.embedding, before.spec):
         raise MmmaskError(f"modality: {', '.join(changes)}: tokens would be others than those the model was trained on")
     model.modalities[stream] = after
-    return after
+    try:
+        yield after
+    finally:
+        model.modalities[stream] = before
 
 
 def _paired(head: Mapping[str, object], source: Mapping[str, object], wanted: str | None) -> dict[str, str]:
@@ -419,16 +425,15 @@ def _write_csv(file: BinaryIO, evaluation: Evaluation) -> None:
     for name, part in evaluation.label_sets.items():
         prefix = prefixes[name]
         heading += [f"{prefix}label", f"{prefix}predicted", *(f"{prefix}probability.{each}" for each in part.classes)]
-    with io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="") as text:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(heading)
-        for sample, found in _rows(evaluation):
-            line = [sample]
-            for labels, predicted, probabilities in found.values():
-                line += ["|".join(labels), predicted, *(f"{value:.9g}" for value in probabilities)]
-            writer.writerow(line)
-        text.flush()
-        text.detach()
+    text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    for sample, found in _rows(evaluation):
+        line = [sample]
+        for labels, predicted, probabilities in found.values():
+            line += ["|".join(labels), predicted, *(f"{value:.9g}" for value in probabilities)]
+        writer.writerow(line)
+    text.detach()
 
 
 def _write_jsonl(file: BinaryIO, evaluation: Evaluation) -> None:
