@@ -37,6 +37,7 @@ COMPONENTS = (
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
+    ("evaluator", "classification", "accuracy:ClassificationEvaluator", "loss, accuracy, mean average precision"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )
 

@@ -236,7 +236,7 @@ def evaluate(
             {key: part.labels for key, part in found.items()},
             head.sigmoid,
         )
-        described = [built.describe(number) for number in computed.numbers[name]]
+        described = [built.describe(number) for number in computed.index[name]]
         done = Evaluation(name, figures, described, found, shown, computed.skipped, report)
         if peers.is_main and predictions is not None:
             done.save_predictions(predictions)

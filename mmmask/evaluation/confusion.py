@@ -48,13 +48,13 @@ def confusion_picture(counts: Tensor, names: Sequence[str], title: str = "") -> 
     write = partial(ImageDraw.Draw(page).text, fill=INK, font=font)
     write((MARGIN, MARGIN), title, font=ImageFont.load_default(15))
     write((left, MARGIN + 24), "predicted class", font=ImageFont.load_default(13))
-    _write_up(page, "true class", (MARGIN, top), ImageFont.load_default(13), 70)
+    _write_up(page, "true class", (MARGIN, top), 13, 70)
     page.paste(Image.fromarray(colours.repeat(cell, axis=0).repeat(cell, axis=1)), (left, top))
     ImageDraw.Draw(page).rectangle((left - 1, top - 1, left + side, top + side), outline=(150, 150, 150))
     for number, text in labels.items():
         middle = number * cell + cell // 2
         write((left - 5, top + middle), text, anchor="rm")
-        _write_up(page, text, (left + middle - size // 2 - 2, MARGIN + 40), font, room)
+        _write_up(page, text, (left + middle - size // 2 - 2, MARGIN + 40), size, room)
     if cell >= NUMBERED_CELL:
         for row, column in zip(*np.nonzero(table), strict=True):
             at = left + column * cell + cell // 2, top + row * cell + cell // 2
@@ -73,10 +73,10 @@ def _some_numbers(classes: int) -> dict[int, str]:
     return {number: str(number) for number in range(0, classes, every)}
 
 
-def _write_up(page: Image.Image, text: str, at: tuple[int, int], font: ImageFont.FreeTypeFont, height: int) -> None:
+def _write_up(page: Image.Image, text: str, at: tuple[int, int], size: int, height: int) -> None:
     """Text from bottom to top, ending at the bottom of `height` pixels below `at`."""
-    strip = Image.new("RGB", (max(1, height), round(font.size) + 6), PAPER)
-    ImageDraw.Draw(strip).text((0, 0), text, fill=INK, font=font)
+    strip = Image.new("RGB", (max(1, height), size + 6), PAPER)
+    ImageDraw.Draw(strip).text((0, 0), text, fill=INK, font_size=size)
     page.paste(strip.rotate(90, expand=True), at)
 
 

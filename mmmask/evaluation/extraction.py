@@ -106,7 +106,7 @@ def extract(
         inputs, lambda name, rows: _features(inputs.model, name, rows, pool, maps), batch_size, precision, progress
     )
     names, labels = {}, {}
-    for name, numbers in computed.numbers.items():
+    for name, numbers in computed.index.items():
         found = inputs.loaders[name].source
         names[name] = [found.describe(number) for number in numbers]
         labels[name] = [found.label(number) for number in numbers]

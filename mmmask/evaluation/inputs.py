@@ -7,8 +7,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -222,25 +222,80 @@ def _cores() -> int:
 
 
 @dataclass(frozen=True)
-class Computed:
-    """What a model makes of samples, on the CPU, in the order of their sources.
+class Portion:
+    """A batch of samples, and what a model makes of it.
 
     Attributes:
-        tensors: {key: (samples, ...)}, float32; what a stream's forward returned.
-        numbers: {stream: numbers of the samples in their source}, of streams with a sample that could be decoded.
+        index: numbers of the samples in their source.
+        tensors: {key: (samples, ...)}, float32 on the CPU; empty where there are no samples.
+        labels: {label set: (samples,) or (samples, classes)}.
+        bad: samples of the batch that could not be decoded.
+        end: number of the sample after the batch.
+    """
+
+    stream: str
+    index: list[int]
+    tensors: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    bad: list[BadRecord]
+    end: int
+
+    @property
+    def skipped(self) -> list[str]:
+        """What could not be decoded and why, a line each."""
+        return _reasons(self.bad)
+
+
+def portions(
+    inputs: Inputs,
+    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    batch_size: int,
+    precision: str,
+    views: tuple[int, int] = (1, 1),
+    peers: Processes = ALONE,
+) -> Iterator[Portion]:
+    """Samples to batches to what a model makes of them, while the next are being decoded; every sample once.
+
+    Args:
+        forward: called in inference mode with a stream and (rows, *sample_shape) on the device; {key: (rows, ...)},
+            floating point. Of several views of a sample the mean is taken.
+        batch_size: rows of a forward at most.
+        views: clips and crops of each sample.
+        peers: processes among which batches are shared as wholes; results do not depend on how many they are.
+
+    Raises:
+        MmmaskError: there is not enough memory.
+    """
+    rows = views[0] * views[1]
+    size = max(1, batch_size // rows)
+    for name, loader in inputs.loaders.items():
+        count = len(loader.source)
+        batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        batches = batches[peers.rank :: peers.world_size]
+        for batch, (samples, bad) in zip(batches, read_ahead(loader, batches, views), strict=True):
+            tensors, labels = {}, {}
+            if samples:
+                stacked = Batch.of([view for sample in samples for view in sample], loader.preparation.collate)
+                tensors = _forward(forward, name, stacked.content, inputs.device, batch_size, rows, precision)
+                labels = {key: label[::rows] for key, label in stacked.labels.items()}
+            yield Portion(name, [sample[0].index for sample in samples], tensors, labels, bad, batch[-1] + 1)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a model makes of all samples, on the CPU, in the order of their sources.
+
+    Attributes:
+        tensors: {key: (samples, ...)}, float32.
+        index: {stream: numbers of the samples in their source}, of streams with a sample that could be decoded.
         labels: {stream: {label set: (samples,) or (samples, classes)}}.
-        bad: samples that could not be decoded.
+        skipped: what could not be decoded and why, a line each.
     """
 
     tensors: dict[str, Tensor]
-    numbers: dict[str, list[int]]
+    index: dict[str, list[int]]
     labels: dict[str, dict[str, Tensor]]
-    bad: tuple[BadRecord, ...]
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """What could not be decoded and why, a line each."""
-        return tuple(_reasons(self.bad))
+    skipped: tuple[str, ...]
 
 
 def compute(
@@ -252,58 +307,23 @@ def compute(
     views: tuple[int, int] = (1, 1),
     peers: Processes = ALONE,
 ) -> Computed:
-    """Samples to batches to what a model makes of them, every sample once.
-
-    Batches are shared over processes as wholes, so that what is computed does not depend on the number of processes;
-    all of them return all of it.
-
-    Args:
-        forward: called in inference mode with a stream and (rows, *sample_shape) on the device; {key: (rows, ...)},
-            floating point. Of several views of a sample the mean is taken.
-        batch_size: rows of a forward at most.
-        views: clips and crops of each sample.
+    """All portions, joined; all of them on every process. Arguments as of `portions`.
 
     Raises:
         MmmaskError: not one sample can be decoded, or there is not enough memory.
     """
-    total, before = sum(len(loader.source) for loader in inputs.loaders.values()), 0
-    rows = views[0] * views[1]
-    size = max(1, batch_size // rows)
-    own: list[_Part] = []
+    sizes = {name: len(loader.source) for name, loader in inputs.loaders.items()}
+    total, before = sum(sizes.values()), dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
     progress(0, total, ())
-    for name, loader in inputs.loaders.items():
-        count = len(loader.source)
-        batches = [range(first, min(first + size, count)) for first in range(0, count, size)][
-            peers.rank :: peers.world_size
-        ]
-        for batch, (samples, bad) in zip(batches, read_ahead(loader, batches, views), strict=True):
-            part = _Part(name, batch[0], bad=bad)
-            if samples:
-                stacked = Batch.of([view for sample in samples for view in sample], loader.preparation.collate)
-                part.tensors = _forward(forward, name, stacked.content, inputs.device, batch_size, rows, precision)
-                part.labels = {key: label[::rows] for key, label in stacked.labels.items()}
-                part.numbers = [sample[0].index for sample in samples]
-            own.append(part)
-            # the other processes have come as far
-            progress(before + min(batch[-1] + 1 + (peers.world_size - 1) * size, count), total, _reasons(bad))
-        before += count
+    own: list[Portion] = []
+    for part in portions(inputs, forward, batch_size, precision, views, peers):
+        own.append(part)
+        progress(before[part.stream] + part.end, total, part.skipped)  # the other processes have come as far
     gathered = peers.gather(own)
     for rank, parts in enumerate(gathered):
         if rank != peers.rank:
-            progress(total, total, _reasons([record for part in parts for record in part.bad]))
-    return _joined([part for parts in gathered for part in parts], list(inputs.loaders), total)
-
-
-@dataclass
-class _Part:
-    """A batch's."""
-
-    stream: str
-    first: int
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    labels: dict[str, Tensor] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
-    bad: list[BadRecord] = field(default_factory=list)
+            progress(total, total, [reason for part in parts for reason in part.skipped])
+    return _joined([part for parts in gathered for part in parts], list(sizes), total)
 
 
 def _forward(
@@ -327,27 +347,27 @@ def _forward(
     return joined if rows == 1 else {key: part.unflatten(0, (-1, rows)).mean(dim=1) for key, part in joined.items()}
 
 
-def _joined(parts: list[_Part], streams: Sequence[str], total: int) -> Computed:
-    parts = sorted(parts, key=lambda part: (streams.index(part.stream), part.first))
-    bad = [record for part in parts for record in part.bad]
+def _joined(parts: list[Portion], streams: Sequence[str], total: int) -> Computed:
+    parts.sort(key=lambda part: (streams.index(part.stream), part.end))
+    skipped = [reason for part in parts for reason in part.skipped]
     tensors: dict[str, list[Tensor]] = {}
     labels: dict[str, dict[str, list[Tensor]]] = {}
-    numbers: dict[str, list[int]] = {}
-    for part in parts:
-        if part.numbers:
-            numbers.setdefault(part.stream, []).extend(part.numbers)
+    index: dict[str, list[int]] = {}
+    while parts:
+        part = parts.pop(0)
+        if part.index:
+            index.setdefault(part.stream, []).extend(part.index)
         for key, tensor in part.tensors.items():
             tensors.setdefault(key, []).append(tensor)
         for label_set, label in part.labels.items():
             labels.setdefault(part.stream, {}).setdefault(label_set, []).append(label)
-    if not numbers:
-        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {_reasons(bad[-1:])[0]}")
-    parts.clear()
+    if not index:
+        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
     return Computed(
         {key: torch.cat(tensors.pop(key)) for key in list(tensors)},  # pop: joined ones are let go of one by one
-        numbers,
+        index,
         {name: {key: torch.cat(found) for key, found in own.items()} for name, own in labels.items()},
-        tuple(bad),
+        tuple(skipped),
     )
 
 

@@ -63,15 +63,14 @@ class Untouched:
 
 
 @pytest.mark.parametrize(("system", "name"), CLASSIFIED)
-@pytest.mark.parametrize("batch_size", [1, 16])
-def test_top1_is_that_of_a_loop_over_the_golden_logits(system, name, batch_size):
+def test_top1_is_that_of_a_loop_over_the_golden_logits(system, name):
     part = golden(system)["classified"][name]
     model = load(part["weights"], **part["options"])
     model.modalities[part["stream"]] = Untouched(model.modalities[part["stream"]])
     predicted = [max(range(10), key=row.__getitem__) for row in part["logits"].tolist()]
     true = [predicted[0], (predicted[1] + 1) % 10]
     source = Given(part["inputs"], [f"class {number}" for number in true])
-    found = mmmask.evaluate(model, source=source, stream=part["stream"], batch_size=batch_size, device="cpu")
+    found = mmmask.evaluate(model, source=source, stream=part["stream"], batch_size=1, device="cpu")
     right = [one == other for one, other in zip(predicted, true, strict=True)]
     assert found.figures["top1"] == sum(right) / len(right) == 0.5
     (only,) = found.label_sets.values()
