@@ -314,7 +314,7 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
         names = [name for name in names if hasattr(opened.objective(name), "classes")]
     if not names:
         raise MmmaskError(
-            f"{_name(model)}: it classifies nothing: give a fine-tuned model, or `mmmask probe` the features of this one"
+            f"{_name(model)}: it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"
         )
     if stream is not None:
         if stream not in names:

@@ -258,5 +258,5 @@ def test_mistakes(mistake, run, tmp_path):
 
 def test_a_model_that_classifies_nothing(mistake, pixel_run):
     assert mistake("evaluate", pixel_run, "--split", "source").endswith(
-        "it classifies nothing: give a fine-tuned model, or `mmmask probe` the features of this one"
+        "it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"
     )
