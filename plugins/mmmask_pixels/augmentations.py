@@ -50,7 +50,9 @@ class CentreCrop(Augmentation):
     """The crop of the deterministic view, for training samples: nothing is drawn."""
 
     class Config(Augmentation.Config):
-        share: Share = Field(default=1.0, description="share of the short side that the crop takes, 0.875 is 224 of 256")
+        share: Share = Field(
+            default=1.0, description="share of the short side that the crop takes, 0.875 is 224 of 256"
+        )
 
     config: Config
 
@@ -58,7 +60,8 @@ class CentreCrop(Augmentation):
         """(..., height, width) -> (..., *target.size)."""
         if view.place is None:
             return content
-        return target.resize(view_box(*content.shape[-2:], target.size, self.config.share).of(content))
+        height, width = content.shape[-2:]
+        return target.resize(view_box(height, width, target.size, self.config.share).of(content))
 
 
 class PadCrop(Augmentation):

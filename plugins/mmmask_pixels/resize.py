@@ -63,12 +63,12 @@ def view_box(height: int, width: int, size: tuple[float, ...], share: float = 1.
     """
     greatest = centre_box(height, width, size)
     box_height, box_width = (max(1, round(share * length)) for length in (greatest.height, greatest.width))
-    spare = [height - box_height, width - box_width]
-    place = [spare[0] // 2, spare[1] // 2]
-    if view.of > 1:
-        longer = 0 if spare[0] > spare[1] else 1
-        place[longer] = spare[longer] * view.index // (view.of - 1)
-    return Box(*place, box_height, box_width)
+    top, left = (height - box_height) // 2, (width - box_width) // 2
+    if view.of > 1 and height - box_height > width - box_width:
+        top = (height - box_height) * view.index // (view.of - 1)
+    elif view.of > 1:
+        left = (width - box_width) * view.index // (view.of - 1)
+    return Box(top, left, box_height, box_width)
 
 
 def centre_box(height: int, width: int, size: tuple[float, ...]) -> Box:
