@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from mmmask.components import components
-from mmmask.interfaces import PLAIN, Modality, SourceFile, Target, View, build
+from mmmask.interfaces import PLAIN, Augmentation, Modality, SourceFile, Target, View, build
 from mmmask.interfaces.component import validate_strictly
 from mmmask.randomness import seeded_generator
+from mmmask_pixels.resize import PixelResize
 
 AUGMENTATIONS = {
     "crop": {"name": "crop"},
@@ -50,21 +52,25 @@ def _milliseconds(call: Callable[[int], object], repetitions: int) -> float:
 
 def augment(picture: str, video: str, repetitions: int) -> None:
     """Prints the means over draws."""
-    for modality, path in ((_modality("image"), picture), (_modality("video", clip_seconds=2.7), video)):
-        preparation, file = modality.preparation, SourceFile(path)
-        print(f"{modality.config.name}: decode {_milliseconds(lambda _: preparation.decode(file, PLAIN), 5):.1f} ms")
-        decoded = preparation.decode(file, PLAIN)
-        cropped = preparation.resize.crop(decoded)
-        target = Target((224, 224), modality.spec, preparation.resize)
-        for label, settings in AUGMENTATIONS.items():
-            config = components().get("augmentation", settings["name"]).Config
-            made = build("augmentation", validate_strictly(config, settings))
-            given = decoded if label == "crop" else cropped
-            cost = _milliseconds(
-                lambda seed, made=made, given=given: made(given, View(seeded_generator("cost", seed)), target),
-                repetitions,
-            )
-            print(f"{modality.config.name}: {label}: {cost:.2f} ms")
+    _augment(_modality("image"), SourceFile(picture), repetitions)
+    _augment(_modality("video", clip_seconds=2.7), SourceFile(video), repetitions)
+
+
+def _augment(modality: Modality, file: SourceFile, repetitions: int) -> None:
+    name, preparation = modality.config.name, modality.preparation
+    print(f"{name}: decode {_milliseconds(lambda _: preparation.decode(file, PLAIN), 5):.1f} ms")
+    decoded = preparation.decode(file, PLAIN)
+    resize = PixelResize((224, 224), "bilinear" if name == "video" else "bicubic")
+    target = Target(resize.size, modality.spec, resize)
+    for label, settings in AUGMENTATIONS.items():
+        config = components().get("augmentation", str(settings["name"])).Config
+        made = build("augmentation", validate_strictly(config, settings))
+        given = decoded if label == "crop" else resize.crop(decoded)
+
+        def run(seed: int, made: Augmentation = made, given: Tensor = given) -> Tensor:
+            return made(given, View(seeded_generator("cost", seed)), target)
+
+        print(f"{name}: {label}: {_milliseconds(run, repetitions):.2f} ms")
 
 
 def views(video: str, repetitions: int, clips: int = 5) -> None:

@@ -1,16 +1,26 @@
 """Crops of the deterministic views: hand-computed boxes."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmmask.interfaces import PLAIN, View
 from mmmask.interfaces.component import validate_strictly
 from mmmask_image.modality import ImageModality
-from mmmask_pixels.resize import view_box
+from mmmask_pixels.resize import centre_box, view_box
 
 
-def crops(height, width, count, size=(224, 224), share=1.0):
-    return [tuple(view_box(height, width, size, share, View(index=number, of=count))) for number in range(count)]
+def made(**settings):
+    return ImageModality(
+        validate_strictly(ImageModality.Config, {"name": "image", "size": 224, **settings})
+    ).preparation
+
+
+def crops(height, width, count, size=(224, 224)):
+    greatest = centre_box(height, width, size)
+    views = [View(index=number, of=count) for number in range(count)]
+    return [tuple(view_box(height, width, greatest.height, greatest.width, view)) for view in views]
 
 
 @pytest.mark.parametrize(
@@ -30,43 +40,43 @@ def test_crops_are_evenly_spaced_along_the_longer_axis(arguments, boxes):
     assert crops(*arguments) == boxes
 
 
-@pytest.mark.parametrize(
-    ("arguments", "boxes"),
-    [
-        ((256, 341, 1), [(16, 58, 224, 224)]),
-        ((256, 341, 3), [(16, 0, 224, 224), (16, 58, 224, 224), (16, 117, 224, 224)]),
-        ((512, 256, 3), [(0, 16, 224, 224), (144, 16, 224, 224), (288, 16, 224, 224)]),
-        ((256, 256, 2), [(16, 0, 224, 224), (16, 32, 224, 224)]),
-    ],
-)
-def test_a_share_of_the_short_side(arguments, boxes):
-    assert crops(*arguments, share=0.875) == boxes
-
-
 def test_another_shape_than_a_square():
     assert crops(100, 100, 2, size=(32, 64)) == [(0, 0, 50, 100), (50, 0, 50, 100)]
-    assert crops(100, 100, 2, size=(32, 64), share=0.8) == [(0, 10, 40, 80), (60, 10, 40, 80)]
 
 
-def made(**settings):
-    return ImageModality(
-        validate_strictly(ImageModality.Config, {"name": "image", "size": 224, **settings})
-    ).preparation
-
-
-def test_256_to_224():
-    pixels = torch.randint(0, 256, (3, 256, 300), dtype=torch.uint8)
+@pytest.mark.parametrize(
+    ("extent", "places"),
+    [
+        # (height, width): (top, left) of 224 x 224 in the picture with a short side of 256
+        ((256, 341), [(16, 0), (16, 58), (16, 117)]),
+        ((512, 256), [(0, 16), (144, 16), (288, 16)]),
+        ((256, 256), [(16, 0), (16, 16), (16, 32)]),
+    ],
+)
+def test_three_crops_of_256(extent, places):
+    pixels = torch.randint(0, 256, (3, *extent), dtype=torch.uint8)
     preparation = made(crop_share=0.875)
-    assert torch.equal(preparation.prepare(pixels, PLAIN), pixels[:, 16:240, 38:262])
-    assert torch.equal(preparation.prepare(pixels, View(index=2, of=3)), pixels[:, 16:240, 76:300])
-    large = pixels.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    expected = preparation.resize(large[:, 32:480, 76:524])
-    assert torch.equal(preparation.prepare(large, PLAIN), expected)
+    for number, (top, left) in enumerate(places):
+        found = preparation.prepare(pixels, View(index=number, of=3))
+        assert torch.equal(found, pixels[:, top : top + 224, left : left + 224])
+    assert torch.equal(preparation.prepare(pixels, PLAIN), preparation.prepare(pixels, View(index=1, of=3)))
+
+
+@pytest.mark.parametrize(("height", "width", "scaled"), [(375, 500, (256, 341)), (403, 300, (343, 256))])
+def test_resize_to_256_and_crop_224_as_pillow_does(height, width, scaled):
+    pixels = torch.nn.functional.interpolate(torch.rand(1, 3, 40, 40), (height, width), mode="bicubic")[0]
+    pixels = pixels.clamp(0, 1).mul(255).to(torch.uint8)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(scaled[::-1], Image.Resampling.BICUBIC)
+    top, left = (round((length - 224) / 2) for length in scaled)  # as torchvision rounds
+    expected = np.asarray(image.crop((left, top, left + 224, top + 224))).astype(int)
+    found = made(crop_share=0.875).prepare(pixels, PLAIN).permute(1, 2, 0).numpy().astype(int)
+    assert abs(found - expected).max() <= 1
 
 
 def test_a_share_is_also_taken_of_a_picture_of_the_right_size():
     pixels = torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8)
-    assert torch.equal(made(crop_share=0.875).prepare(pixels, PLAIN), made().resize(pixels[:, 14:210, 14:210]))
+    larger = torch.nn.functional.interpolate(pixels[None], 256, mode="bicubic", antialias=True)[0]
+    assert torch.equal(made(crop_share=0.875).prepare(pixels, PLAIN), larger[:, 16:240, 16:240])
     assert torch.equal(made().prepare(pixels, PLAIN), pixels)
 
 
