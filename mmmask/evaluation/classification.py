@@ -152,6 +152,7 @@ def evaluate(
     classes: Sequence[str] | str | Path | None = None,
     modality: Mapping[str, Any] | None = None,
     views: tuple[int, int] | str | None = None,
+    average: bool = False,
     batch_size: int = 32,
     device: str | None = None,
     precision: str = "fp32",
@@ -174,6 +175,7 @@ def evaluate(
         modality: settings to change, such as `{"size": 256, "crop_share": 1.0}`.
         views: clips and crops of each sample, whose probabilities are averaged, such as (5, 3) or "5x3"; by default
             the stream's.
+        average: takes a run's average of its weights (`training.average`) instead of the weights.
         batch_size: views in a forward at most.
         device: by default a GPU where there is one.
         precision: of matrix products, `fp32` or `bf16`.
@@ -203,7 +205,7 @@ def evaluate(
         known_split(model, split)
     order = read_classes(classes) if isinstance(classes, str | Path) else classes
     with processes(device) as peers, ExitStack() as after:
-        opened, report = read_model(model, reading)
+        opened, report = read_model(_averaged(model) if average else model, reading)
         name = _stream(opened, model, split, stream)
         head = _head(opened, name)
         if split is not None:
@@ -251,6 +253,12 @@ def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:
     objective = model.objective(stream)
     logits = objective.logits(stream, model.encode({stream: samples})[stream])
     return {label_set: objective.probabilities(stream, part) for label_set, part in logits.items()}
+
+
+def _averaged(model: nn.Module | str | Path) -> nn.Module:
+    if not isinstance(model, str | Path) or not is_run(model):
+        raise MmmaskError(f"{_name(model)}: no run, and only a run keeps an average of its weights")
+    return load_run(model).averaged_model
 
 
 def _name(model: object) -> str:
