@@ -291,6 +291,9 @@ def read_classes(path: str | Path) -> list[str]:
     return [line for line in lines if line]
 
 
+CLASSIFIES = ("classes", "logits", "probabilities")
+"""What an objective that classifies has, as `classification` does."""
+
 LABEL = "label"
 """Label set of a file that does not name its own."""
 
@@ -308,7 +311,9 @@ def _head(model: Any, stream: str) -> _Head:  # noqa: ANN401 - Model or Classifi
     if isinstance(model, Classifier):
         return _Head({LABEL: [str(number) for number in range(model.settings.classes)]})
     settings = model.objective(stream).streams[stream]
-    return _Head(model.objective(stream).classes[stream], settings.activation == "sigmoid", tuple(settings.views))
+    views = tuple(getattr(settings, "views", (1, 1)))
+    sigmoid = getattr(settings, "activation", "softmax") == "sigmoid"
+    return _Head(model.objective(stream).classes[stream], sigmoid, views)
 
 
 def _stream(opened: Any, model: object, split: str | None, stream: str | None) -> str:  # noqa: ANN401 - Model or Classifier
@@ -319,7 +324,7 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
     """
     names: list[str] = list(opened.modalities)
     if not isinstance(opened, Classifier):
-        names = [name for name in names if hasattr(opened.objective(name), "classes")]
+        names = [name for name in names if all(hasattr(opened.objective(name), part) for part in CLASSIFIES)]
     if not names:
         raise MmmaskError(
             f"{_name(model)}: it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"
