@@ -32,6 +32,12 @@ COMPONENTS = (
     ("pool", "attentive", "pools:AttentivePool", "attention over all tokens with a learned query"),
     ("source", "folder", "sources:FolderSource", "every file below a folder, nested or flat"),
     ("source", "list", "sources:ListSource", "a file with one `path` or `path,label` a line"),
+    (
+        "source",
+        "table",
+        "table:TableSource",
+        "what a CSV or JSON file names: labels of several sets, parts of recordings",
+    ),
     ("source", "glob", "sources:GlobSource", "every file that matches a pattern"),
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),

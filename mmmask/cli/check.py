@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_experiment, load
+from mmmask.components import components
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
+    from mmmask.data.labels import count_labels
     from mmmask.data.streams import sample_loader, total_steps
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
@@ -71,11 +73,15 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.pictures:
             print(f"{name}: {_draw(experiment, name, model.modalities[name], Path(arguments.pictures))}")
         if source.left_out:
-            print(f"{name}: files of other endings, left out: {source.left_out}")
+            print(f"{name}: left out: {source.left_out}")
+        for label_set, found in count_labels(source).items():
+            print(f"{name}: {'labels' if label_set == 'label' else f'labels {label_set}'}: {found}")
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
-            print(f"{name}: {len(sample_loader(experiment, name, held_out=True).source)} held-out samples")
+            learns = components().get("objective", stream.objective).needs_labels
+            held_out = sample_loader(experiment, name, held_out=True, classes=source.classes if learns else None)
+            print(f"{name}: {len(held_out.source)} held-out samples")
         shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
         if shape != expected:
             problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")

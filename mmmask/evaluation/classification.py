@@ -311,9 +311,9 @@ def _head(model: Any, stream: str) -> _Head:  # noqa: ANN401 - Model or Classifi
     if isinstance(model, Classifier):
         return _Head({LABEL: [str(number) for number in range(model.settings.classes)]})
     settings = model.objective(stream).streams[stream]
-    views = tuple(getattr(settings, "views", (1, 1)))
+    clips, crops = getattr(settings, "views", (1, 1))
     sigmoid = getattr(settings, "activation", "softmax") == "sigmoid"
-    return _Head(model.objective(stream).classes[stream], sigmoid, views)
+    return _Head(model.objective(stream).classes[stream], sigmoid, (clips, crops))
 
 
 def _stream(opened: Any, model: object, split: str | None, stream: str | None) -> str:  # noqa: ANN401 - Model or Classifier

@@ -28,6 +28,9 @@ class Preparation(ABC):
     extensions: tuple[str, ...] = ()
     """File name endings this modality can decode, lower case with the dot; sources of files look for these."""
 
+    takes_windows: bool = False
+    """Whether `decode` keeps to `SourceFile.window`; a source of such windows is refused where it does not."""
+
     def decode(self, loaded: Any, view: View) -> Any:  # noqa: ANN401 - the plugin's own
         """Makes a decoded sample of what the source loaded; once per sample, however often it is replicated.
 

@@ -57,7 +57,8 @@ except ModuleNotFoundError:  # a plugin file, a test's module
     spec.loader.exec_module(module)
 from mmmask.testing.data import look
 component, config, extensions = pickle.loads(pickled)
-sys.__stdout__.write(repr(look(component(config, extensions=extensions))))
+source = component(config, extensions=extensions)
+sys.__stdout__.write(repr((look(source), source.classes)))
 """
 SIZE = (16, 16)
 SHAPES = {torch.uint8: (3, 20, 24), torch.float32: (4, 3, 24, 20), torch.int16: (1, 20, 20)}
@@ -331,7 +332,7 @@ class SourceCase(Case):
         self._expect_the_same("another object, asked backwards", self._make(), wanted)
 
     def names_its_samples(self) -> None:
-        """No name stands for two samples; labels are texts, and `classes` has them all, sorted."""
+        """No name stands for two samples; labels are texts, and `classes` has them all, each once."""
         looked, classes = look(self.component), self.component.classes
         names = [name for name, _, _ in looked.values()]
         expect.that(all(type(name) is str and name for name in names), "names for messages", names)
@@ -339,9 +340,15 @@ class SourceCase(Case):
         labels = [label for _, label, _ in looked.values()]
         expect.that(all(label is None or type(label) is str for label in labels), "labels, texts or None", labels)
         for names_of, found in classes.items():
-            expect.equal(list(found), sorted(set(found)), f"sorted names of {names_of}, each once")
-        given = [pair for index in looked for pair in self.component.labels(index).items()]
-        expect.none((pair for pair in given if pair[1] not in classes.get(pair[0], ())), "labels that are in `classes`")
+            expect.that(isinstance(found, tuple), f"a tuple of the names of {names_of}", type(found).__name__)
+            expect.equal(len(found), len(set(found)), f"names of {names_of}, each once")
+        for label_set, given in (pair for index in looked for pair in self.component.labels(index).items()):
+            several = label_set in self.component.several
+            expect.that(
+                isinstance(given, tuple) == several, f"{'tuples' if several else 'texts'} in {label_set}", given
+            )
+            strange = [name for name in (given if several else (given,)) if name not in classes.get(label_set, ())]
+            expect.none(strange, "labels that are in `classes`")
 
     def can_be_pickled(self) -> None:
         """A copy out of a pickle has the same samples."""
@@ -371,7 +378,8 @@ class SourceCase(Case):
         done = subprocess.run(code, input=request, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         expect.that(done.returncode == 0, "no error in another process", last)
-        expect.that(done.stdout.decode() == repr(look(self.component)), "the same samples in another process", "others")
+        here = repr((look(self.component), self.component.classes))
+        expect.that(done.stdout.decode() == here, "the same samples and classes in another process", "others")
 
     def holds_no_weights(self) -> None:
         """It holds no weights: nothing of it would be moved, trained or saved."""

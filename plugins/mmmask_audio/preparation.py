@@ -55,6 +55,7 @@ class AudioPreparation(Preparation):
         ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".caf",
         ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".avi",
     )  # fmt: skip
+    takes_windows = True
 
     def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
         """Spectrogram of one clip: uint8 (1, frames, bands). Silence follows a recording that is shorter than a clip.
@@ -69,7 +70,8 @@ class AudioPreparation(Preparation):
         """
         samples, rate = self.spectrogram.samples, self.spectrogram.sample_rate
         if isinstance(loaded, SourceFile):
-            sound = decode_window(loaded.local_path(), rate, samples, view.fraction(), self.max_seconds)
+            place = view.fraction()
+            sound = decode_window(loaded.local_path(), rate, samples, place, self.max_seconds, loaded.window)
         elif isinstance(loaded, np.ndarray) and loaded.ndim == 1 and loaded.dtype.kind == "f":
             sound = window_of_array(loaded, samples, view.fraction())
         else:

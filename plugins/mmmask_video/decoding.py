@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmmask.interfaces import BadSample
 from mmmask_pixels.limits import check_size
-from mmmask_video.index import FrameIndex, index_frames
+from mmmask_video.index import FrameIndex, index_frames, index_window, within
 
 CONTAINERS = "mov,matroska,avi,flv,mpegts,mpeg,m4v,ivf,asf,ogg"
 """Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
@@ -38,6 +38,7 @@ def decode_clips(
     channels: int,
     max_pixels: int,
     max_frames: int,
+    window: tuple[float, float] | None = None,
 ) -> list[list[Tensor]]:
     """Decodes the chosen frames of a video's clips, upright as its display matrix says.
 
@@ -48,15 +49,17 @@ def decode_clips(
         keep: turns a frame uint8 (height, width, channels) into what is kept; called as soon as it is decoded.
         channels: 1 grey, 3 colour.
         max_pixels: most pixels of a frame, by the header.
-        max_frames: most frames of the video.
+        max_frames: most frames of the video, or of the window.
+        window: (start, end) in seconds; only its frames are given to choose from, and read. None is the whole video.
 
     Raises:
         BadSample: damaged, no video, or larger than a limit (found before anything is decoded).
     """
     try:
         with closing(_Reader(path, max_pixels)) as reader:
-            index = index_frames(reader.container, reader.stream, max_frames)
-            clips = choose(index.times, index.end)
+            index = reader.index(max_frames, window)
+            chosen = choose(index.times[index.first :], index.end)
+            clips = [[index.first + number for number in numbers] for numbers in chosen]
             frames = reader.frames(index, sorted({number for numbers in clips for number in numbers}))
             kept = {number: keep(_pixels(frame, channels)) for number, frame in frames}
             return [[kept[number] for number in numbers] for numbers in clips]
@@ -97,6 +100,17 @@ class _Reader:
 
     def close(self) -> None:
         self.container.close()
+
+    def index(self, max_frames: int, window: tuple[float, float] | None) -> FrameIndex:
+        """The frames of the video, or of a window; of a late one no more of the file is read than has to be."""
+        if window is None:
+            return index_frames(self.container, self.stream, max_frames)
+        found = index_window(self.container, self.stream, max_frames, window)
+        if found is None:
+            self.close()
+            self._open()
+            found = within(index_frames(self.container, self.stream, max_frames), self.stream, window)
+        return found
 
     def frames(self, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yields (number, frame) for ascending numbers, each given once.

@@ -27,6 +27,7 @@ class VideoPreparation(PixelPreparation):
     """Clips as uint8 (channels, frames, height, width)."""
 
     extensions = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v")
+    takes_windows = True
 
     config: VideoModality.Config
 
@@ -60,6 +61,7 @@ class VideoPreparation(PixelPreparation):
             channels=self.config.channels,
             max_pixels=self.config.max_pixels,
             max_frames=self.config.max_frames,
+            window=loaded.window,
         )
         if any(len({frame.shape for frame in frames}) > 1 for frames in clips):
             raise BadSample("the frames change their size")

@@ -270,6 +270,16 @@ def test_check_counts_and_reads_a_batch_of_every_stream(cli, experiment):
     assert lines[-1] == "ready to train"
 
 
+def test_check_tells_classes_and_what_is_left_out(cli, experiment, monkeypatch, signals):
+    monkeypatch.setattr(signals.WaveSource, "left_out", "3 .gif", raising=False)
+    done = cli(
+        "check", experiment, "--device", "cpu", "streams.long.source.labelled=true", "streams.long.source.count=25"
+    )
+    assert "long: labels: 3 classes, 8 to 9 samples each\n" in done.out
+    assert "long: left out: 3 .gif\n" in done.out
+    assert "short: labels" not in done.out
+
+
 def test_check_tries_a_step(cli, experiment):
     done = cli("check", experiment, "--device", "cpu", "training.precision=bf16")
     assert "one forward and backward of 2 samples per stream on cpu: finite, with all gradients\n" in done.out

@@ -55,6 +55,12 @@ VARIANTS = {
     ("masker", "random"): [{"round_down": "visible"}],
     ("modality", "image"): [{"size": 64, "patch_size": [2, 16, 16]}],
     ("source", "json_lines"): [{"window": None}],
+    ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
+    ("source", "folder"): [{"per_class": 1}],
+    ("source", "table"): [
+        {"file": "{path}", "labels": {"kind": "label", "size": "number"}, "classes": {"size": 12}, "start": "number"},
+        {"labels": {"label": "number"}, "label_separator": "1", "limit": 2},
+    ],
     ("positions", "flat_sinusoid"): [{"trained_grid": [4, 4]}],
 }
 # small samples
@@ -116,7 +122,11 @@ def write_files(folder):
         path = folder / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number]) * 10)
-    (folder / "list.csv").write_text("files/b/2.jpg,two\nfiles/a/1.jpg,one\nfiles/a/0.JPG,one\n")
+    rows = ["files/b/2.jpg,two", "files/a/1.jpg,one", "files/a/0.JPG,one"]
+    (folder / "list.csv").write_text("\n".join(rows))
+    (folder / "table.csv").write_text(
+        "\n".join(["path,label,number", *(f"{row},{n + 9}" for n, row in enumerate(rows))])
+    )
     return folder
 
 
@@ -134,6 +144,7 @@ def write_texts(folder):
 SOURCES = {
     "folder": lambda folder: {"path": str(write_files(folder) / "files"), "extensions": (".jpg",)},
     "list": lambda folder: {"path": str(write_files(folder) / "list.csv"), "extensions": (".jpg",)},
+    "table": lambda folder: {"path": str(write_files(folder) / "table.csv")},
     "glob": lambda folder: {"path": str(write_files(folder) / "files/**/*.[jJ]*"), "extensions": (".jpg",)},
     "text_files": lambda folder: {"path": str(write_texts(folder) / "*.txt"), "extensions": (".txt",)},
     "json_lines": lambda folder: {"path": str(write_texts(folder)), "label_field": "kind"},

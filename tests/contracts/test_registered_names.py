@@ -7,7 +7,7 @@ from mmmask.components import components
 
 NAMES = {
     "modality": ["audio", "image", "text", "video"],
-    "source": ["folder", "glob", "json_lines", "list", "text_files"],
+    "source": ["folder", "glob", "json_lines", "list", "table", "text_files"],
     "masker": [
         "block",
         "causal",

@@ -927,6 +927,18 @@ source_faults = {
         {"label": lambda self, index: str(index), "classes": property(lambda self: {"label": ("1", "0")})},
     ),
     "Numbered": ("names_its_samples", {"label": lambda self, index: index}),
+    "Twofold": (
+        "names_its_samples",
+        {"label": lambda self, index: "a", "classes": property(lambda self: {"label": ("a", "a")})},
+    ),
+    "Plural": (
+        "names_its_samples",
+        {
+            "several": ("label",),
+            "labels": lambda self, index: {"label": "a"},
+            "classes": property(lambda self: {"label": ("a",)}),
+        },
+    ),
     "Locked": ("can_be_pickled", {"__init__": with_attribute("lock", threading.Lock)}),
     "Shared": ("serves_several_threads", {"load": shared_place}),
     "Gambling": (
@@ -936,6 +948,10 @@ source_faults = {
     "Unordered": (
         "is_the_same_in_another_process",
         {"load": lambda self, index: sorted({f"name {number}" for number in range(20)}, key=hash)[index]},
+    ),
+    "Renumbered": (
+        "is_the_same_in_another_process",
+        {"classes": property(lambda self: {"label": tuple(sorted({f"name {n}" for n in range(20)}, key=hash))})},
     ),
     "Learning": ("holds_no_weights", {"__init__": with_attribute("scale", idle)}),
 }  # fmt: skip
