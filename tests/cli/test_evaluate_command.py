@@ -260,3 +260,28 @@ def test_a_model_that_classifies_nothing(mistake, pixel_run):
     assert mistake("evaluate", pixel_run, "--split", "source").endswith(
         "it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"
     )
+
+
+class Pantry(Kitchen):
+    """Samples with several things at once, or none."""
+
+    several = ("label",)
+
+    def labels(self, index):
+        return {"label": ("egg", "milk", "rye")[: index % 4]}
+
+    @property
+    def classes(self):
+        return {"label": ("egg", "milk", "rye")}
+
+
+def test_several_classes_of_a_sample(signals, tmp_path):
+    model = model_of(signals, {"label": ("egg", "milk", "rye")}, activation="sigmoid")
+    found = mmmask.evaluate(model, source=Pantry(), device="cpu", predictions=tmp_path / "p.jsonl")
+    only = found.label_sets["label"]
+    assert only.label_names == [("egg", "milk", "rye")[: number % 4] for number in range(12) if number != 5]
+    assert found.figures == {"mean_average_precision": metrics.mean_average_precision(only.probabilities, only.labels)}
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines[:4]] == [None, "egg", ["egg", "milk"], ["egg", "milk", "rye"]]
+    with pytest.raises(mmmask.MmmaskError, match="confusion: samples have several classes of 'label'"):
+        mmmask.evaluate(model, source=Pantry(), device="cpu", confusion=tmp_path / "c.png")
