@@ -45,6 +45,7 @@ COMPONENTS = (
     ("optimizer", "sgd", "optimizers:SGD", "stochastic gradient descent with momentum"),
     ("optimizer", "lars", "optimizers:Lars", "layer-wise adaptive rates for large batches"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
+    ("evaluator", "classification", "accuracy:ClassificationEvaluator", "loss, accuracy, mean average precision"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )
 

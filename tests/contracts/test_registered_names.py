@@ -37,7 +37,7 @@ NAMES = {
         "rand_augment",
         "spec_augment",
     ],
-    "evaluator": ["reconstruction"],
+    "evaluator": ["classification", "reconstruction"],
     "callback": ["tensorboard"],
     "format": [
         "convmae",

@@ -358,6 +358,12 @@ class SoundEvaluator(Evaluator):
     def figures(self):
         return {"mean": self.sum / self.count, "psnr": None}
 
+    def state(self):
+        return self.sum, self.count
+
+    def merge(self, states):
+        self.sum, self.count = (sum(part) for part in zip(*states, strict=True))
+
 
 class SoundCallback(Callback):
     """Counts steps."""
@@ -1046,6 +1052,7 @@ fault(
 )  # fmt: skip
 fault("evaluator", "gives_figures", "NanEvaluator", figures=lambda self: {"mean": float("nan")})
 fault("evaluator", "evaluates_the_same_again", "GamblingEvaluator", figures=lambda self: {"mean": random.random()})
+fault("evaluator", "merges_processes", "SelfishEvaluator", merge=nothing)
 fault("callback", "implements_hooks", "IdleCallback", step_ended=None)
 fault("callback", "implements_hooks", "MisspeltCallback", step_finished=misspelt())
 fault("callback", "goes_on_from_its_state", "AmnesicCallback", load_state_dict=nothing)

@@ -93,9 +93,9 @@ def part(path, start, end, seen=None, max_frames=1000):
     def choose(times, until):
         if seen is not None:
             seen.append((times, until))
-        return list(range(len(times)))
+        return [list(range(len(times)))]
 
-    found = decode_clip(
+    (found,) = decode_clips(
         path, choose, torch.from_numpy, channels=3, max_pixels=10_000, max_frames=max_frames, window=(start, end)
     )
     return [frame.permute(2, 0, 1) for frame in found]
