@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmmask import interfaces, interop, testing
     from mmmask.data.sample_corpus import write_sample_data
     from mmmask.evaluation.extraction import Features, extract
+    from mmmask.evaluation.probing import Probes, probe
     from mmmask.evaluation.reconstruction import reconstruct
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
@@ -53,9 +54,9 @@ __getattr__ = lazy_attributes(__name__)
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluator",
     "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
-    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens",
+    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Probes", "Run", "Sample", "Source", "TokenSpec", "Tokens",
     "View", "build_model", "extract", "hookimpl", "interfaces", "interop", "load_experiment", "load_run",
-    "reconstruct", "register", "testing", "train", "write_sample_data",
+    "probe", "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip
 
 

@@ -116,8 +116,9 @@ class SampleProgress:
 
     def __init__(self) -> None:
         self._started = self._told = time.monotonic()
-        self._bar = _bar("samples")
-        self._task = self._bar.add_task("", total=None)
+        self._doing = "samples"
+        self._bar = _bar("{task.description}")
+        self._task = self._bar.add_task(self._doing, total=None)
 
     def __enter__(self) -> SampleProgress:
         return self
@@ -125,8 +126,15 @@ class SampleProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, total: int, skipped: Sequence[str] = ()) -> None:
-        """Updates the count of samples done; prints a line for each newly skipped one."""
+    def update(self, done: int, total: int, skipped: Sequence[str] = (), doing: str = "samples") -> None:
+        """Updates the count of samples done; prints a line for each newly skipped one.
+
+        Args:
+            doing: what is counted; the time left is that of this alone.
+        """
+        if doing != self._doing:
+            self._doing, self._started = doing, time.monotonic()
+            self._bar.reset(self._task, description=doing)
         for reason in skipped:
             self._bar.console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
         self._bar.update(self._task, completed=done, total=total)
@@ -135,4 +143,4 @@ class SampleProgress:
         if self._bar.disable and now - self._told >= 10 and 0 < done < total:
             self._told = now
             left = (now - self._started) / done * (total - done)
-            print(f"{done}/{total} samples  {_duration(left)} left", file=sys.stderr, flush=True)
+            print(f"{done}/{total} {doing}  {_duration(left)} left", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_ahead
+from mmmask.evaluation.inputs import Inputs, SourceChoice, open_inputs, read_ahead
 from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
@@ -100,9 +100,7 @@ def extract(
     """
     if output is not None:
         new_file(output, ENDINGS)
-    pools = [*(entry.name for entry in components().registry("pool")), "none"]
-    if pool not in (None, *pools):
-        raise UnknownName("pool", str(pool), pools)
+    check_pool(pool)
     inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
     total, done = sum(len(loader.source) for loader in inputs.loaders.values()), 0
     parts: dict[str, list[Tensor]] = {}
@@ -110,24 +108,16 @@ def extract(
     labels: dict[str, list[str | None]] = {}
     skipped: list[str] = []
     progress(0, total, ())
-    for name, loader in inputs.loaders.items():
-        for samples, bad in read_ahead(loader, batch_size):
-            if samples:
-                batch = Batch.of(samples, loader.preparation.collate).content.to(inputs.device)
-                try:
-                    with torch.inference_mode(), autocast(inputs.device, precision):
-                        found = _features(inputs.model, name, batch, pool, maps)
-                except torch.OutOfMemoryError as error:
-                    reason = f"{inputs.device} has not enough memory; take less"
-                    raise MmmaskError(f"batch size {batch_size}: {reason}") from error
-                for key, tensor in found.items():
-                    parts.setdefault(key, []).append(tensor.float().cpu().contiguous())
-                names.setdefault(name, []).extend(loader.source.describe(sample.index) for sample in samples)
-                labels.setdefault(name, []).extend(loader.source.label(sample.index) for sample in samples)
-            skipped += bad
-            done += len(samples) + len(bad)
-            progress(done, total, bad)
-    if not names:
+    for some in portions(inputs, precision, pool=pool, maps=maps, batch_size=batch_size):
+        source = inputs.loaders[some.stream].source
+        for key, tensor in some.tensors.items():
+            parts.setdefault(key, []).append(tensor)
+        names.setdefault(some.stream, []).extend(map(source.describe, some.index))
+        labels.setdefault(some.stream, []).extend(map(source.label, some.index))
+        skipped += some.skipped
+        done += len(some.index) + len(some.skipped)
+        progress(done, total, some.skipped)
+    if not any(names.values()):
         raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
     known = {name: found for name, found in labels.items() if any(label is not None for label in found)}
     # pop: what was collected is let go of as it is joined
@@ -138,17 +128,76 @@ def extract(
     return features
 
 
-def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: bool) -> dict[str, Tensor]:  # noqa: ANN401
-    """{name: (samples, ...)}, all of one forward; maps take another where the encoder has some of its own."""
+@dataclass(frozen=True)
+class Portion:
+    """Features of a few samples of one stream.
+
+    Attributes:
+        index: numbers of the samples in their source.
+        tensors: {key of `Features.tensors`: (samples, ...)}, float32 on the CPU; empty where there are no samples.
+        skipped: why others could not be decoded.
+    """
+
+    stream: str
+    index: list[int]
+    tensors: dict[str, Tensor]
+    skipped: list[str]
+
+
+def portions(
+    inputs: Inputs, precision: str, *, pool: str | None, maps: bool = False, tokens: bool = False, batch_size: int
+) -> Iterator[Portion]:
+    """Features of all samples of the inputs, a batch at a time, while the next is being decoded.
+
+    Args:
+        precision, pool, maps, batch_size: as of `extract`.
+        tokens: also all tokens, prefix tokens first, as STREAM.tokens.
+
+    Raises:
+        MmmaskError: a batch does not fit into memory, or the model has no such features.
+    """
+    for name, loader in inputs.loaders.items():
+        for samples, bad in read_ahead(loader, batch_size):
+            found: dict[str, Tensor] = {}
+            if samples:
+                batch = Batch.of(samples, loader.preparation.collate).content.to(inputs.device)
+                try:
+                    with torch.inference_mode(), autocast(inputs.device, precision):
+                        found = _features(inputs.model, name, batch, pool, maps, tokens)
+                except torch.OutOfMemoryError as error:
+                    reason = f"{inputs.device} has not enough memory; take less"
+                    raise MmmaskError(f"batch size {batch_size}: {reason}") from error
+            kept = {key: tensor.float().cpu().contiguous() for key, tensor in found.items()}
+            yield Portion(name, [sample.index for sample in samples], kept, bad)
+
+
+def check_pool(pool: str | None) -> None:
+    """Refuses a name that is none of a pool's, nor `none`.
+
+    Raises:
+        UnknownName: with those that are known.
+    """
+    pools = [*(entry.name for entry in components().registry("pool")), "none"]
+    if pool not in (None, *pools):
+        raise UnknownName("pool", str(pool), pools)
+
+
+def _features(
+    model: Any, stream: str, samples: Tensor, pool: str | None, maps: bool, tokens: bool  # noqa: ANN401
+) -> dict[str, Tensor]:
+    """{key: (samples, ...)}, all of one forward; maps take another where the encoder has some of its own."""
     batch = {stream: samples}
     latents = model.encode(batch)[stream]
     found = {}
     if isinstance(model, Classifier):
         seen = model.norm(model.pool(latents))
-        found[stream] = seen if pool is None else _pooled(latents, pool)
+        found[stream] = seen if pool is None else pooled(latents, pool)
         found[f"{stream}.logits"] = model.head(seen)
     else:
-        found[stream] = _pooled(latents, pool or "mean")
+        found[stream] = pooled(latents, pool or "mean")
+    if tokens:
+        prefix = () if latents.prefix is None else (latents.prefix,)
+        found[f"{stream}.tokens"] = torch.cat([*prefix, latents.values], 1)
     if maps:
         if type(model.encoder).feature_maps is Encoder.feature_maps:  # the latents, which are here already
             grid = model.modalities[stream].grid(samples.shape)
@@ -159,7 +208,12 @@ def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: 
     return found
 
 
-def _pooled(latents: Latents, pool: str) -> Tensor:
+def pooled(latents: Latents, pool: str) -> Tensor:
+    """Latents reduced by a pool of this name, (batch, width); by `none` all tokens, (batch, tokens, width).
+
+    Raises:
+        MmmaskError: the pool has weights, which nobody trained, or the latents lack what is pooled.
+    """
     if pool == "none":
         return latents.values
     config = components().get("pool", pool).Config(name=pool)
