@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
         read, source, seconds = read_batch(experiment, name)
         sizes[name] = len(source)
-        samples = batches[name] = read.batch.content[:: stream.replicate]
+        batches[name] = read.batch.map(lambda part, every=stream.replicate: part[::every])
+        samples = batches[name].content
         print(
             f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"

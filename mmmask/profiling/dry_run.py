@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from mmmask.data.process import guarded
 from mmmask.data.samples import LoadedBatch
 from mmmask.data.streams import classes_of, sample_loader
 from mmmask.experiment import Experiment
-from mmmask.interfaces import Source
+from mmmask.interfaces import Batch, Source
 from mmmask.model.build import build_model
 from mmmask.model.model import NOTHING_COUNTS
 from mmmask.model.precision import autocast
@@ -45,14 +44,14 @@ def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, Source
     return replace(batch, bad=tuple(bad.values())), loader.source, seconds
 
 
-def try_step(experiment: Experiment, batches: Mapping[str, Tensor], device: torch.device) -> list[str]:
+def try_step(experiment: Experiment, batches: Mapping[str, Batch], device: torch.device) -> list[str]:
     """One forward and backward on the first samples of every stream; returns the problems, a line each.
 
     Raises:
         MmmaskError: samples that no token can be made of.
     """
     model = build_model(experiment, classes_of(experiment)).to(device)
-    few = {name: samples[:TRIED].to(device) for name, samples in batches.items()}
+    few = {name: batch.map(lambda part: part[:TRIED].to(device)) for name, batch in batches.items()}
     with autocast(device, experiment.training.precision):
         output = model(few)
     problems = [

@@ -1,0 +1,132 @@
+"""Mixup and CutMix of pairs of samples, on normalised content."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mmmask.interfaces import Tokens, patchify
+from mmmask.randomness import Noise
+from mmmask_registry import MmmaskError
+
+STEPS = 4096
+"""Places of the table that draws a Beta distribution; its error is below 1e-3."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Settings of mixing.
+
+    Attributes:
+        mixup: both parameters of the Beta distribution of mixup's weight; 0 for no mixup.
+        cutmix: the same of CutMix's area.
+        probability: of mixing a pair at all.
+        switch: probability of CutMix where both are on.
+    """
+
+    mixup: float
+    cutmix: float
+    probability: float
+    switch: float
+
+    def __call__(self, tokens: Tokens, noise: Noise, labelled: Tensor) -> tuple[Tokens, Tensor]:
+        """Mixes every row with the other row of its pair: 0 with 1, 2 with 3 and so on.
+
+        Both rows of a pair share their draws, which come from the first row's noise. So results do not depend on how a
+        batch is cut, as long as no pair is.
+
+        - mixup (Zhang et al. 2018, section 2): w * own + (1 - w) * other, w ~ Beta(mixup, mixup).
+        - CutMix (Yun et al. 2019, section 3.1): a box over the last two axes holds the other's values; its area is
+          1 - Beta(cutmix, cutmix) of the whole, its centre uniform, and w is what is left outside once it is clipped.
+
+        Args:
+            labelled: (batch,) bool; a pair in which one lacks a label stays as it is.
+
+        Returns:
+            The tokens, normalised; and (batch,) float32, each row's share of its own target.
+
+        Raises:
+            MmmaskError: an odd number of rows, or tokens that are ids.
+        """
+        rows = len(tokens.content)
+        if rows % 2:
+            raise MmmaskError(f"mixing needs pairs, and a micro-batch has {rows} samples: take an even number")
+        if tokens.spec.vocab_size is not None:
+            raise MmmaskError("ids cannot be mixed: set mixup and cutmix to 0")
+        draws = Noise(noise.keys[:rows:2])((rows // 2, 6)).repeat_interleave(2, dim=0)
+        both = labelled.unflatten(0, (-1, 2)).all(1).repeat_interleave(2)
+        mixed = (draws[:, 0] < self.probability) & both
+        switch = self.switch if self.mixup and self.cutmix else float(self.cutmix > 0)
+        cuts = draws[:, 1] < switch
+        values = tokens.values()
+        other = partners(values)
+        own = torch.ones(rows, device=values.device)
+        if self.mixup:
+            own = torch.where(mixed & ~cuts, beta_quantile(draws[:, 2], self.mixup), own)
+            weight = own.view(-1, 1, 1).to(values.dtype)
+            values = torch.lerp(other, values, weight)
+        if self.cutmix:
+            inside = _boxes(tokens, beta_quantile(draws[:, 3], self.cutmix), draws[:, 4:])
+            inside &= (mixed & cuts).view(-1, 1, 1)
+            values = torch.where(inside.repeat_interleave(tokens.spec.channels, dim=-1), other, values)
+            own = torch.where(mixed & cuts, 1 - inside.float().mean(dim=(1, 2)), own)
+        return replace(tokens, content=values, normalized=True), own
+
+
+def partners(rows: Tensor) -> Tensor:
+    """The other row of every pair: (batch, ...) with the rows 0 and 1, 2 and 3 and so on swapped."""
+    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
+    """Numbers with the distribution Beta(alpha, alpha), made of uniform ones by the inverse of its distribution."""
+    table = _beta_table(alpha).to(uniform.device)
+    place = uniform * STEPS
+    low = place.long().clamp(max=STEPS - 1)
+    return torch.lerp(table[low], table[low + 1], place - low)
+
+
+@lru_cache(maxsize=8)
+def _beta_table(alpha: float) -> Tensor:
+    """Quantiles of Beta(alpha, alpha) at STEPS + 1 even places, float32."""
+    # with x = sin^2(angle) the density is sin^(2 alpha - 1) cos^(2 alpha - 1); powers of the angle even out its ends
+    with torch.inference_mode(False):
+        place = torch.linspace(0, 1, 16 * STEPS + 1, dtype=torch.float64)
+        power = max(1.0, 1 / alpha)
+        angle = math.pi / 4 * place**power  # half of it; the other half is its mirror image
+        density = (angle.sin() * angle.cos()) ** (2 * alpha - 1) * place ** (power - 1)
+        density[0] = 0.0  # its power is at least 1 there, and 0 times infinity is no number
+        area = torch.cat([density.new_zeros(1), torch.cumulative_trapezoid(density, place)])
+        half = area / (2 * area[-1])
+        wanted = torch.linspace(0, 0.5, STEPS // 2 + 1, dtype=torch.float64)
+        found = torch.searchsorted(half, wanted).clamp(1, len(half) - 1)
+        share = (wanted - half[found - 1]) / (half[found] - half[found - 1])
+        low = torch.lerp(angle[found - 1], angle[found], share).sin() ** 2
+        return torch.cat([low, (1 - low).flip(0)[1:]]).float()
+
+
+def _boxes(tokens: Tokens, kept: Tensor, centre: Tensor) -> Tensor:
+    """Bool (batch, tokens, positions of a token): within the box that covers 1 - `kept` of the last two axes.
+
+    Args:
+        kept: (batch,) share of the area that is left outside, before the box is clipped.
+        centre: (batch, 2) in [0, 1), of the box.
+    """
+    patch_size = tokens.spec.patch_size
+    extent = [cells * patch for cells, patch in zip(tokens.grid, patch_size, strict=True)]
+    side = (1 - kept).sqrt()
+    inside = torch.ones(len(kept), 1, *extent, dtype=torch.bool, device=kept.device)
+    axes = range(max(0, len(extent) - 2), len(extent))
+    if len(axes) == 1:
+        side = 1 - kept
+    for number, axis in enumerate(axes):
+        size = extent[axis]
+        middle, half = (centre[:, number] * size).floor(), (side * size / 2).floor()
+        places = torch.arange(size, device=kept.device)
+        within = (places >= (middle - half).unsqueeze(1)) & (places < (middle + half).unsqueeze(1))
+        inside &= within.view(len(kept), *[1] * (axis + 1), size, *[1] * (len(extent) - axis - 1))
+    return patchify(inside, patch_size)
