@@ -32,6 +32,7 @@ class RunState:
         is_main: whether this process writes the folder.
         evaluations: {stream: [figures at the start, ..., the newest]}.
         pictures: {stream: path of its newest reconstruction picture}.
+        notes: what a user should know at the start, a line each.
         stop: whether to end after the step at hand, with a checkpoint, as Ctrl-C does; a hook may set it.
     """
 
@@ -43,6 +44,7 @@ class RunState:
     is_main: bool = True
     evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     stop: bool = False
 
 

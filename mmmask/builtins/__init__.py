@@ -37,6 +37,9 @@ COMPONENTS = (
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
+    ("evaluator", "knn", "probes:KnnEvaluator", "classes told by the most similar training samples"),
+    ("evaluator", "linear", "probes:LinearEvaluator", "classes told by logistic regression on features"),
+    ("evaluator", "effective_rank", "probes:EffectiveRankEvaluator", "directions that features fill, without labels"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )
 

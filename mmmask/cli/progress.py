@@ -22,6 +22,9 @@ FIGURES = {
     "loss": "held-out loss {first[loss]:.4f} at the start, {last[loss]:.4f} at the end",
     "loss_shuffled": "{last[loss_shuffled]:.4f} with the visible tokens of another sample",
     "loss_baseline": "{last[loss_baseline]:.4f} by the simplest guess",
+    "knn_top1": "nearest neighbours name {last[knn_top1]:.1%} ({first[knn_top1]:.1%} at the start)",
+    "linear_top1": "a linear classifier {last[linear_top1]:.1%} ({first[linear_top1]:.1%} at the start)",
+    "effective_rank": "effective rank {last[effective_rank]:.1f} ({first[effective_rank]:.1f} at the start)",
     "psnr": "PSNR on masked tokens {last[psnr]:.1f} dB, {gain:+.1f} dB against the simplest guess",
 }
 """{key of a line of `evaluations.jsonl`: its words}."""
@@ -49,7 +52,8 @@ class TrainingProgress:
         again = f"going on from step {run.step}" if run.step else "starting"
         device = next(run.model.parameters()).device
         said = f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}"
-        self._say(run, said)
+        for line in (said, *run.notes):
+            self._say(run, line)
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
         self._bar.start()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.model.classifier import Classifier
+from mmmask.model.model import Model
 from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -87,7 +90,7 @@ def extract(
         stream: decodes the samples; by default told from the files' endings.
         output: a file to write, .safetensors or .npz; looked at before the work begins.
         pool: a pool by name, such as `mean` of all tokens or `prefix` (the first prefix token, cls), or `none` for all
-            tokens; by default the mean, and of a classifier what its head sees.
+            tokens; by default the mean, and of what classifies what its head sees.
         maps: also the encoder's features laid out on grids.
         batch_size: samples in a forward.
         device: by default a GPU where there is one.
@@ -171,6 +174,32 @@ def portions(
             yield Portion(name, [sample.index for sample in samples], kept, bad)
 
 
+_SHARED: ContextVar[dict[tuple[int, str | None], tuple[Batch, Tensor]] | None] = ContextVar("shared features", default=None)
+
+
+@contextmanager
+def sharing_features() -> Iterator[None]:
+    """Within, `shared_features` of the same batch and pool are computed once; weights stay meanwhile."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+@torch.no_grad()
+def shared_features(model: Any, stream: str, batch: Batch, pool: str | None = None) -> Tensor:  # noqa: ANN401
+    """Features of a batch, (batch, width), as `model_features`; evaluators of one stream share them."""
+    shared = _SHARED.get()
+    key = id(batch), pool
+    if shared is not None and key in shared:
+        return shared[key][1]
+    found = model_features(model, stream, model.encode({stream: batch.content})[stream], pool)
+    if shared is not None:
+        shared[key] = batch, found  # the batch lives on, so that no other gets its id
+    return found
+
+
 def check_pool(pool: str | None) -> None:
     """Refuses a name that is none of a pool's, nor `none`.
 
@@ -194,7 +223,7 @@ def _features(
         found[stream] = seen if pool is None else pooled(latents, pool)
         found[f"{stream}.logits"] = model.head(seen)
     else:
-        found[stream] = pooled(latents, pool or "mean")
+        found[stream] = model_features(model, stream, latents, pool)
     if tokens:
         prefix = () if latents.prefix is None else (latents.prefix,)
         found[f"{stream}.tokens"] = torch.cat([*prefix, latents.values], 1)
@@ -206,6 +235,17 @@ def _features(
             layers = model.feature_maps(batch)[stream]
         found |= {f"{stream}.map{number}": layer for number, layer in enumerate(layers)}
     return found
+
+
+def model_features(model: Any, stream: str, latents: Latents, pool: str | None = None) -> Tensor:  # noqa: ANN401
+    """Features of a stream's latents, (batch, width): by a pool, and by default what the stream's objective sees where
+    it has `features` of its own, else the mean of all tokens.
+
+    Raises:
+        MmmaskError: as of `pooled`.
+    """
+    own = getattr(model.objective(stream), "features", None) if isinstance(model, Model) else None
+    return own(stream, latents) if own is not None and pool is None else pooled(latents, pool or "mean")
 
 
 def pooled(latents: Latents, pool: str) -> Tensor:

@@ -421,9 +421,8 @@ class _Encode:
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=20)
         for key, tensor in self.model.state_dict().items():
-            if not key.startswith("objectives."):
-                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return self.cache / f"{digest.hexdigest()}.safetensors"
 
 

@@ -134,7 +134,13 @@ class EvaluateSettings(StrictModel):
     """Held-out evaluation of the streams that have `held_out`."""
 
     every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
-    samples: int = Field(default=64, gt=0, description="held-out samples per stream")
+    samples: int | None = Field(
+        default=64, gt=0, description="held-out samples per stream, kept in memory; null: all, read at each evaluation"
+    )
+    evaluators: tuple[EvaluatorChoice, ...] = Field(
+        default=(),
+        description="what else is measured, of every stream with held-out samples; knn and linear where it has labels",
+    )
 
 
 class TrainingSettings(StrictModel):

@@ -120,6 +120,10 @@ class _Training:
         """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
         self.saved_step = self._restore()
         self.held_out = HeldOut(model, experiment, self.streams.loaders)
+        self.state.notes += [
+            f"streams.{name}: not measured, as it has no labels: {', '.join(lacking)}"
+            for name, lacking in self.held_out.left_out.items()
+        ]
         if settings.compile:
             model.compile()
         self.control = RunControl(peers, bad_samples, interruption)

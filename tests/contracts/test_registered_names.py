@@ -28,7 +28,7 @@ NAMES = {
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw"],
     "augmentation": ["crop", "flip"],
-    "evaluator": ["reconstruction"],
+    "evaluator": ["effective_rank", "knn", "linear", "reconstruction"],
     "callback": ["tensorboard"],
     "format": [
         "convmae",
