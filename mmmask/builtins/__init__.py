@@ -40,6 +40,7 @@ COMPONENTS = (
     ("evaluator", "knn", "probes:KnnEvaluator", "classes told by the most similar training samples"),
     ("evaluator", "linear", "probes:LinearEvaluator", "classes told by logistic regression on features"),
     ("evaluator", "effective_rank", "probes:EffectiveRankEvaluator", "directions that features fill, without labels"),
+    ("evaluator", "classification", "accuracy:ClassificationEvaluator", "loss, accuracy, mean average precision"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )
 

@@ -104,6 +104,7 @@ class ClassificationObjective(Objective):
             default=(1, 1), description="clips and crops of a sample whose probabilities `mmmask evaluate` averages"
         )
 
+    evaluators = ("classification",)
     needs_labels = True
 
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:

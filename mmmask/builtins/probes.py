@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,6 +52,12 @@ class EffectiveRankEvaluator(_FeatureEvaluator):
     def add(self, batch: Batch, first: int, total: int) -> None:
         """Takes nothing: training samples are more, and a rank is at most their number."""
 
+    def state(self) -> None:
+        """Nothing: every process has seen the same training samples."""
+
+    def merge(self, states: Sequence[None]) -> None:
+        """Takes nothing."""
+
     def figures(self) -> dict[str, float | None]:
         """The rank; None where there were no training samples."""
         return {"effective_rank": frozen.effective_rank(torch.cat(self._fitted)) if self._fitted else None}
@@ -80,6 +87,16 @@ class _ProbeEvaluator(_FeatureEvaluator):
         self._asked.append(self._features(batch))
         self._told.append(self._labels(batch))
 
+    def state(self) -> list[tuple[Tensor, Tensor]]:
+        """Features and labels of held-out samples."""
+        return [(asked.cpu(), told.cpu()) for asked, told in zip(self._asked, self._told, strict=True)]
+
+    def merge(self, states: Sequence[list[tuple[Tensor, Tensor]]]) -> None:
+        """Takes those of all processes."""
+        device = self._fitted[0].device
+        self._asked = [asked.to(device) for state in states for asked, _ in state]
+        self._told = [told.to(device) for state in states for _, told in state]
+
     def figures(self) -> dict[str, float | None]:
         """Top-1, and of more than 5 classes top-5; None where no sample has a label."""
         name = self.config.name
@@ -103,7 +120,9 @@ class _ProbeEvaluator(_FeatureEvaluator):
             return torch.full((len(batch),), -1, device=batch.content.device)
         if label_set not in batch.labels:
             known = ", ".join(batch.labels)
-            raise MmmaskError(f"streams.{self.stream}: evaluator {self.config.name}: no label set {label_set!r}: {known}")
+            raise MmmaskError(
+                f"streams.{self.stream}: evaluator {self.config.name}: no label set {label_set!r}: {known}"
+            )
         if batch.labels[label_set].ndim > 1:
             where = f"streams.{self.stream}: evaluator {self.config.name}: label set {label_set!r}"
             raise MmmaskError(f"{where}: samples of several classes cannot be probed: name another label_set")

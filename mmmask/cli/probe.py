@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = "a folder with a subfolder for each class, or a source as in an experiment: '{name: list, path: ...}'"
     parser.add_argument("--train", metavar="SOURCE", help=f"{source} (default: a run's own training samples)")
-    parser.add_argument("--test", metavar="SOURCE", help="the same, to be named (default: a run's own held-out samples)")
+    parser.add_argument(
+        "--test", metavar="SOURCE", help="the same, to be named (default: a run's own held-out samples)"
+    )
     parser.add_argument("--kinds", default=KINDS, metavar="K,K", help=f"which probes (default {KINDS})")
     parser.add_argument("--stream", metavar="NAME", help="the stream that decodes the samples (default: all of a run)")
     parser.add_argument("--pool", metavar="POOL", help="what a sample's features are (default mean of all tokens)")

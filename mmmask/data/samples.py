@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmmask.data.order import Draw
-from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, TokenSpec, View
+from mmmask.interfaces import BadSample, Batch, Preparation, Sample, Source, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError
@@ -133,15 +133,25 @@ class SampleLoader:
             samples.extend(self._replicas(draw, bad))
         return LoadedBatch(Batch.of(samples, self.preparation.collate), tuple(bad))
 
-    def plain(self, index: int, view: View = PLAIN) -> Sample:
-        """One sample, prepared without any randomness, or as another view asks for.
+    def plain(self, index: int) -> Sample:
+        """One sample, prepared without any randomness.
 
         Raises:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
+        return self.views(index)[0]
+
+    def views(self, index: int, clips: int = 1, crops: int = 1) -> list[Sample]:
+        """Crops of clips of one sample, without any randomness: all crops of the first clip come first.
+
+        Raises:
+            BadSample: it cannot be decoded, or holds values that are no numbers.
+        """
+        looks = [View(index=number, of=crops) for number in range(crops)]
         with self._loading(index):
-            part = self.preparation.prepare(self.preparation.decode(self.source.load(index), view), view)
-        return self._sample(index, part)
+            decoded = self.preparation.decode_clips(self.source.load(index), clips)
+            parts = [self.preparation.prepare(clip, look) for clip in decoded for look in looks]
+        return [self._sample(index, part) for part in parts]
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.evaluation.inputs import Inputs, SourceChoice, open_inputs, read_ahead
+from mmmask.evaluation.inputs import Progress, SourceChoice, compute, open_inputs
 from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
@@ -24,7 +24,6 @@ from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.model.classifier import Classifier
 from mmmask.model.model import Model
-from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError, UnknownName
 
 ENDINGS = (".safetensors", ".npz")
@@ -78,7 +77,7 @@ def extract(
     device: str | None = None,
     precision: str = "fp32",
     reading: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int, Sequence[str]], None] = lambda done, total, skipped: None,
+    progress: Progress = lambda done, total, skipped: None,
 ) -> Features:
     """Computes features of samples with nothing masked.
 
@@ -105,76 +104,24 @@ def extract(
         new_file(output, ENDINGS)
     check_pool(pool)
     inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
-    total, done = sum(len(loader.source) for loader in inputs.loaders.values()), 0
-    parts: dict[str, list[Tensor]] = {}
-    names: dict[str, list[str]] = {}
-    labels: dict[str, list[str | None]] = {}
-    skipped: list[str] = []
-    progress(0, total, ())
-    for some in portions(inputs, precision, pool=pool, maps=maps, batch_size=batch_size):
-        source = inputs.loaders[some.stream].source
-        for key, tensor in some.tensors.items():
-            parts.setdefault(key, []).append(tensor)
-        names.setdefault(some.stream, []).extend(map(source.describe, some.index))
-        labels.setdefault(some.stream, []).extend(map(source.label, some.index))
-        skipped += some.skipped
-        done += len(some.index) + len(some.skipped)
-        progress(done, total, some.skipped)
-    if not any(names.values()):
-        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
+    computed = compute(
+        inputs, lambda name, rows: features_of(inputs.model, name, rows, pool, maps), batch_size, precision, progress
+    )
+    names, labels = {}, {}
+    for name, numbers in computed.index.items():
+        found = inputs.loaders[name].source
+        names[name] = [found.describe(number) for number in numbers]
+        labels[name] = [found.label(number) for number in numbers]
     known = {name: found for name, found in labels.items() if any(label is not None for label in found)}
-    # pop: what was collected is let go of as it is joined
-    tensors = {key: torch.cat(parts.pop(key)) for key in list(parts)}
-    features = Features(tensors, names, known, tuple(skipped), inputs.report)
+    features = Features(computed.tensors, names, known, computed.skipped, inputs.report)
     if output is not None:
         features.save(output)
     return features
 
 
-@dataclass(frozen=True)
-class Portion:
-    """Features of a few samples of one stream.
-
-    Attributes:
-        index: numbers of the samples in their source.
-        tensors: {key of `Features.tensors`: (samples, ...)}, float32 on the CPU; empty where there are no samples.
-        skipped: why others could not be decoded.
-    """
-
-    stream: str
-    index: list[int]
-    tensors: dict[str, Tensor]
-    skipped: list[str]
-
-
-def portions(
-    inputs: Inputs, precision: str, *, pool: str | None, maps: bool = False, tokens: bool = False, batch_size: int
-) -> Iterator[Portion]:
-    """Features of all samples of the inputs, a batch at a time, while the next is being decoded.
-
-    Args:
-        precision, pool, maps, batch_size: as of `extract`.
-        tokens: also all tokens, prefix tokens first, as STREAM.tokens.
-
-    Raises:
-        MmmaskError: a batch does not fit into memory, or the model has no such features.
-    """
-    for name, loader in inputs.loaders.items():
-        for samples, bad in read_ahead(loader, batch_size):
-            found: dict[str, Tensor] = {}
-            if samples:
-                batch = Batch.of(samples, loader.preparation.collate).content.to(inputs.device)
-                try:
-                    with torch.inference_mode(), autocast(inputs.device, precision):
-                        found = _features(inputs.model, name, batch, pool, maps, tokens)
-                except torch.OutOfMemoryError as error:
-                    reason = f"{inputs.device} has not enough memory; take less"
-                    raise MmmaskError(f"batch size {batch_size}: {reason}") from error
-            kept = {key: tensor.float().cpu().contiguous() for key, tensor in found.items()}
-            yield Portion(name, [sample.index for sample in samples], kept, bad)
-
-
-_SHARED: ContextVar[dict[tuple[int, str | None], tuple[Batch, Tensor]] | None] = ContextVar("shared features", default=None)
+_SHARED: ContextVar[dict[tuple[int, str | None], tuple[Batch, Tensor]] | None] = ContextVar(
+    "shared features", default=None
+)
 
 
 @contextmanager
@@ -211,10 +158,24 @@ def check_pool(pool: str | None) -> None:
         raise UnknownName("pool", str(pool), pools)
 
 
-def _features(
-    model: Any, stream: str, samples: Tensor, pool: str | None, maps: bool, tokens: bool  # noqa: ANN401
+def features_of(
+    model: Any,
+    stream: str,
+    samples: Tensor,
+    pool: str | None,
+    maps: bool = False,
+    tokens: bool = False,  # noqa: ANN401
 ) -> dict[str, Tensor]:
-    """{key: (samples, ...)}, all of one forward; maps take another where the encoder has some of its own."""
+    """{key of `Features.tensors`: (samples, ...)}, all of one forward; maps take another where the encoder has its own.
+
+    Args:
+        samples: (samples, *sample_shape) of a stream.
+        pool, maps: as of `extract`.
+        tokens: also all tokens, prefix tokens first, as STREAM.tokens.
+
+    Raises:
+        MmmaskError: the model has no such features.
+    """
     batch = {stream: samples}
     latents = model.encode(batch)[stream]
     found = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mmmask.data.process import Loads, guarded
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
 from mmmask.evaluation.extraction import sharing_features
+from mmmask.evaluation.inputs import read_ahead
 from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
@@ -21,6 +22,7 @@ from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.model.memory import check_samples
 from mmmask.model.model import Model
+from mmmask.model.processes import ALONE, Processes
 from mmmask.randomness import seeded_generator
 
 BATCH = 32
@@ -35,10 +37,11 @@ class HeldOut:
 
     Args:
         loaders: {stream: loader of its training samples}, a few of which are drawn where a stream has no held-out ones.
+        peers: processes that share the samples where all of them are evaluated.
 
     Attributes:
-        samples: {stream: what is evaluated and drawn}, decoded once.
-        bad: {stream: held-out samples that others replace}.
+        samples: {stream: what is evaluated and drawn}, decoded once; of all held-out samples only those that are drawn.
+        bad: {stream: held-out samples that cannot be decoded, as far as is known}.
         fitted: {stream: training samples, in the deterministic view, that its evaluators see first}, decoded once.
         left_out: {stream: evaluators of all streams that it lacks labels for}.
 
@@ -46,8 +49,10 @@ class HeldOut:
         SourceError: a held-out source is missing, empty, or holds no sample that can be decoded.
     """
 
-    def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
-        self.model, self.experiment = model, experiment
+    def __init__(
+        self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader], peers: Processes = ALONE
+    ) -> None:
+        self.model, self.experiment, self.peers = model, experiment, peers
         chosen = dict(loaders)
         self.held_out = [name for name, stream in experiment.streams.items() if stream.held_out]
         self.left_out: dict[str, list[str]] = {}
@@ -63,26 +68,27 @@ class HeldOut:
         with guarded(chosen, experiment.data) as guards:
             for name, loader in guards.items():
                 count = experiment.training.evaluate.samples if name in self.held_out else PICTURED
-                self.samples[name], self.bad[name] = spread_samples(loader, count or len(loader.source))
+                self.samples[name], self.bad[name] = spread_samples(loader, count or PICTURED)
+        self._streamed = {name: chosen[name] for name in self.held_out if experiment.training.evaluate.samples is None}
         self.fitted: dict[str, list[Sample]] = {}
         training = {name: loaders[name] for name, (count, _) in wanted.items() if count}
         with guarded(training, experiment.data) as guards:
             for name, loader in guards.items():
                 count, labelled = wanted[name]
-                every = range(len(loader.source))
-                found, _ = spread_samples(loader, count, [n for n in every if loader.source.labels(n)] if labelled else every)
+                source = loader.source
+                numbers = [number for number in range(len(source)) if source.labels(number)] if labelled else None
+                found, _ = spread_samples(loader, count, numbers)
                 # in random order, so that whoever wants fewer has all classes too
                 order = torch.randperm(len(found), generator=seeded_generator(experiment.training.seed, "fitted", name))
                 self.fitted[name] = [found[number] for number in order.tolist()]
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, Any]]:
-        """{stream: figures} of the streams with held-out samples."""
+        """{stream: figures} of the streams with held-out samples, on all processes alike."""
         training = self.model.training
         self.model.eval()
         found = {}
         for name in self.held_out:
-            samples = self.samples[name]
             evaluators = self._evaluators(name)
             fitted = self.fitted.get(name, [])
             for first in range(0, len(fitted), BATCH):
@@ -91,14 +97,34 @@ class HeldOut:
                     for evaluator in evaluators:
                         if (rest := evaluator.training_samples - first) > 0:
                             evaluator.fit(batch if rest >= BATCH else self._batch(fitted[first : first + rest]))
-            for first in range(0, len(samples), BATCH):
-                batch = self._batch(samples[first : first + BATCH])
+            shared = name in self._streamed and all(evaluator.merges for evaluator in evaluators)
+            for batch, first, total in self._batches(name, self.peers if shared else ALONE):
                 with sharing_features():
                     for evaluator in evaluators:
-                        evaluator.add(batch, first, len(samples))
+                        evaluator.add(batch, first, total)
+            if shared and self.peers.world_size > 1:
+                for evaluator in evaluators:
+                    evaluator.merge(self.peers.gather(evaluator.state()))
+                self.bad[name] = [record for part in self.peers.gather(self.bad[name]) for record in part]
             found[name] = {key: value for part in evaluators for key, value in part.figures().items()}
         self.model.train(training)
         return found
+
+    def _batches(self, name: str, peers: Processes) -> Iterator[tuple[Batch, int, int]]:
+        """(batch, its first sample, all samples), of those of this process; whole batches are shared."""
+        if name not in self._streamed:
+            samples = self.samples[name]
+            for first in range(0, len(samples), BATCH):
+                yield self._batch(samples[first : first + BATCH]), first, len(samples)
+            return
+        loader, self.bad[name] = self._streamed[name], []
+        count = len(loader.source)
+        batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+        batches = batches[peers.rank :: peers.world_size]
+        for batch, (views, bad) in zip(batches, read_ahead(loader, batches, data=self.experiment.data), strict=True):
+            self.bad[name] += bad
+            if views:
+                yield self._batch([sample for (sample,) in views]), batch[0], count
 
     def draw(self, folder: Path, step: int) -> dict[str, Path]:
         """Draws every stream: {stream: path}. A modality or objective that cannot be drawn is left out."""

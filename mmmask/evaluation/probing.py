@@ -18,16 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmmask import interop
 from mmmask.components import components
 from mmmask.evaluation import frozen
-from mmmask.evaluation.extraction import check_pool, portions
-from mmmask.evaluation.inputs import SourceChoice, Spread, open_inputs, streams_that_take
+from mmmask.evaluation.extraction import check_pool, features_of
+from mmmask.evaluation.inputs import (
+    SourceChoice,
+    Spread,
+    is_run,
+    known_precision,
+    open_inputs,
+    portions,
+    read_model,
+    streams_that_take,
+)
 from mmmask.interfaces import BadSample, Source, SourceFile
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import InteropError, Report
 from mmmask.interop.checkpoint_file import new_file, read_plain, write_tensors
-from mmmask.interop.runs import RunFolder, load_run
+from mmmask.interop.runs import load_run
 from mmmask.model.backbone import Backbone
 from mmmask.model.build import untrained
 from mmmask.model.classifier import Classifier
@@ -201,20 +209,17 @@ def probe(
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownName("kind", kind, KINDS)
+    known_precision(precision)
     check_pool(pool)
     if pool == "none":
         raise MmmaskError("pool none: a probe takes one vector of a sample; `attentive` sees all tokens by itself")
     by_labels = [kind for kind in kinds if kind != UNSUPERVISED]
     if (train is None and test is not None) or (train is not None and test is None and by_labels):
         raise MmmaskError("give train= and test=, or neither of them for a run's own samples")
-    if train is None and not (isinstance(model, str | Path) and RunFolder(model).experiment_file.exists()):
+    if train is None and not is_run(model):
         raise MmmaskError("only a run has samples of its own; give a run's folder, or train= and test=")
     chosen_device = find_device(device)
-    opened: Any = model
-    report = None
-    if not isinstance(model, nn.Module):
-        loaded = interop.read(model, **(reading or {}))
-        opened, report = loaded.model.float(), loaded.report
+    opened, report = read_model(model, reading)
     if stream is not None and stream not in opened.modalities:
         raise UnknownName("stream", stream, opened.modalities)
     if train is not None:
@@ -375,9 +380,11 @@ class _Encode:
         tokens = None
         self.progress(doing, 0, total, ())
         inputs = open_inputs(self.model, (), source, None, self.stream, str(self.device), self.precision, None)
-        for some in portions(
-            inputs, self.precision, pool=self.pool, tokens=self.tokens, batch_size=self.batch_size
-        ):  # fmt: skip
+
+        def forward(stream: str, rows: Tensor) -> dict[str, Tensor]:
+            return features_of(self.model, stream, rows, self.pool, tokens=self.tokens)
+
+        for some in portions(inputs, forward, self.batch_size, self.precision):
             if some.index:
                 if self.tokens:
                     layers = some.tensors[f"{self.stream}.tokens"]
@@ -467,7 +474,9 @@ def _measured(
     rows = []
     if test is not None:
         for name, (known, asked) in task.labels.items():
-            rows += _by_labels(task.stream, name, known, asked, kinds, train, test, k, epochs, seed, device, words, progress)
+            rows += _by_labels(
+                task.stream, name, known, asked, kinds, train, test, k, epochs, seed, device, words, progress
+            )
     if UNSUPERVISED in kinds:
         figures = {UNSUPERVISED: frozen.effective_rank(train.features), "most": float(min(train.features.shape))}
         rows.append(Probe(task.stream, UNSUPERVISED, None, figures, train=len(train.index)))
@@ -517,8 +526,17 @@ def _by_labels(
             predictions[place] = names[best]
         rows.append(
             Probe(
-                stream, kind, label_set, frozen.accuracy(scores, told), luck, None, chosen, len(names), len(learned),
-                len(told), tuple(predictions),
+                stream,
+                kind,
+                label_set,
+                frozen.accuracy(scores, told),
+                luck,
+                None,
+                chosen,
+                len(names),
+                len(learned),
+                len(told),
+                tuple(predictions),
             )  # fmt: skip
         )
     return rows

@@ -41,6 +41,16 @@ class Preparation(ABC):
         """
         return loaded
 
+    def decode_clips(self, loaded: Any, count: int) -> list[Any]:  # noqa: ANN401
+        """Decoded samples of the deterministic views 0 .. count - 1 of `count`, each as `decode` gives it.
+
+        By default each is decoded alone; a modality that can decode them in one go does.
+
+        Raises:
+            BadSample: it cannot be decoded.
+        """
+        return [self.decode(loaded, View(index=number, of=count)) for number in range(count)]
+
     @abstractmethod
     def prepare(self, decoded: Any, view: View) -> Tensor:  # noqa: ANN401
         """One sample (channels, *extent) as `Modality.tokenize` takes it.
@@ -48,7 +58,8 @@ class Preparation(ABC):
         Args:
             decoded: what `decode` returned, unchanged by replicas that came before.
             view: the only source of randomness: `view.place` draws crops and flips, `view.generator` the rest; a
-                generator that is None asks for the deterministic sample (held-out samples, pictures).
+                generator that is None asks for the deterministic sample (held-out samples, pictures), of which
+                `view.index` of `view.of` is one crop of several.
         """
 
     def collate(self, samples: Sequence[Tensor]) -> Tensor:

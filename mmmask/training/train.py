@@ -27,13 +27,14 @@ from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.model.build import build_model
 from mmmask.model.memory import check_samples
 from mmmask.model.precision import autocast
+from mmmask.model.processes import Processes, processes
 from mmmask.training.audience import Audience
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.folder import cut_back, opened, sync
 from mmmask.training.logs import LogWriter
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
-from mmmask.training.parallelism import Parallelism, Processes, processes
+from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask_registry import MmmaskError
@@ -119,7 +120,7 @@ class _Training:
         self.again: int | None = None
         """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
         self.saved_step = self._restore()
-        self.held_out = HeldOut(model, experiment, self.streams.loaders)
+        self.held_out = HeldOut(model, experiment, self.streams.loaders, peers)
         self.state.notes += [
             f"streams.{name}: not measured, as it has no labels: {', '.join(lacking)}"
             for name, lacking in self.held_out.left_out.items()
@@ -223,12 +224,19 @@ class _Training:
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:
-        """Held-out figures; every process computes them, so that none waits at a collective for another."""
+        """Held-out figures, on every process."""
         with self._inference():
             found = self.held_out.evaluate()
+        self._note_held_out()
         for name, figures in found.items():
             self.state.evaluations.setdefault(name, []).append({"step": self.state.step, "stream": name} | figures)
             self.audience.tell("evaluated", self.state, stream=name, figures=figures)
+
+    def _note_held_out(self) -> None:
+        """Writes down the bad samples among held-out ones."""
+        for name in self.held_out.held_out:
+            bad = [replace(record, stream=f"{name}.held_out") for record in self.held_out.bad[name]]
+            self.control.bad_samples.note(self.state.step, bad)
 
     def _draw(self) -> None:
         if not self.processes.is_main:
@@ -303,11 +311,8 @@ class _Training:
         self.processes.wait()
         for line in read_jsonl(self.folder.evaluations, step=int, stream=str):
             self.state.evaluations.setdefault(line["stream"], []).append(line)
-        bad_samples = self.control.bad_samples
-        bad_samples.read_known()
-        for name in self.held_out.held_out:
-            bad = self.held_out.bad[name]
-            bad_samples.note(self.state.step, [replace(record, stream=f"{name}.held_out") for record in bad])
+        self.control.bad_samples.read_known()
+        self._note_held_out()
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

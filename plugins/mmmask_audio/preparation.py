@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Preparation, SourceFile, View
+from mmmask.interfaces import Augmentations, BadSample, Preparation, SourceFile, View
 from mmmask_audio.decoding import decode_window, window_of_array
 from mmmask_audio.spectrogram import MelSpectrogram
 
@@ -27,10 +28,12 @@ class AudioPreparation(Preparation):
     Attributes:
         spectrogram: makes the spectrogram of a clip.
         max_seconds: most seconds of a file; a longer one is a bad sample.
+        augment: changes the spectrogram of a training sample.
     """
 
     spectrogram: MelSpectrogram
     max_seconds: float
+    augment: Augmentations
 
     extensions = (
         ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".caf",
@@ -60,8 +63,10 @@ class AudioPreparation(Preparation):
         return levels.mul_(255).round_().to(torch.uint8).unsqueeze(0)
 
     def prepare(self, decoded: Tensor, view: View) -> Tensor:
-        """The spectrogram unchanged: only the time window is random."""
-        return decoded
+        """The spectrogram, augmented; unchanged by default, since the time window is random already."""
+        augmented = self.augment(decoded, view)
+        size = self.augment.target.size
+        return augmented.contiguous() if augmented.shape[-2:] == size else resized(augmented, size)
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (bands, frames, 3) of levels (1, frames, bands) in [0, 1]; low bands at the bottom, loud is light."""
@@ -69,3 +74,8 @@ class AudioPreparation(Preparation):
         anchors = np.linspace(0, 255, len(COLOURS))
         channels = [np.interp(levels, anchors, channel) for channel in zip(*COLOURS, strict=True)]
         return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def resized(content: Tensor, size: tuple[int, int]) -> Tensor:
+    """A part of a spectrogram, uint8 (1, frames, bands), at another size: bilinear, antialiased."""
+    return F.interpolate(content.unsqueeze(0), size, mode="bilinear", align_corners=False, antialias=True).squeeze(0)

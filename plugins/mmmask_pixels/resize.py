@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmmask.interfaces import PLAIN, View
+
 Interpolation = Literal["bicubic", "bilinear"]
 
 
@@ -42,15 +44,34 @@ class PixelResize:
         resized = _resized(content, self.size, self.interpolation).contiguous()
         return resized.reshape(*content.shape[:-2], *self.size)
 
-    def centre(self, content: Tensor) -> Tensor:
-        """Resizes the short side and crops the centre, in one step; content of the right size stays as it is."""
+    def crop(self, content: Tensor, share: float = 1.0, view: View = PLAIN) -> Tensor:
+        """Cuts out the box of a view (see `view_box`) and resizes it.
+
+        With a share of 1, content of the right size stays as it is.
+        """
         height, width = content.shape[-2:]
-        if (height, width) == self.size:
+        if share == 1 and (height, width) == self.size:
             return content.contiguous()
-        return self(centre_box(height, width, self.size).of(content))
+        return self(view_box(height, width, self.size, share, view).of(content))
 
 
-def centre_box(height: int, width: int, size: tuple[float, float]) -> Box:
+def view_box(height: int, width: int, size: tuple[float, ...], share: float = 1.0, view: View = PLAIN) -> Box:
+    """Box of crop `view.index` of `view.of`, with the aspect ratio of `size`, which is (height, width).
+
+    The greatest box is shrunk by `share`. Along the axis with more spare pixels the crops are spaced evenly, the first
+    and the last at the ends, positions rounded down; along the other, and for one crop, they are centred.
+    """
+    greatest = centre_box(height, width, size)
+    box_height, box_width = (max(1, round(share * length)) for length in (greatest.height, greatest.width))
+    spare = [height - box_height, width - box_width]
+    place = [spare[0] // 2, spare[1] // 2]
+    if view.of > 1:
+        longer = 0 if spare[0] > spare[1] else 1
+        place[longer] = spare[longer] * view.index // (view.of - 1)
+    return Box(*place, box_height, box_width)
+
+
+def centre_box(height: int, width: int, size: tuple[float, ...]) -> Box:
     """The greatest centred box with the aspect ratio of `size`, which is (height, width)."""
     box_height = min(height, max(1, round(width * size[0] / size[1])))
     box_width = min(width, max(1, round(height * size[1] / size[0])))

@@ -1,4 +1,4 @@
-"""Decodes the exact frames of a clip."""
+"""Decodes the exact frames of clips."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ SKIPPING_CODECS = ("h264", "hevc")
 """Codecs whose unreferenced frames are skipped where they are not wanted, which saves up to 40 % of the time."""
 
 
-def decode_clip(
+def decode_clips(
     path: str,
-    choose: Callable[[Sequence[float], float], Sequence[int]],
+    choose: Callable[[Sequence[float], float], Sequence[Sequence[int]]],
     keep: Callable[[np.ndarray], Tensor],
     *,
     channels: int,
     max_pixels: int,
     max_frames: int,
-) -> list[Tensor]:
-    """Decodes the chosen frames of a video, upright as its display matrix says.
+) -> list[list[Tensor]]:
+    """Decodes the chosen frames of a video's clips, upright as its display matrix says.
 
     Args:
         path: local file.
-        choose: `choose(times, end)`, in seconds, gives the ascending numbers of the frames; a repeated one is decoded
-            once.
+        choose: `choose(times, end)`, in seconds, gives the ascending numbers of each clip's frames; one that is repeated,
+            or that several clips have, is decoded once.
         keep: turns a frame uint8 (height, width, channels) into what is kept; called as soon as it is decoded.
         channels: 1 grey, 3 colour.
         max_pixels: most pixels of a frame, by the header.
@@ -56,10 +56,10 @@ def decode_clip(
     try:
         with closing(_Reader(path, max_pixels)) as reader:
             index = index_frames(reader.container, reader.stream, max_frames)
-            numbers = choose(index.times, index.end)
-            frames = reader.frames(index, sorted(set(numbers)))
+            clips = choose(index.times, index.end)
+            frames = reader.frames(index, sorted({number for numbers in clips for number in numbers}))
             kept = {number: keep(_pixels(frame, channels)) for number, frame in frames}
-            return [kept[number] for number in numbers]
+            return [[kept[number] for number in numbers] for numbers in clips]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
     except IndexError as error:  # PyAV's

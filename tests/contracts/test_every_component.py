@@ -103,7 +103,7 @@ def examples(tmp_path_factory):
             case "modality":
                 return {"loaded": SourceFile(str(LOADED[name](folder)))} if name in LOADED else {}
             case "evaluator":
-                return {"model": small_model()}
+                return {"model": small_classifier() if name == "classification" else small_model()}
             case "format":
                 return dict(FORMATS[name]()) if name in FORMATS else {}
         return {}
@@ -187,6 +187,14 @@ def small_model(modality="image", encoder=None, decoder=None):
         },
     }
     return build_model(experiment_from_data(data))
+
+
+def small_classifier():
+    data = {
+        "model": {"encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2}},
+        "streams": {"a": {"modality": {"name": "image", **MODALITIES["image"]}, "objective": "classification"}},
+    }
+    return build_model(experiment_from_data(data), {"a": {"label": ("cat", "dog", "owl")}})
 
 
 def written(name, modality, encoder, decoder, **options):

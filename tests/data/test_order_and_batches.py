@@ -16,7 +16,7 @@ from mmmask.data.samples import SampleLoader
 from mmmask.data.streams import Streams, sample_loader, streams_of_step, total_steps
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import BadSample, Source, SourceError, TokenSpec, View
+from mmmask.interfaces import BadSample, Source, SourceError, TokenSpec
 
 
 @given(length=st.integers(1, 50), seed=st.integers(0, 2**40))
@@ -194,13 +194,15 @@ def test_held_out_samples_have_the_numbers_of_the_training_classes(signals):
         sample_loader(settings, "long", held_out=True, classes={"label": ("a", "d")})
 
 
-def test_the_plain_view_and_any_other(signals):
+def test_the_plain_view_and_others(signals):
     loader = loader_of(signals)
     plain = loader.plain(3)
     assert (plain.index, list(plain.parts)) == (3, ["s"])
     assert torch.equal(plain.parts["s"], loader.plain(3).parts["s"])
-    drawn = loader.plain(3, View(torch.Generator().manual_seed(1)))
-    assert not torch.equal(plain.parts["s"], drawn.parts["s"])
+    views = loader.views(3, clips=2, crops=3)
+    assert [(view.index, view.labels) for view in views] == [(3, plain.labels)] * 6
+    middle = loader.views(3, clips=1, crops=3)[1]
+    assert torch.equal(middle.parts["s"], plain.parts["s"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

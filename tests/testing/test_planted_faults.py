@@ -327,10 +327,11 @@ class SoundPool(Pool):
 class SoundAugmentation(Augmentation):
     """Cuts a window out."""
 
-    def __call__(self, content, view, resize):
-        spare = content.shape[-1] - resize.size[-1]
-        start = spare // 2 if view.place is None else int(torch.randint(spare + 1, (), generator=view.place))
-        return content[..., start : start + resize.size[-1]]
+    def __call__(self, content, view, target):
+        if view.place is None:
+            return content
+        start = int(torch.randint(content.shape[-1] - target.size[-1] + 1, (), generator=view.place))
+        return content[..., start : start + target.size[-1]]
 
 
 class SoundOptimizer(Optimizer):
@@ -955,8 +956,8 @@ fault("format", "reads_the_same_every_time", "ConsumingFormat", read=consume)
 fault("format", "reads_what_it_writes", "ScalingFormat", write=scaled)
 
 
-def uneven(self, content, view, resize):
-    return torch.stack([SoundAugmentation.__call__(self, frame, view, resize) for frame in content])
+def uneven(self, content, view, target):
+    return torch.stack([SoundAugmentation.__call__(self, frame, view, target) for frame in content])
 
 
 def ungrouped(self, groups):
@@ -988,6 +989,10 @@ fault("pool", "trains_every_parameter", "IdlePool", __init__=with_attribute("idl
 fault(
     "augmentation", "keeps_the_dtype", "FloatingAugmentation", __call__=lambda self, *given: augment(self, *given) / 2
 )
+fault(
+    "augmentation", "changes_nothing_without_randomness", "RestlessAugmentation",
+    __call__=lambda self, *given: augment(self, *given)[..., ::2],
+)  # fmt: skip
 fault("augmentation", "changes_all_frames_alike", "UnevenAugmentation", __call__=uneven)
 fault("augmentation", "can_be_pickled", "LockedAugmentation", __init__=with_attribute("lock", threading.Lock))
 fault(

@@ -13,7 +13,7 @@ import torch
 
 from mmmask.interfaces.files import BadSample
 from mmmask_video import decoding
-from mmmask_video.decoding import decode_clip
+from mmmask_video.decoding import decode_clips
 
 KINDS = {
     "h264_b_frames.mp4": ("libx264", {"bf": "3", "g": "24"}),
@@ -58,9 +58,9 @@ def clip(path, numbers, seen=None, channels=3, max_pixels=10_000, max_frames=100
     def choose(times, end):
         if seen is not None:
             seen.append((times, end))
-        return list(numbers(len(times))) if callable(numbers) else numbers
+        return [list(numbers(len(times))) if callable(numbers) else numbers]
 
-    frames = decode_clip(
+    (frames,) = decode_clips(
         path, choose, torch.from_numpy, channels=channels, max_pixels=max_pixels, max_frames=max_frames
     )  # fmt: skip
     return [frame.permute(2, 0, 1) for frame in frames]
