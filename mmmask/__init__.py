@@ -54,8 +54,8 @@ __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluation",
-    "Evaluator", "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError",
-    "Modality", "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Probes", "Run", "Sample", "Source", "TokenSpec",
+    "Evaluator", "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
+    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Probes", "Run", "Sample", "Source", "TokenSpec",
     "Tokens", "View", "build_model", "evaluate", "extract", "hookimpl", "interfaces", "interop", "load_experiment",
     "load_run", "probe", "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints a table: how well classes can be told from frozen features, with nothing trained but a small classifier."""
+    """Prints a table: how well classes can be told from frozen features."""
     options = reading(arguments, arguments.options)
     train, test = _source(arguments.train, "train"), _source(arguments.test, "test")
     import mmmask

@@ -159,7 +159,7 @@ def check_pool(pool: str | None) -> None:
 
 
 def features_of(
-    model: Any,
+    model: Any,  # noqa: ANN401 - Model or Classifier
     stream: str,
     samples: Tensor,
     pool: str | None,

@@ -20,7 +20,7 @@ from mmmask_registry import MmmaskError
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """L2 penalties of the linear classifier that are tried, strongest first."""
-RATES = (1e-3, 3e-4)
+RATES = (3e-3, 5e-4)
 """Peak learning rates of the attentive classifier that are tried."""
 CHOOSING = 0.2
 """Share of each class of the training samples that penalties and rates are chosen on."""
@@ -30,6 +30,8 @@ SIMILARITIES = 2**25
 """Similarities of test and training samples that are in memory at one time."""
 BATCH = 64
 """Samples in a step of the attentive classifier."""
+FEWEST_STEPS = 500
+"""Steps of the attentive classifier at least, as few samples make few steps a pass."""
 
 
 def effective_rank(features: Tensor) -> float:
@@ -184,13 +186,15 @@ def fit_attentive(
         tokens: (samples, tokens, width), of any precision; may lie in a file, as a few samples are read at a time.
         labels: (index,) classes of the samples `index`.
         index: numbers of the samples that are trained on.
-        epochs: passes, with a rate that rises over a tenth of the steps and falls as a cosine.
+        epochs: passes, more where they would be fewer than 500 steps; the rate rises over a tenth of the steps and falls
+            as a cosine.
         seed: of weights, order and the part.
         progress: called with (passes done, passes in all).
     """
     some = tokens[index[spaced(len(index), min(len(index), 512))]].float()
     deviation, mean = torch.std_mean(some, (0, 1))
     scale = mean.to(device), deviation.clamp(min=1e-6).to(device)
+    epochs = max(epochs, -(-FEWEST_STEPS * BATCH // len(index)))
     rest, part = split_for_choosing(labels, seed)
     total, chosen = epochs, RATES[0]
     if len(part):

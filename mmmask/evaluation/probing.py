@@ -36,7 +36,6 @@ from mmmask.interfaces.writing import written_whole
 from mmmask.interop import InteropError, Report
 from mmmask.interop.checkpoint_file import new_file, read_plain, write_tensors
 from mmmask.interop.runs import load_run
-from mmmask.model.backbone import Backbone
 from mmmask.model.build import untrained
 from mmmask.model.classifier import Classifier
 from mmmask.model.memory import size
