@@ -121,7 +121,7 @@ class _ProbeEvaluator(_FeatureEvaluator):
         if label_set not in batch.labels:
             known = ", ".join(batch.labels)
             raise MmmaskError(
-                f"streams.{self.stream}: evaluator {self.config.name}: no label set {label_set!r}: {known}"
+                f"streams.{self.stream}: evaluator {self.config.name}: no label set {label_set!r}; known: {known}"
             )
         if batch.labels[label_set].ndim > 1:
             where = f"streams.{self.stream}: evaluator {self.config.name}: label set {label_set!r}"

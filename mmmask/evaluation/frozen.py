@@ -186,8 +186,8 @@ def fit_attentive(
         tokens: (samples, tokens, width), of any precision; may lie in a file, as a few samples are read at a time.
         labels: (index,) classes of the samples `index`.
         index: numbers of the samples that are trained on.
-        epochs: passes, more where they would be fewer than 500 steps; the rate rises over a tenth of the steps and falls
-            as a cosine.
+        epochs: passes, more where they would be fewer than 500 steps; the rate rises over a tenth of them and falls as
+            a cosine.
         seed: of weights, order and the part.
         progress: called with (passes done, passes in all).
     """

@@ -24,6 +24,7 @@ from mmmask.evaluation.extraction import check_pool, features_of
 from mmmask.evaluation.inputs import (
     SourceChoice,
     Spread,
+    built_source,
     is_run,
     known_precision,
     open_inputs,
@@ -130,7 +131,7 @@ class Probes:
     def __str__(self) -> str:
         top5, control = (any(test(row) for row in self.rows) for test in (lambda row: "top5" in row.figures, _control))
         lines = [["stream", "probe", "top-1", *["top-5"] * top5, "chance", *["random weights"] * control]]
-        several = {row.stream for row in self.rows if row.label_set != _first_set(self.rows, row.stream)}
+        several = {row.stream for row in self.rows if row.label_set not in (None, _first_set(self.rows, row.stream))}
         for row in self.rows:
             name = f"{row.stream} ({row.label_set})" if row.stream in several and row.label_set else row.stream
             if row.kind == UNSUPERVISED:
@@ -238,14 +239,14 @@ def probe(
     skipped: list[str] = []
     for name, (first, second) in sources.items():
         task = _task(opened, name, first, second, by_labels, label_set, samples, k, notes, named)
-        if task is None:
-            continue
         wanted = [kind for kind in kinds if kind == UNSUPERVISED or task.labels]
+        if not wanted:
+            continue
         with _working_folder(folder) as working:
             for words, probed in models.items():
                 encode = _Encode(
-                    probed, name, pool or _plain_pool(opened, words), precision, batch_size, chosen_device, "attentive" in wanted, folder, working,
-                    words, progress,
+                    probed, name, pool or _plain_pool(opened, words), precision, batch_size, chosen_device,
+                    "attentive" in wanted, folder, working, words, progress,
                 )  # fmt: skip
                 train_set = encode(task.train, "training")
                 test_set = encode(task.test, "test") if task.labels and task.test is not None else None
@@ -284,18 +285,16 @@ class _Task:
 def _task(
     model: Any, stream: str, train: SourceChoice, test: SourceChoice, by_labels: Sequence[str],  # noqa: ANN401
     label_set: str | None, samples: int | None, k: int, notes: list[str], named: bool,
-) -> _Task | None:  # fmt: skip
-    """What is probed of a stream; None where nothing of it can be, for a reason that is in the notes then.
+) -> _Task:  # fmt: skip
+    """What is probed of a stream; where it lacks labels, a note says why.
 
     Raises:
         MmmaskError: the labels cannot be learned or told; or there are none, and the stream was `named`.
     """
 
-    def opened(source: SourceChoice) -> Source:
-        loaders = open_inputs(model, (), source, None, stream, "cpu", "fp32", None).loaders
-        return loaders[stream].source
-
-    train_source, test_source = opened(train), None if test is None else opened(test)
+    extensions = model.modalities[stream].preparation.extensions
+    train_source = built_source(train, extensions)
+    test_source = None if test is None else built_source(test, extensions)
     if samples is not None and samples < len(train_source):
         train_source = Spread(train_source, samples)
     if not by_labels:
@@ -313,7 +312,7 @@ def _task(
         lacks = "there are no held-out samples"
     if lacks or test_source is None:
         text = f"{stream}: {', '.join(by_labels)} need labels: {lacks}"
-        if named and len(by_labels):
+        if named:
             raise MmmaskError(text)
         notes.append(text)
         return _Task(stream, train_source, None, {})
@@ -442,6 +441,8 @@ def _source_digest(source: Source) -> str | None:
             if isinstance(loaded, SourceFile) and loaded.data is None:
                 stat = os.stat(loaded.path)
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
+            if isinstance(loaded, Tensor):  # whose pickle differs from time to time
+                loaded = (loaded.dtype, loaded.numpy())
             digest.update(pickle.dumps(loaded))
         except BadSample:
             digest.update(b"bad")
@@ -512,7 +513,8 @@ def _by_labels(
             scores, chosen = classifier(asked_features), {"penalty": classifier.penalty}
             progress(doing, 1, 1, ())
         else:
-            assert train.tokens is not None and test.tokens is not None
+            assert train.tokens is not None
+            assert test.tokens is not None
             doing = f"{stream}: passes of {kind}" + (f", {words}" if words else "")
             attentive = frozen.fit_attentive(
                 train.tokens, learned, len(names), rows_of["train"], device, epochs, seed,
@@ -555,7 +557,7 @@ def _stream_of(model: Any, source: SourceChoice) -> str:  # noqa: ANN401
 
 
 def _plain_pool(model: Any, control: str) -> str | None:  # noqa: ANN401
-    """The pool of a classifier's control, or the mean where that one learns; None, the model's own, of what is probed."""
+    """The pool of a classifier's control, or the mean where that one learns; None, the model's own, otherwise."""
     if not control or not isinstance(model, Classifier):
         return None
     return "mean" if any(True for _ in model.pool.parameters()) else model.settings.pool.name

@@ -171,7 +171,9 @@ def test_label_sets_unlabelled_and_bad_samples(model, signals, tmp_path):
     train, test = Broken(signals, bad=(1, 5)), Broken(signals, bad=(4,))
     found = probed(model, tmp_path, train=train, test=test, kinds=("knn", "attentive"), epochs=1)
     counts = {(row.label_set, row.kind): (row.train, row.test) for row in found.rows}
-    assert counts == {(name, kind): n for name, n in (("noun", (28, 29)), ("verb", (18, 19))) for kind in ("knn", "attentive")}
+    assert counts == {
+        (name, kind): n for name, n in (("noun", (28, 29)), ("verb", (18, 19))) for kind in ("knn", "attentive")
+    }
     assert len(found.skipped) == 3
     verbs = next(row for row in found.rows if row.label_set == "verb")
     assert [name is None for name in verbs.predictions] == [label is None for label in found.labels["long"]["verb"]]
@@ -242,7 +244,9 @@ def test_what_cannot_be(model, run, signals, tmp_path):
 
 def test_tokens_that_do_not_fit_onto_the_disk(model, tmp_path, monkeypatch):
     monkeypatch.setattr(probing, "MOST_TOKENS", 10_000)
-    with pytest.raises(mmmask.MmmaskError, match="attentive: 40 samples of 16 x 24 tokens .* take samples=13, or other"):
+    with pytest.raises(
+        mmmask.MmmaskError, match="attentive: 40 samples of 16 x 24 tokens .* take samples=13, or other"
+    ):
         probed(model, tmp_path, kinds=("attentive",))
     assert list((tmp_path / "kept").iterdir()) == []
 
