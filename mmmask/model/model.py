@@ -83,6 +83,14 @@ class Model(Backbone):
         self.objectives = nn.ModuleDict(objectives)
         self.weights, self.seed = dict(weights), seed
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
+        self.train()
+
+    def train(self, mode: bool = True) -> Model:
+        """As `nn.Module.train`; a frozen encoder stays in evaluation mode: nothing is dropped."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
 
     def forward(
         self,
@@ -141,7 +149,7 @@ class Model(Backbone):
         for name in dict.fromkeys(self._objective_of[stream] for stream in tokens):
             own = {stream: part for stream, part in tokens.items() if self._objective_of[stream] == name}
             plan = self.objective_named(name).plan(own, {stream: batches[stream] for stream in own}, context)
-            if self.training:
+            if self.encoder.training:
                 noises = {key: _input_noise(context, key, tokens) for key in plan.inputs}
                 inputs = {key: replace(part, noise=noises[key]) for key, part in plan.inputs.items()}
                 plan = replace(plan, inputs=inputs)
