@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_experiment, load
 from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    from mmmask.experiment import Experiment
+    from mmmask.interfaces import Modality
 
 BF16_ACTIVATIONS = 0.6
 """Measured share of what float32 keeps for backward, under autocast: 0.54 (ViT-B) to 0.64 (Swin-B). Not a half, as
@@ -13,9 +19,10 @@ residuals and the inputs of LayerNorms stay float32."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """EXPERIMENT [key=value ...] --device."""
+    """EXPERIMENT [key=value ...] --device --pictures."""
     add_experiment(parser)
     parser.add_argument("--device", metavar="D", help="of the trial step (default: a GPU where there is one)")
+    parser.add_argument("--pictures", metavar="DIR", help="draw samples of every stream as training sees them")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,6 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
+        if arguments.pictures:
+            print(f"{name}: {_draw(experiment, name, model.modalities[name], Path(arguments.pictures))}")
         if source.left_out:
             print(f"{name}: files of other endings, left out: {source.left_out}")
         for bad in read.bad:
@@ -100,3 +109,18 @@ def run(arguments: argparse.Namespace) -> None:
         print("ready to train where there is that much memory")
         return
     print("ready to train")
+
+
+def _draw(experiment: Experiment, stream: str, modality: Modality, folder: Path) -> str:
+    """Says where the picture of a stream's samples is, or why there is none."""
+    from mmmask.data.streams import sample_loader
+    from mmmask.evaluation.pictures import draw_training_samples
+
+    path = folder / f"{stream}.png"
+    try:
+        picture = draw_training_samples(sample_loader(experiment, stream), modality)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (NotImplementedError, OSError) as error:
+        return f"no picture: {error}"
+    return f"{path} shows samples as training sees them"

@@ -20,7 +20,7 @@ from mmmask_registry import MmmaskError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mmmask.evaluation.classification import Evaluation, Predictions
+    from mmmask.evaluation.classification import Evaluation
     from mmmask.evaluation.metrics import ClassFigures
 
 MOST_CLASSES, WORST, BEST = 25, 15, 5
@@ -119,8 +119,9 @@ def _lines(found: Evaluation) -> Iterator[str]:
     for name, part in found.label_sets.items():
         prefix = "" if len(found.label_sets) == 1 else f"{name}/"
         yield f"{name}: {_figures({key: found.figures.get(prefix + key) for key in WORDS})}"
-        yield from _table(part.per_class)
-        yield from _not_counted(part)
+        classes = part.per_class
+        yield from _table(classes)
+        yield from _not_counted(classes, part.unlabelled)
     if "action/top1" in found.figures:
         yield f"action, right in {' and '.join(found.label_sets)}: {_figures({'top1': found.figures['action/top1']})}"
     if found.skipped:
@@ -160,10 +161,10 @@ def _table(lines: list[ClassFigures]) -> Iterator[str]:
         yield f"  {line.name:{width}}  {line.samples:7,}  {100 * share:7.2f} %  {confused}".rstrip()
 
 
-def _not_counted(part: Predictions) -> Iterator[str]:
-    missing = [line.name for line in part.per_class if not line.samples]
+def _not_counted(lines: list[ClassFigures], unlabelled: int) -> Iterator[str]:
+    missing = [line.name for line in lines if not line.samples]
     if missing:
         names = ", ".join([*missing[:8], *(["..."] if len(missing) > 8 else [])])
-        yield f"  left out of means: {len(missing):,} of {len(part.classes):,} classes, without a sample ({names})"
-    if part.unlabelled:
-        yield f"  left out: {part.unlabelled:,} samples without a label"
+        yield f"  left out of means: {len(missing):,} of {len(lines):,} classes, without a sample ({names})"
+    if unlabelled:
+        yield f"  left out: {unlabelled:,} samples without a label"

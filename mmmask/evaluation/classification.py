@@ -74,9 +74,7 @@ class Predictions:
         """The classes of each sample: one, none, or several."""
         if self.labels.ndim == 1:
             return [(self.classes[number],) if number >= 0 else () for number in self.labels.tolist()]
-        return [
-            tuple(name for name, one in zip(self.classes, row, strict=True) if one > 0) for row in self.labels.tolist()
-        ]
+        return [tuple(self.classes[number] for number in row.nonzero().flatten()) for row in self.labels > 0]
 
     @property
     def per_class(self) -> list[metrics.ClassFigures]:
@@ -201,7 +199,7 @@ def evaluate(
     if source is None:
         split = split or "held_out"
         if not is_run(model):
-            raise MmmaskError("samples: only a run has samples of its own: give a source")
+            raise MmmaskError(f"{_name(model)}: no run, and only a run has samples of its own: give a source")
         known_split(model, split)
     order = read_classes(classes) if isinstance(classes, str | Path) else classes
     with processes(device) as peers, ExitStack() as after:
@@ -253,6 +251,10 @@ def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:
     objective = model.objective(stream)
     logits = objective.logits(stream, model.encode({stream: samples})[stream])
     return {label_set: objective.probabilities(stream, part) for label_set, part in logits.items()}
+
+
+def _name(model: object) -> str:
+    return str(model) if isinstance(model, str | Path) else f"the {type(model).__name__}"
 
 
 def parse_views(views: tuple[int, int] | str) -> tuple[int, int]:
@@ -312,7 +314,7 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
         names = [name for name in names if hasattr(opened.objective(name), "classes")]
     if not names:
         raise MmmaskError(
-            f"{model}: it classifies nothing: give a fine-tuned model, or `mmmask probe` the features of this one"
+            f"{_name(model)}: it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"
         )
     if stream is not None:
         if stream not in names:
@@ -408,12 +410,12 @@ def _drawable(label_set: str, classes: Sequence[str], several: bool) -> None:
 def _rows(evaluation: Evaluation) -> Iterator[tuple[str, dict[str, tuple[tuple[str, ...], str, list[float]]]]]:
     """(sample, {label set: (labels, predicted, probabilities)}) of every sample."""
     sets = evaluation.label_sets
-    columns = {name: (part.label_names, part.predicted, part.probabilities.tolist()) for name, part in sets.items()}
+    columns = {name: (part.label_names, part.predicted, part.probabilities) for name, part in sets.items()}
     for number, sample in enumerate(evaluation.names):
         yield (
             sample,
             {
-                name: (labels[number], predicted[number], probabilities[number])
+                name: (labels[number], predicted[number], probabilities[number].tolist())
                 for name, (labels, predicted, probabilities) in columns.items()
             },
         )

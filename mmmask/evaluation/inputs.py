@@ -323,7 +323,9 @@ def compute(
     for rank, parts in enumerate(gathered):
         if rank != peers.rank:
             progress(total, total, [reason for part in parts for reason in part.skipped])
-    return _joined([part for parts in gathered for part in parts], list(sizes), total)
+    found = [part for parts in gathered for part in parts]
+    del own, gathered  # what was collected is let go of as it is joined
+    return _joined(found, list(sizes), total)
 
 
 def _forward(
@@ -353,18 +355,18 @@ def _joined(parts: list[Portion], streams: Sequence[str], total: int) -> Compute
     tensors: dict[str, list[Tensor]] = {}
     labels: dict[str, dict[str, list[Tensor]]] = {}
     index: dict[str, list[int]] = {}
-    while parts:
-        part = parts.pop(0)
+    for part in parts:
         if part.index:
             index.setdefault(part.stream, []).extend(part.index)
         for key, tensor in part.tensors.items():
             tensors.setdefault(key, []).append(tensor)
         for label_set, label in part.labels.items():
             labels.setdefault(part.stream, {}).setdefault(label_set, []).append(label)
+    parts.clear()
     if not index:
         raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
     return Computed(
-        {key: torch.cat(tensors.pop(key)) for key in list(tensors)},  # pop: joined ones are let go of one by one
+        {key: torch.cat(tensors.pop(key)) for key in list(tensors)},
         index,
         {name: {key: torch.cat(found) for key, found in own.items()} for name, own in labels.items()},
         tuple(skipped),

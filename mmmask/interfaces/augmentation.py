@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -67,20 +67,24 @@ AugmentationChoice = Annotated[Component.Config, ChosenByName("augmentation")]
 """The type of a setting that names an augmentation."""
 
 
+@dataclass(frozen=True)
 class Augmentations:
     """The augmentations that a modality's setting lists, applied in order.
 
-    Args:
+    Attributes:
         chosen: settings of each.
         target: the sample that content is to become.
     """
 
-    def __init__(self, chosen: Sequence[Component.Config], target: Target) -> None:
-        self.target = target
-        self._list: list[Augmentation] = [build("augmentation", config) for config in chosen]
+    chosen: Sequence[Component.Config]
+    target: Target
+    _built: list[Augmentation] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_built", [build("augmentation", config) for config in self.chosen])
 
     def __call__(self, content: Tensor, view: View) -> Tensor:
         """The changed content; without randomness the content itself."""
-        for augmentation in self._list:
+        for augmentation in self._built:
             content = augmentation(content, view, self.target)
         return content

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import AugmentationChoice, Augmentations, Mask, Modality, Target, Tokens, TokenSpec
-from mmmask_audio.preparation import AudioPreparation, resized
+from mmmask_audio.preparation import AudioPreparation, SpectrogramResize
 from mmmask_audio.spectrogram import MelScale, MelSpectrogram
 
 
@@ -59,8 +58,8 @@ class AudioModality(Modality):
         )
         augment: tuple[AugmentationChoice, ...] = Field(
             default=(),
-            description="augmentations of training samples, in order, such as spec_augment: what a picture's height and "
-            "width are, a spectrogram's frames and bands are",
+            description="augmentations of training samples, in order, such as spec_augment; those of pictures take "
+            "frames for the height and bands for the width",
         )
         max_seconds: PositiveFloat = Field(
             default=36_000.0, description="a file that lasts longer is a bad sample, and not decoded"
@@ -147,7 +146,7 @@ class AudioModality(Modality):
             ceiling_db=config.ceiling_db,
         )
         size = (config.frames, config.mel_bands)
-        augment = Augmentations(config.augment, Target(size, self.spec, partial(resized, size=size)))
+        augment = Augmentations(config.augment, Target(size, self.spec, SpectrogramResize(size)))
         return AudioPreparation(spectrogram, config.max_seconds, augment)
 
     def tokenize(self, batch: Tensor) -> Tokens:

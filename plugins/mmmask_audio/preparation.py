@@ -19,6 +19,22 @@ COLOURS = ((0, 0, 8), (58, 14, 104), (136, 32, 120), (205, 62, 84), (243, 128, 3
 
 
 @dataclass(frozen=True)
+class SpectrogramResize:
+    """Brings a part of a spectrogram to the size of a sample: bilinear, antialiased.
+
+    Attributes:
+        size: (frames, bands) of a sample.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, content: Tensor) -> Tensor:
+        """uint8 (1, frames, bands) -> (1, *size)."""
+        resized = F.interpolate(content[None], self.size, mode="bilinear", align_corners=False, antialias=True)
+        return resized[0]
+
+
+@dataclass(frozen=True)
 class AudioPreparation(Preparation):
     """Spectrograms as uint8 (1, frames, bands), 0 the floor and 255 the ceiling.
 
@@ -65,8 +81,8 @@ class AudioPreparation(Preparation):
     def prepare(self, decoded: Tensor, view: View) -> Tensor:
         """The spectrogram, augmented; unchanged by default, since the time window is random already."""
         augmented = self.augment(decoded, view)
-        size = self.augment.target.size
-        return augmented.contiguous() if augmented.shape[-2:] == size else resized(augmented, size)
+        target = self.augment.target
+        return augmented.contiguous() if augmented.shape[-2:] == target.size else target.resize(augmented)
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (bands, frames, 3) of levels (1, frames, bands) in [0, 1]; low bands at the bottom, loud is light."""
@@ -74,8 +90,3 @@ class AudioPreparation(Preparation):
         anchors = np.linspace(0, 255, len(COLOURS))
         channels = [np.interp(levels, anchors, channel) for channel in zip(*COLOURS, strict=True)]
         return np.stack(channels, axis=-1).round().astype(np.uint8)
-
-
-def resized(content: Tensor, size: tuple[int, int]) -> Tensor:
-    """A part of a spectrogram, uint8 (1, frames, bands), at another size: bilinear, antialiased."""
-    return F.interpolate(content.unsqueeze(0), size, mode="bilinear", align_corners=False, antialias=True).squeeze(0)

@@ -6,16 +6,17 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mmmask import MmmaskError
 from mmmask.interfaces import Augmentation, Target, View
-from mmmask_pixels.resize import Box, centre_box, view_box
+from mmmask_pixels.resize import Box, centre_box
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(ge=0.01, le=100)]
-Value = Literal["mean"] | Annotated[float, Field(allow_inf_nan=False)] | tuple[float, ...]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Value = Literal["mean"] | Finite | tuple[Finite, ...]
 VALUE = "a number or one per channel, in the unit of the source (pixels are in [0, 1]), or mean, the modality's"
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -47,12 +48,10 @@ class Crop(Augmentation):
 
 
 class CentreCrop(Augmentation):
-    """The crop of the deterministic view, for training samples: nothing is drawn."""
+    """The greatest centred crop, or a share of it, for training samples: nothing is drawn."""
 
     class Config(Augmentation.Config):
-        share: Share = Field(
-            default=1.0, description="share of the short side that the crop takes, 0.875 is 224 of 256"
-        )
+        share: Share = Field(default=1.0, description="share of the short side that the crop takes")
 
     config: Config
 
@@ -60,14 +59,15 @@ class CentreCrop(Augmentation):
         """(..., height, width) -> (..., *target.size)."""
         if view.place is None:
             return content
-        return target.resize(view_box(*content.shape[-2:], target.size, self.config.share).of(content))
+        height, width = content.shape[-2:]
+        return target.resize(centre_box(height, width, target.size, self.config.share).of(content))
 
 
 class PadCrop(Augmentation):
     """Random crop of the padded content, as large as the content was: the shift of recipes for CIFAR."""
 
     class Config(Augmentation.Config):
-        padding: PositiveInt = Field(default=4, description="pixels of the content, on each side")
+        padding: int = Field(default=4, gt=0, le=1024, description="pixels of the content, on each side")
         fill: Value = Field(default=0.0, description=f"of the padding: {VALUE}")
 
     config: Config

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from PIL import Image
 from pydantic import Field
@@ -46,12 +44,8 @@ class ColorJitter(Augmentation):
             (shift_hue, uniform(generator, -config.hue, config.hue), config.hue),
         )
         order = torch.randperm(len(strengths), generator=generator).tolist()
-        changes = [
-            partial(strengths[number][0], strength=strengths[number][1], canvas=_CANVAS)
-            for number in order
-            if applied and strengths[number][2]
-        ]
-        return change_pictures(content, changes)
+        changes = [strengths[number][:2] for number in order if applied and strengths[number][2]]
+        return change_pictures(content, changes, _CANVAS)
 
 
 _CANVAS = Canvas((0,), Image.Resampling.NEAREST)  # nothing is moved

@@ -47,16 +47,17 @@ class Erase(Augmentation):
         config, generator = self.config, view.generator
         if generator is None or uniform(generator, 0, 1) >= config.probability:
             return content
+        channels, height, width = content.shape[-3:]
         erased = content.clone()
         low, high = (area / config.count for area in config.area)
         for _ in range(config.count):
-            box = fitting_box(*content.shape[-2:], (low, high), config.ratio, generator)
+            box = fitting_box(height, width, (low, high), config.ratio, generator)
             if box is None:  # a strip, in which none of these shapes fits
                 continue
             if config.value == "pixel":
                 spec = target.spec
                 mean, std = (torch.tensor(each)[:, None, None] for each in (spec.mean or (0.0,), spec.std or (1.0,)))
-                noise = torch.randn(content.shape[-3], box.height, box.width, generator=generator)
+                noise = torch.randn(channels, box.height, box.width, generator=generator)
                 box.of(erased).copy_(target.stored(mean + std * noise, content.dtype))
             else:
                 box.of(erased).copy_(stored_value(config.value, content, target))

@@ -20,16 +20,20 @@ class Canvas(NamedTuple):
     interpolation: Image.Resampling
 
 
+Apply = Callable[[Image.Image, float, Canvas], Image.Image]
+"""Changes a picture, as much as the strength says."""
+
+
 class Operation(NamedTuple):
     """An operation on a picture of 8 bits, grey or in colour.
 
     Attributes:
         strength: of a magnitude in [-1, 1], with increasing severity or without; see `OPERATIONS`.
-        apply: changes a picture, the strength given.
+        apply: changes a picture.
     """
 
     strength: Callable[[float, bool], float]
-    apply: Callable[[Image.Image, float, Canvas], Image.Image]
+    apply: Apply
 
 
 def auto_contrast(image: Image.Image, strength: float, canvas: Canvas) -> Image.Image:
@@ -170,8 +174,8 @@ Source: Cubuk et al., RandAugment, 2020, in the form of `rand-m9-mstd0.5-inc1`.
 """
 
 
-def change_pictures(content: Tensor, changes: Sequence[Callable[[Image.Image], Image.Image]]) -> Tensor:
-    """Changes every picture of uint8 content (..., channels, height, width), in order.
+def change_pictures(content: Tensor, changes: Sequence[tuple[Apply, float]], canvas: Canvas) -> Tensor:
+    """Changes every picture of uint8 content (..., channels, height, width), in order, with the strengths given.
 
     Raises:
         MmmaskError: content of another dtype, or neither grey nor in colour.
@@ -188,8 +192,8 @@ def change_pictures(content: Tensor, changes: Sequence[Callable[[Image.Image], I
     changed = np.empty_like(frames)
     for number, frame in enumerate(frames):
         image = Image.fromarray(frame[:, :, 0] if channels == 1 else frame)
-        for change in changes:
-            image = change(image)
+        for apply, strength in changes:
+            image = apply(image, strength, canvas)
         changed[number] = np.asarray(image).reshape(frame.shape)
     return torch.from_numpy(changed).permute(0, 3, 1, 2).reshape(content.shape)
 

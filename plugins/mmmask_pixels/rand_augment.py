@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import get_args
 
 import torch
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from mmmask.interfaces import Augmentation, Target, View
@@ -48,11 +47,17 @@ class RandAugment(Augmentation):
         probability: float = Field(default=0.5, ge=0, le=1, description="of applying one that was drawn")
         operations: tuple[OperationName, ...] = Field(
             default=get_args(OperationName),
-            min_length=1,
             description="operations to draw from; a repeated one is likelier",
         )
         fill: Value = Field(default=0.5, description=f"of what comes in from outside: {VALUE}")
         interpolation: Interpolation = Field(default="bicubic", description="of moved pixels: bicubic or bilinear")
+
+        @field_validator("operations")
+        @classmethod
+        def _some(cls, operations: tuple[OperationName, ...]) -> tuple[OperationName, ...]:
+            if not operations:
+                raise ValueError("name one or more")
+            return operations
 
     config: Config
 
@@ -67,13 +72,11 @@ class RandAugment(Augmentation):
         fill = tuple(stored_value(self.config.fill, content, target).flatten().tolist())
         canvas = Canvas(fill, Image.Resampling[self.config.interpolation.upper()])
         drawn = self.draw(view.place)
-        return change_pictures(
-            content, [partial(OPERATIONS[name].apply, strength=strength, canvas=canvas) for name, strength in drawn]
-        )
+        return change_pictures(content, [(OPERATIONS[name].apply, strength) for name, strength in drawn], canvas)
 
     def draw(self, generator: torch.Generator) -> list[tuple[OperationName, float]]:
         """Operations to apply, with their strengths, in order."""
-        config, drawn = self.config, []
+        config, drawn = self.config, list[tuple[OperationName, float]]()
         for _ in range(config.num_ops):
             name = config.operations[int(torch.randint(len(config.operations), (), generator=generator))]
             applied, negative = torch.rand(2, dtype=torch.float64, generator=generator).tolist()

@@ -43,8 +43,8 @@ def decode_clips(
 
     Args:
         path: local file.
-        choose: `choose(times, end)`, in seconds, gives the ascending numbers of each clip's frames; one that is repeated,
-            or that several clips have, is decoded once.
+        choose: `choose(times, end)`, in seconds, gives the ascending numbers of each clip's frames; one that is
+            repeated, or that several clips have, is decoded once.
         keep: turns a frame uint8 (height, width, channels) into what is kept; called as soon as it is decoded.
         channels: 1 grey, 3 colour.
         max_pixels: most pixels of a frame, by the header.

@@ -669,6 +669,10 @@ preparation_fault(
     "prepares_in_several_threads", "SharedModality",
     decode=share, prepare=lambda self, decoded, view: prepare(self, decoded.roll(self.turn, dims=1), PLAIN),
 )  # fmt: skip
+preparation_fault(
+    "decodes_clips_as_one_by_one", "HastyModality",
+    decode_clips=lambda self, loaded, count: [decode(self, loaded, PLAIN).roll(1, dims=1)] * count,
+)  # fmt: skip
 preparation_fault("calls_broken_files_bad_samples", "StrictModality", decode=stop)
 
 
