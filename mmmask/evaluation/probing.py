@@ -311,7 +311,7 @@ def _task(
     elif test_source is None:
         lacks = "there are no held-out samples"
     if lacks or test_source is None:
-        text = f"{stream}: {', '.join(by_labels)} need labels: {lacks}"
+        text = f"{stream}: {', '.join(by_labels)}: labels are needed: {lacks}"
         if named:
             raise MmmaskError(text)
         notes.append(text)

@@ -69,7 +69,7 @@ def test_a_run_is_probed_on_its_own_samples(run, tmp_path):
         ("long", "knn"), ("long", "linear"), ("long", "attentive"), ("long", "effective_rank"),
         ("short", "effective_rank"),
     ]  # fmt: skip
-    assert found.notes == ("short: knn, linear, attentive need labels: its training samples have no labels",)
+    assert found.notes == ("short: knn, linear, attentive: labels are needed: its training samples have no labels",)
     assert str(found).splitlines()[0].split() == ["stream", "probe", "top-1", "chance"]
     assert str(found).splitlines()[1].split()[:2] == ["long", "knn"]
     written = json.loads((tmp_path / "found.json").read_text())
@@ -223,7 +223,7 @@ def test_what_cannot_be(model, run, signals, tmp_path):
     unlabelled = {"name": "waves", "count": 30}
     assert "no kind is named 'svm'" in refused(kinds=("svm",))
     assert refused(train=unlabelled) == (
-        "long: knn, linear, attentive, effective_rank need labels: its training samples have no labels"
+        "long: knn, linear, attentive, effective_rank: labels are needed: its training samples have no labels"
     ).replace(", effective_rank", "")
     assert refused(test=unlabelled) == "long: the test samples have no labels"
     assert refused(train=LABELLED | {"count": 1}) == "long: all training samples are of one class, 'a'"
@@ -237,7 +237,7 @@ def test_what_cannot_be(model, run, signals, tmp_path):
     assert refused(stream=None) == "several streams could be meant (long, short): name one with stream="
     assert "no stream is named 'other'" in refused(stream="other")
     assert refused(pool="none").startswith("pool none: a probe takes one vector")
-    assert refused(given=run, train=None, test=None, stream="short").startswith("short: knn, linear, attentive need")
+    assert refused(given=run, train=None, test=None, stream="short").startswith("short: knn, linear, attentive: labels are")
     several = Broken(signals, several=("verb",))
     assert "no label set 'verb'" in refused(train=several, test=several, label_set="verb")
 
