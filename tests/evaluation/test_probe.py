@@ -237,9 +237,11 @@ def test_what_cannot_be(model, run, signals, tmp_path):
     assert refused(stream=None) == "several streams could be meant (long, short): name one with stream="
     assert "no stream is named 'other'" in refused(stream="other")
     assert refused(pool="none").startswith("pool none: a probe takes one vector")
-    assert refused(given=run, train=None, test=None, stream="short").startswith("short: knn, linear, attentive: labels are")
-    several = Broken(signals, several=("verb",))
-    assert "no label set 'verb'" in refused(train=several, test=several, label_set="verb")
+    assert refused(given=run, train=None, test=None, stream="short").startswith(
+        "short: knn, linear, attentive: labels are"
+    )
+    verbs = Broken(signals, several=("verb",))
+    assert "no label set 'verb'" in refused(train=verbs, test=verbs, label_set="verb")
 
 
 def test_tokens_that_do_not_fit_onto_the_disk(model, tmp_path, monkeypatch):
