@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmmask.data.sample_corpus import write_sample_data
     from mmmask.evaluation.classification import Evaluation, evaluate
     from mmmask.evaluation.extraction import Features, extract
+    from mmmask.evaluation.probing import Probes, probe
     from mmmask.evaluation.reconstruction import reconstruct
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (
@@ -53,10 +54,10 @@ __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
     "Augmentation", "BadSample", "Batch", "Callback", "Classifier", "Component", "Decoder", "Encoder", "Evaluation",
-    "Evaluator", "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError",
-    "Modality", "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec",
+    "Evaluator", "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
+    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Probes", "Run", "Sample", "Source", "TokenSpec",
     "Tokens", "View", "build_model", "evaluate", "extract", "hookimpl", "interfaces", "interop", "load_experiment",
-    "load_run", "reconstruct", "register", "testing", "train", "write_sample_data",
+    "load_run", "probe", "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class RunState:
         pictures: {stream: path of its newest reconstruction picture}.
         weights: account of the weights that the run starts from (`mmmask.interop.Report`); None where it starts from
             random ones, or goes on.
+        notes: what a user should know at the start, a line each.
         stop: whether to end after the step at hand, with a checkpoint, as Ctrl-C does; a hook may set it.
     """
 
@@ -46,6 +47,7 @@ class RunState:
     evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
     weights: Any = None
+    notes: list[str] = field(default_factory=list)
     stop: bool = False
 
 

@@ -45,6 +45,9 @@ COMPONENTS = (
     ("optimizer", "sgd", "optimizers:SGD", "stochastic gradient descent with momentum"),
     ("optimizer", "lars", "optimizers:Lars", "layer-wise adaptive rates for large batches"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
+    ("evaluator", "knn", "probes:KnnEvaluator", "classes told by the most similar training samples"),
+    ("evaluator", "linear", "probes:LinearEvaluator", "classes told by logistic regression on features"),
+    ("evaluator", "effective_rank", "probes:EffectiveRankEvaluator", "directions that features fill, without labels"),
     ("evaluator", "classification", "accuracy:ClassificationEvaluator", "loss, accuracy, mean average precision"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )

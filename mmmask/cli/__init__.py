@@ -25,6 +25,7 @@ COMMANDS = {
     "reconstruct": "draw original, masked and reconstruction of samples",
     "evaluate": "figures of a classifier on labelled samples, and its predictions",
     "extract": "write features of samples, with nothing masked",
+    "probe": "tell classes from frozen features: nearest neighbours, a linear and an attentive classifier",
     "convert": "read a checkpoint in one layout, write it in another",
     "bench": "measure a training step against the machine's matmul peak",
     "verify": "examine a component promise by promise, as the conformance kit does",

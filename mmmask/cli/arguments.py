@@ -130,7 +130,7 @@ def as_options(text: str) -> str:
     """Arguments of functions in a text, as options."""
     text = text.replace("strict=False", "--no-strict").replace("overwrite=True", "--overwrite")
     return re.sub(
-        r"\b(format|stream|split|label_set|classes)=(\w*)",
+        r"\b(format|stream|split|label_set|classes|train|test|samples)=(\w*)",
         lambda found: f"--{found[1].replace(chr(95), chr(45))} {found[2]}".rstrip(),
         text,
     )

@@ -22,6 +22,9 @@ FIGURES = {
     "loss": "held-out loss {first[loss]:.4f} at the start, {last[loss]:.4f} at the end",
     "loss_shuffled": "{last[loss_shuffled]:.4f} with the visible tokens of another sample",
     "loss_baseline": "{last[loss_baseline]:.4f} by the simplest guess",
+    "knn_top1": "nearest neighbours name {last[knn_top1]:.1%} ({first[knn_top1]:.1%} at the start)",
+    "linear_top1": "a linear classifier {last[linear_top1]:.1%} ({first[linear_top1]:.1%} at the start)",
+    "effective_rank": "effective rank {last[effective_rank]:.1f} ({first[effective_rank]:.1f} at the start)",
     "psnr": "PSNR on masked tokens {last[psnr]:.1f} dB, {gain:+.1f} dB against the simplest guess",
 }
 """{key of a line of `evaluations.jsonl`: its words}."""
@@ -52,7 +55,8 @@ class TrainingProgress:
         device = next(run.model.parameters()).device
         said = f"{again}: {parameters / 1e6:.1f} M parameters{frozen} on {device}, "
         said += f"{run.total_steps} steps, in {run.output}"
-        self._say(run, said)
+        for line in (said, *run.notes):
+            self._say(run, line)
         if run.weights is not None:
             self._say(run, f"{run.weights.summary}\n  every key: {run.output / 'weights.txt'}")
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
@@ -129,8 +133,9 @@ class SampleProgress:
 
     def __init__(self) -> None:
         self._started = self._told = time.monotonic()
-        self._bar = _bar("samples")
-        self._task = self._bar.add_task("", total=None)
+        self._doing = "samples"
+        self._bar = _bar("{task.description}")
+        self._task = self._bar.add_task(self._doing, total=None)
 
     def __enter__(self) -> SampleProgress:
         return self
@@ -138,8 +143,15 @@ class SampleProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, total: int, skipped: Sequence[str] = ()) -> None:
-        """Updates the count of samples done; prints a line for each newly skipped one."""
+    def update(self, done: int, total: int, skipped: Sequence[str] = (), doing: str = "samples") -> None:
+        """Updates the count of samples done; prints a line for each newly skipped one.
+
+        Args:
+            doing: what is counted; the time left is that of this alone.
+        """
+        if doing != self._doing:
+            self._doing, self._started = doing, time.monotonic()
+            self._bar.reset(self._task, description=doing)
         for reason in skipped:
             self._bar.console.print(f"mmmask: skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
         self._bar.update(self._task, completed=done, total=total)
@@ -148,4 +160,4 @@ class SampleProgress:
         if self._bar.disable and now - self._told >= 10 and 0 < done < total:
             self._told = now
             left = (now - self._started) / done * (total - done)
-            print(f"{done}/{total} samples  {_duration(left)} left", file=sys.stderr, flush=True)
+            print(f"{done}/{total} {doing}  {_duration(left)} left", file=sys.stderr, flush=True)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
 from mmmask.evaluation.inputs import Progress, SourceChoice, compute, open_inputs
-from mmmask.interfaces import Encoder, Latents
+from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.model.classifier import Classifier
+from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, UnknownName
 
 ENDINGS = (".safetensors", ".npz")
@@ -85,7 +89,7 @@ def extract(
         stream: decodes the samples; by default told from the files' endings.
         output: a file to write, .safetensors or .npz; looked at before the work begins.
         pool: a pool by name, such as `mean` of all tokens or `prefix` (the first prefix token, cls), or `none` for all
-            tokens; by default the mean, and of a classifier what its head sees.
+            tokens; by default the mean, and of what classifies what its head sees.
         maps: also the encoder's features laid out on grids.
         batch_size: samples in a forward.
         device: by default a GPU where there is one.
@@ -98,12 +102,10 @@ def extract(
     """
     if output is not None:
         new_file(output, ENDINGS)
-    pools = [*(entry.name for entry in components().registry("pool")), "none"]
-    if pool not in (None, *pools):
-        raise UnknownName("pool", str(pool), pools)
+    check_pool(pool)
     inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
     computed = compute(
-        inputs, lambda name, rows: _features(inputs.model, name, rows, pool, maps), batch_size, precision, progress
+        inputs, lambda name, rows: features_of(inputs.model, name, rows, pool, maps), batch_size, precision, progress
     )
     names, labels = {}, {}
     for name, numbers in computed.index.items():
@@ -117,17 +119,75 @@ def extract(
     return features
 
 
-def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: bool) -> dict[str, Tensor]:  # noqa: ANN401
-    """{name: (samples, ...)}, all of one forward; maps take another where the encoder has some of its own."""
+_SHARED: ContextVar[dict[tuple[int, str | None], tuple[Batch, Tensor]] | None] = ContextVar(
+    "shared features", default=None
+)
+
+
+@contextmanager
+def sharing_features() -> Iterator[None]:
+    """Within, `shared_features` of the same batch and pool are computed once; weights stay meanwhile."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+@torch.no_grad()
+def shared_features(model: Any, stream: str, batch: Batch, pool: str | None = None) -> Tensor:  # noqa: ANN401
+    """Features of a batch, (batch, width), as `model_features`; evaluators of one stream share them."""
+    shared = _SHARED.get()
+    key = id(batch), pool
+    if shared is not None and key in shared:
+        return shared[key][1]
+    found = model_features(model, stream, model.encode({stream: batch.content})[stream], pool)
+    if shared is not None:
+        shared[key] = batch, found  # the batch lives on, so that no other gets its id
+    return found
+
+
+def check_pool(pool: str | None) -> None:
+    """Refuses a name that is none of a pool's, nor `none`.
+
+    Raises:
+        UnknownName: with those that are known.
+    """
+    pools = [*(entry.name for entry in components().registry("pool")), "none"]
+    if pool not in (None, *pools):
+        raise UnknownName("pool", str(pool), pools)
+
+
+def features_of(
+    model: Any,  # noqa: ANN401 - Model or Classifier
+    stream: str,
+    samples: Tensor,
+    pool: str | None,
+    maps: bool = False,
+    tokens: bool = False,  # noqa: ANN401
+) -> dict[str, Tensor]:
+    """{key of `Features.tensors`: (samples, ...)}, all of one forward; maps take another where the encoder has its own.
+
+    Args:
+        samples: (samples, *sample_shape) of a stream.
+        pool, maps: as of `extract`.
+        tokens: also all tokens, prefix tokens first, as STREAM.tokens.
+
+    Raises:
+        MmmaskError: the model has no such features.
+    """
     batch = {stream: samples}
     latents = model.encode(batch)[stream]
     found = {}
     if isinstance(model, Classifier):
         seen = model.norm(model.pool(latents))
-        found[stream] = seen if pool is None else _pooled(latents, pool)
+        found[stream] = seen if pool is None else pooled(latents, pool)
         found[f"{stream}.logits"] = model.head(seen)
     else:
-        found[stream] = _pooled(latents, pool or "mean")
+        found[stream] = model_features(model, stream, latents, pool)
+    if tokens:
+        prefix = () if latents.prefix is None else (latents.prefix,)
+        found[f"{stream}.tokens"] = torch.cat([*prefix, latents.values], 1)
     if maps:
         if type(model.encoder).feature_maps is Encoder.feature_maps:  # the latents, which are here already
             grid = model.modalities[stream].grid(samples.shape)
@@ -138,7 +198,23 @@ def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: 
     return found
 
 
-def _pooled(latents: Latents, pool: str) -> Tensor:
+def model_features(model: Any, stream: str, latents: Latents, pool: str | None = None) -> Tensor:  # noqa: ANN401
+    """Features of a stream's latents, (batch, width): by a pool, and by default what the stream's objective sees where
+    it has `features` of its own, else the mean of all tokens.
+
+    Raises:
+        MmmaskError: as of `pooled`.
+    """
+    own = getattr(model.objective(stream), "features", None) if isinstance(model, Model) else None
+    return own(stream, latents) if own is not None and pool is None else pooled(latents, pool or "mean")
+
+
+def pooled(latents: Latents, pool: str) -> Tensor:
+    """Latents reduced by a pool of this name, (batch, width); by `none` all tokens, (batch, tokens, width).
+
+    Raises:
+        MmmaskError: the pool has weights, which nobody trained, or the latents lack what is pooled.
+    """
     if pool == "none":
         return latents.values
     config = components().get("pool", pool).Config(name=pool)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmmask.components import components
 from mmmask.data.process import Loads, guarded
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
+from mmmask.evaluation.extraction import sharing_features
 from mmmask.evaluation.inputs import read_ahead
 from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
+from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
+from mmmask.model.memory import check_samples
 from mmmask.model.model import Model
 from mmmask.model.processes import ALONE, Processes
+from mmmask.randomness import seeded_generator
 
 BATCH = 32
 """Samples of one forward."""
@@ -37,6 +42,8 @@ class HeldOut:
     Attributes:
         samples: {stream: what is evaluated and drawn}, decoded once; of all held-out samples only those that are drawn.
         bad: {stream: held-out samples that cannot be decoded, as far as is known}.
+        fitted: {stream: training samples, in the deterministic view, that its evaluators see first}, decoded once.
+        left_out: {stream: evaluators of all streams that it lacks labels for}.
 
     Raises:
         SourceError: a held-out source is missing, empty, or holds no sample that can be decoded.
@@ -48,8 +55,13 @@ class HeldOut:
         self.model, self.experiment, self.peers = model, experiment, peers
         chosen = dict(loaders)
         self.held_out = [name for name, stream in experiment.streams.items() if stream.held_out]
+        self.left_out: dict[str, list[str]] = {}
+        self._chosen = {name: self._evaluators_of(name, loaders[name]) for name in self.held_out}
+        wanted = {name: self._training_samples(name) for name in self.held_out}
+        check_samples(model.modalities, {name: count for name, (count, _) in wanted.items()})
         for name in self.held_out:
-            classes = loaders[name].classes if model.objective(name).needs_labels else None
+            needs = model.objective(name).needs_labels or any(map(_needs_labels, self._chosen[name]))
+            classes = loaders[name].classes if needs else None
             chosen[name] = sample_loader(experiment, name, held_out=True, classes=classes)
         self.samples: dict[str, list[Sample]] = {}
         self.bad: dict[str, list[BadRecord]] = {}
@@ -58,6 +70,17 @@ class HeldOut:
                 count = experiment.training.evaluate.samples if name in self.held_out else PICTURED
                 self.samples[name], self.bad[name] = spread_samples(loader, count or PICTURED)
         self._streamed = {name: chosen[name] for name in self.held_out if experiment.training.evaluate.samples is None}
+        self.fitted: dict[str, list[Sample]] = {}
+        training = {name: loaders[name] for name, (count, _) in wanted.items() if count}
+        with guarded(training, experiment.data) as guards:
+            for name, loader in guards.items():
+                count, labelled = wanted[name]
+                source = loader.source
+                numbers = [number for number in range(len(source)) if source.labels(number)] if labelled else None
+                found, _ = spread_samples(loader, count, numbers)
+                # in random order, so that whoever wants fewer has all classes too
+                order = torch.randperm(len(found), generator=seeded_generator(experiment.training.seed, "fitted", name))
+                self.fitted[name] = [found[number] for number in order.tolist()]
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, Any]]:
@@ -67,10 +90,18 @@ class HeldOut:
         found = {}
         for name in self.held_out:
             evaluators = self._evaluators(name)
+            fitted = self.fitted.get(name, [])
+            for first in range(0, len(fitted), BATCH):
+                batch = self._batch(fitted[first : first + BATCH])
+                with sharing_features():
+                    for evaluator in evaluators:
+                        if (rest := evaluator.training_samples - first) > 0:
+                            evaluator.fit(batch if rest >= BATCH else self._batch(fitted[first : first + rest]))
             shared = name in self._streamed and all(evaluator.merges for evaluator in evaluators)
             for batch, first, total in self._batches(name, self.peers if shared else ALONE):
-                for evaluator in evaluators:
-                    evaluator.add(batch, first, total)
+                with sharing_features():
+                    for evaluator in evaluators:
+                        evaluator.add(batch, first, total)
             if shared and self.peers.world_size > 1:
                 for evaluator in evaluators:
                     evaluator.merge(self.peers.gather(evaluator.state()))
@@ -118,25 +149,62 @@ class HeldOut:
         return Batch.of(samples).map(lambda part: part.to(device))
 
     def _evaluators(self, stream: str) -> list[Evaluator]:
-        chosen = self.experiment.streams[stream].evaluators
-        if chosen is None:
+        return [build("evaluator", config, model=self.model, stream=stream) for config in self._chosen[stream]]
+
+    def _evaluators_of(self, stream: str, loader: SampleLoader) -> list[Component.Config]:
+        """The stream's own, or its objective's, and those of all streams that it has labels for.
+
+        Raises:
+            ExperimentError: the stream names one that needs labels, and has none.
+        """
+        own = self.experiment.streams[stream].evaluators
+        chosen = list(own or ())
+        if own is None:
             chosen = [Component.Config(name=name) for name in self.model.objective(stream).evaluators]
-        return [build("evaluator", config, model=self.model, stream=stream) for config in chosen]
+        labelled = any(len(names) > 1 for names in loader.classes.values())
+        if not labelled and (lacking := [config.name for config in own or () if _needs_labels(config)]):
+            raise ExperimentError(
+                [f"streams.{stream}.evaluators: {lacking[0]} needs labels of two classes or more; the source has none"]
+            )
+        named = {config.name for config in chosen}
+        for config in self.experiment.training.evaluate.evaluators:
+            if config.name in named:
+                continue  # the stream's own settings of it
+            if labelled or not _needs_labels(config):
+                chosen.append(config)
+            else:
+                self.left_out.setdefault(stream, []).append(config.name)
+        return chosen
+
+    def _training_samples(self, stream: str) -> tuple[int, bool]:
+        """How many the stream's evaluators want to see first, and whether one of them needs labels."""
+        wanting = [evaluator for evaluator in self._evaluators(stream) if evaluator.training_samples]
+        labelled = any(evaluator.needs_labels for evaluator in wanting)
+        return max((evaluator.training_samples for evaluator in wanting), default=0), labelled
 
 
-def spread_samples(loader: Loads, count: int) -> tuple[list[Sample], list[BadRecord]]:
+def _needs_labels(config: Component.Config) -> bool:
+    return components().get("evaluator", config.name).needs_labels
+
+
+def spread_samples(
+    loader: Loads, count: int, numbers: Sequence[int] | None = None
+) -> tuple[list[Sample], list[BadRecord]]:
     """Samples from all over a source that can be decoded, prepared without randomness; and those that cannot.
 
     Evenly spaced first, as sources are often sorted by label; then whichever are needed in place of bad ones.
+
+    Args:
+        numbers: of the samples that are taken; None: all of the source.
 
     Raises:
         SourceError: not one can be decoded.
     """
     samples: list[Sample] = []
     bad: list[BadRecord] = []
-    size = len(loader.source)
-    spaced = [number * size // count for number in range(count)] if count < size else []
-    for index in dict.fromkeys([*spaced, *range(size)]):
+    taken = range(len(loader.source)) if numbers is None else numbers
+    spaced = [taken[number * len(taken) // count] for number in range(count)] if count < len(taken) else []
+    for index in dict.fromkeys([*spaced, *taken]):
         if len(samples) == count:
             break
         try:

@@ -396,6 +396,60 @@ class Files(Source):
         return self.paths[index]
 
 
+class Spread(Source):
+    """So many samples of another source, evenly spaced, as sources are often sorted by class."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        super().__init__(Component.Config(name="spread"), source.extensions)
+        self.source, self.count = source, count
+        self.several = getattr(source, "several", ())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _number(self, index: int) -> int:
+        return index * len(self.source) // self.count
+
+    def load(self, index: int) -> Any:  # noqa: ANN401 - as Source.load
+        """As of the other source."""
+        return self.source.load(self._number(index))
+
+    def label(self, index: int) -> str | None:
+        """As of the other source."""
+        return self.source.label(self._number(index))
+
+    def labels(self, index: int) -> Mapping[str, Any]:
+        """As of the other source."""
+        return self.source.labels(self._number(index))
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """All classes of the other source."""
+        return self.source.classes
+
+    def describe(self, index: int) -> str:
+        """As of the other source."""
+        return self.source.describe(self._number(index))
+
+
+def streams_that_take(modalities: Mapping[str, Modality], source: SourceChoice) -> list[str]:
+    """The streams that find samples in a source, by its files' endings.
+
+    Raises:
+        MmmaskError: none does.
+    """
+    found, problem = [], None
+    for name, modality in modalities.items():
+        try:
+            built_source(source, modality.preparation.extensions)
+            found.append(name)
+        except SourceError as error:
+            problem = problem or error
+    if problem is not None and not found:
+        raise problem
+    return found
+
+
 def _by_stream(modalities: Mapping[str, Modality], paths: Sequence[str], stream: str | None) -> dict[str, list[str]]:
     """{stream: files}; of folders, the files below them that end as a stream's do; each file once."""
     endings = {name: modality.preparation.extensions for name, modality in modalities.items() if stream in (None, name)}
@@ -435,6 +489,8 @@ def built_source(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
     """
     if isinstance(source, Source):
         return source
+    if isinstance(source, str) and os.path.isdir(source):
+        source = {"name": "folder", "path": source}
     config = chosen("source", source)
     built = build("source", config, extensions=extensions)
     if not len(built):

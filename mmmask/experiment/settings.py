@@ -179,6 +179,10 @@ class EvaluateSettings(StrictModel):
     samples: int | None = Field(
         default=64, gt=0, description="held-out samples per stream, kept in memory; null: all, read at each evaluation"
     )
+    evaluators: tuple[EvaluatorChoice, ...] = Field(
+        default=(),
+        description="what else is measured, of every stream with held-out samples; knn and linear where it has labels",
+    )
 
 
 class AverageSettings(StrictModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mmmask.interfaces.component import Component
 from mmmask.interfaces.sample import Batch
@@ -16,9 +16,21 @@ class Evaluator(Component):
     Built with the `model`, in evaluation mode, and the `stream`'s name.
     """
 
+    needs_labels: ClassVar[bool] = False
+    """Whether it needs labels: held-out samples then have the classes of the training source, and no others."""
+
     def __init__(self, config: Any, model: Any, stream: str) -> None:  # noqa: ANN401 - the model stands above interfaces
         super().__init__(config)
         self.model, self.stream = model, stream
+
+    @property
+    def training_samples(self) -> int:
+        """Number of training samples, in the deterministic view, that it wants to see first; fewer where there are
+        fewer, and with labels alone where it needs labels."""
+        return 0
+
+    def fit(self, batch: Batch) -> None:  # noqa: B027 - most want none
+        """Takes some of the training samples, on the model's device; called before `add`, several times."""
 
     @abstractmethod
     def add(self, batch: Batch, first: int, total: int) -> None:

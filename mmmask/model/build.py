@@ -109,6 +109,13 @@ def build_classifier(settings: ClassifierSettings) -> Classifier:
         return Classifier(settings, modalities, encoder)
 
 
+def untrained(model: Backbone, seed: int = 0) -> Backbone:
+    """The same modalities and the same encoder with fresh weights: a control of what training is worth."""
+    with seeded(seed, "weights"), bounded_weights():
+        encoder = build("encoder", model.encoder.config, embeddings=_embeddings(model.modalities))
+    return Backbone(model.modalities, encoder, model.plain_settings()).eval()
+
+
 def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
     """Constructor inputs of encoder and decoders by embedding key, in the experiment's order."""
     found: dict[str, Embedding] = {}

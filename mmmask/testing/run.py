@@ -24,6 +24,8 @@ from mmmask.testing.synthetic import Scene
 from mmmask_registry import MmmaskError
 
 SAMPLES = 4
+FITTED = 24
+"""Training samples, at most, that an evaluator sees first."""
 
 
 class OptimizerCase(Case):
@@ -100,9 +102,17 @@ class EvaluatorCase(Case):
             raise NotApplicable("give model=, such as mmmask.build_model(experiment)")
         stream = self.options.get("stream") or next(iter(model.modalities))
         evaluator = self.subject(self.config, model=model.eval(), stream=stream)
-        batches = list(enumerate(Scene(model.modalities[stream]).samples(SAMPLES).split(size)))
-        for number, samples in batches[rank::processes]:
-            evaluator.add(Batch({stream: samples}), number * size, SAMPLES)
+        fitted = min(evaluator.training_samples, FITTED)
+        samples = Scene(model.modalities[stream]).samples(fitted + SAMPLES)
+
+        def batch(some: Tensor) -> Batch:
+            return Batch({stream: samples[some]}, {"label": some % 2} if evaluator.needs_labels else {})
+
+        for some in torch.arange(fitted).split(size):
+            evaluator.fit(batch(some))
+        batches = list(enumerate(torch.arange(fitted, fitted + SAMPLES).split(size)))
+        for number, some in batches[rank::processes]:
+            evaluator.add(batch(some), number * size, SAMPLES)
         return evaluator
 
     def gives_figures(self) -> None:

@@ -128,6 +128,10 @@ class _Training:
         if self.saved_step < 0:  # a run that goes on never reads them again
             self._start()
         self.held_out = HeldOut(model, experiment, self.streams.loaders, peers)
+        self.state.notes += [
+            f"streams.{name}: not measured, as it has no labels: {', '.join(lacking)}"
+            for name, lacking in self.held_out.left_out.items()
+        ]
         if settings.compile:
             model.compile()
         self.control = RunControl(peers, bad_samples, interruption)

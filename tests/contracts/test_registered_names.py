@@ -37,7 +37,7 @@ NAMES = {
         "rand_augment",
         "spec_augment",
     ],
-    "evaluator": ["classification", "reconstruction"],
+    "evaluator": ["classification", "effective_rank", "knn", "linear", "reconstruction"],
     "callback": ["tensorboard"],
     "format": [
         "convmae",
