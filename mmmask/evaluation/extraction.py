@@ -20,7 +20,6 @@ from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
-from mmmask.model.classifier import Classifier
 from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -32,7 +31,7 @@ class Features:
     """Features of samples, float32 on the CPU.
 
     Attributes:
-        tensors: {STREAM: (samples, width), of every token (samples, tokens, width)}; of a classifier also
+        tensors: {STREAM: (samples, width), of every token (samples, tokens, width)}; of a stream with classes also
             {STREAM.logits: (samples, classes)}; with maps {STREAM.mapN: (samples, channels, *grid)}, finest first.
         names: {stream: what the source calls each sample}, such as its path.
         labels: {stream: label of each sample}, of the streams whose source knows labels.
@@ -87,7 +86,7 @@ def extract(
         stream: decodes the samples; by default told from the files' endings.
         output: a file to write, .safetensors or .npz; looked at before the work begins.
         pool: a pool by name, such as `mean` of all tokens or `prefix` (the first prefix token, cls), or `none` for all
-            tokens; by default the mean, and of a classifier what its head sees.
+            tokens; by default what the stream's objective makes of them: the mean, or what the head of classes sees.
         maps: also the encoder's features laid out on grids.
         batch_size: samples in a forward.
         device: by default a GPU where there is one.
@@ -141,14 +140,11 @@ def extract(
 def _features(model: Any, stream: str, samples: Tensor, pool: str | None, maps: bool) -> dict[str, Tensor]:  # noqa: ANN401
     """{name: (samples, ...)}, all of one forward; maps take another where the encoder has some of its own."""
     batch = {stream: samples}
-    latents = model.encode(batch)[stream]
+    latents, objective = model.encode(batch)[stream], model.objective(stream)
     found = {}
-    if isinstance(model, Classifier):
-        seen = model.norm(model.pool(latents))
-        found[stream] = seen if pool is None else _pooled(latents, pool)
-        found[f"{stream}.logits"] = model.head(seen)
-    else:
-        found[stream] = _pooled(latents, pool or "mean")
+    found[stream] = objective.features(stream, latents) if pool is None else _pooled(latents, pool)
+    if logits := objective.logits(stream, latents):
+        found[f"{stream}.logits"] = torch.cat(list(logits.values()), dim=1)
     if maps:
         if type(model.encoder).feature_maps is Encoder.feature_maps:  # the latents, which are here already
             grid = model.modalities[stream].grid(samples.shape)

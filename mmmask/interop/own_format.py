@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Written
 from mmmask.interop.errors import InteropError
+from mmmask.interop.fine_tuned import CLASSIFIER, LABEL_SET, classification
 
 SETTINGS = "mmmask.settings"
 """Key of the settings: JSON, as a tensor of bytes, so that any file of weights can carry it."""
@@ -20,8 +21,11 @@ EARLIER_KEYS = {
     "heads.": "objectives.masked.heads.",
     "losses.": "objectives.masked.learned_losses.",
     "encoder.stages.": "encoder.pyramid.",
+    "pool.": f"{CLASSIFIER}.pool.",
+    "norm.": f"{CLASSIFIER}.norm.",
+    "head.": f"{CLASSIFIER}.linear.{LABEL_SET}.",
 }
-"""Beginnings of keys in files from before there were objectives."""
+"""Beginnings of keys in files from before there were objectives, fine-tuned ones among them."""
 
 EARLIER_SETTINGS = {"hidden_tokens": "masked_tokens", "predict": "decoder_masker", "vocabulary": "tokenizer"}
 """Names of settings in such files."""
@@ -49,7 +53,9 @@ class OwnFormat(Format):
             raise InteropError(f"{where} is missing; write files with `mmmask convert`")
         try:
             settings = _settings_of_today(json.loads(bytes(state[SETTINGS].tolist())))
-        except (ValueError, TypeError) as error:
+            if isinstance(settings, dict) and isinstance(settings.get("classes"), int):
+                settings = _fine_tuned(settings, len(state["head.weight"]))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InteropError(f"{where} cannot be read: {error}") from error
         except RecursionError as error:
             raise InteropError(f"{where} cannot be read: it is nested too deep") from error
@@ -64,6 +70,12 @@ class OwnFormat(Format):
         """All weights, and the settings."""
         encoded = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
         return Written({SETTINGS: encoded, **state})
+
+
+def _fine_tuned(settings: dict[str, Any], classes: int) -> dict[str, Any]:
+    """Settings of a fine-tuned file from before there were objectives."""
+    modalities = {name: stream["modality"] for name, stream in settings["streams"].items()}
+    return classification(settings["encoder"], modalities, classes, settings["pool"], settings.get("norm_epsilon"))
 
 
 def _key_of_today(key: str) -> str:

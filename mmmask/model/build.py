@@ -14,8 +14,6 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, TokenSpec, build
 from mmmask.interfaces.component import every_setting
-from mmmask.model.backbone import Backbone
-from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.memory import MOST_TOKENS, bounded_weights
 from mmmask.model.model import Model
 from mmmask.randomness import seeded
@@ -28,7 +26,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     Weights depend on `training.seed` alone, not on global random state, which is left as it was.
 
     Args:
-        classes: {stream: {label set: names of the classes}}, for objectives that learn labels.
+        classes: {stream: {label set: names of the classes}}, for objectives that learn labels; `Model.classes`.
 
     Raises:
         MmmaskError: streams that share an embedding or a head do not fit together.
@@ -55,7 +53,9 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         except ValueError as error:
             raise ExperimentError([f"model: {error}"]) from error
     weights = {name: stream.loss_weight for name, stream in experiment.streams.items()}
-    return Model(modalities, encoder, objectives, weights, experiment.training.seed, _settings(experiment))
+    return Model(
+        modalities, encoder, objectives, weights, experiment.training.seed, _settings(experiment, classes or {})
+    )
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:
@@ -68,8 +68,8 @@ def unusable_names(named: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _settings(experiment: Experiment) -> dict[str, Any]:
-    """Plain data that the model can be built from again: the experiment without sources and training."""
+def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+    """Plain data that the model can be built from again: the experiment without sources and training, and classes."""
     streams = {
         name: {
             key: value
@@ -80,25 +80,15 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
         for name, stream in experiment.streams.items()
     }
     model = {key: value for key, value in every_setting(experiment.model).items() if value is not None}
-    return {"model": model, "streams": streams}
+    named = {
+        stream: {label_set: list(names) for label_set, names in label_sets.items()}
+        for stream, label_sets in classes.items()
+        if label_sets
+    }
+    return {"model": model, "streams": streams, **({"classes": named} if named else {})}
 
 
-settings_of = Backbone.plain_settings
-
-
-def build_classifier(settings: ClassifierSettings) -> Classifier:
-    """Builds a classifier, on the current default device; its weights wait to be loaded or trained.
-
-    Raises:
-        ExperimentError: streams that share an embedding do not fit together.
-    """
-    modalities = {name: build("modality", stream.modality) for name, stream in settings.streams.items()}
-    with seeded(0, "weights"), bounded_weights():
-        try:
-            encoder = build("encoder", settings.encoder, embeddings=_embeddings(modalities))
-        except ValueError as error:
-            raise ExperimentError([f"encoder: {error}"]) from error
-        return Classifier(settings, modalities, encoder)
+settings_of = Model.plain_settings
 
 
 def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:

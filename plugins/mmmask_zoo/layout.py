@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Written
-from mmmask.interop import DECODERS, HEADS
+from mmmask.interop import CLASSIFIER, DECODERS, HEADS, LABEL_SET, classification
 from mmmask_zoo.conversion import Conversion, Patches
 from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, stacked, vector, write_all
 from mmmask_zoo.writing import Part, Writing
@@ -168,11 +168,11 @@ class Layout:
         yield from linear(self.decoder_norm, f"{own}.norm")
         yield from linear(self.head, head)
 
-    def classifier_pairs(self, pooled: bool) -> Iterator[Pair]:
+    def classifier_pairs(self, pooled: bool, own: str = CLASSIFIER, label_set: str = LABEL_SET) -> Iterator[Pair]:
         """The head of a classifier, and the LayerNorm of one that pools."""
         if pooled:
-            yield from linear(self.pooled_norm, "norm")
-        yield from linear(self.classifier, "head")
+            yield from linear(self.pooled_norm, f"{own}.norm")
+        yield from linear(self.classifier, f"{own}.linear.{label_set}")
 
     def read(
         self,
@@ -206,16 +206,10 @@ class Layout:
         read_all(self.encoder_pairs(patches, settings["depth"], settings.get("final_norm", True)), conversion)
         if is_classifier:
             read_all(self.classifier_pairs(pooled), conversion)
-            return conversion.finished(
-                {
-                    "description": f"{self.system} checkpoint, fine-tuned",
-                    "encoder": settings,
-                    "streams": {name: {"modality": stream["modality"]} for name, stream in streams.items()},
-                    "pool": "mean" if pooled else self.pool,
-                    "norm_epsilon": (self.last_norm_epsilon or settings["norm_epsilon"]) if pooled else None,
-                    "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
-                }
+            pool, epsilon = (
+                ("mean", self.last_norm_epsilon or settings["norm_epsilon"]) if pooled else (self.pool, None)
             )
+            return self.fine_tuned(conversion, settings, streams, pool, epsilon)
         answer: dict[str, Any] = {"name": "in_place"}
         if decoder is not None:
             alike = {name: settings[name] for name in ("norm_epsilon", "qkv_bias", "cosine_attention")}
@@ -239,6 +233,20 @@ class Layout:
         read_all(self.decoder_pairs(PART_KEYS["decoder"], f"{HEADS}.{key}", decoder["depth"]), conversion)
         heads = conversion.heads(conversion.options.decoder_num_heads, decoder["width"], DECODER_HEADS)
         return decoder | {"num_heads": heads}
+
+    def fine_tuned(
+        self,
+        conversion: Conversion,
+        encoder: Mapping[str, Any],
+        streams: Mapping[str, Mapping[str, Any]],
+        pool: str,
+        norm_epsilon: float | None,
+    ) -> ForeignWeights:
+        """The collected weights, for a model with a head of classes; arguments as `mmmask.interop.classification`."""
+        classes = conversion.shape(f"{self.classifier}.weight", "classes, width")[0]
+        modalities = {name: stream["modality"] for name, stream in streams.items()}
+        settings = classification(encoder, modalities, classes, pool, norm_epsilon)
+        return conversion.finished({"description": f"{self.system} checkpoint, fine-tuned", **settings})
 
     def masked_model(
         self,
@@ -271,10 +279,11 @@ class Layout:
         write_all(self.encoder_pairs(patches, settings.depth, settings.final_norm), writing)
         if (classifier := writing.classifier) is not None:
             pooled = self.pool == "mean" or not settings.final_norm
-            pool, epsilon = ("mean", norm_epsilon) if pooled else (self.pool, None)
-            writing.require("classifier", classifier, pool=(pool,), norm_epsilon=(epsilon,))
-            writing.require("encoder", settings, final_norm=(not pooled,))
-            write_all(self.classifier_pairs(pooled), writing)
+            pool, norm = ("mean", {"norm_epsilon": (norm_epsilon,)}) if pooled else (self.pool, {})
+            allowed = {"pool": (pool,), "norm": ("layer" if pooled else "none",), **norm}
+            writing.require(f"streams.{writing.stream}", classifier, **allowed)
+            writing.require("model.encoder", settings, final_norm=(not pooled,))
+            write_all(self.classifier_pairs(pooled, *writing.classifier_keys), writing)
         elif decoder is not None:
             self.write_decoder(writing, decoder)
 
