@@ -53,9 +53,8 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         except ValueError as error:
             raise ExperimentError([f"model: {error}"]) from error
     weights = {name: stream.loss_weight for name, stream in experiment.streams.items()}
-    return Model(
-        modalities, encoder, objectives, weights, experiment.training.seed, _settings(experiment, classes or {})
-    )
+    settings = _settings(experiment, classes or {})
+    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings)
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:

@@ -205,11 +205,8 @@ class Layout:
             settings["final_norm"] = not pooled
         read_all(self.encoder_pairs(patches, settings["depth"], settings.get("final_norm", True)), conversion)
         if is_classifier:
-            read_all(self.classifier_pairs(pooled), conversion)
-            pool, epsilon = (
-                ("mean", self.last_norm_epsilon or settings["norm_epsilon"]) if pooled else (self.pool, None)
-            )
-            return self.fine_tuned(conversion, settings, streams, pool, epsilon)
+            epsilon = self.last_norm_epsilon or settings["norm_epsilon"]
+            return self.fine_tuned(conversion, settings, streams, epsilon if pooled else None)
         answer: dict[str, Any] = {"name": "in_place"}
         if decoder is not None:
             alike = {name: settings[name] for name in ("norm_epsilon", "qkv_bias", "cosine_attention")}
@@ -239,13 +236,18 @@ class Layout:
         conversion: Conversion,
         encoder: Mapping[str, Any],
         streams: Mapping[str, Mapping[str, Any]],
-        pool: str,
         norm_epsilon: float | None,
     ) -> ForeignWeights:
-        """The collected weights, for a model with a head of classes; arguments as `mmmask.interop.classification`."""
+        """The collected weights and the head, for a model with classes.
+
+        Args:
+            norm_epsilon: of a LayerNorm after the mean; None where the encoder's final norm comes first.
+        """
+        pooled = norm_epsilon is not None
+        read_all(self.classifier_pairs(pooled), conversion)
         classes = conversion.shape(f"{self.classifier}.weight", "classes, width")[0]
         modalities = {name: stream["modality"] for name, stream in streams.items()}
-        settings = classification(encoder, modalities, classes, pool, norm_epsilon)
+        settings = classification(encoder, modalities, classes, "mean" if pooled else self.pool, norm_epsilon)
         return conversion.finished({"description": f"{self.system} checkpoint, fine-tuned", **settings})
 
     def masked_model(
@@ -274,18 +276,28 @@ class Layout:
             decoder: the same; None where the latents are the answer.
             norm_epsilon: of the LayerNorm after the mean.
         """
-        allowed: dict[str, Any] = {"final_norm": (True, False)} if writing.classifier else {}
-        settings = writing.require_part("encoder", "vit", **allowed | _only(self.encoder) | dict(encoder))
+        tuned = {"final_norm": (True, False), "masked_tokens": ("drop", "replace")} if writing.classifier else {}
+        settings = writing.require_part("encoder", "vit", **_only(self.encoder) | dict(encoder) | tuned)
         write_all(self.encoder_pairs(patches, settings.depth, settings.final_norm), writing)
-        if (classifier := writing.classifier) is not None:
+        if writing.classifier:
             pooled = self.pool == "mean" or not settings.final_norm
-            pool, norm = ("mean", {"norm_epsilon": (norm_epsilon,)}) if pooled else (self.pool, {})
-            allowed = {"pool": (pool,), "norm": ("layer" if pooled else "none",), **norm}
-            writing.require(f"streams.{writing.stream}", classifier, **allowed)
+            self.write_classifier(writing, norm_epsilon if pooled else None)
             writing.require("model.encoder", settings, final_norm=(not pooled,))
-            write_all(self.classifier_pairs(pooled, *writing.classifier_keys), writing)
         elif decoder is not None:
             self.write_decoder(writing, decoder)
+
+    def write_classifier(self, writing: Writing, norm_epsilon: float | None) -> None:
+        """Writes the head of classes.
+
+        Args:
+            norm_epsilon: as of `fine_tuned`.
+        """
+        pool, norm, pooled = self.pool, {"norm": ("none",)}, norm_epsilon is not None
+        if pooled:
+            pool, norm = "mean", {"norm": ("layer",), "norm_epsilon": (norm_epsilon,)}
+        writing.require(f"streams.{writing.stream}", writing.classifier, pool=(pool,), **norm)
+        write_all(self.classifier_pairs(pooled, *writing.classifier_keys), writing)
+        writing.leave_out("encoder.mask_token", "fine-tuned files mask nothing")
 
     def write_decoder(self, writing: Writing, allowed: Mapping[str, Any]) -> None:
         """Writes the decoder but for its positions, and the head.
