@@ -389,7 +389,7 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     def refused(*options, output="features.npz", model=checkpoint):
         return mistake("extract", model, image, "-o", tmp_path / output, *options)
 
-    assert refused("--pool", "max") == "no pool is named 'max'. Known: first, mean, none, prefix."
+    assert refused("--pool", "max") == "no pool is named 'max'. Known: attentive, first, mean, none, prefix."
     assert refused("--pool", "prefix", model=tuned[1]) == (
         "pool: there is no prefix token: set encoder.prefix_tokens, or pool=mean"
     )
