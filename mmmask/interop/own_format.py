@@ -49,19 +49,22 @@ class OwnFormat(Format):
             InteropError: there are no settings, or they cannot be read.
         """
         where = f"format {self.config.name}: {SETTINGS}"
+        is_earlier = not any(key.startswith("objectives.") for key in state)
         if SETTINGS not in state:
             raise InteropError(f"{where} is missing; write files with `mmmask convert`")
         try:
-            settings = _settings_of_today(json.loads(bytes(state[SETTINGS].tolist())))
-            if isinstance(settings, dict) and isinstance(settings.get("classes"), int):
-                settings = _fine_tuned(settings, len(state["head.weight"]))
+            settings = json.loads(bytes(state[SETTINGS].tolist()))
+            if is_earlier:
+                settings = _settings_of_today(settings)
+                if isinstance(settings, dict) and isinstance(settings.get("classes"), int):
+                    settings = _fine_tuned(settings, len(state["head.weight"]))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InteropError(f"{where} cannot be read: {error}") from error
         except RecursionError as error:
             raise InteropError(f"{where} cannot be read: it is nested too deep") from error
         if not isinstance(settings, dict):
             raise InteropError(f"{where} holds no settings")
-        origin = {_key_of_today(key): (key,) for key in state if key != SETTINGS}
+        origin = {_key_of_today(key) if is_earlier else key: (key,) for key in state if key != SETTINGS}
         weights = {key: state[earlier] for key, (earlier,) in origin.items()}
         unused = {SETTINGS: "what the model was built from"}
         return ForeignWeights(settings, weights, origin, unused=unused)

@@ -79,11 +79,7 @@ def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequenc
         for name, stream in experiment.streams.items()
     }
     model = {key: value for key, value in every_setting(experiment.model).items() if value is not None}
-    named = {
-        stream: {label_set: list(names) for label_set, names in label_sets.items()}
-        for stream, label_sets in classes.items()
-        if label_sets
-    }
+    named = {name: {key: list(names) for key, names in found.items()} for name, found in classes.items() if found}
     return {"model": model, "streams": streams, **({"classes": named} if named else {})}
 
 

@@ -210,7 +210,7 @@ class Model(nn.Module):
         return {name: self.objective(name).features(name, latents) for name, latents in self.encode(batch).items()}
 
     def logits(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, Tensor]:
-        """{stream: (batch, classes)} of whole samples, label sets side by side in the order of `classes`.
+        """{stream: (batch, classes)} of whole samples, label sets side by side in the stream's order.
 
         Raises:
             MmmaskError: the batch is empty, some samples do not fit, or a stream has no classes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -160,7 +160,7 @@ class HuggingFaceViTMAEFormat(TransformersFormat):
         config = _common_config(writing) | {"qkv_bias": encoder.qkv_bias}
         if writing.classifier:
             config |= {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
-            return config | _labels(writing.class_names)
+            return config | _labels(writing)
         loss = _pixel_loss(writing, True, normalize=("token", "none"), unnormalize=(False,))
         masker = writing.settings.streams[writing.stream].masker
         if masker.name != "random":
@@ -249,7 +249,7 @@ class HuggingFaceVideoMAEFormat(TransformersFormat):
                 "most that can pass for it"
             )
         if classifier:
-            return config | {"architectures": ["VideoMAEForVideoClassification"], **_labels(writing.class_names)}
+            return config | {"architectures": ["VideoMAEForVideoClassification"], **_labels(writing)}
         colours = writing.modality.spec.channels == 3
         normalize = ("channel", "none") if colours else ("channel",)
         loss = _pixel_loss(writing, False, normalize=normalize, unnormalize=(colours,))
@@ -283,8 +283,9 @@ def _common_config(writing: Writing) -> dict[str, Any]:
     }
 
 
-def _labels(classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _labels(writing: Writing) -> dict[str, dict[str, Any]]:
     """Names of a head's outputs in a config.json; transformers' own defaults where they are numbers only."""
+    classes = writing.classes[writing.stream][writing.label_set]
     names = [f"LABEL_{name}" if name == str(number) else name for number, name in enumerate(classes)]
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},

@@ -296,7 +296,7 @@ class Layout:
         if pooled:
             pool, norm = "mean", {"norm": ("layer",), "norm_epsilon": (norm_epsilon,)}
         writing.require(f"streams.{writing.stream}", writing.classifier, pool=(pool,), **norm)
-        write_all(self.classifier_pairs(pooled, *writing.classifier_keys), writing)
+        write_all(self.classifier_pairs(pooled, writing.head_key, writing.label_set), writing)
         writing.leave_out("encoder.mask_token", "fine-tuned files mask nothing")
 
     def write_decoder(self, writing: Writing, allowed: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ class TimmFormat(LayoutFormat):
             writing.require(where, classifier, pool=("mean", "prefix"), norm=("layer", "none"))
             if pooled:
                 writing.require("model.encoder", encoder, final_norm=(False,), norm_epsilon=(classifier.norm_epsilon,))
-            write_all(LAYOUT.classifier_pairs(pooled, *writing.classifier_keys), writing)
+            write_all(LAYOUT.classifier_pairs(pooled, writing.head_key, writing.label_set), writing)
         for block in range(encoder.depth):
             query, value = (writing.written.pop(f"blocks.{block}.attn.{part}_bias", None) for part in "qv")
             if query is not None and value is not None:

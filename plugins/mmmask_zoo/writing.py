@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -84,18 +84,13 @@ class Writing:
         return settings if settings.objective == "classification" else None
 
     @property
-    def classifier_keys(self) -> tuple[str, str]:
-        """Key of the stream's pool, norm and head, and its label set."""
-        label_sets = self.classifier.label_sets or list(self.classes[self.stream])
+    def label_set(self) -> str:
+        """The one label set of a stream that has classes."""
+        label_sets = self.classifier.label_sets or tuple(self.classes[self.stream])
         if len(label_sets) > 1:
             where = f"streams.{self.stream}.label_sets"
             raise self.error(f"{where}: {', '.join(label_sets)}; the layout has one head, of one label set")
-        return f"{CLASSIFIERS}.{self._decoder_and_head(self.stream)[1]}", label_sets[0]
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Names of the classes of the stream's label set."""
-        return self.classes[self.stream][self.classifier_keys[1]]
+        return label_sets[0]
 
     @property
     def parts(self) -> list[Part]:
@@ -118,8 +113,8 @@ class Writing:
 
     @property
     def head_key(self) -> str:
-        """Key of the stream's head."""
-        return f"{HEADS}.{self._decoder_and_head(self.stream)[1]}"
+        """Key of the stream's head; of one with classes, of pool, norm and head."""
+        return f"{CLASSIFIERS if self.classifier else HEADS}.{self._decoder_and_head(self.stream)[1]}"
 
     def _decoder_and_head(self, stream: str) -> tuple[str, str]:
         settings = self.settings.streams[stream]
