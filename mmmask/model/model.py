@@ -157,7 +157,7 @@ class Model(nn.Module):
     ) -> dict[str, Plan]:
         """{objective: all randomness and all counts of a batch}; arguments as of `forward`."""
         batches = {name: part if isinstance(part, Batch) else Batch({name: part}) for name, part in batch.items()}
-        tokens = tokenize_all(self.modalities, _contents(batch))
+        tokens = tokenize_all(self.modalities, batch)
         if unknown := set(masks or {}) - set(tokens):
             raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
         context = StepContext(step, self._noise(tokens, step, shard or {}), masks or {}, self.training)
@@ -250,7 +250,7 @@ class Model(nn.Module):
     def _unmasked(self, batch: Mapping[str, Tensor | Batch]) -> list[EncoderInput]:
         """Encoder inputs with nothing masked, in the order of the batch."""
         inputs = []
-        for name, tokens in tokenize_all(self.modalities, _contents(batch)).items():
+        for name, tokens in tokenize_all(self.modalities, batch).items():
             mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
             inputs.append(EncoderInput((Part(self.modalities[name].embedding, tokens),), mask))
         return inputs
@@ -262,10 +262,6 @@ class Model(nn.Module):
             return sample_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
 
         return noise
-
-
-def _contents(batch: Mapping[str, Tensor | Batch]) -> dict[str, Tensor]:
-    return {name: part.content if isinstance(part, Batch) else part for name, part in batch.items()}
 
 
 def at_least_one(count: Tensor | float) -> Tensor | float:

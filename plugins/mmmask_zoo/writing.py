@@ -86,7 +86,7 @@ class Writing:
     @property
     def label_set(self) -> str:
         """The one label set of a stream that has classes."""
-        label_sets = self.classifier.label_sets or tuple(self.classes[self.stream])
+        label_sets = list(self.classifier.label_sets or self.classes[self.stream])
         if len(label_sets) > 1:
             where = f"streams.{self.stream}.label_sets"
             raise self.error(f"{where}: {', '.join(label_sets)}; the layout has one head, of one label set")
