@@ -36,6 +36,8 @@ COMPONENTS = (
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),
+    ("optimizer", "sgd", "optimizers:SGD", "stochastic gradient descent with momentum"),
+    ("optimizer", "lars", "optimizers:Lars", "layer-wise adaptive rates for large batches"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )

@@ -190,6 +190,12 @@ class ConvViTEncoder(Encoder):
         """The stages of convolutions, then the blocks."""
         return [*self.pyramid, *self.blocks]
 
+    def by_depth(self) -> list[list[nn.Module]]:
+        """Each stage, the last one of convolutions with the embedding after it, and each block; then the final norm."""
+        depths: list[list[nn.Module]] = [[stage] for stage in self.stages]
+        depths[len(self.pyramid) - 1] += [self.embed, self.project]
+        return [*depths, [self.norm]]
+
     def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
         """Latents (batch, visible, width) of every input.
 

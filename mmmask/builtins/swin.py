@@ -20,6 +20,8 @@ from mmmask.model.dropping import path_factors, scaled
 class SwinBlock(nn.Module):
     """Pre-norm block, x + attention(norm(x)), then x + mlp(norm(x)), in windows (Swin, equation 3)."""
 
+    second_half = ("norm2", "mlp")
+
     def __init__(self, settings: SwinEncoder.Config, stage: int, window: int) -> None:
         super().__init__()
         width, self.window = settings.widths[stage], window
@@ -204,6 +206,15 @@ class SwinEncoder(Encoder):
     def stages(self) -> Sequence[nn.Module]:
         """The blocks of all resolutions."""
         return [block for stage in self.pyramid for block in cast(SwinStage, stage).blocks]
+
+    def by_depth(self) -> list[list[nn.Module]]:
+        """Each block, the last one of a resolution with the merging after it; then the final norm."""
+        depths: list[list[nn.Module]] = []
+        for stage in cast(Iterable[SwinStage], self.pyramid):
+            depths += [[block] for block in stage.blocks]
+            if stage.merge is not None and depths:  # before the first block it belongs to the embeddings
+                depths[-1].append(stage.merge)
+        return [*depths, [self.norm]]
 
     def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
         """Latents (batch, tokens, width) of every input, of masked tokens too.

@@ -93,6 +93,11 @@ class ViTEncoder(Encoder):
         """The blocks."""
         return list(self.blocks)
 
+    def by_depth(self) -> list[list[nn.Module]]:
+        """Each block, with positions of its own where it has them; then the final norm."""
+        tables = [part for part in self.positions.values() if isinstance(part, nn.ModuleList)]
+        return [*([block, *(own[i] for own in tables)] for i, block in enumerate(self.blocks)), [self.norm]]
+
     def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
         """Latents (batch, visible, width) of every input."""
         check_stages(stages, self.stages)

@@ -68,7 +68,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
     parser.add_argument(
         "inputs", nargs="*", default=[], metavar="INPUT",
-        help="files, and folders with all below them; key=value is an option of the model's format: size=384",
+        help="files, and folders with all below them; key=value is an option of the model's format, such as size=384; "
+        "of a run, average=true takes the average of its weights",
     )  # fmt: skip
     parser.add_argument(
         "--source", metavar="{name: ..., ...}", help="instead of files, a source as in an experiment: "

@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = meta_model(experiment)
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
-    print(f"parameters: {counts['total']:,} ({parts})")
+    trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
+    some = f"; {trained:,} train" if trained < counts["total"] else ""
+    print(f"parameters: {counts['total']:,} ({parts}{some})")
     check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"
@@ -76,7 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
         # being made or ready in the workers, and the micro-batch that trains
         ahead = experiment.data.workers + training.accumulate if experiment.data.workers else 0
         under_way += samples[0].nbytes * stream.batch_size / training.accumulate * (1 + ahead)
-    state = 16 * counts["total"]  # float32 weight, gradient and two moments
+    # float32 weight; of what trains gradient, two moments, and an average
+    state = 4 * counts["total"] + (12 if training.average is None else 16) * trained
     print(
         f"memory on one process: about {size(state)} for weights, gradients and optimiser, "
         f"{size(activations)} for activations of a micro-batch ({training.precision}), {size(under_way)} for batches "

@@ -13,8 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """SOURCE [key=value ...] --to --output --format --no-strict --verbose."""
     parser.add_argument("source", metavar="SOURCE", help=WHAT_A_MODEL_IS)
     parser.add_argument(
-        "options", nargs="*", metavar="key=value", help="what the keys do not tell the reading format: num_heads=4"
-    )
+        "options", nargs="*", metavar="key=value",
+        help="what the keys do not tell the reading format: num_heads=4; of a run average=true",
+    )  # fmt: skip
     parser.add_argument("--to", metavar="FORMAT", default="mmmask", help="the layout to write (default mmmask)")
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,

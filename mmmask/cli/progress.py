@@ -46,9 +46,12 @@ class TrainingProgress:
     def run_started(self, run: RunState) -> None:
         """Says where the run stands."""
         parameters = sum(parameter.numel() for parameter in run.model.parameters())
+        trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+        frozen = f", {trained / 1e6:.1f} M of them trained" if trained < parameters else ""
         again = f"going on from step {run.step}" if run.step else "starting"
         device = next(run.model.parameters()).device
-        said = f"{again}: {parameters / 1e6:.1f} M parameters on {device}, {run.total_steps} steps, in {run.output}"
+        said = f"{again}: {parameters / 1e6:.1f} M parameters{frozen} on {device}, "
+        said += f"{run.total_steps} steps, in {run.output}"
         self._say(run, said)
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
         self._bar.start()
@@ -87,10 +90,18 @@ class TrainingProgress:
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
             lines = [line for line in run.evaluations if line["stream"] == name]
-            if lines and (figures := held_out_figures(lines[0], lines[-1])):
-                print(f"{name}: {figures}")
+            for weights, prefix in ((name, ""), (f"{name}, averaged weights", "average/")):
+                first, last = (_figures(line, prefix) for line in (lines[:1] + lines[-1:]) or [{}, {}])
+                if figures := held_out_figures(first, last):
+                    print(f"{weights}: {figures}")
         for name, path in run.pictures.items():
             print(f"{name}: reconstructions in {path}")
+
+
+def _figures(line: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Figures of a line of `evaluations.jsonl`: of the average of the weights, or without a prefix of the weights."""
+    chosen = {key: value for key, value in line.items() if key.startswith("average/") == bool(prefix)}
+    return {key.removeprefix(prefix): value for key, value in chosen.items()}
 
 
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:

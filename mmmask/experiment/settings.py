@@ -24,12 +24,25 @@ OptimizerChoice = Annotated[Optimizer.Config, ChosenByName("optimizer", default=
 CallbackChoice = Annotated[Component.Config, ChosenByName("callback")]
 
 
+Trainable = (
+    Literal["all", "none"]
+    | Annotated[int, Field(gt=0)]
+    | Annotated[float, Field(gt=0, multiple_of=0.5)]
+    | Annotated[tuple[str, ...], Field(min_length=1)]
+)
+
+
 class ModelSettings(StrictModel):
     """The model: what all streams share."""
 
     encoder: EncoderChoice = Field(description="turns visible tokens into latents")
     decoder: DecoderChoice | None = Field(
         default=None, description="predicts masked tokens; required by the objective masked"
+    )
+    trainable: Trainable = Field(
+        default="all",
+        description="what trains of the encoder, besides the objectives: all, none, a number of its last stages and "
+        "the final norm (0.5: the MLP half of the last one), or patterns of parameter names: [blocks.11.*, norm.*]",
     )
 
 
@@ -137,6 +150,16 @@ class EvaluateSettings(StrictModel):
     samples: int = Field(default=64, gt=0, description="held-out samples per stream")
 
 
+class AverageSettings(StrictModel):
+    """Exponential moving average of the weights that train, for which it takes memory once more."""
+
+    decay: float = Field(default=0.9999, ge=0, lt=1, description="share of the average that an update keeps")
+    every: int = Field(default=1, gt=0, description="steps between updates")
+    start: int = Field(
+        default=0, ge=0, description="steps before the first update, which takes the weights as they are"
+    )
+
+
 class TrainingSettings(StrictModel):
     """Training."""
 
@@ -155,6 +178,9 @@ class TrainingSettings(StrictModel):
         default_factory=lambda: Component.Config(name="adamw"), validate_default=True, description="how weights change"
     )
     schedule: ScheduleSettings = ScheduleSettings()
+    average: AverageSettings | None = Field(
+        default=None, description="moving average of the weights, evaluated beside them; null: none"
+    )
     checkpoint: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -139,7 +139,13 @@ def _bounds(annotation: object, whole: bool) -> list[str]:
     found = []
     for part in typing.get_args(annotation)[1:]:
         for bound in getattr(part, "metadata", [part]):
-            for key, word in (("gt", "above"), ("ge", "of at least"), ("lt", "below"), ("le", "of at most")):
+            for key, word in (
+                ("gt", "above"),
+                ("ge", "of at least"),
+                ("lt", "below"),
+                ("le", "of at most"),
+                ("multiple_of", "in steps of"),
+            ):
                 if (value := getattr(bound, key, None)) is not None:
                     if whole and key in ("gt", "lt"):
                         value, word = (value + 1, "of at least") if key == "gt" else (value - 1, "of at most")

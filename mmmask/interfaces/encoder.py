@@ -42,6 +42,18 @@ class Encoder(Component, nn.Module):
         module, never bypassed, and draws no noise itself: it takes tensors, so that it can be compiled and recomputed.
         """
 
+    def by_depth(self) -> list[list[nn.Module]]:
+        """Modules by depth, for layer-wise learning rates and partial fine-tuning.
+
+        One list for each stage: the stage, and what belongs to its depth besides, such as a merging after it or
+        positions of its own. Then what follows the last one, such as the final norm. Whatever is in none of the lists
+        lies before the stages, such as embeddings. By default there is nothing but stages.
+
+        A stage may name the modules of its second half, the MLP of a transformer's block, in an attribute
+        `second_half`; it can then be trained without the first one.
+        """
+        return [*([stage] for stage in self.stages), []]
+
     @abstractmethod
     def forward(self, inputs: Sequence[EncoderInput], stages: Sequence[int] = ()) -> list[Latents]:
         """Latents of every input, in order.

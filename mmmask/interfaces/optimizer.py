@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmmask.interfaces.component import Component
 
@@ -23,8 +23,25 @@ class Optimizer(Component):
         base_learning_rate: float = Field(
             default=1.5e-4, gt=0, description="peak rate per 256 samples of a step: times (global batch / 256)"
         )
-        weight_decay: float = Field(default=0.05, ge=0, description="decoupled; biases and LayerNorms have none")
+        weight_decay: float = Field(default=0.05, ge=0, description="decay of weights; biases and LayerNorms have none")
         clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
+        layer_decay: float | None = Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="what the rate is multiplied by from each stage of the encoder to the one before it; the last "
+            "stage has it once, embeddings once more than the first stage (BEiT, MAE)",
+        )
+        scale_head: bool = Field(
+            default=False,
+            description="with layer_decay: all have it once more, the final norm and the head too (OmniMAE's release)",
+        )
+
+        @model_validator(mode="after")
+        def _scale_head_has_something_to_scale_by(self) -> Any:  # noqa: ANN401 - Self
+            if self.scale_head and self.layer_decay is None:
+                raise ValueError("scale_head is for training with layer_decay: set it too")
+            return self
 
     config: Config
 

@@ -84,7 +84,8 @@ def load(
         format: a registered format; by default recognised from the keys.
         strict: whether keys that are missing or that nobody knows are errors. Otherwise what is missing stays as
             the model was built (an encoder without its decoder), unknown keys are left, and the report names both.
-        options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads.
+        options: what the keys do not tell, as the format needs: size, num_frames, num_heads, decoder_num_heads. Of a
+            run `average=True`: the average of its weights (`training.average`).
 
     Returns:
         A model with streams `images` and `videos` as the system has them; of a fine-tuned file they have the objective
@@ -156,6 +157,10 @@ def make_format(name: str, options: Mapping[str, object]) -> Format:
 
 
 def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[str, object]) -> Loaded:
+    options = dict(options)
+    average = options.pop("average", False)
+    if not isinstance(average, bool):
+        raise InteropError(f"average={average}: true or false")
     if format or options or not strict:
         words = [f"format={format}"] if format else [f"{key}={value}" for key, value in options.items()]
         given = (words or ["strict=False"])[0]
@@ -165,8 +170,9 @@ def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[st
             f"{folder}: no run here (there is no experiment.yaml in it); of another checkpoint, give the file itself"
         )
     run = load_run(folder)
-    keys = {key: (key,) for key in run.model.state_dict()}
-    return Loaded(run.model, Report(f"run (step {run.step})", keys))
+    model = run.averaged_model if average else run.model
+    keys = {key: (key,) for key in model.state_dict()}
+    return Loaded(model, Report(f"run (step {run.step}{', average of its weights' if average else ''})", keys))
 
 
 class _Classes(StrictModel):

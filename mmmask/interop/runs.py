@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmmask.components import components
 from mmmask.experiment import Experiment, load_experiment
 from mmmask.experiment.errors import ExperimentError
+from mmmask.interop.checkpoint_file import misfits
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
@@ -97,13 +100,34 @@ class Run:
         Raises:
             MmmaskError: there is none, or it does not fit the model, as where a plugin changed since.
         """
+        return self._model()
+
+    @cached_property
+    def averaged_model(self) -> Model:
+        """The model with the average of its weights (`training.average`); buffers are those of `model`.
+
+        Raises:
+            MmmaskError: the run keeps no average, or as of `model`.
+        """
+        if self.experiment.training.average is None:
+            raise MmmaskError(f"{self.output}: the run keeps no average of its weights: train with training.average")
+        return self._model(averaged=True)
+
+    def _model(self, *, averaged: bool = False) -> Model:
         checkpoint, path = self.checkpoint, Checkpoints(RunFolder(self.output).checkpoints).path(self.step)
         try:
             classes, weights = checkpoint["data"]["classes"], checkpoint["model"]
+            average = checkpoint["average"]["weights"] if averaged else {}
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: it lacks {error}: no checkpoint of a run") from error
         model = build_model(self.experiment, classes)
         load_weights(model, weights, path)
+        parameters = dict(model.named_parameters())
+        if problems := misfits(average, parameters):
+            raise CheckpointError(f"{path}: the average is not that of the model ({problems[0]})")
+        with torch.no_grad():
+            for name, tensor in average.items():
+                parameters[name].copy_(tensor)
         return model.eval()
 
     @property

@@ -147,6 +147,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (ViT, equations 2 and 3)."""
 
+    second_half = ("norm2", "mlp", "scale2")
+
     def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
         width, start = settings.width, settings.layer_scale
@@ -250,7 +252,9 @@ class Blocks(nn.ModuleList):
 
 def run(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:  # noqa: ANN401 - the block's own
     """Output of a block, of which nothing is kept for the backward where it is to be recomputed."""
-    if recompute and torch.is_grad_enabled():
+    # where nothing trains up to here, nothing is kept anyway
+    trains = arguments[0].requires_grad or any(parameter.requires_grad for parameter in block.parameters())
+    if recompute and trains and torch.is_grad_enabled():
         # nothing within draws from the global generators: their state need not be kept
         return cast(Tensor, checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False))
     return block(*arguments)

@@ -14,6 +14,7 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, TokenSpec, build
 from mmmask.interfaces.component import every_setting
+from mmmask.model.freezing import freeze
 from mmmask.model.memory import MOST_TOKENS, bounded_weights
 from mmmask.model.model import Model
 from mmmask.randomness import seeded
@@ -53,6 +54,12 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         except ValueError as error:
             raise ExperimentError([f"model: {error}"]) from error
     weights = {name: stream.loss_weight for name, stream in experiment.streams.items()}
+    try:
+        freeze(encoder, experiment.model.trainable)
+    except ValueError as error:
+        raise ExperimentError([f"model.trainable: {error}"]) from error
+    if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
+        raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
     settings = _settings(experiment, classes or {})
     return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings)
 
@@ -78,7 +85,8 @@ def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequenc
         }
         for name, stream in experiment.streams.items()
     }
-    model = {key: value for key, value in every_setting(experiment.model).items() if value is not None}
+    kept = ("encoder", "decoder")  # the others say how it is trained
+    model = {key: value for key, value in every_setting(experiment.model).items() if key in kept and value is not None}
     named = {name: {key: list(names) for key, names in found.items()} for name, found in classes.items() if found}
     return {"model": model, "streams": streams, **({"classes": named} if named else {})}
 

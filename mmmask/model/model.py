@@ -98,6 +98,14 @@ class Model(nn.Module):
         self.weights, self.seed = dict(weights), seed
         self._plain_settings = dict(settings or {})
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
+        self.train()
+
+    def train(self, mode: bool = True) -> Model:
+        """As `nn.Module.train`; a frozen encoder stays in evaluation mode: nothing is dropped."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
 
     def plain_settings(self) -> dict[str, Any]:
         """Plain data of an experiment without sources and training, and `classes` where some are learned."""
@@ -165,7 +173,7 @@ class Model(nn.Module):
         for name in dict.fromkeys(self._objective_of[stream] for stream in tokens):
             own = {stream: part for stream, part in tokens.items() if self._objective_of[stream] == name}
             plan = self.objective_named(name).plan(own, {stream: batches[stream] for stream in own}, context)
-            if self.training:
+            if self.encoder.training:
                 noises = {key: _input_noise(context, key, tokens) for key in plan.inputs}
                 inputs = {key: replace(part, noise=noises[key]) for key, part in plan.inputs.items()}
                 plan = replace(plan, inputs=inputs)

@@ -53,7 +53,7 @@ class StepBench:
         if experiment.training.compile:
             model.compile()
         settings = experiment.training.optimizer
-        self.optimizer = build("optimizer", settings).build(parameter_groups(model, settings.weight_decay))
+        self.optimizer = build("optimizer", settings).build(parameter_groups(model, settings))
         self.batches = {name: synthetic_batch(experiment, model, name, size).to(device) for name, size in sizes.items()}
         counted = meta_model(experiment)
         self.flops = {name: stream_cost(counted, name).training_flops * size for name, size in sizes.items()}

@@ -121,6 +121,36 @@ class EncoderCase(SequenceCase):
             expect.shape(found, (*latents.values.shape[:2], found.shape[-1]), "the output of a stage")
         expect.same(turned.stages[::-1], latents.stages, "stages asked for in the other order")
 
+    def knows_its_modules_by_depth(self) -> None:
+        """`by_depth` has a list for each stage, with that stage in it, and a last one of what follows the stages."""
+        encoder, stages = self.component, list(self.component.stages)
+        depths, last = encoder.by_depth(), len(stages)
+        expect.equal(len(depths), last + 1, "lists of by_depth, one more than stages")
+        lost = [number for number, stage in enumerate(stages) if all(part is not stage for part in depths[number])]
+        expect.none(lost, "each stage in its own list")
+        listed = {
+            id(part): at for at, modules in enumerate(depths) for module in modules for part in module.parameters()
+        }
+        within = {id(part) for stage in stages for part in stage.parameters()}
+        outside = {name: part for name, part in encoder.named_parameters() if id(part) not in within}
+        plain = self._by_stage()
+        for name, part in outside.items():
+            at, kept = listed.get(id(part)), part.detach().clone()
+            with torch.no_grad():
+                part.add_(torch.randn(part.shape, generator=seeded_generator("weights")))
+                moved = [not one.equal(other) for one, other in zip(plain, self._by_stage(), strict=True)]
+                part.copy_(kept)
+            if any(moved[:-1]):
+                expect.that(at is None or at <= moved.index(True), f"{name} listed no deeper than what it changes", at)
+            elif moved[-1]:
+                expect.that(at == last, f"{name}, which changes no stage, in the last list", "it is not there")
+
+    @torch.no_grad()
+    def _by_stage(self) -> list[Tensor]:
+        """Outputs of all stages, and the latents."""
+        (latents,) = self.component(self._given(), range(len(self.component.stages)))
+        return [*latents.stages, torch.cat([latents.values, *([] if latents.prefix is None else [latents.prefix])], 1)]
+
     def does_not_see_what_is_masked(self) -> None:
         """Nothing of what is masked reaches the latents."""
         scene, mask = self.scene, self.scene.mask(BATCH)

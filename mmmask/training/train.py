@@ -28,6 +28,7 @@ from mmmask.model.build import build_model
 from mmmask.model.memory import check_samples
 from mmmask.model.precision import autocast
 from mmmask.training.audience import Audience
+from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.folder import cut_back, opened, sync
 from mmmask.training.logs import LogWriter
@@ -103,7 +104,8 @@ class _Training:
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         chosen: Optimizer = build("optimizer", settings.optimizer)
-        optimizer = chosen.build(parameter_groups(model, settings.optimizer.weight_decay))
+        optimizer = chosen.build(parameter_groups(model, settings.optimizer))
+        self.average = None if settings.average is None else Average(model, settings.average)
         bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
         self.audience = Audience(_callbacks(experiment), (LogWriter(folder), *plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
@@ -114,6 +116,8 @@ class _Training:
             "bad_samples": bad_samples,
             "callbacks": self.audience,
         }
+        if self.average is not None:
+            self.parts["average"] = self.average
         self.evaluated = False
         """Whether the figures of the step at hand are known to the callbacks, and so to a checkpoint."""
         self.again: int | None = None
@@ -164,6 +168,8 @@ class _Training:
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             self.evaluated = False
+            if self.average is not None:
+                self.average.update(state.step)
             self.audience.tell("optimizer_stepped", state)
             results.append(result)
             logs = state.step == 1 or self._is_due(settings.log.every)
@@ -222,6 +228,15 @@ class _Training:
         """Held-out figures; every process computes them, so that none waits at a collective for another."""
         with self._inference():
             found = self.held_out.evaluate()
+            if self.average is not None:
+                averaged = found
+                if self.average.begun:
+                    with self.average.in_place():
+                        averaged = self.held_out.evaluate()
+                found = {
+                    name: figures | {f"average/{key}": value for key, value in averaged[name].items()}
+                    for name, figures in found.items()
+                }
         for name, figures in found.items():
             self.state.evaluations.setdefault(name, []).append({"step": self.state.step, "stream": name} | figures)
             self.audience.tell("evaluated", self.state, stream=name, figures=figures)

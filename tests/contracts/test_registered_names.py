@@ -26,7 +26,7 @@ NAMES = {
     "loss": ["cross_entropy", "pixels"],
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
-    "optimizer": ["adamw"],
+    "optimizer": ["adamw", "lars", "sgd"],
     "augmentation": ["crop", "flip"],
     "evaluator": ["reconstruction"],
     "callback": ["tensorboard"],

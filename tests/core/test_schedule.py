@@ -78,7 +78,7 @@ def test_biases_and_layer_norms_do_not_decay_and_the_mask_token_does(signals):
     data = signals.signal_data()
     data["model"]["encoder"]["prefix_tokens"] = 1
     model = mmmask.build_model(experiment_from_data(data))
-    decayed, kept = parameter_groups(model, 0.05)
+    decayed, kept = parameter_groups(model, AdamW.Config(name="adamw"))
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, kept = ({names[id(parameter)] for parameter in group["params"]} for group in (decayed, kept))
@@ -98,8 +98,8 @@ def test_biases_and_layer_norms_do_not_decay_and_the_mask_token_does(signals):
 
 def test_decay_is_decoupled_and_leaves_biases_alone(signals):
     model = mmmask.build_model(experiment_from_data(signals.signal_data()))
-    adamw = AdamW(AdamW.Config(name="adamw"))
-    optimizer = adamw.build(parameter_groups(model, 0.1))
+    adamw = AdamW(AdamW.Config(name="adamw", weight_decay=0.1))
+    optimizer = adamw.build(parameter_groups(model, adamw.config))
     for group in optimizer.param_groups:
         group["lr"] = 0.5
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_milestones_belong_to_multistep(settings, message):
 def test_what_modules_exempt_from_weight_decay_does_not_decay():
     experiment = mmmask.load_experiment("simmim/vit_base", ["model.encoder.size=tiny", "model.encoder.depth=1"])
     model = mmmask.build_model(experiment)
-    _, kept = parameter_groups(model, 0.05)
+    _, kept = parameter_groups(model, AdamW.Config(name="adamw"))
     exempt = {id(parameter) for parameter in kept["params"]}
     names = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if id(parameter) in exempt}
     assert names == {"q_bias", "v_bias", "bias", "weight", "mask_token", "table"}

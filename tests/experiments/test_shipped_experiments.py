@@ -79,7 +79,7 @@ def test_it_takes_a_training_step(name):
     experiment = small(name)
     model = mmmask.build_model(experiment)
     settings = experiment.training.optimizer
-    optimizer = build("optimizer", settings).build(parameter_groups(model, settings.weight_decay))
+    optimizer = build("optimizer", settings).build(parameter_groups(model, settings))
     rate = learning_rate_schedule(experiment.training.schedule, peak_learning_rate(experiment), 100)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     batch = {stream: synthetic_batch(experiment, model, stream, 2) for stream in experiment.streams}

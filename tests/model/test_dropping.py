@@ -119,6 +119,46 @@ def test_the_rate_of_drop_path_grows_linearly_and_the_expectation_stays():
     assert (alone == 0).float().mean() > 0.3, "it is the last"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "rate", "rates"),
+    [
+        ("vit", {"depth": 12}, 0.11, [0.01 * block for block in range(12)]),
+        ("vit", {"depth": 3}, 0.2, [0.0, 0.1, 0.2]),
+        ("vit", {"depth": 1}, 0.1, [0.1]),
+        ("swin", {"depth": None, "depths": [2, 3], "embed_patch": 8}, 0.2, [0.0, 0.05, 0.1, 0.15, 0.2]),
+        ("swin", {"depth": 1}, 0.3, [0.0, 0.1, 0.2, 0.3]),
+        ("conv_vit", {"depth": 2}, 0.2, [0.0, 0.05, 0.1, 0.15, 0.2]),
+        ("conv_vit", {"depth": 0}, 0.1, [0.0, 0.05, 0.1]),
+        ("conv_vit", {"depth": 3, "stage_depths": [0, 1]}, 0.3, [0.0, 0.1, 0.2, 0.3]),
+    ],
+    ids=str,
+)
+def test_rates_of_drop_path_of_every_block(name, settings, rate, rates):
+    """What survives is divided by 1 - rate, which tells the rate that a block was given, exactly."""
+    encoder, given = made("encoder", name, settings | {"drop_path": rate}), []
+
+    def keep(module, arguments):
+        path = next(
+            (
+                part
+                for part in arguments
+                if isinstance(part, torch.Tensor) and part.dtype == torch.float32 and len(part) == 2
+            ),
+            None,
+        )
+        assert path is not None
+        given.append([1 - 1 / float(branch.max()) for branch in path])
+
+    for module in encoder.modules():
+        if type(module).__name__ in ("Block", "SwinBlock", "ConvBlock"):
+            module.register_forward_pre_hook(keep)
+    encoder.train()
+    answers("encoder", encoder, sample_noise(0, 0, BATCH, CPU))
+    assert len(given) == len(rates)
+    for branches, wanted in zip(given, rates, strict=True):
+        assert branches == pytest.approx([wanted, wanted], abs=1e-6)
+
+
 def test_drop_path_leaves_a_branch_out_for_a_whole_sample():
     """One block: a sample is either as without its branches, or they count for more."""
     part = made("encoder", "vit", {"depth": 1, "drop_path": 0.5, "final_norm": False})

@@ -202,6 +202,9 @@ class SoundEncoder(Encoder):
     def stages(self):
         return [self.look]
 
+    def by_depth(self):
+        return [[self.look], [self.norm]]
+
     def forward(self, inputs, stages=()):
         return [self.encoded(one, stages) for one in inputs]
 
@@ -800,6 +803,12 @@ fault(
 fault(
     "encoder", "gives_the_stages_asked_for", "ShallowEncoder",
     encoded=lambda self, one, stages: replace(SoundEncoder.encoded(self, one, stages), stages=()),
+)  # fmt: skip
+fault("encoder", "knows_its_modules_by_depth", "FlatEncoder", by_depth=lambda self: [[self.look]])
+fault("encoder", "knows_its_modules_by_depth", "ForgetfulEncoder", by_depth=lambda self: [[self.look], []])
+fault(
+    "encoder", "knows_its_modules_by_depth", "UpturnedEncoder",
+    by_depth=lambda self: [[self.look], [self.norm, self.embeddings]],
 )  # fmt: skip
 fault("encoder", "does_not_see_what_is_masked", "PeekingEncoder", **but_values(peek))
 fault(
