@@ -11,6 +11,7 @@ from mmmask_registry import MmmaskError, lazy_attributes
 if TYPE_CHECKING:
     from mmmask import interfaces, interop, testing
     from mmmask.data.sample_corpus import write_sample_data
+    from mmmask.evaluation.classification import Evaluation, evaluate
     from mmmask.evaluation.extraction import Features, extract
     from mmmask.evaluation.reconstruction import reconstruct
     from mmmask.experiment import Experiment, load_experiment
@@ -50,11 +51,11 @@ __version__ = "0.1.0"
 __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
-    "Augmentation", "BadSample", "Batch", "Callback", "Component", "Decoder", "Encoder", "Evaluator",
-    "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
-    "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec", "Tokens",
-    "View", "build_model", "extract", "hookimpl", "interfaces", "interop", "load_experiment", "load_run",
-    "reconstruct", "register", "testing", "train", "write_sample_data",
+    "Augmentation", "BadSample", "Batch", "Callback", "Component", "Decoder", "Encoder", "Evaluation",
+    "Evaluator", "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError",
+    "Modality", "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Run", "Sample", "Source", "TokenSpec",
+    "Tokens", "View", "build_model", "evaluate", "extract", "hookimpl", "interfaces", "interop", "load_experiment",
+    "load_run", "reconstruct", "register", "testing", "train", "write_sample_data",
 ]  # fmt: skip
 
 

@@ -32,6 +32,8 @@ class RunState:
         is_main: whether this process writes the folder.
         evaluations: {stream: [figures at the start, ..., the newest]}.
         pictures: {stream: path of its newest reconstruction picture}.
+        weights: account of the weights that the run starts from (`mmmask.interop.Report`); None where it starts from
+            random ones, or goes on.
         stop: whether to end after the step at hand, with a checkpoint, as Ctrl-C does; a hook may set it.
     """
 
@@ -43,6 +45,7 @@ class RunState:
     is_main: bool = True
     evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
+    weights: Any = None
     stop: bool = False
 
 

@@ -32,6 +32,12 @@ COMPONENTS = (
     ("pool", "attentive", "pools:AttentivePool", "attention over all tokens with a learned query"),
     ("source", "folder", "sources:FolderSource", "every file below a folder, nested or flat"),
     ("source", "list", "sources:ListSource", "a file with one `path` or `path,label` a line"),
+    (
+        "source",
+        "table",
+        "table:TableSource",
+        "what a CSV or JSON file names: labels of several sets, parts of recordings",
+    ),
     ("source", "glob", "sources:GlobSource", "every file that matches a pattern"),
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),
@@ -39,6 +45,7 @@ COMPONENTS = (
     ("optimizer", "sgd", "optimizers:SGD", "stochastic gradient descent with momentum"),
     ("optimizer", "lars", "optimizers:Lars", "layer-wise adaptive rates for large batches"),
     ("evaluator", "reconstruction", "evaluators:ReconstructionEvaluator", "loss and PSNR, against the simplest guess"),
+    ("evaluator", "classification", "accuracy:ClassificationEvaluator", "loss, accuracy, mean average precision"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )
 

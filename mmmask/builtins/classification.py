@@ -104,6 +104,7 @@ class ClassificationObjective(Objective):
             default=(1, 1), description="clips and crops of a sample whose probabilities `mmmask evaluate` averages"
         )
 
+    evaluators = ("classification",)
     needs_labels = True
 
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
@@ -223,14 +224,14 @@ class ClassificationObjective(Objective):
         return (error * target.known).sum()
 
     def _target(self, stream: str, label_set: str, labels: Tensor | None, rows: int, device: torch.device) -> Target:
-        """Smoothed targets of numbers (batch,), where -1 is no label, or of zeros and ones (batch, classes)."""
+        """Smoothed targets of numbers (batch,), or zeros and ones (batch, classes); -1 is no label."""
         count, where = len(self.classes[stream][label_set]), f"streams.{stream}: label set {label_set!r}"
         if labels is None:
             labels = torch.full((rows,), -1, device=device)
         if labels.dim() == 2:
             if labels.shape[1] != count:
                 raise MmmaskError(f"{where}: labels (batch, {labels.shape[1]}) where there are {count} classes")
-            classes, known = labels.float(), torch.ones(rows, dtype=torch.bool, device=device)
+            classes, known = labels.float().clamp(min=0), (labels >= 0).all(1)
         else:
             if labels.is_cpu and rows and int(labels.max()) >= count:  # elsewhere a check would synchronise
                 raise MmmaskError(f"{where}: class {int(labels.max())} where there are {count}, 0 to {count - 1}")

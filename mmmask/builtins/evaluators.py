@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +69,17 @@ class ReconstructionEvaluator(Evaluator):
         figures["psnr"] = _decibels(mean["error"], peak)
         figures["psnr_baseline"] = _decibels(mean["error_baseline"], peak)
         return figures
+
+    def state(self) -> Any:  # noqa: ANN401 - as Evaluator.state
+        """Sums, counts, and extremes."""
+        return self._sums, self._counts, self._lowest, self._highest
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Adds up the sums and counts of all processes."""
+        sums, counts, lowest, highest = zip(*states, strict=True)
+        self._sums = {name: sum((part[name] for part in sums), 0.0) for name in self._sums}
+        self._counts = {name: sum((part[name] for part in counts), 0.0) for name in self._counts}
+        self._lowest, self._highest = min(lowest), max(highest)
 
     def _add_loss(self, name: str, plan: MaskedPlan, predictions: Tensor) -> None:
         term = self.objective.term(plan, self.stream, predictions)

@@ -8,143 +8,180 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 from pydantic import Field
 
-from mmmask.interfaces.files import SourceFile, open_file, path_manager
-from mmmask.interfaces.source import Source, SourceError
+from mmmask.builtins.files import (
+    FileSource,
+    Label,
+    LabelledFileSource,
+    Listing,
+    is_remote,
+    lines_of,
+    open_text,
+)
+from mmmask.interfaces.files import path_manager
+from mmmask.interfaces.source import SourceError
 
 
-class _FileSource(Source):
-    """Files, numbered; `load` hands out the path and the modality reads it."""
-
-    class Config(Source.Config):
-        limit: int | None = Field(default=None, ge=1, description="take the first so many files only; null takes all")
-
-    def __init__(self, config: Config, extensions: tuple[str, ...] = ()) -> None:
-        super().__init__(config, tuple(extension.lower() for extension in extensions))
-        self._folder, files = self._find(os.path.expanduser(self.config.path))
-        self._paths = [path for path, _ in files[: config.limit]]
-        self._labels = [label for _, label in files[: config.limit]]
-
-    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
-        """The folder that names are relative to; paths and labels, in an order that does not depend on the machine."""
-        raise NotImplementedError
-
-    def _with_extensions(self, paths: Sequence[str], where: str) -> list[str]:
-        """The files that the modality can decode; of the others, `left_out` tells."""
-        endings = self.extensions or ""
-        self.left_out = _endings([path for path in paths if not path.lower().endswith(endings)])
-        chosen = [path for path in paths if path.lower().endswith(endings)]
-        if chosen:
-            return chosen
-        wanted = f" that end in {', '.join(self.extensions)}" if self.extensions else ""
-        if self.left_out:
-            raise SourceError(
-                f"{where} holds no files{wanted}, but {len(paths)} others ({self.left_out}). "
-                "Convert them, or choose the modality that decodes them."
-            )
-        raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def load(self, index: int) -> SourceFile:
-        """The file with this number, not read yet."""
-        return SourceFile(self._paths[index])
-
-    def label(self, index: int) -> str | None:
-        """The file's label, or None."""
-        return self._labels[index]
-
-    @property
-    def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """The names that are labels of some file."""
-        return classes_of(self._labels)
-
-    def describe(self, index: int) -> str:
-        """The file's path."""
-        return self._paths[index]
-
-    def name(self, index: int) -> str:
-        """Path relative to the source's folder, where the file lies below it."""
-        return self._paths[index].removeprefix(posixpath.join(self._folder, ""))
-
-
-class FolderSource(_FileSource):
+class FolderSource(LabelledFileSource):
     """Every file below a folder that the modality can decode, nested or flat, sorted by relative path.
 
     Endings are compared without regard to case; names that start with a dot are skipped. The label is the name of the
-    first-level subfolder, None for files that lie in the folder itself. Links to folders are followed.
+    subfolder at `label_depth`, None for files that do not lie so deep. Links to folders are followed.
     """
 
-    class Config(_FileSource.Config):
-        path: str = Field(description="the folder, local or remote; a first-level subfolder's name is the label")
+    class Config(LabelledFileSource.Config):
+        path: str = Field(description="the folder, local or remote; the names of its subfolders are labels")
+        label_depth: int = Field(
+            default=1, ge=1, description="level of the subfolders whose names are labels: 2 for phylum/species/file"
+        )
 
-    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
+    def _find(self, path: str) -> Listing:
         _check_folder(path)
-        found = sorted(_walk_remote(path) if _is_remote(path) else _walk_local(path))
-        chosen = self._with_extensions(found, f"source folder: {self.config.path}")
-        return path, [(posixpath.join(path, name), name.split("/")[0] if "/" in name else None) for name in chosen]
+        found = sorted(_walk_remote(path) if is_remote(path) else _walk_local(path))
+        names = with_extensions(self, found, f"source folder: {self.config.path}")
+        depth = self.config.label_depth
+        labels = [parts[depth - 1] if len(parts := name.split("/")) > depth else None for name in names]
+        known = {label: label for label in labels}  # one object for each name
+        return Listing(path, names, {"label": [known[label] for label in labels]} if set(known) != {None} else {})
 
 
-class GlobSource(_FileSource):
+class GlobSource(FileSource):
     """Every local file that matches a pattern and that the modality can decode, sorted by path.
 
     `*` stands for anything within a name, `**` for any number of folders. Names that start with a dot are skipped,
     unless the pattern spells the dot.
     """
 
-    class Config(_FileSource.Config):
+    class Config(FileSource.Config):
         path: str = Field(description="the pattern, such as data/**/frames_*.png; ** is any number of folders")
 
-    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
+    def _find(self, path: str) -> Listing:
         where = f"source glob: {self.config.path}"
-        if _is_remote(path):
+        if is_remote(path):
             raise SourceError(f"{where}: patterns work on local files only. Name them in a source list.")
         matches = set(glob.glob(path, recursive=True))
         if not matches:
             raise SourceError(f"{where} matches nothing. Set source.path to a pattern of files.")
         found = sorted(path for path in matches if os.path.isfile(path))
         plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.split(os.sep))
-        return os.sep.join(plain), [(path, None) for path in self._with_extensions(found, where)]
+        folder = os.sep.join(plain)
+        start = posixpath.join(folder, "")
+        return Listing(folder, [path.removeprefix(start) for path in with_extensions(self, found, where)])
 
 
-class ListSource(_FileSource):
+class NamedFileSource(LabelledFileSource):
+    """Files that a file names."""
+
+    class Config(LabelledFileSource.Config):
+        root: str | None = Field(
+            default=None,
+            description="the folder that all paths are relative to, those with a leading / too; null: relative "
+            "ones, to the folder that holds the file",
+        )
+        label_separator: str | None = Field(
+            default=None,
+            min_length=1,
+            description="what stands between the labels of a file that may have several of each set, such as ;",
+        )
+        skip_missing: bool = Field(
+            default=False,
+            description="look for every local file at the start, and leave out those that are not there; false: they "
+            "are bad samples",
+        )
+
+    def _found(self, path: str, names: Iterable[str], lines: Sequence[int], **more: Any) -> Listing:  # noqa: ANN401 - a Listing's
+        """The listing, with the settings applied that all such files have."""
+        folder = os.path.dirname(path) if self.config.root is None else os.path.expanduser(self.config.root)
+        start = posixpath.join(folder, "")
+        inside = "" if self.config.root is None else "/"
+        names = [os.path.expanduser(name).removeprefix(start).lstrip(inside) for name in names]
+        files = Listing(folder, names, lines=lines, **more)
+        return self._present(files) if self.config.skip_missing else files
+
+    def _several(self, labels: Mapping[str, Sequence[Label]]) -> dict[str, Any]:
+        """Labels cut at `label_separator`; where some are tuples already, all become such."""
+        separator = self.config.label_separator
+        if separator is None:
+            several = tuple(key for key, given in labels.items() if any(isinstance(label, tuple) for label in given))
+            whole = {key: [(label,) if isinstance(label, str) else label for label in labels[key]] for key in several}
+            return {"labels": {**labels, **whole}, "several": several}
+        known: dict[Label, Label] = {None: None}
+        for label in (label for given in labels.values() for label in given):
+            if isinstance(label, str) and label not in known:
+                names = dict.fromkeys(name.strip() for name in label.split(separator))
+                known[label] = tuple(name for name in names if name)
+        cut = {label_set: [known.get(label, label) for label in given] for label_set, given in labels.items()}
+        return {"labels": cut, "several": tuple(labels)}
+
+    def _present(self, files: Listing) -> Listing:
+        kept = [index for index in range(len(files)) if is_remote(path := files.path(index)) or os.path.exists(path)]
+        missing = len(files) - len(kept)
+        if not kept:
+            raise SourceError(
+                f"source {self.config.name}: {self.config.path}: not one of {missing} files is there; the first: "
+                f"{files.path(0)}. Set source.root to the folder that holds them."
+            )
+        if missing:
+            self.left_out = f"{missing} of {len(files)} files, which are not there"
+        return files.only(kept) if missing else files
+
+
+SEPARATORS = {"comma": ",", "space": None, "tab": "\t"}
+"""{setting: character}; None is any run of blanks."""
+
+
+class ListSource(NamedFileSource):
     """The files that a text file names, one `path` or `path,label` a line, in the order of the lines.
 
-    Relative paths are relative to the list's folder. Blank lines and lines that start with `#` are skipped. The LAST
-    comma of a line separates path and label: a path with a comma and no label ends in a comma. Endings are not
-    looked at, and whether a file is there is found out when it is read.
+    Relative paths are relative to `root`. Blank lines and lines that start with `#` are skipped. The LAST separator of
+    a line separates path and label: a path with a comma and no label ends in a comma. Endings are not looked at, and
+    whether a file is there is found out when it is read, or with `skip_missing` at the start.
     """
 
-    class Config(_FileSource.Config):
+    class Config(NamedFileSource.Config):
         path: str = Field(description="a UTF-8 text file with one `path` or `path,label` a line")
+        separator: Literal["comma", "space", "tab"] = Field(
+            default="comma", description="between path and label; space is any run of blanks"
+        )
 
-    def _find(self, path: str) -> tuple[str, list[tuple[str, str | None]]]:
-        try:
-            with open_file(path, "r") as file:
-                # `splitlines` knows ten more ends
-                lines = [line.strip() for line in file.read().removeprefix("\ufeff").split("\n")]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(
-                f"source list: {self.config.path} cannot be read ({type(error).__name__}). "
-                "Set source.path to a text file with one `path` or `path,label` a line."
-            ) from error
-        folder = os.path.dirname(path)
-        files = [_parse_line(line, folder) for line in lines if line and not line.startswith("#")]
-        if not files:
-            raise SourceError(
-                f"source list: {self.config.path} names no file. Write one `path` or `path,label` a line into it."
-            )
-        return folder, files
+    def _find(self, path: str) -> Listing:
+        where, wanted = f"source list: {self.config.path}", "one `path` or `path,label` a line"
+        separator = SEPARATORS[self.config.separator]
+        lines: list[int] = []
+        names: list[str] = []
+        labels: list[Label] = []
+        known: dict[str, str] = {}
+        with open_text(path, where, f"Set source.path to a text file with {wanted}.") as file:
+            for number, line in lines_of(file):
+                if not line or line.startswith("#"):
+                    continue
+                name, *rest = line.rsplit(separator, 1)
+                label = rest[0].strip() if rest else ""
+                lines.append(number)
+                names.append(name.strip())
+                labels.append(known.setdefault(label, label) or None)
+        if not names:
+            raise SourceError(f"{where} names no file. Write {wanted} into it.")
+        return self._found(path, names, lines, **self._several({"label": labels} if set(labels) != {None} else {}))
 
 
-def classes_of(labels: Iterable[str | None]) -> Mapping[str, tuple[str, ...]]:
-    """{"label": the sorted names among labels}; empty where none is a name."""
-    names = {label for label in labels if label is not None}
-    return {"label": tuple(sorted(names))} if names else {}
+def with_extensions(source: FileSource, paths: Sequence[str], where: str) -> list[str]:
+    """The files that the modality can decode; of the others, `left_out` tells."""
+    endings = source.extensions or ""
+    source.left_out = _endings([path for path in paths if not path.lower().endswith(endings)])
+    chosen = [path for path in paths if path.lower().endswith(endings)]
+    if chosen:
+        return chosen
+    wanted = f" that end in {', '.join(source.extensions)}" if source.extensions else ""
+    if source.left_out:
+        raise SourceError(
+            f"{where} holds no files{wanted}, but {len(paths)} others ({source.left_out}). "
+            "Convert them, or choose the modality that decodes them."
+        )
+    raise SourceError(f"{where} holds no files{wanted}: it is empty. Set source.path to where they are.")
 
 
 def _check_folder(path: str) -> None:
@@ -159,20 +196,8 @@ def _check_folder(path: str) -> None:
         ) from None
     if is_file:
         raise SourceError(f"source folder: {path} is a file, not a folder. For a file of paths use the source list.")
-    hint = " (a plugin may register an iopath handler for it)" if _is_remote(path) else ""
+    hint = " (a plugin may register an iopath handler for it)" if is_remote(path) else ""
     raise SourceError(f"source folder: {path} does not exist{hint}. Set source.path to a folder of files.")
-
-
-def _parse_line(line: str, folder: str) -> tuple[str, str | None]:
-    path, _, label = line.rpartition(",") if "," in line else (line, "", "")
-    path = os.path.expanduser(path.strip())
-    if not (os.path.isabs(path) or _is_remote(path)):
-        path = posixpath.join(folder, path)
-    return path, label.strip() or None
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
 
 
 def _walk_local(root: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
+from mmmask.builtins.positions.learned import first_rows
 from mmmask.builtins.transformer import TransformerSettings, check_stages, placed, prefix_of, visible_index
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Positions
 from mmmask.model.blocks import Bias, Blocks, initialize
@@ -109,6 +110,12 @@ class ViTEncoder(Encoder):
             asked = tuple(seen[number][:, prefix:] for number in stages)
             latents.append(Latents(x[:, prefix:], self._index(own), x[:, :prefix] if prefix else None, asked))
         return latents
+
+    def weights_from(self, other: ViTEncoder) -> dict[str, Tensor]:
+        """Prefix tokens: the first of the other's, and its own where there are more."""
+        if not self.config.prefix_tokens or not other.config.prefix_tokens:
+            return {}
+        return {"prefix_tokens": first_rows(other.prefix_tokens, self.prefix_tokens)}
 
     def _embed(self, own: EncoderInput) -> tuple[Tensor, Bias]:
         """Prefix and tokens of one input, with positions: (batch, prefix + tokens, width), and their attention bias."""

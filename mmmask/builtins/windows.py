@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.builtins.positions.relative import relative_index
+from mmmask.builtins.positions.resizing import resize_relative_table
 from mmmask.interfaces import Embedding, GridError
 from mmmask.model.attention import attention
 
@@ -26,7 +27,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, window: int, qkv_bias: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.window = num_heads, window
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
         self.relative_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
@@ -46,6 +47,11 @@ class WindowAttention(nn.Module):
             bias = bias.masked_fill(apart.unsqueeze(1), float("-inf"))  # (windows, heads, M * M, M * M)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         return self.proj(attention(qkv, bias=bias))
+
+    def weights_from(self, other: WindowAttention) -> dict[str, Tensor]:
+        """The table resized to these windows."""
+        trained, window = (other.window,) * 2, (self.window,) * 2
+        return {"relative_table": resize_relative_table(other.relative_table, trained, window)}
 
 
 def cut(plane: Tensor, tile: Sequence[int]) -> Tensor:

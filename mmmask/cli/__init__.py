@@ -23,6 +23,7 @@ COMMANDS = {
     "show": "an experiment with every default filled in",
     "check": "build an experiment, read samples of every stream and try a step on them",
     "reconstruct": "draw original, masked and reconstruction of samples",
+    "evaluate": "figures of a classifier on labelled samples, and its predictions",
     "extract": "write features of samples, with nothing masked",
     "convert": "read a checkpoint in one layout, write it in another",
     "bench": "measure a training step against the machine's matmul peak",

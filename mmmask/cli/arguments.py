@@ -129,7 +129,11 @@ def spoken_as_options() -> Iterator[None]:
 def as_options(text: str) -> str:
     """Arguments of functions in a text, as options."""
     text = text.replace("strict=False", "--no-strict").replace("overwrite=True", "--overwrite")
-    return re.sub(r"\b(format|stream|split)=(\w*)", lambda found: f"--{found[1]} {found[2]}".rstrip(), text)
+    return re.sub(
+        r"\b(format|stream|split|label_set|classes)=(\w*)",
+        lambda found: f"--{found[1].replace(chr(95), chr(45))} {found[2]}".rstrip(),
+        text,
+    )
 
 
 def ratio_list(text: str) -> list[float]:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_experiment, load
+from mmmask.components import components
 from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    from mmmask.experiment import Experiment
+    from mmmask.interfaces import Modality
 
 BF16_ACTIVATIONS = 0.6
 """Measured share of what float32 keeps for backward, under autocast: 0.54 (ViT-B) to 0.64 (Swin-B). Not a half, as
@@ -13,16 +20,21 @@ residuals and the inputs of LayerNorms stay float32."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """EXPERIMENT [key=value ...] --device."""
+    """EXPERIMENT [key=value ...] --verbose --device --pictures."""
     add_experiment(parser)
+    parser.add_argument("--verbose", action="store_true", help="say what became of every key of model.weights")
     parser.add_argument("--device", metavar="D", help="of the trial step (default: a GPU where there is one)")
+    parser.add_argument("--pictures", metavar="DIR", help="draw samples of every stream as training sees them")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
     experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
-    from mmmask.data.streams import sample_loader, total_steps
+    from mmmask.data.labels import count_labels
+    from mmmask.data.streams import classes_of, sample_loader, total_steps
+    from mmmask.interop.starting import start
+    from mmmask.model.build import build_model
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
     from mmmask.profiling.cost import meta_model, parameters, stream_cost
@@ -37,6 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     some = f"; {trained:,} train" if trained < counts["total"] else ""
     print(f"parameters: {counts['total']:,} ({parts}{some})")
+    if experiment.model.weights is not None:
+        with within_memory("model.weights"):
+            taken = start(build_model(experiment, classes_of(experiment)), experiment)
+        if taken is not None:
+            print(taken.account if arguments.verbose else taken.summary)
     check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"
@@ -61,12 +78,18 @@ def run(arguments: argparse.Namespace) -> None:
             f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
         )
+        if arguments.pictures:
+            print(f"{name}: {_draw(experiment, name, model.modalities[name], Path(arguments.pictures))}")
         if source.left_out:
-            print(f"{name}: files of other endings, left out: {source.left_out}")
+            print(f"{name}: left out: {source.left_out}")
+        for label_set, found in count_labels(source).items():
+            print(f"{name}: {'labels' if label_set == 'label' else f'labels {label_set}'}: {found}")
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
-            print(f"{name}: {len(sample_loader(experiment, name, held_out=True).source)} held-out samples")
+            learns = components().get("objective", stream.objective).needs_labels
+            held_out = sample_loader(experiment, name, held_out=True, classes=source.classes if learns else None)
+            print(f"{name}: {len(held_out.source)} held-out samples")
         shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
         if shape != expected:
             problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")
@@ -100,3 +123,18 @@ def run(arguments: argparse.Namespace) -> None:
         print("ready to train where there is that much memory")
         return
     print("ready to train")
+
+
+def _draw(experiment: Experiment, stream: str, modality: Modality, folder: Path) -> str:
+    """Says where the picture of a stream's samples is, or why there is none."""
+    from mmmask.data.streams import sample_loader
+    from mmmask.evaluation.pictures import draw_training_samples
+
+    path = folder / f"{stream}.png"
+    try:
+        picture = draw_training_samples(sample_loader(experiment, stream), modality)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (NotImplementedError, OSError) as error:
+        return f"no picture: {error}"
+    return f"{path} shows samples as training sees them"

@@ -53,6 +53,8 @@ class TrainingProgress:
         said = f"{again}: {parameters / 1e6:.1f} M parameters{frozen} on {device}, "
         said += f"{run.total_steps} steps, in {run.output}"
         self._say(run, said)
+        if run.weights is not None:
+            self._say(run, f"{run.weights.summary}\n  every key: {run.output / 'weights.txt'}")
         self._bar.add_task("", total=run.total_steps, completed=run.step, figures="")
         self._bar.start()
 
@@ -80,7 +82,7 @@ class TrainingProgress:
             if self._bar.disable:
                 print(line, file=sys.stderr, flush=True)
             else:
-                self._bar.console.print(line, soft_wrap=True)
+                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         except OSError:
             run.stop = True
 

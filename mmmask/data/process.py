@@ -72,6 +72,10 @@ class Loads(Protocol):
         """One sample, as `SampleLoader.plain`."""
         ...
 
+    def views(self, index: int, clips: int = 1, crops: int = 1) -> list[Sample]:
+        """Several views of one sample, as `SampleLoader.views`."""
+        ...
+
 
 class GuardedLoader:
     """A loader whose samples are loaded by worker processes."""
@@ -86,6 +90,10 @@ class GuardedLoader:
     def plain(self, index: int) -> Sample:
         """One sample, as `SampleLoader.plain`."""
         return self.processes.call(self.name, "plain", index)
+
+    def views(self, index: int, clips: int = 1, crops: int = 1) -> list[Sample]:
+        """Several views of one sample, as `SampleLoader.views`."""
+        return self.processes.call(self.name, "views", index, clips, crops)
 
 
 class WorkerProcesses:
@@ -129,7 +137,7 @@ class WorkerProcesses:
         self._code: int | None = None
         self._closed = False
 
-    def call(self, name: str, method: str, argument: object) -> Any:  # noqa: ANN401 - the method's result
+    def call(self, name: str, method: str, *arguments: object) -> Any:  # noqa: ANN401 - the method's result
         """Calls a method of a loader there; several threads may wait at once.
 
         Raises:
@@ -140,7 +148,7 @@ class WorkerProcesses:
         try:
             if self._closed:
                 raise EOFError
-            request = next(self._numbers), name, method, argument
+            request = next(self._numbers), name, method, arguments
             connection.send(request)
             while True:
                 answered, answer = receive(connection)

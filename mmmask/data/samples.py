@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from mmmask.data.order import Draw
-from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, TokenSpec, View
+from mmmask.interfaces import BadSample, Batch, Preparation, Sample, Source, SourceFile, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError
 
 ATTEMPTS = 20
 UNLABELLED = -1
-"""Class number of a sample without a label, in a source whose other samples have one."""
+"""Class number of a sample without a label, in a source whose other samples have one; of several classes, each."""
 LONGEST_REASON = 400
 
 
@@ -133,15 +133,25 @@ class SampleLoader:
             samples.extend(self._replicas(draw, bad))
         return LoadedBatch(Batch.of(samples, self.preparation.collate), tuple(bad))
 
-    def plain(self, index: int, view: View = PLAIN) -> Sample:
-        """One sample, prepared without any randomness, or as another view asks for.
+    def plain(self, index: int) -> Sample:
+        """One sample, prepared without any randomness.
 
         Raises:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
+        return self.views(index)[0]
+
+    def views(self, index: int, clips: int = 1, crops: int = 1) -> list[Sample]:
+        """Crops of clips of one sample, without any randomness: all crops of the first clip come first.
+
+        Raises:
+            BadSample: it cannot be decoded, or holds values that are no numbers.
+        """
+        looks = [View(index=number, of=crops) for number in range(crops)]
         with self._loading(index):
-            part = self.preparation.prepare(self.preparation.decode(self.source.load(index), view), view)
-        return self._sample(index, part)
+            decoded = self.preparation.decode_clips(self._loaded(index), clips)
+            parts = [self.preparation.prepare(clip, look) for clip in decoded for look in looks]
+        return [self._sample(index, part) for part in parts]
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw
@@ -157,7 +167,7 @@ class SampleLoader:
     def _load(self, epoch: int, index: int) -> list[Sample]:
         where = (self.seed, "sample", self.stream, epoch, index)
         with self._loading(index):
-            decoded = self.preparation.decode(self.source.load(index), View(seeded_generator(*where)))
+            decoded = self.preparation.decode(self._loaded(index), View(seeded_generator(*where)))
             parts = [
                 self.preparation.prepare(decoded, View(seeded_generator(*where, replica)))
                 for replica in range(self.replicate)
@@ -171,6 +181,15 @@ class SampleLoader:
         with bad_sample_of_any_error(), self.watch(index):
             yield
 
+    def _loaded(self, index: int) -> Any:  # noqa: ANN401 - whatever the source hands out
+        loaded = self.source.load(index)
+        if isinstance(loaded, SourceFile) and loaded.window and not self.preparation.takes_windows:
+            raise SourceError(
+                f"streams.{self.stream}: {self.source.describe(index)}: a window of time, which the modality does not "
+                "keep to. Take a modality of recordings, or a source without start and end."
+            )
+        return loaded
+
     def _sample(self, index: int, part: Tensor) -> Sample:
         if part.is_floating_point():
             unusable = part.isinf() if self.spec.gaps else ~part.isfinite()
@@ -179,16 +198,23 @@ class SampleLoader:
                 raise BadSample(f"holds {kind} values: {count} of {part.numel()}")
         return Sample({self.stream: part}, self._labels(index), index)
 
-    def _labels(self, index: int) -> dict[str, int]:
+    def _labels(self, index: int) -> dict[str, int | Tensor]:
         if not self.classes:
             return {}
         named = self.source.labels(index)
         try:
-            return {
-                label_set: numbers[named[label_set]] if label_set in named else UNLABELLED
-                for label_set, numbers in self._numbers.items()
-            }
+            return {label_set: self._number(label_set, named.get(label_set)) for label_set in self.classes}
         except KeyError as error:
             raise SourceError(
                 f"streams.{self.stream}: {self.source.describe(index)}: class {error} is none of the source's classes"
             ) from error
+
+    def _number(self, label_set: str, given: str | tuple[str, ...] | None) -> int | Tensor:
+        numbers = self._numbers[label_set]
+        if label_set not in self.source.several:
+            return UNLABELLED if given is None else numbers[given]  # type: ignore[index] - KeyError of a tuple
+        if given is None:
+            return torch.full((len(numbers),), float(UNLABELLED))
+        row = torch.zeros(len(numbers))
+        row[[numbers[name] for name in ((given,) if isinstance(given, str) else given)]] = 1
+        return row

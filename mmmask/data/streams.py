@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mmmask.components import components
+from mmmask.data.labels import count_labels
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import read_ahead
 from mmmask.data.process import guarded
@@ -227,7 +228,8 @@ def sample_loader(
 
     Raises:
         ExperimentError: the stream has no such source.
-        SourceError: it is missing or empty, or has a class that is none of `classes`.
+        SourceError: it is missing or empty, or has a class that is none of `classes`, or a sample has no label and the
+            stream's objective takes none such.
     """
     settings = experiment.streams[stream]
     modality: Modality = build("modality", settings.modality)
@@ -249,7 +251,24 @@ def sample_loader(
                 f"streams.{stream}.held_out: class {strange[0]!r} of {label_set!r} is none of the training source's "
                 f"({_listed(names)})"
             )
+    if classes is not None or not held_out:
+        _check_labels(settings, source, f"streams.{stream}.{key}")
     return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
+
+
+def _check_labels(settings: Any, source: Source, where: str) -> None:  # noqa: ANN401 - with the objective's keys
+    """Names the first sample without a label, where the objective has a setting `unlabelled` and that is false."""
+    learns = components().get("objective", settings.objective).needs_labels
+    if not learns or getattr(settings, "unlabelled", True):
+        return
+    counts = count_labels(source)
+    for label_set, found in counts.items():
+        if found.first_unlabelled is not None and label_set in (getattr(settings, "label_sets", None) or counts):
+            raise SourceError(
+                f"{where}: {source.describe(found.first_unlabelled)} has no label of the set {label_set!r}, as "
+                f"{found.unlabelled} of {len(source)} samples. Label or leave out these, or set the stream's "
+                "`unlabelled: true`, which does not count them."
+            )
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -199,13 +199,13 @@ class _Worker:
             Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
         while True:
             try:
-                request, name, method, argument = self.connection.recv()
+                request, name, method, arguments = self.connection.recv()
             except (EOFError, OSError):
                 self._close()
             self.mark[0] = self.streams.index(name)
             loader = self.loaders[name]
             loader.watch = self.watch
-            answer = _outcome(getattr(loader, method), argument)
+            answer = _outcome(getattr(loader, method), arguments)
             self.mark[1] = _SENDING
             try:
                 send(self.connection, (request, answer))
@@ -242,10 +242,10 @@ class _Worker:
         os._exit(0)
 
 
-def _outcome(method: Callable[[Any], Any], argument: object) -> object:
+def _outcome(method: Callable[..., Any], arguments: Sequence[object]) -> object:
     """The result, or an error that can be sent: the user's, or one that says the same; any other as its traceback."""
     try:
-        return method(argument)
+        return method(*arguments)
     except BadSample as error:
         return BadSample(str(error))
     except MmmaskError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_ahead
-from mmmask.interfaces import Batch, Encoder, Latents
+from mmmask.evaluation.inputs import Progress, SourceChoice, compute, open_inputs
+from mmmask.interfaces import Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
-from mmmask.model.precision import autocast
 from mmmask_registry import MmmaskError, UnknownName
 
 ENDINGS = (".safetensors", ".npz")
@@ -74,7 +73,7 @@ def extract(
     device: str | None = None,
     precision: str = "fp32",
     reading: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int, Sequence[str]], None] = lambda done, total, skipped: None,
+    progress: Progress = lambda done, total, skipped: None,
 ) -> Features:
     """Computes features of samples with nothing masked.
 
@@ -103,35 +102,16 @@ def extract(
     if pool not in (None, *pools):
         raise UnknownName("pool", str(pool), pools)
     inputs = open_inputs(model, files, source, split, stream, device, precision, reading)
-    total, done = sum(len(loader.source) for loader in inputs.loaders.values()), 0
-    parts: dict[str, list[Tensor]] = {}
-    names: dict[str, list[str]] = {}
-    labels: dict[str, list[str | None]] = {}
-    skipped: list[str] = []
-    progress(0, total, ())
-    for name, loader in inputs.loaders.items():
-        for samples, bad in read_ahead(loader, batch_size):
-            if samples:
-                batch = Batch.of(samples, loader.preparation.collate).content.to(inputs.device)
-                try:
-                    with torch.inference_mode(), autocast(inputs.device, precision):
-                        found = _features(inputs.model, name, batch, pool, maps)
-                except torch.OutOfMemoryError as error:
-                    reason = f"{inputs.device} has not enough memory; take less"
-                    raise MmmaskError(f"batch size {batch_size}: {reason}") from error
-                for key, tensor in found.items():
-                    parts.setdefault(key, []).append(tensor.float().cpu().contiguous())
-                names.setdefault(name, []).extend(loader.source.describe(sample.index) for sample in samples)
-                labels.setdefault(name, []).extend(loader.source.label(sample.index) for sample in samples)
-            skipped += bad
-            done += len(samples) + len(bad)
-            progress(done, total, bad)
-    if not names:
-        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
+    computed = compute(
+        inputs, lambda name, rows: _features(inputs.model, name, rows, pool, maps), batch_size, precision, progress
+    )
+    names, labels = {}, {}
+    for name, numbers in computed.index.items():
+        found = inputs.loaders[name].source
+        names[name] = [found.describe(number) for number in numbers]
+        labels[name] = [found.label(number) for number in numbers]
     known = {name: found for name, found in labels.items() if any(label is not None for label in found)}
-    # pop: what was collected is let go of as it is joined
-    tensors = {key: torch.cat(parts.pop(key)) for key in list(parts)}
-    features = Features(tensors, names, known, tuple(skipped), inputs.report)
+    features = Features(computed.tensors, names, known, computed.skipped, inputs.report)
     if output is not None:
         features.save(output)
     return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from mmmask.data.process import Loads, guarded
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
+from mmmask.evaluation.inputs import read_ahead
 from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.model.model import Model
+from mmmask.model.processes import ALONE, Processes
 
 BATCH = 32
 """Samples of one forward."""
@@ -30,17 +32,20 @@ class HeldOut:
 
     Args:
         loaders: {stream: loader of its training samples}, a few of which are drawn where a stream has no held-out ones.
+        peers: processes that share the samples where all of them are evaluated.
 
     Attributes:
-        samples: {stream: what is evaluated and drawn}, decoded once.
-        bad: {stream: held-out samples that others replace}.
+        samples: {stream: what is evaluated and drawn}, decoded once; of all held-out samples only those that are drawn.
+        bad: {stream: held-out samples that cannot be decoded, as far as is known}.
 
     Raises:
         SourceError: a held-out source is missing, empty, or holds no sample that can be decoded.
     """
 
-    def __init__(self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader]) -> None:
-        self.model, self.experiment = model, experiment
+    def __init__(
+        self, model: Model, experiment: Experiment, loaders: Mapping[str, SampleLoader], peers: Processes = ALONE
+    ) -> None:
+        self.model, self.experiment, self.peers = model, experiment, peers
         chosen = dict(loaders)
         self.held_out = [name for name, stream in experiment.streams.items() if stream.held_out]
         for name in self.held_out:
@@ -51,24 +56,44 @@ class HeldOut:
         with guarded(chosen, experiment.data) as guards:
             for name, loader in guards.items():
                 count = experiment.training.evaluate.samples if name in self.held_out else PICTURED
-                self.samples[name], self.bad[name] = spread_samples(loader, count)
+                self.samples[name], self.bad[name] = spread_samples(loader, count or PICTURED)
+        self._streamed = {name: chosen[name] for name in self.held_out if experiment.training.evaluate.samples is None}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, Any]]:
-        """{stream: figures} of the streams with held-out samples."""
+        """{stream: figures} of the streams with held-out samples, on all processes alike."""
         training = self.model.training
         self.model.eval()
         found = {}
         for name in self.held_out:
-            samples = self.samples[name]
             evaluators = self._evaluators(name)
-            for first in range(0, len(samples), BATCH):
-                batch = self._batch(samples[first : first + BATCH])
+            shared = name in self._streamed and all(evaluator.merges for evaluator in evaluators)
+            for batch, first, total in self._batches(name, self.peers if shared else ALONE):
                 for evaluator in evaluators:
-                    evaluator.add(batch, first, len(samples))
+                    evaluator.add(batch, first, total)
+            if shared and self.peers.world_size > 1:
+                for evaluator in evaluators:
+                    evaluator.merge(self.peers.gather(evaluator.state()))
+                self.bad[name] = [record for part in self.peers.gather(self.bad[name]) for record in part]
             found[name] = {key: value for part in evaluators for key, value in part.figures().items()}
         self.model.train(training)
         return found
+
+    def _batches(self, name: str, peers: Processes) -> Iterator[tuple[Batch, int, int]]:
+        """(batch, its first sample, all samples), of those of this process; whole batches are shared."""
+        if name not in self._streamed:
+            samples = self.samples[name]
+            for first in range(0, len(samples), BATCH):
+                yield self._batch(samples[first : first + BATCH]), first, len(samples)
+            return
+        loader, self.bad[name] = self._streamed[name], []
+        count = len(loader.source)
+        batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+        batches = batches[peers.rank :: peers.world_size]
+        for batch, (views, bad) in zip(batches, read_ahead(loader, batches, data=self.experiment.data), strict=True):
+            self.bad[name] += bad
+            if views:
+                yield self._batch([sample for (sample,) in views]), batch[0], count
 
     def draw(self, folder: Path, step: int) -> dict[str, Path]:
         """Draws every stream: {stream: path}. A modality or objective that cannot be drawn is left out."""

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from mmmask import interop
 from mmmask.data.process import Loads, guarded
-from mmmask.data.samples import SampleLoader
+from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.experiment.settings import DataSettings
-from mmmask.interfaces import BadSample, ChosenByName, Component, Modality, Sample, Source, SourceError, SourceFile
+from mmmask.interfaces import (
+    BadSample,
+    Batch,
+    ChosenByName,
+    Component,
+    Modality,
+    Sample,
+    Source,
+    SourceError,
+    SourceFile,
+)
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
-from mmmask.model.precision import find_device
+from mmmask.model.precision import autocast, find_device
+from mmmask.model.processes import ALONE, Processes
 from mmmask_registry import MmmaskError, UnknownName
 
 SPLITS = ("source", "held_out")
@@ -29,6 +42,9 @@ PRECISIONS = ("fp32", "bf16")
 
 SourceChoice = Source | Component.Config | Mapping[str, Any] | str | None
 """A source, or a block `source` of an experiment, such as `{"name": "folder", "path": ...}`."""
+
+Progress = Callable[[int, int, Sequence[str]], None]
+"""Called with (samples done, samples in all, reasons of newly skipped samples)."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +77,16 @@ def open_inputs(
     Raises:
         MmmaskError: something of this cannot be.
     """
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
+    known_precision(precision)
     if sum(bool(given) for given in (files, source, split)) != 1:
         raise MmmaskError("inputs: give files, or a source, or a split of a run's own samples; exactly one of them")
     for path in files:
         if not os.path.exists(path):
             raise MmmaskError(f"{path}: there is no such file")
     if split is not None:
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        if not isinstance(model, str | Path) or not RunFolder(model).experiment_file.exists():
-            raise MmmaskError(f"split={split}: only a run has samples of its own; give a run's folder, or a source")
-    chosen = find_device(device)
-    opened: Any = model
-    report = None
-    if not isinstance(model, nn.Module):
-        loaded = interop.read(model, **(reading or {}))
-        opened, report = loaded.model.float(), loaded.report
+        known_split(model, split)
+    place = find_device(device)
+    opened, report = read_model(model, reading)
     modalities: Mapping[str, Modality] = opened.modalities
     if stream is not None and stream not in modalities:
         raise UnknownName("stream", stream, modalities)
@@ -90,15 +98,62 @@ def open_inputs(
             raise MmmaskError(f"several streams could be meant ({', '.join(modalities)}): name one with stream=")
         name = stream or next(iter(modalities))
         if split is not None:
-            source = getattr(load_run(str(model)).experiment.streams[name], split)
-            if source is None:
-                raise MmmaskError(f"streams.{name}.{split}: the run's experiment has none")
-        sources = {name: _built(source, modalities[name].preparation.extensions)}
+            source = source_of_split(str(model), split, name)
+        sources = {name: built_source(source, modalities[name].preparation.extensions)}
     loaders = {}
     for name, found in sources.items():
         preparation, spec = modalities[name].preparation, modalities[name].spec
         loaders[name] = SampleLoader(found, preparation, spec, replicate=1, seed=0, stream=name, classes={})
-    return Inputs(opened.eval().to(chosen), report, loaders, chosen)
+    return Inputs(opened.eval().to(place), report, loaders, place)
+
+
+def known_precision(precision: str) -> None:
+    """Raises: UnknownName: it is none."""
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+
+
+def known_split(model: nn.Module | str | Path, split: str) -> None:
+    """Looks whether there can be such a split.
+
+    Raises:
+        MmmaskError: it is none, or the model is no run.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    if not is_run(model):
+        raise MmmaskError(f"split={split}: only a run has samples of its own; give a run's folder, or a source")
+
+
+def is_run(model: nn.Module | str | Path) -> bool:
+    """Whether a model is the folder of a run."""
+    return isinstance(model, str | Path) and RunFolder(model).experiment_file.exists()
+
+
+def read_model(
+    model: nn.Module | str | Path, reading: Mapping[str, Any] | None = None
+) -> tuple[Any, interop.Report | None]:
+    """A model, float32, and how it was read; None where a model was given.
+
+    Raises:
+        MmmaskError: it cannot be read.
+    """
+    if isinstance(model, nn.Module):
+        return model, None
+    loaded = interop.read(model, **(reading or {}))
+    return loaded.model.float(), loaded.report
+
+
+def source_of_split(run: str | Path, split: str, stream: str) -> Component.Config:
+    """The settings of a run's own source.
+
+    Raises:
+        MmmaskError: there is none.
+    """
+    source = getattr(load_run(str(run)).experiment.streams[stream], split)
+    if source is None:
+        raise MmmaskError(f"streams.{stream}.{split}: the run's experiment has none")
+    return source
 
 
 def read_sample(loader: Loads, index: int) -> Sample:
@@ -123,24 +178,203 @@ def read_samples(loader: SampleLoader, numbers: Sequence[int]) -> list[Sample]:
         return [read_sample(loaders[loader.stream], number) for number in numbers]
 
 
-def read_ahead(loader: SampleLoader, size: int) -> Iterator[tuple[list[Sample], list[str]]]:
-    """Samples and why others could not be decoded, so many at a time, while workers decode the next ones."""
-    workers, count = min(size, os.cpu_count() or 1, len(loader.source)), len(loader.source)
-    with (
-        guarded({loader.stream: loader}, DataSettings(workers=workers)) as loaders,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        ready: list[Future[Sample]] = []
+def read_ahead(
+    loader: SampleLoader,
+    batches: Iterable[Sequence[int]],
+    views: tuple[int, int] = (1, 1),
+    data: DataSettings | None = None,
+) -> Iterator[tuple[list[list[Sample]], list[BadRecord]]]:
+    """Batches of samples, each sample as its views, and those that cannot be decoded, while workers decode the next.
+
+    Args:
+        batches: numbers of samples.
+        views: clips and crops of a sample; (1, 1) is its deterministic view.
+        data: of the workers; by default a process for every core.
+    """
+    data = data or DataSettings(workers=max(1, min(_cores(), len(loader.source))))
+    threads, waiting = max(1, data.workers), iter(batches)
+    with guarded({loader.stream: loader}, data) as loaders, ThreadPoolExecutor(threads) as pool:
+        load = loaders[loader.stream].views
+
+        def started(count: int) -> Iterator[list[tuple[int, Future[list[Sample]]]]]:
+            for batch in islice(waiting, count):
+                yield [(number, pool.submit(load, number, *views)) for number in batch]
+
+        coming = deque(started(1))
         try:
-            for start in range(0, count + size, size):
-                numbers = range(start, min(start + size, count))
-                coming = [pool.submit(read_sample, loaders[loader.stream], number) for number in numbers]
-                if ready:
-                    reasons = [str(error) for future in ready if (error := future.exception())]
-                    yield [future.result() for future in ready if not future.exception()], reasons
-                ready = coming
+            while coming:
+                while sum(map(len, coming)) < len(coming[0]) + threads and (more := list(started(1))):
+                    coming.extend(more)
+                samples, bad = [], []
+                for number, future in coming.popleft():
+                    try:
+                        samples.append(future.result())
+                    except BadSample as error:
+                        bad.append(BadRecord(loader.stream, loader.source.describe(number), str(error)))
+                yield samples, bad
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores for each process of this machine."""
+    return (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A batch of samples, and what a model makes of it.
+
+    Attributes:
+        index: numbers of the samples in their source.
+        tensors: {key: (samples, ...)}, float32 on the CPU; empty where there are no samples.
+        labels: {label set: (samples,) or (samples, classes)}.
+        bad: samples of the batch that could not be decoded.
+        end: number of the sample after the batch.
+    """
+
+    stream: str
+    index: list[int]
+    tensors: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    bad: list[BadRecord]
+    end: int
+
+    @property
+    def skipped(self) -> list[str]:
+        """What could not be decoded and why, a line each."""
+        return _reasons(self.bad)
+
+
+def portions(
+    inputs: Inputs,
+    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    batch_size: int,
+    precision: str,
+    views: tuple[int, int] = (1, 1),
+    peers: Processes = ALONE,
+) -> Iterator[Portion]:
+    """Samples to batches to what a model makes of them, while the next are being decoded; every sample once.
+
+    Args:
+        forward: called in inference mode with a stream and (rows, *sample_shape) on the device; {key: (rows, ...)},
+            floating point. Of several views of a sample the mean is taken.
+        batch_size: rows of a forward at most.
+        views: clips and crops of each sample.
+        peers: processes among which batches are shared as wholes; results do not depend on how many they are.
+
+    Raises:
+        MmmaskError: there is not enough memory.
+    """
+    rows = views[0] * views[1]
+    size = max(1, batch_size // rows)
+    for name, loader in inputs.loaders.items():
+        count = len(loader.source)
+        batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        batches = batches[peers.rank :: peers.world_size]
+        for batch, (samples, bad) in zip(batches, read_ahead(loader, batches, views), strict=True):
+            tensors, labels = {}, {}
+            if samples:
+                stacked = Batch.of([view for sample in samples for view in sample], loader.preparation.collate)
+                tensors = _forward(forward, name, stacked.content, inputs.device, batch_size, rows, precision)
+                labels = {key: label[::rows] for key, label in stacked.labels.items()}
+            yield Portion(name, [sample[0].index for sample in samples], tensors, labels, bad, batch[-1] + 1)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a model makes of all samples, on the CPU, in the order of their sources.
+
+    Attributes:
+        tensors: {key: (samples, ...)}, float32.
+        index: {stream: numbers of the samples in their source}, of streams with a sample that could be decoded.
+        labels: {stream: {label set: (samples,) or (samples, classes)}}.
+        skipped: what could not be decoded and why, a line each.
+    """
+
+    tensors: dict[str, Tensor]
+    index: dict[str, list[int]]
+    labels: dict[str, dict[str, Tensor]]
+    skipped: tuple[str, ...]
+
+
+def compute(
+    inputs: Inputs,
+    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    batch_size: int,
+    precision: str,
+    progress: Progress,
+    views: tuple[int, int] = (1, 1),
+    peers: Processes = ALONE,
+) -> Computed:
+    """All portions, joined; all of them on every process. Arguments as of `portions`.
+
+    Raises:
+        MmmaskError: not one sample can be decoded, or there is not enough memory.
+    """
+    sizes = {name: len(loader.source) for name, loader in inputs.loaders.items()}
+    total, before = sum(sizes.values()), dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
+    progress(0, total, ())
+    own: list[Portion] = []
+    for part in portions(inputs, forward, batch_size, precision, views, peers):
+        own.append(part)
+        progress(before[part.stream] + part.end, total, part.skipped)  # the other processes have come as far
+    gathered = peers.gather(own)
+    for rank, parts in enumerate(gathered):
+        if rank != peers.rank:
+            progress(total, total, [reason for part in parts for reason in part.skipped])
+    found = [part for parts in gathered for part in parts]
+    del own, gathered  # what was collected is let go of as it is joined
+    return _joined(found, list(sizes), total)
+
+
+def _forward(
+    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    stream: str,
+    content: Tensor,
+    device: torch.device,
+    batch_size: int,
+    rows: int,
+    precision: str,
+) -> dict[str, Tensor]:
+    pieces: list[Mapping[str, Tensor]] = []
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            for piece in content.split(batch_size):
+                found = forward(stream, piece.to(device))
+                pieces.append({key: tensor.float().cpu().contiguous() for key, tensor in found.items()})
+    except torch.OutOfMemoryError as error:
+        raise MmmaskError(f"batch size {batch_size}: {device} has not enough memory; take less") from error
+    joined = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
+    return joined if rows == 1 else {key: part.unflatten(0, (-1, rows)).mean(dim=1) for key, part in joined.items()}
+
+
+def _joined(parts: list[Portion], streams: Sequence[str], total: int) -> Computed:
+    parts.sort(key=lambda part: (streams.index(part.stream), part.end))
+    skipped = [reason for part in parts for reason in part.skipped]
+    tensors: dict[str, list[Tensor]] = {}
+    labels: dict[str, dict[str, list[Tensor]]] = {}
+    index: dict[str, list[int]] = {}
+    for part in parts:
+        if part.index:
+            index.setdefault(part.stream, []).extend(part.index)
+        for key, tensor in part.tensors.items():
+            tensors.setdefault(key, []).append(tensor)
+        for label_set, label in part.labels.items():
+            labels.setdefault(part.stream, {}).setdefault(label_set, []).append(label)
+    parts.clear()
+    if not index:
+        raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
+    return Computed(
+        {key: torch.cat(tensors.pop(key)) for key in list(tensors)},
+        index,
+        {name: {key: torch.cat(found) for key, found in own.items()} for name, own in labels.items()},
+        tuple(skipped),
+    )
+
+
+def _reasons(bad: Sequence[BadRecord]) -> list[str]:
+    return [f"{record.sample}: {record.reason}" for record in bad]
 
 
 class Files(Source):
@@ -185,7 +419,7 @@ def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, 
             yield path
             continue
         try:
-            source = _built({"name": "folder", "path": path}, wanted)
+            source = built_source({"name": "folder", "path": path}, wanted)
         except SourceError as error:
             # what follows is advice about a setting, and there is none here
             reason = re.sub(r" Set source\.path .*", "", str(error)).removeprefix("source folder: ")
@@ -193,15 +427,29 @@ def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, 
         yield from (source.describe(index) for index in range(len(source)))
 
 
-def _built(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
+def built_source(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
+    """A source that holds samples.
+
+    Raises:
+        SourceError: it is missing or empty.
+    """
     if isinstance(source, Source):
         return source
-    try:
-        config = TypeAdapter(Annotated[Component.Config, ChosenByName("source")]).validate_python(source)
-    except ValidationError as error:
-        lines = [".".join(["source", *map(str, detail["loc"])]) + f": {detail['msg']}" for detail in error.errors()]
-        raise SourceError("\n".join(lines)) from error
+    config = chosen("source", source)
     built = build("source", config, extensions=extensions)
     if not len(built):
         raise SourceError(f"source {config.name}: there is not a single sample")
     return built
+
+
+def chosen(kind: str, block: object) -> Component.Config:
+    """The settings of a component of a kind, from a block of an experiment.
+
+    Raises:
+        SourceError: all problems at once.
+    """
+    try:
+        return TypeAdapter(Annotated[Component.Config, ChosenByName(kind)]).validate_python(block)
+    except ValidationError as error:
+        lines = [".".join([kind, *map(str, detail["loc"])]) + f": {detail['msg']}" for detail in error.errors()]
+        raise SourceError("\n".join(lines)) from error

@@ -1,8 +1,9 @@
-"""Pictures of what a model sees and makes of it: original, masked, reconstruction."""
+"""Pictures of what a model sees and makes of it: samples as training sees them; original, masked, reconstruction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,18 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mmmask.interfaces import Batch, Mask, MaskContext, Masker, Preparation, Tokens
+from mmmask.data.samples import SampleLoader
+from mmmask.interfaces import (
+    BadSample,
+    Batch,
+    Mask,
+    MaskContext,
+    Masker,
+    Modality,
+    Preparation,
+    Sample,
+    Tokens,
+)
 from mmmask.model.masks import draw_mask, require_masked
 from mmmask.model.model import Model
 from mmmask.randomness import derive_seed, sample_noise
@@ -86,18 +98,36 @@ def picture(
 
     Narrow panels stand side by side, a row per sample; wide ones (film strips, spectrograms) lie under each other.
     """
-    modality = model.modalities[stream]
-    show = modality.preparation
-
-    def panels(content: Tensor) -> list[np.ndarray]:
-        shown = content if tokens.spec.vocab_size is not None else tokens.spec.clamp(content)
-        return [_panel(show, sample) for sample in modality.detokenize(shown, tokens.grid).cpu()]
-
+    panels = partial(_panels, model.modalities[stream], tokens)
     columns = [("original", panels(tokens.raw()))]
     for reconstruction in reconstructions:
         columns.append((reconstruction.label, panels(reconstruction.masked)))
         columns.append(("reconstruction", panels(reconstruction.restored)))
     return _page(columns, captions, note)
+
+
+def draw_training_samples(loader: SampleLoader, modality: Modality, samples: int = 4, epochs: int = 6) -> Image.Image:
+    """The first samples of a stream: the deterministic view, then what training sees of them epoch by epoch.
+
+    Raises:
+        SourceError: too many samples in a row are bad.
+    """
+    good: list[Sample] = []
+    for index in range(len(loader.source)):
+        with suppress(BadSample):
+            good.append(loader.plain(index))
+        if len(good) == samples:
+            break
+    first = [sample.index for sample in good]
+    batches = [("original", Batch.of(good, loader.preparation.collate))]
+    for epoch in range(epochs):
+        drawn = loader.batch([(epoch, index) for index in first]).batch
+        batches.append((f"epoch {epoch}", drawn.map(lambda part: part[:: loader.replicate])))
+    columns = []
+    for label, batch in batches:
+        tokens = modality.tokenize(batch.content)
+        columns.append((label, _panels(modality, tokens, tokens.raw())))
+    return _page(columns, [loader.source.describe(index)[-40:] for index in first], "")
 
 
 def stacked(images: Sequence[Image.Image]) -> Image.Image:
@@ -126,6 +156,11 @@ def _compose(tokens: Tokens, mask: Mask, restored: Tensor) -> tuple[Tensor, Tens
     masked = torch.where(mask.masked.unsqueeze(-1), tokens.spec.middle if ids is None else ids, content)
     index = mask.predicted.unsqueeze(-1).expand(-1, -1, content.shape[-1])
     return masked, masked.scatter(1, index, restored.to(content.dtype))
+
+
+def _panels(modality: Modality, tokens: Tokens, content: Tensor) -> list[np.ndarray]:
+    shown = content if tokens.spec.vocab_size is not None else tokens.spec.clamp(content)
+    return [_panel(modality.preparation, sample) for sample in modality.detokenize(shown, tokens.grid).cpu()]
 
 
 def _panel(preparation: Preparation, sample: Tensor) -> np.ndarray:

@@ -32,6 +32,32 @@ Trainable = (
 )
 
 
+class _WeightsSettings(StrictModel):
+    """Weights that training starts from: a mapping, or `from` alone."""
+
+    format: str | None = Field(default=None, description="layout of the file; null: told by its keys")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what the file's keys do not tell, as its format needs: {num_heads: 12}"
+    )
+    without: list[str] = Field(  # no tuple: after a validator "before" a list is none
+        default_factory=list,
+        description="patterns of keys that are not taken: norm.* for the encoder's norm, objectives.* for all but it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_alone(cls, data: Any) -> Any:  # noqa: ANN401 - raw input
+        return {"from": data} if isinstance(data, str) else data
+
+
+# made so because `from` is a word of Python's
+WeightsSettings = create_model(
+    "WeightsSettings",
+    __base__=_WeightsSettings,
+    **{"from": (str, Field(min_length=1, description="a run's folder, a published name, a file or its address"))},  # pyright: ignore[reportArgumentType, reportCallIssue]
+)
+
+
 class ModelSettings(StrictModel):
     """The model: what all streams share."""
 
@@ -43,6 +69,9 @@ class ModelSettings(StrictModel):
         default="all",
         description="what trains of the encoder, besides the objectives: all, none, a number of its last stages and "
         "the final norm (0.5: the MLP half of the last one), or patterns of parameter names: [blocks.11.*, norm.*]",
+    )
+    weights: WeightsSettings | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        default=None, description="what training starts from: a run, a published name, a file; null: random weights"
     )
 
 
@@ -147,7 +176,9 @@ class EvaluateSettings(StrictModel):
     """Held-out evaluation of the streams that have `held_out`."""
 
     every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the start and at the end")
-    samples: int = Field(default=64, gt=0, description="held-out samples per stream")
+    samples: int | None = Field(
+        default=64, gt=0, description="held-out samples per stream, kept in memory; null: all, read at each evaluation"
+    )
 
 
 class AverageSettings(StrictModel):

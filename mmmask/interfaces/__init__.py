@@ -1,7 +1,7 @@
 """Interfaces of plugins, one abstract class per file, and the data that flows between components."""
 
 from mmmask.components import INTERFACE_VERSION as VERSION
-from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Resize
+from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Augmentations, Target
 from mmmask.interfaces.callback import Callback
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
 from mmmask.interfaces.corpus import CorpusPart, write_part
@@ -40,6 +40,7 @@ from mmmask.randomness import Noise
 __all__ = [
     "Augmentation",
     "AugmentationChoice",
+    "Augmentations",
     "BadSample",
     "Batch",
     "Callback",
@@ -74,13 +75,13 @@ __all__ = [
     "Positions",
     "PositionsChoice",
     "Preparation",
-    "Resize",
     "Sample",
     "Source",
     "SourceError",
     "SourceFile",
     "StepContext",
     "StrictModel",
+    "Target",
     "TokenSpec",
     "Tokens",
     "VERSION",

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
+import torch
 from torch import Tensor
 
-from mmmask.interfaces.component import ChosenByName, Component
+from mmmask.interfaces.component import ChosenByName, Component, build
 from mmmask.interfaces.sample import View
+from mmmask.interfaces.tokens import TokenSpec
 
 
-class Resize(Protocol):
-    """Resizing of content to the extent of a sample, with the modality's own interpolation."""
+@dataclass(frozen=True)
+class Target:
+    """The sample that content is to become.
 
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Extent of a sample along its last axes, such as (height, width)."""
-        ...
+    Attributes:
+        size: extent of a sample along its last axes, such as (height, width).
+        spec: of its tokens: mean, standard deviation and scale of stored values.
+        resize: (..., channels, *extent) -> (..., channels, *size), the whole content, with the modality's own
+            interpolation.
+    """
 
-    def __call__(self, content: Tensor) -> Tensor:
-        """(..., channels, *extent) -> (..., channels, *size), the whole content."""
-        ...
+    size: tuple[int, ...]
+    spec: TokenSpec
+    resize: Callable[[Tensor], Tensor]
+
+    def stored(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
+        """Raw values, in the unit of the source, as content of this dtype holds them.
+
+        Integers: limited to the spec's `range` and to those of the dtype, and rounded.
+        """
+        if dtype.is_floating_point:
+            return (raw * self.spec.scale).to(dtype)
+        limits = torch.iinfo(dtype)
+        return (self.spec.clamp(raw) * self.spec.scale).round().clamp(limits.min, limits.max).to(dtype)
 
 
 class Augmentation(Component):
@@ -32,16 +49,42 @@ class Augmentation(Component):
     """
 
     @abstractmethod
-    def __call__(self, content: Tensor, view: View, resize: Resize) -> Tensor:
+    def __call__(self, content: Tensor, view: View, target: Target) -> Tensor:
         """The changed content, in the dtype it came in; never the tensor that was given, changed in place.
 
         Args:
             content: (..., channels, *extent) as decoded; leading axes (frames) share every draw.
             view: `view.place` draws geometry (crops, flips), `view.generator` appearance; a generator that is None asks
                 for no change.
-            resize: brings a part of the content to the extent of a sample.
+            target: resizes a part of the content to the extent of a sample, and says what stored values mean.
+
+        Raises:
+            MmmaskError: content of this dtype, or with so many channels, is not what it changes.
         """
 
 
 AugmentationChoice = Annotated[Component.Config, ChosenByName("augmentation")]
-"""The type of a setting that names an augmentation; `build("augmentation", config)` makes it."""
+"""The type of a setting that names an augmentation."""
+
+
+@dataclass(frozen=True)
+class Augmentations:
+    """The augmentations that a modality's setting lists, applied in order.
+
+    Attributes:
+        chosen: settings of each.
+        target: the sample that content is to become.
+    """
+
+    chosen: Sequence[Component.Config]
+    target: Target
+    _built: list[Augmentation] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_built", [build("augmentation", config) for config in self.chosen])
+
+    def __call__(self, content: Tensor, view: View) -> Tensor:
+        """The changed content; without randomness the content itself."""
+        for augmentation in self._built:
+            content = augmentation(content, view, self.target)
+        return content

@@ -21,7 +21,10 @@ class Encoder(Component, nn.Module):
     Every parameter takes part in every joint step: training on several processes stops with an error where one gets no
     gradient. Only with `alternate` mixing may a step leave out what belongs to other streams.
 
-    A module within it names parameters that should not decay, biases apart, in an attribute `no_weight_decay`.
+    A module within it names parameters that should not decay, biases apart, in an attribute `no_weight_decay`. One
+    whose parameters depend on grids or settings may have a method `weights_from`, as `Positions` do, which takes the
+    module of the same place in another encoder. Embeddings are `embeddings.KEY`; names of all else that belongs to an
+    embedding key contain it too.
     """
 
     def __init__(self, config: Any, embeddings: Mapping[str, Embedding]) -> None:  # noqa: ANN401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from mmmask.interfaces.component import Component
@@ -26,3 +27,20 @@ class Evaluator(Component):
     @abstractmethod
     def figures(self) -> dict[str, float | None]:
         """{name: figure} of all samples so far; None where a figure does not apply."""
+
+    def state(self) -> Any:  # noqa: ANN401 - its own
+        """What was added so far, picklable, on the CPU; asked for where `merge` is there."""
+        raise NotImplementedError
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Takes the states of all processes, in order, in place of its own.
+
+        An evaluator with both methods shares held-out samples with the other processes; without them every process
+        adds all samples.
+        """
+        raise NotImplementedError
+
+    @property
+    def merges(self) -> bool:
+        """Whether processes can share the samples."""
+        return type(self).merge is not Evaluator.merge

@@ -74,10 +74,13 @@ class SourceFile:
     Attributes:
         path: as the source knows it, local or remote (iopath); of a file in memory its name.
         data: content of a file in memory, such as a member of an archive.
+        window: (start, end) in seconds where the sample is a part of a recording, the end maybe infinite; only given to
+            a modality whose preparation has `takes_windows`.
     """
 
     path: str
     data: bytes | None = field(default=None, repr=False)
+    window: tuple[float, float] | None = None
 
     @classmethod
     def of_bytes(cls, name: str, data: bytes) -> SourceFile:
@@ -111,8 +114,8 @@ class SourceFile:
         except OSError as error:
             raise BadSample(f"{type(error).__name__}: {error}") from error
 
-    def __reduce__(self) -> tuple[type[SourceFile], tuple[str, bytes | None]]:
-        return SourceFile, (self.path, self.data)  # a temporary file belongs to the process that wrote it
+    def __reduce__(self) -> tuple[type[SourceFile], tuple[str, bytes | None, tuple[float, float] | None]]:
+        return SourceFile, (self.path, self.data, self.window)  # a temporary file belongs to the process that wrote it
 
     @cached_property
     def _spilled(self) -> str:

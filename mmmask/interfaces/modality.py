@@ -28,6 +28,9 @@ class Preparation(ABC):
     extensions: tuple[str, ...] = ()
     """File name endings this modality can decode, lower case with the dot; sources of files look for these."""
 
+    takes_windows: bool = False
+    """Whether `decode` keeps to `SourceFile.window`; a source of such windows is refused where it does not."""
+
     def decode(self, loaded: Any, view: View) -> Any:  # noqa: ANN401 - the plugin's own
         """Makes a decoded sample of what the source loaded; once per sample, however often it is replicated.
 
@@ -41,6 +44,16 @@ class Preparation(ABC):
         """
         return loaded
 
+    def decode_clips(self, loaded: Any, count: int) -> list[Any]:  # noqa: ANN401
+        """Decoded samples of the deterministic views 0 .. count - 1 of `count`, each as `decode` gives it.
+
+        By default each is decoded alone; a modality that can decode them in one go does.
+
+        Raises:
+            BadSample: it cannot be decoded.
+        """
+        return [self.decode(loaded, View(index=number, of=count)) for number in range(count)]
+
     @abstractmethod
     def prepare(self, decoded: Any, view: View) -> Tensor:  # noqa: ANN401
         """One sample (channels, *extent) as `Modality.tokenize` takes it.
@@ -48,7 +61,8 @@ class Preparation(ABC):
         Args:
             decoded: what `decode` returned, unchanged by replicas that came before.
             view: the only source of randomness: `view.place` draws crops and flips, `view.generator` the rest; a
-                generator that is None asks for the deterministic sample (held-out samples, pictures).
+                generator that is None asks for the deterministic sample (held-out samples, pictures), of which
+                `view.index` of `view.of` is one crop of several.
         """
 
     def collate(self, samples: Sequence[Tensor]) -> Tensor:

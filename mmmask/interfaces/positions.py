@@ -45,6 +45,16 @@ class Positions(Component, nn.Module):
         """(num_prefix, width) to be added to the prefix tokens, or None."""
         return None
 
+    def weights_from(self, other: Positions) -> dict[str, Tensor]:
+        """Weights made of those of other positions, for these grids and prefix tokens: {name of a parameter: tensor}.
+
+        Whatever is not among them is taken as it is, where name and shape agree.
+
+        Raises:
+            ValueError: they cannot be made of these.
+        """
+        return {}
+
     def bias(self, grid: Grid, index: Tensor | None) -> Tensor | None:
         """(heads, tokens, tokens) to be added to attention logits, or None; (batch, heads, k, k) for an `index`.
 

@@ -47,12 +47,13 @@ class Sample:
 
     Attributes:
         parts: {name: tensor (*sample_shape)}; a stream of one modality has one part, named like the stream.
-        labels: {label set: number of the class}; empty where the source has no labels.
+        labels: {label set: number of the class}, of a set of `Source.several` float32 (classes,) of zeros and ones; -1
+            throughout where the sample has no label. Empty where the source has no labels.
         index: number of the sample in its source.
     """
 
     parts: Mapping[str, Tensor]
-    labels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int | Tensor] = field(default_factory=dict)
     index: int = -1
 
 
@@ -62,7 +63,7 @@ class Batch:
 
     Attributes:
         parts: {name: tensor (batch, *sample_shape)}.
-        labels: {label set: int64 (batch,)}; empty where the source has no labels.
+        labels: {label set: int64 (batch,), or float32 (batch, classes)}, as in the samples.
         index: int64 (batch,), numbers of the samples in their source; None where the samples are of no source.
     """
 
@@ -98,6 +99,6 @@ class Batch:
         first = samples[0]
         return Batch(
             {name: collate([sample.parts[name] for sample in samples]) for name in first.parts},
-            {name: torch.tensor([sample.labels[name] for sample in samples]) for name in first.labels},
+            {name: torch.stack([torch.as_tensor(sample.labels[name]) for sample in samples]) for name in first.labels},
             torch.tensor([sample.index for sample in samples]),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmmask.interfaces.component import Component
@@ -26,9 +26,11 @@ class Source(Component):
 
     Attributes:
         left_out: what was found and not taken, such as "3 .gif", for `mmmask check` to tell; empty if nothing was.
+        several: the label sets of which a sample may have several classes at once, or none.
     """
 
     left_out: str = ""
+    several: Collection[str] = ()
 
     def __init__(self, config: Any, extensions: tuple[str, ...] = ()) -> None:  # noqa: ANN401
         super().__init__(config)
@@ -49,23 +51,26 @@ class Source(Component):
         """Its label where the source knows one; never needed for pretraining."""
         return None
 
-    def labels(self, index: int) -> Mapping[str, str]:
-        """Its class in each label set; by default `label` in the set `label`, and nothing where there is none."""
+    def labels(self, index: int) -> Mapping[str, str | tuple[str, ...]]:
+        """Its class in each label set that it has a label of; in a set of `several` a tuple of classes.
+
+        By default `label` in the set `label`.
+        """
         label = self.label(index)
         return {} if label is None else {"label": label}
 
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """{label set: sorted names of its classes}.
+        """{label set: names of its classes, each once}; a class has its place among them as number.
 
-        By default gathered from the labels of all samples; to be overridden where a source knows them without.
+        By default gathered from the labels of all samples and sorted; to be overridden where a source knows them.
         """
         if type(self).label is Source.label and type(self).labels is Source.labels:
             return {}  # a source without labels may have very many samples
         found: dict[str, set[str]] = {}
         for index in range(len(self)):
-            for label_set, name in self.labels(index).items():
-                found.setdefault(label_set, set()).add(name)
+            for label_set, given in self.labels(index).items():
+                found.setdefault(label_set, set()).update(given if isinstance(given, tuple) else (given,))
         return {label_set: tuple(sorted(names)) for label_set, names in sorted(found.items())}
 
     def describe(self, index: int) -> str:

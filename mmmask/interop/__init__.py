@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmmask.interop.fine_tuned import CLASSIFIER, CLASSIFIERS, LABEL_SET, classification
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import Converted, convert, save
+    from mmmask.interop.starting import resize_kernel, start_from
 
 # Imported on first use: names of published checkpoints are listed without torch.
 __getattr__ = lazy_attributes(__name__)
@@ -40,8 +41,10 @@ __all__ = [
     "model_settings",
     "read",
     "relative_index",
+    "resize_kernel",
     "resize_relative_table",
     "resize_table",
     "save",
     "sincos_2d_table",
+    "start_from",
 ]

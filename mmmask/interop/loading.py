@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -41,6 +42,8 @@ class Report:
         unused: {foreign key: why it is not needed}.
         missing: {mmmask key: why it stays as the model was built}.
         initialised: mmmask keys that the file should have had and lacks (`strict=False`).
+        adapted: {mmmask key: how it was made to fit a model of other sizes}, of `start_from`.
+        notes: whatever else differs from the model that the weights come from.
     """
 
     format: str
@@ -49,6 +52,34 @@ class Report:
     unused: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     initialised: tuple[str, ...] = ()
+    adapted: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What became of the keys, in a few lines: those of one reason and one part of the model together."""
+        lines = [
+            f"weights ({self.format}): {len(self.origin)} tensors taken, {len(self.adapted)} of them made to fit; "
+            f"{len(self.missing)} as initialised; {len(self.unused)} of the source's left out"
+        ]
+        for word, keys in (("made to fit", self.adapted), ("initialised", self.missing), ("left out", self.unused)):
+            lines += [f"  {word}  {line}" for line in _grouped(keys)]
+        return "\n".join(lines + [f"  note  {note}" for note in self.notes])
+
+    @property
+    def account(self) -> str:
+        """The summary, and a line for every key on both sides."""
+        made = {key: f"{', '.join(keys) or 'computed'}" for key, keys in self.origin.items()}
+        made |= {key: f"{made[key]}: {how}" for key, how in self.adapted.items()}
+        parts = (
+            ("taken", made),
+            ("initialised", self.missing),
+            ("converted", self.converted),
+            ("left out", self.unused),
+        )
+        return "\n".join(
+            [self.summary, "", *(f"{word}  {key}: {why}" for word, keys in parts for key, why in keys.items())]
+        )
 
     @property
     def loaded(self) -> dict[str, tuple[str, ...]]:
@@ -63,6 +94,17 @@ class Report:
         for word in ("converted", "unused", "missing"):
             lines += [f"  {word}  {key}: {reason}" for key, reason in getattr(self, word).items()]
         return "\n".join(lines)
+
+
+def _grouped(reasons: Mapping[str, str]) -> Iterator[str]:
+    """A line for all keys of one reason in one part of a model: `objectives.masked.* (40): not in the weights`."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key, reason in reasons.items():
+        part = re.sub(r"\.\d.*", "", ".".join(key.split(".")[:-1][:2]))
+        groups.setdefault((part, reason), []).append(key)
+    for (_, reason), keys in groups.items():
+        common = os.path.commonprefix([f"{key}." for key in keys]).rpartition(".")[0]
+        yield f"{keys[0]}: {reason}" if len(keys) == 1 else f"{common}.* ({len(keys)}): {reason}".removeprefix(".")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class RunFolder:
         self.path = Path(output)
         self.experiment_file = self.path / "experiment.yaml"
         self.versions = self.path / "versions.json"
+        self.weights = self.path / "weights.txt"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.bad_samples = self.path / "bad_samples.jsonl"

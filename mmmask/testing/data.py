@@ -19,7 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import PLAIN, Augmentation, BadSample, Modality, Preparation, Source, SourceFile, View
+from mmmask.interfaces import (
+    PLAIN,
+    Augmentation,
+    BadSample,
+    Modality,
+    Preparation,
+    Source,
+    SourceFile,
+    Target,
+    TokenSpec,
+    View,
+)
 from mmmask.randomness import seeded_generator
 from mmmask.testing import expect
 from mmmask.testing.check import Case, NotApplicable
@@ -28,6 +39,8 @@ from mmmask.testing.synthetic import Scene
 
 TEXT = "What a source of texts would load. "
 BROKEN = (b"", b"not what its name says", bytes(5000), b"\xff\xfe\x00" * 999)
+VIEWS = 3, 2
+"""Clips, and crops of each."""
 LOOKED_AT = 6
 """Samples at the start and at the end that are loaded."""
 Looked = dict[int, tuple[str, str | None, tuple[str, str]]]
@@ -44,8 +57,10 @@ except ModuleNotFoundError:  # a plugin file, a test's module
     spec.loader.exec_module(module)
 from mmmask.testing.data import look
 component, config, extensions = pickle.loads(pickled)
-sys.__stdout__.write(repr(look(component(config, extensions=extensions))))
+source = component(config, extensions=extensions)
+sys.__stdout__.write(repr((look(source), source.classes)))
 """
+SIZE = (16, 16)
 SHAPES = {torch.uint8: (3, 20, 24), torch.float32: (4, 3, 24, 20), torch.int16: (1, 20, 20)}
 
 
@@ -264,6 +279,20 @@ class ModalityCase(PureCase):
         wanted = {seed: expect.fingerprint(prepared(alone, loaded, seed)) for seed in range(expect.THREADS)}
         expect.same_in_threads(lambda seed: expect.fingerprint(prepared(preparation, loaded, seed)), wanted, "samples")
 
+    def decodes_clips_as_one_by_one(self) -> None:
+        """Several clips of a sample are those that are decoded one by one, and crops of them fit."""
+        loaded, clips, crops = self._given()[0], *VIEWS
+        found = self.preparation.decode_clips(loaded, clips)
+        expect.equal(len(found), clips, "number of clips")
+        looks = [View(index=number, of=crops) for number in range(crops)]
+        for number, clip in enumerate(found):
+            alone = self.preparation.decode(loaded, View(index=number, of=clips))
+            expect.equal(expect.fingerprint(clip), expect.fingerprint(alone), f"clip {number}, as it is decoded alone")
+            for look in looks:
+                crop = self.preparation.prepare(clip, look)
+                expect.shape(crop, self.component.sample_shape, "a crop")
+                expect.same(self.preparation.prepare(alone, look), crop, "the same crop again")
+
     def calls_broken_files_bad_samples(self) -> None:
         """A file that it cannot read is a BadSample, whatever is in the file."""
         if not self.preparation.extensions:
@@ -303,7 +332,7 @@ class SourceCase(Case):
         self._expect_the_same("another object, asked backwards", self._make(), wanted)
 
     def names_its_samples(self) -> None:
-        """No name stands for two samples; labels are texts, and `classes` has them all, sorted."""
+        """No name stands for two samples; labels are texts, and `classes` has them all, each once."""
         looked, classes = look(self.component), self.component.classes
         names = [name for name, _, _ in looked.values()]
         expect.that(all(type(name) is str and name for name in names), "names for messages", names)
@@ -311,9 +340,15 @@ class SourceCase(Case):
         labels = [label for _, label, _ in looked.values()]
         expect.that(all(label is None or type(label) is str for label in labels), "labels, texts or None", labels)
         for names_of, found in classes.items():
-            expect.equal(list(found), sorted(set(found)), f"sorted names of {names_of}, each once")
-        given = [pair for index in looked for pair in self.component.labels(index).items()]
-        expect.none((pair for pair in given if pair[1] not in classes.get(pair[0], ())), "labels that are in `classes`")
+            expect.that(isinstance(found, tuple), f"a tuple of the names of {names_of}", type(found).__name__)
+            expect.equal(len(found), len(set(found)), f"names of {names_of}, each once")
+        for label_set, given in (pair for index in looked for pair in self.component.labels(index).items()):
+            several = label_set in self.component.several
+            expect.that(
+                isinstance(given, tuple) == several, f"{'tuples' if several else 'texts'} in {label_set}", given
+            )
+            strange = [name for name in (given if several else (given,)) if name not in classes.get(label_set, ())]
+            expect.none(strange, "labels that are in `classes`")
 
     def can_be_pickled(self) -> None:
         """A copy out of a pickle has the same samples."""
@@ -343,7 +378,8 @@ class SourceCase(Case):
         done = subprocess.run(code, input=request, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         expect.that(done.returncode == 0, "no error in another process", last)
-        expect.that(done.stdout.decode() == repr(look(self.component)), "the same samples in another process", "others")
+        here = repr((look(self.component), self.component.classes))
+        expect.that(done.stdout.decode() == here, "the same samples and classes in another process", "others")
 
     def holds_no_weights(self) -> None:
         """It holds no weights: nothing of it would be moved, trained or saved."""
@@ -373,16 +409,11 @@ def _loaded(source: Source, index: int) -> tuple[str, str]:
         return "bad", str(error)
 
 
-class Resize:
-    """Bilinear, to 16 x 16."""
-
-    size = (16, 16)
-
-    def __call__(self, content: Tensor) -> Tensor:
-        """(..., channels, height, width) -> (..., channels, 16, 16)."""
-        frames = content.float().reshape(-1, *content.shape[-3:])
-        resized = nn.functional.interpolate(frames, self.size, mode="bilinear")
-        return resized.to(content.dtype).reshape(*content.shape[:-2], *self.size)
+def resized(content: Tensor) -> Tensor:
+    """(..., channels, height, width) -> (..., channels, 16, 16), bilinear."""
+    frames = content.float().reshape(-1, *content.shape[-3:])
+    resized = nn.functional.interpolate(frames, SIZE, mode="bilinear")
+    return resized.to(content.dtype).reshape(*content.shape[:-2], *SIZE)
 
 
 class AugmentationCase(PickledCase):
@@ -395,15 +426,28 @@ class AugmentationCase(PickledCase):
     def _situations(self) -> list[dict[str, Any]]:
         return [{"dtype": dtype, "random": random} for random in (True, False) for dtype in SHAPES]
 
-    def _given(self, seed: int = 0) -> tuple[Tensor, View, Resize]:
+    def _given(self, seed: int = 0) -> tuple[Tensor, View, Target]:
         """Content whose frames are all the same, and a view."""
         shape = SHAPES[self.dtype]
         frame = torch.rand(shape[-3:], generator=seeded_generator("frame")) * 100
         view = View(seeded_generator("augmentation", seed)) if self.random else PLAIN
-        return frame.to(self.dtype).expand(shape).clone(), view, Resize()
+        return frame.to(self.dtype).expand(shape).clone(), view, self._target(shape[-3])
 
-    def _results(self, given: tuple[Tensor, View, Resize]) -> list[Tensor]:
+    def _target(self, channels: int) -> Target:
+        """A sample of stored values from 0 to 100, about."""
+        spec = TokenSpec((4, 4), channels, mean=(0.5,) * channels, std=(0.25,) * channels, scale=100.0)
+        return Target(SIZE, spec, resized)
+
+    def _results(self, given: tuple[Tensor, View, Target]) -> list[Tensor]:
         return [self.component(*given)]
+
+    def changes_nothing_without_randomness(self) -> None:
+        """Without a generator it changes nothing."""
+        if self.random:
+            raise NotApplicable("there is one")
+        for given in map(self._given, range(4)):
+            (found,) = self._results(given)
+            expect.same(found, given[0], "content of a deterministic view")
 
     def keeps_the_dtype(self) -> None:
         """Content keeps its dtype and its axes."""

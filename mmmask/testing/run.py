@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 from typing import Any
 
 import pluggy
@@ -88,14 +89,19 @@ class EvaluatorCase(Case):
 
     def _figures(self, size: int = SAMPLES) -> dict[str, float | None]:
         """Figures of the samples, in batches of this size."""
+        return self._added(size).figures()
+
+    def _added(self, size: int, rank: int = 0, processes: int = 1) -> Evaluator:
+        """An evaluator of the samples of one process."""
         model = self.options.get("model")
         if model is None:
             raise NotApplicable("give model=, such as mmmask.build_model(experiment)")
         stream = self.options.get("stream") or next(iter(model.modalities))
         evaluator = self.subject(self.config, model=model.eval(), stream=stream)
-        for number, samples in enumerate(Scene(model.modalities[stream]).samples(SAMPLES).split(size)):
+        batches = list(enumerate(Scene(model.modalities[stream]).samples(SAMPLES).split(size)))
+        for number, samples in batches[rank::processes]:
             evaluator.add(Batch({stream: samples}), number * size, SAMPLES)
-        return evaluator.figures()
+        return evaluator
 
     def gives_figures(self) -> None:
         """Its figures are finite numbers, or None where one does not apply; none is NaN."""
@@ -110,6 +116,24 @@ class EvaluatorCase(Case):
         expect.equal(self._figures(), first, "figures, evaluated again")
         expect.no_global_randomness(self._figures, "an evaluation")
         expect.equal(list(self._figures(SAMPLES // 2)), list(first), "figures of two batches")
+
+    def merges_processes(self) -> None:
+        """With `merge`, the states of two processes that shared the samples give the figures of one, to tolerance."""
+        size = SAMPLES // 2
+        whole, *parts = self._added(size), self._added(size, 0, 2), self._added(size, 1, 2)
+        if not whole.merges:
+            raise NotApplicable("it has no merge: every process adds all samples")
+        states = pickle.loads(pickle.dumps([part.state() for part in parts]))
+        parts[1].merge(states)
+        expected, found = whole.figures(), parts[1].figures()
+        expect.equal(list(found), list(expected), "figures of two processes")
+        wrong = [
+            name
+            for name, value in expected.items()
+            if (value is None) != (found[name] is None)
+            or (value is not None and not math.isclose(value, found[name] or 0.0, rel_tol=1e-4, abs_tol=1e-6))
+        ]
+        expect.none(wrong, "the figures of one process")
 
 
 class CallbackCase(Case):

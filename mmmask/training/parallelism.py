@@ -1,13 +1,10 @@
-"""One process or several (`torchrun -m mmmask train ...`), and how a model is trained by them."""
+"""How a model is trained by one process or several (`torchrun -m mmmask train ...`)."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,44 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmmask.interfaces import Plan
 from mmmask.model.model import Model, Output
-from mmmask.model.precision import autocast, find_device
-from mmmask_registry import MmmaskError
-
-TORCHRUN = "torchrun sets it for several processes, and for one it is better unset"
-
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among its peers."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the run's folder."""
-        return self.rank == 0
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """All-reduced sum over processes; NaN or infinity on one propagates to all."""
-        if self.world_size > 1:
-            values = values.clone()
-            dist.all_reduce(values)
-        return values
-
-    def gather(self, item: Any) -> list[Any]:  # noqa: ANN401 - anything picklable
-        """All-gathered items, by rank."""
-        if self.world_size == 1:
-            return [item]
-        items: list[Any] = [None] * self.world_size
-        dist.all_gather_object(items, item)
-        return items
-
-    def wait(self) -> None:
-        """Barrier."""
-        if self.world_size > 1:
-            dist.barrier()
+from mmmask.model.precision import autocast
+from mmmask.model.processes import Processes
 
 
 class Parallelism:
@@ -119,50 +80,3 @@ class Parallelism:
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.processes.world_size
         self._idle[streams] = [parameter for parameter in trained if parameter.grad is None]
-
-
-def _from_torchrun(name: str, default: int) -> int:
-    given = os.environ.get(name, str(default))
-    if not given.isdecimal():
-        raise MmmaskError(f"{name}={given}: expected a whole number; {TORCHRUN}")
-    return int(given)
-
-
-@contextmanager
-def processes(device: str | None) -> Iterator[Processes]:
-    """Joins the peers that torchrun started; alone otherwise.
-
-    Raises:
-        MmmaskError: the device does not exist here, or is one for all processes; or another process ended.
-    """
-    world_size = _from_torchrun("WORLD_SIZE", 1)
-    rank = _from_torchrun("RANK", 0)
-    if not 0 <= rank < world_size:
-        raise MmmaskError(f"RANK={rank}: expected one below WORLD_SIZE={world_size}; {TORCHRUN}")
-    kind, _, index = (device or "").partition(":")
-    if world_size > 1 and index and kind != "cpu":
-        raise MmmaskError(f"--device {device}: all {world_size} processes would share it; give --device {kind}")
-    chosen = find_device(device, _from_torchrun("LOCAL_RANK", 0))
-    if world_size == 1:
-        yield Processes(0, 1, chosen)
-        return
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise MmmaskError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}: {TORCHRUN}")
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    except (RuntimeError, ValueError, OSError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
-    try:
-        yield Processes(rank, world_size, chosen)
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise
-        raise MmmaskError(f"process {rank}: another process has ended; what it printed says why") from error
-    finally:
-        # lets gloo's threads put down the tensors of the last collective, for which they need the interpreter's lock:
-        # whoever destroys the group may hold it, and waits for these threads
-        time.sleep(0.1)
-        dist.destroy_process_group()

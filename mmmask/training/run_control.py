@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from mmmask.data.samples import BadRecord, TooManyBad
 from mmmask.data.streams import MicroStep
+from mmmask.model.processes import Processes
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.parallelism import Processes
 
 
 class Interruption:

@@ -24,17 +24,19 @@ from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, reporting
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
+from mmmask.interop.starting import start
 from mmmask.model.build import build_model
 from mmmask.model.memory import check_samples
 from mmmask.model.precision import autocast
+from mmmask.model.processes import Processes, processes
 from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
-from mmmask.training.folder import cut_back, opened, sync
+from mmmask.training.folder import cut_back, opened, sync, write_atomically
 from mmmask.training.logs import LogWriter
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
-from mmmask.training.parallelism import Parallelism, Processes, processes
+from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask_registry import MmmaskError
@@ -123,7 +125,9 @@ class _Training:
         self.again: int | None = None
         """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
         self.saved_step = self._restore()
-        self.held_out = HeldOut(model, experiment, self.streams.loaders)
+        if self.saved_step < 0:  # a run that goes on never reads them again
+            self._start()
+        self.held_out = HeldOut(model, experiment, self.streams.loaders, peers)
         if settings.compile:
             model.compile()
         self.control = RunControl(peers, bad_samples, interruption)
@@ -140,6 +144,8 @@ class _Training:
         if state.step == state.total_steps and not self._lacks_figures():
             return "finished"
         begin()
+        if state.weights is not None and self.processes.is_main:
+            write_atomically(self.folder.weights, f"{state.weights.account}\n".encode())
         self._open_logs()
         outcome = "failed"
         with self.audience:
@@ -225,7 +231,7 @@ class _Training:
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:
-        """Held-out figures; every process computes them, so that none waits at a collective for another."""
+        """Held-out figures, on every process."""
         with self._inference():
             found = self.held_out.evaluate()
             if self.average is not None:
@@ -237,9 +243,16 @@ class _Training:
                     name: figures | {f"average/{key}": value for key, value in averaged[name].items()}
                     for name, figures in found.items()
                 }
+        self._note_held_out()
         for name, figures in found.items():
             self.state.evaluations.setdefault(name, []).append({"step": self.state.step, "stream": name} | figures)
             self.audience.tell("evaluated", self.state, stream=name, figures=figures)
+
+    def _note_held_out(self) -> None:
+        """Writes down the bad samples among held-out ones."""
+        for name in self.held_out.held_out:
+            bad = [replace(record, stream=f"{name}.held_out") for record in self.held_out.bad[name]]
+            self.control.bad_samples.note(self.state.step, bad)
 
     def _draw(self) -> None:
         if not self.processes.is_main:
@@ -265,6 +278,16 @@ class _Training:
                 self.folder.saved.touch()
             self.audience.tell("checkpoint_saved", self.state, path=path)
         self.processes.wait()
+
+    def _start(self) -> None:
+        """Takes the weights that the experiment starts from; the main process first, as it may download them."""
+        if not self.processes.is_main:
+            self.processes.wait()
+        try:
+            self.state.weights = start(self.parts["model"], self.experiment)
+        finally:  # what is wrong is wrong for all of them
+            if self.processes.is_main:
+                self.processes.wait()
 
     def _restore(self) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""
@@ -314,11 +337,8 @@ class _Training:
         self.processes.wait()
         for line in read_jsonl(self.folder.evaluations, step=int, stream=str):
             self.state.evaluations.setdefault(line["stream"], []).append(line)
-        bad_samples = self.control.bad_samples
-        bad_samples.read_known()
-        for name in self.held_out.held_out:
-            bad = self.held_out.bad[name]
-            bad_samples.note(self.state.step, [replace(record, stream=f"{name}.held_out") for record in bad])
+        self.control.bad_samples.read_known()
+        self._note_held_out()
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -49,7 +49,14 @@ LOUDEST = 1e4
 """Samples are in [-1, 1], a little more where a codec overshoots; beyond this, floating point files hold nonsense."""
 
 
-def decode_window(path: str, sample_rate: int, samples: int, place: float, max_seconds: float) -> np.ndarray:
+def decode_window(
+    path: str,
+    sample_rate: int,
+    samples: int,
+    place: float,
+    max_seconds: float,
+    part: tuple[float, float] | None = None,
+) -> np.ndarray:
     """Decodes a window of a file's sound, and no more than half a second before it.
 
     The window starts at `place` of the spare time: 0 is the beginning, 1 as late as it fits. A file that is shorter
@@ -64,7 +71,8 @@ def decode_window(path: str, sample_rate: int, samples: int, place: float, max_s
         sample_rate: sample rate of the result in Hz.
         samples: number of samples of the result.
         place: where the window starts, in [0, 1].
-        max_seconds: longest file that is decoded.
+        max_seconds: longest file, or part, that is decoded.
+        part: (start, end) in seconds; the window lies within, and silence follows a shorter part. None: all the sound.
 
     Returns:
         float32 (samples,), full scale is [-1, 1]; exact to half a sample.
@@ -72,18 +80,23 @@ def decode_window(path: str, sample_rate: int, samples: int, place: float, max_s
     Raises:
         BadSample: damaged, no sound, or longer than the limit.
     """
-    seconds = samples / sample_rate
+    begin, end = part or (0.0, math.inf)
+    seconds = min(samples / sample_rate, end - begin)
     try:
         with closing(_Reader(path)) as reader:
             sound = np.zeros(0, np.float32)
-            for length in reader.lengths(max_seconds):
+            for whole in reader.lengths(min(begin + max_seconds, end)):
+                length = min(whole, end) - begin
                 if length > max_seconds:
                     raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
-                sound = reader.window(max(0.0, length - seconds) * place, seconds)
+                if part and length <= 0:
+                    continue  # the header may be wrong
+                sound = reader.window(begin + max(0.0, length - seconds) * place, seconds)
                 if len(sound) >= (min(length, seconds) - SHORTAGE) * reader.rate:
                     break  # the header is right
             if not len(sound):
-                raise BadSample("the sound track holds no samples")
+                where = f"from {begin:.10g} s on " if part else ""
+                raise BadSample(f"the sound track holds no samples {where}".rstrip())
             return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
@@ -126,7 +139,7 @@ class _Reader:
     def close(self) -> None:
         self.container.close()
 
-    def lengths(self, max_seconds: float) -> Iterator[float]:
+    def lengths(self, limit: float) -> Iterator[float]:
         """Length by the header, if it announces one, then from the timestamps of all packets up to the limit."""
         if self.stream.duration:
             yield self.stream.duration * self._unit
@@ -137,7 +150,7 @@ class _Reader:
             if packet.size:
                 begin = end if packet.pts is None else self._time(packet.pts)
                 end = max(end, begin + (packet.duration or 0) * self._unit)
-            if end > max_seconds:
+            if end > limit:
                 break
         yield end
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from mmmask.interfaces import Mask, Modality, Tokens, TokenSpec
-from mmmask_audio.preparation import AudioPreparation
+from mmmask.interfaces import AugmentationChoice, Augmentations, Mask, Modality, Target, Tokens, TokenSpec
+from mmmask_audio.preparation import AudioPreparation, SpectrogramResize
 from mmmask_audio.spectrogram import MelScale, MelSpectrogram
 
 
@@ -55,6 +55,11 @@ class AudioModality(Modality):
         mean: float = Field(default=0.4, description="mean of levels in [0, 1], used to normalise the input")
         std: PositiveFloat = Field(
             default=0.2, description="standard deviation of levels in [0, 1], used to normalise the input"
+        )
+        augment: tuple[AugmentationChoice, ...] = Field(
+            default=(),
+            description="augmentations of training samples, in order, such as spec_augment; those of pictures take "
+            "frames for the height and bands for the width",
         )
         max_seconds: PositiveFloat = Field(
             default=36_000.0, description="a file that lasts longer is a bad sample, and not decoded"
@@ -140,7 +145,9 @@ class AudioModality(Modality):
             floor_db=config.floor_db,
             ceiling_db=config.ceiling_db,
         )
-        return AudioPreparation(spectrogram, config.max_seconds)
+        size = (config.frames, config.mel_bands)
+        augment = Augmentations(config.augment, Target(size, self.spec, SpectrogramResize(size)))
+        return AudioPreparation(spectrogram, config.max_seconds, augment)
 
     def tokenize(self, batch: Tensor) -> Tokens:
         """(batch, 1, frames, bands) -> tokens, of any extent that the patch size divides.

@@ -7,14 +7,31 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmmask.interfaces import BadSample, Preparation, SourceFile, View
+from mmmask.interfaces import Augmentations, BadSample, Preparation, SourceFile, View
 from mmmask_audio.decoding import decode_window, window_of_array
 from mmmask_audio.spectrogram import MelSpectrogram
 
 COLOURS = ((0, 0, 8), (58, 14, 104), (136, 32, 120), (205, 62, 84), (243, 128, 38), (250, 204, 82), (253, 252, 210))
 """RGB colours of the levels 0, 1/6, 2/6 ..., each lighter than the one before: the scale reads in grey too."""
+
+
+@dataclass(frozen=True)
+class SpectrogramResize:
+    """Brings a part of a spectrogram to the size of a sample: bilinear, antialiased.
+
+    Attributes:
+        size: (frames, bands) of a sample.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, content: Tensor) -> Tensor:
+        """uint8 (1, frames, bands) -> (1, *size)."""
+        resized = F.interpolate(content[None], self.size, mode="bilinear", align_corners=False, antialias=True)
+        return resized[0]
 
 
 @dataclass(frozen=True)
@@ -27,15 +44,18 @@ class AudioPreparation(Preparation):
     Attributes:
         spectrogram: makes the spectrogram of a clip.
         max_seconds: most seconds of a file; a longer one is a bad sample.
+        augment: changes the spectrogram of a training sample.
     """
 
     spectrogram: MelSpectrogram
     max_seconds: float
+    augment: Augmentations
 
     extensions = (
         ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".caf",
         ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".avi",
     )  # fmt: skip
+    takes_windows = True
 
     def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401
         """Spectrogram of one clip: uint8 (1, frames, bands). Silence follows a recording that is shorter than a clip.
@@ -50,7 +70,8 @@ class AudioPreparation(Preparation):
         """
         samples, rate = self.spectrogram.samples, self.spectrogram.sample_rate
         if isinstance(loaded, SourceFile):
-            sound = decode_window(loaded.local_path(), rate, samples, view.fraction(), self.max_seconds)
+            place = view.fraction()
+            sound = decode_window(loaded.local_path(), rate, samples, place, self.max_seconds, loaded.window)
         elif isinstance(loaded, np.ndarray) and loaded.ndim == 1 and loaded.dtype.kind == "f":
             sound = window_of_array(loaded, samples, view.fraction())
         else:
@@ -60,8 +81,10 @@ class AudioPreparation(Preparation):
         return levels.mul_(255).round_().to(torch.uint8).unsqueeze(0)
 
     def prepare(self, decoded: Tensor, view: View) -> Tensor:
-        """The spectrogram unchanged: only the time window is random."""
-        return decoded
+        """The spectrogram, augmented; unchanged by default, since the time window is random already."""
+        augmented = self.augment(decoded, view)
+        target = self.augment.target
+        return augmented.contiguous() if augmented.shape[-2:] == target.size else target.resize(augmented)
 
     def show(self, sample: Tensor) -> np.ndarray:
         """uint8 (bands, frames, 3) of levels (1, frames, bands) in [0, 1]; low bands at the bottom, loud is light."""

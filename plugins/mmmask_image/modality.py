@@ -29,4 +29,4 @@ class ImageModality(PixelModality):
     @property
     def preparation(self) -> ImagePreparation:
         """The worker side."""
-        return ImagePreparation(self.config)
+        return ImagePreparation(self.config, self.spec)

@@ -1,19 +1,23 @@
-"""Random geometry of pictures and of clips; the deterministic view changes nothing."""
+"""Crops and flips of pictures and of clips; the deterministic view changes nothing."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmmask.interfaces import Augmentation, Resize, View
+from mmmask import MmmaskError
+from mmmask.interfaces import Augmentation, Target, View
 from mmmask_pixels.resize import Box, centre_box
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(ge=0.01, le=100)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Value = Literal["mean"] | Finite | tuple[Finite, ...]
+VALUE = "a number or one per channel, in the unit of the source (pixels are in [0, 1]), or mean, the modality's"
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -30,20 +34,57 @@ class Crop(Augmentation):
 
         @model_validator(mode="after")
         def _ordered(self) -> Crop.Config:
-            for name in ("scale", "ratio"):
-                least, greatest = getattr(self, name)
-                if least > greatest:
-                    raise ValueError(f"{name}: the least, {least}, comes before the greatest, {greatest}")
+            check_ordered(scale=self.scale, ratio=self.ratio)
             return self
 
     config: Config
 
-    def __call__(self, content: Tensor, view: View, resize: Resize) -> Tensor:
-        """(..., height, width) -> (..., *resize.size)."""
+    def __call__(self, content: Tensor, view: View, target: Target) -> Tensor:
+        """(..., height, width) -> (..., *target.size)."""
         if view.place is None:
             return content
         height, width = content.shape[-2:]
-        return resize(random_box(height, width, self.config.scale, self.config.ratio, view.place).of(content))
+        return target.resize(random_box(height, width, self.config.scale, self.config.ratio, view.place).of(content))
+
+
+class CentreCrop(Augmentation):
+    """The greatest centred crop, or a share of it, for training samples: nothing is drawn."""
+
+    class Config(Augmentation.Config):
+        share: Share = Field(default=1.0, description="share of the short side that the crop takes")
+
+    config: Config
+
+    def __call__(self, content: Tensor, view: View, target: Target) -> Tensor:
+        """(..., height, width) -> (..., *target.size)."""
+        if view.place is None:
+            return content
+        height, width = content.shape[-2:]
+        return target.resize(centre_box(height, width, target.size, self.config.share).of(content))
+
+
+class PadCrop(Augmentation):
+    """Random crop of the padded content, as large as the content was: the shift of recipes for CIFAR."""
+
+    class Config(Augmentation.Config):
+        padding: int = Field(default=4, gt=0, le=1024, description="pixels of the content, on each side")
+        fill: Value = Field(default=0.0, description=f"of the padding: {VALUE}")
+
+    config: Config
+
+    def __call__(self, content: Tensor, view: View, target: Target) -> Tensor:
+        """(..., height, width), shifted by up to `padding` pixels along both axes."""
+        if view.place is None:
+            return content
+        height, width = content.shape[-2:]
+        padding = self.config.padding
+        top, left = torch.randint(2 * padding + 1, (2,), generator=view.place).tolist()
+        padded = stored_value(self.config.fill, content, target).expand(
+            *content.shape[:-2], height + 2 * padding, width + 2 * padding
+        )
+        padded = padded.clone()
+        padded[..., padding : padding + height, padding : padding + width] = content
+        return Box(top, left, height, width).of(padded)
 
 
 class Flip(Augmentation):
@@ -54,10 +95,21 @@ class Flip(Augmentation):
 
     config: Config
 
-    def __call__(self, content: Tensor, view: View, resize: Resize) -> Tensor:
+    def __call__(self, content: Tensor, view: View, target: Target) -> Tensor:
         """(..., height, width), mirrored or not."""
-        mirrored = view.place is not None and _uniform(view.place, 0, 1) < self.config.probability
+        mirrored = view.place is not None and uniform(view.place, 0, 1) < self.config.probability
         return content.flip(-1) if mirrored else content
+
+
+def check_ordered(**ranges: tuple[float, float]) -> None:
+    """Refuses a setting whose first number is greater than its second.
+
+    Raises:
+        ValueError: it is.
+    """
+    for name, (least, greatest) in ranges.items():
+        if least > greatest:
+            raise ValueError(f"{name}: the least, {least}, comes before the greatest, {greatest}")
 
 
 def random_box(
@@ -70,16 +122,38 @@ def random_box(
 
     Source: Szegedy et al., Going Deeper with Convolutions, section 6, in the form every masked autoencoder uses.
     """
+    box = fitting_box(height, width, scale, ratio, generator)
+    return box or centre_box(height, width, (1, min(max(width / height, ratio[0]), ratio[1])))
+
+
+def fitting_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> Box | None:
+    """The first of ten random boxes that lies within the picture; None where none of them does."""
     for _ in range(10):
-        area = height * width * _uniform(generator, *scale)
-        aspect = math.exp(_uniform(generator, math.log(ratio[0]), math.log(ratio[1])))
+        area = height * width * uniform(generator, *scale)
+        aspect = math.exp(uniform(generator, math.log(ratio[0]), math.log(ratio[1])))
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
             top = int(torch.randint(height - box_height + 1, (), generator=generator))
             left = int(torch.randint(width - box_width + 1, (), generator=generator))
             return Box(top, left, box_height, box_width)
-    return centre_box(height, width, (1, min(max(width / height, ratio[0]), ratio[1])))
+    return None
 
 
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """A number in [low, high)."""
     return low + (high - low) * float(torch.rand((), dtype=torch.float64, generator=generator))
+
+
+def stored_value(value: Value, content: Tensor, target: Target) -> Tensor:
+    """The value as content holds it: (channels, 1, 1).
+
+    Raises:
+        MmmaskError: it has another number of channels than the content.
+    """
+    channels = content.shape[-3]
+    numbers = target.spec.mean or (0.0,) if value == "mean" else value if isinstance(value, tuple) else (value,)
+    if len(numbers) not in (1, channels):
+        raise MmmaskError(f"modality.augment: the value {numbers} has {len(numbers)} numbers for {channels} channels")
+    return target.stored(torch.tensor(numbers), content.dtype).expand(channels)[:, None, None]

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import AugmentationChoice, Grid, Modality, Tokens, TokenSpec, patchify, unpatchify
-from mmmask_pixels.augmentations import Crop, Flip, PositiveNumber
+from mmmask_pixels.augmentations import Crop, Flip, PositiveNumber, Share
 from mmmask_pixels.limits import MAX_PIXELS
 from mmmask_pixels.resize import Interpolation
 
@@ -43,6 +43,11 @@ class PixelModality(Modality):
             default=(Crop.Config(name="crop"), Flip.Config(name="flip")),
             description="augmentations of training samples, in order; a sample of another size after the last of "
             "them, and every held-out one, is resized and cropped at the centre",
+        )
+        crop_share: Share = Field(
+            default=1.0,
+            description="share of the short side that crops of held-out samples take: 0.875 resizes it to 256 pixels "
+            "and crops 224 of them",
         )
         interpolation: Interpolation = Field(default="bicubic", description="of every resize: bicubic or bilinear")
         max_pixels: PositiveInt = Field(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mmmask.interfaces import Preparation, View, build
+from mmmask.interfaces import Augmentations, Preparation, Target, TokenSpec, View
 from mmmask_pixels.resize import PixelResize
 
 if TYPE_CHECKING:
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 class PixelPreparation(Preparation):
     """Augments and resizes decoded pixels."""
 
-    def __init__(self, config: PixelModality.Config) -> None:
+    def __init__(self, config: PixelModality.Config, spec: TokenSpec) -> None:
         self.config = config
-        self.augment = [build("augmentation", chosen) for chosen in config.augment]
         self.resize = PixelResize(config.extent, config.interpolation)
+        self.augment = Augmentations(config.augment, Target(config.extent, spec, self.resize))
 
     def prepare(self, decoded: Tensor, view: View) -> Tensor:
         """uint8 (..., channels, height, width) -> (..., channels, *size), contiguous.
 
-        The augmentations in order; then, of what is not of the right size yet, the greatest centred crop.
+        The augmentations in order; then, of what is not of the right size yet, the greatest centred crop. The
+        deterministic view is the crop of its number, whose short side is `crop_share` of the greatest one's.
         """
-        for augmentation in self.augment:
-            decoded = augmentation(decoded, view, self.resize)
-        return self.resize.centre(decoded)
+        augmented = self.augment(decoded, view)
+        if view.place is None:
+            return self.resize.crop(augmented, self.config.crop_share, view)
+        return self.resize.crop(augmented)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmmask.interfaces import PLAIN, View
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -42,18 +46,59 @@ class PixelResize:
         resized = _resized(content, self.size, self.interpolation).contiguous()
         return resized.reshape(*content.shape[:-2], *self.size)
 
-    def centre(self, content: Tensor) -> Tensor:
-        """Resizes the short side and crops the centre, in one step; content of the right size stays as it is."""
+    def crop(self, content: Tensor, share: float = 1.0, view: View = PLAIN) -> Tensor:
+        """Crop `view.index` of `view.of`, whose short side is a share of the content's.
+
+        With a share of 1 the greatest box is cut out and resized, in one step; content of the right size stays as it
+        is. With less, the content is resized (short side 256 for a share of 0.875 and 224 pixels), then cropped, as
+        published test transforms do: their pixels to within rounding.
+        """
         height, width = content.shape[-2:]
-        if (height, width) == self.size:
-            return content.contiguous()
-        return self(centre_box(height, width, self.size).of(content))
+        if share == 1:
+            if (height, width) == self.size:
+                return content.contiguous()
+            greatest = centre_box(height, width, self.size)
+            return self(view_box(height, width, greatest.height, greatest.width, view).of(content))
+        greatest = centre_box(height, width, self.size)
+        scaled = (
+            max(self.size[0], round(self.size[0] / share) * height // greatest.height),
+            max(self.size[1], round(self.size[1] / share) * width // greatest.width),
+        )
+        resized = _resized(content, scaled, self.interpolation)
+        box = view_box(*scaled, *self.size, view, rounded=round)
+        return box.of(resized).reshape(*content.shape[:-2], *self.size).contiguous()
 
 
-def centre_box(height: int, width: int, size: tuple[float, float]) -> Box:
-    """The greatest centred box with the aspect ratio of `size`, which is (height, width)."""
+def view_box(
+    height: int,
+    width: int,
+    box_height: int,
+    box_width: int,
+    view: View = PLAIN,
+    rounded: Callable[[float], int] = math.floor,
+) -> Box:
+    """Box of crop `view.index` of `view.of`.
+
+    Along the axis with more spare pixels the crops are spaced evenly, the first and the last at the ends; along the
+    other, and for one crop, they are centred.
+    """
+    spare_height, spare_width = height - box_height, width - box_width
+    top, left = spare_height / 2, spare_width / 2
+    if view.of > 1:
+        last = view.of - 1
+        if spare_height > spare_width:
+            top = spare_height * view.index / last
+        else:
+            left = spare_width * view.index / last
+    return Box(rounded(top), rounded(left), box_height, box_width)
+
+
+def centre_box(height: int, width: int, size: tuple[float, ...], share: float = 1.0) -> Box:
+    """The greatest centred box with the aspect ratio of `size`, which is (height, width), or a share of its sides."""
     box_height = min(height, max(1, round(width * size[0] / size[1])))
     box_width = min(width, max(1, round(height * size[1] / size[0])))
+    if share < 1:
+        box_height, box_width = max(1, round(share * box_height)), max(1, round(share * box_width))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 

@@ -1,4 +1,4 @@
-"""Decodes the exact frames of a clip."""
+"""Decodes the exact frames of clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmmask.interfaces import BadSample
 from mmmask_pixels.limits import check_size
-from mmmask_video.index import FrameIndex, index_frames
+from mmmask_video.index import FrameIndex, index_frames, index_window, within
 
 CONTAINERS = "mov,matroska,avi,flv,mpegts,mpeg,m4v,ivf,asf,ogg"
 """Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
@@ -30,36 +30,39 @@ SKIPPING_CODECS = ("h264", "hevc")
 """Codecs whose unreferenced frames are skipped where they are not wanted, which saves up to 40 % of the time."""
 
 
-def decode_clip(
+def decode_clips(
     path: str,
-    choose: Callable[[Sequence[float], float], Sequence[int]],
+    choose: Callable[[Sequence[float], float], Sequence[Sequence[int]]],
     keep: Callable[[np.ndarray], Tensor],
     *,
     channels: int,
     max_pixels: int,
     max_frames: int,
-) -> list[Tensor]:
-    """Decodes the chosen frames of a video, upright as its display matrix says.
+    window: tuple[float, float] | None = None,
+) -> list[list[Tensor]]:
+    """Decodes the chosen frames of a video's clips, upright as its display matrix says.
 
     Args:
         path: local file.
-        choose: `choose(times, end)`, in seconds, gives the ascending numbers of the frames; a repeated one is decoded
-            once.
+        choose: `choose(times, end)`, in seconds, gives the ascending numbers of each clip's frames; one that is
+            repeated, or that several clips have, is decoded once.
         keep: turns a frame uint8 (height, width, channels) into what is kept; called as soon as it is decoded.
         channels: 1 grey, 3 colour.
         max_pixels: most pixels of a frame, by the header.
-        max_frames: most frames of the video.
+        max_frames: most frames of the video, or of the window.
+        window: (start, end) in seconds; only its frames are given to choose from, and read. None is the whole video.
 
     Raises:
         BadSample: damaged, no video, or larger than a limit (found before anything is decoded).
     """
     try:
         with closing(_Reader(path, max_pixels)) as reader:
-            index = index_frames(reader.container, reader.stream, max_frames)
-            numbers = choose(index.times, index.end)
-            frames = reader.frames(index, sorted(set(numbers)))
+            index = reader.index(max_frames, window)
+            chosen = choose(index.times[index.first :], index.end)
+            clips = [[index.first + number for number in numbers] for numbers in chosen]
+            frames = reader.frames(index, sorted({number for numbers in clips for number in numbers}))
             kept = {number: keep(_pixels(frame, channels)) for number, frame in frames}
-            return [kept[number] for number in numbers]
+            return [[kept[number] for number in numbers] for numbers in clips]
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
     except IndexError as error:  # PyAV's
@@ -97,6 +100,17 @@ class _Reader:
 
     def close(self) -> None:
         self.container.close()
+
+    def index(self, max_frames: int, window: tuple[float, float] | None) -> FrameIndex:
+        """The frames of the video, or of a window; of a late one no more of the file is read than has to be."""
+        if window is None:
+            return index_frames(self.container, self.stream, max_frames)
+        found = index_window(self.container, self.stream, max_frames, window)
+        if found is None:
+            self.close()
+            self._open()
+            found = within(index_frames(self.container, self.stream, max_frames), self.stream, window)
+        return found
 
     def frames(self, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yields (number, frame) for ascending numbers, each given once.

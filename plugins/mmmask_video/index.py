@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from statistics import median
 
 from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from mmmask.interfaces import BadSample
+
+TOLERANCE = 1e-4
+"""Seconds by which a window may differ from a timestamp."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,17 @@ class FrameIndex:
         stamps: presentation timestamp of each frame, in the stream's unit, ascending; empty where the file's
             timestamps do not say the order (AVI stores none, and what is made up for it errs where frames are
             reordered): frames are then counted as the decoder hands them out.
-        times: when each frame begins to be seen, in seconds.
-        end: when the last one ceases to be seen, in seconds.
+        times: when each frame begins to be seen, in seconds; of a window without the frames after it.
+        end: when the last of these ceases to be seen, in seconds.
         keyframes: numbers of the frames that decoding can begin with, ascending.
+        first: number of the first frame that may be chosen; those before it are only decoded.
     """
 
     stamps: tuple[int, ...]
     times: tuple[float, ...]
     end: float
     keyframes: tuple[int, ...]
+    first: int = 0
 
     def keyframe_before(self, number: int) -> int | None:
         """The last keyframe at or before a frame."""
@@ -47,9 +54,91 @@ def index_frames(container: InputContainer, stream: VideoStream, max_frames: int
     Raises:
         BadSample: there are none, or more than `max_frames`.
     """
+    return _indexed(container, stream, container.demux(stream), max_frames)
+
+
+def index_window(
+    container: InputContainer, stream: VideoStream, max_frames: int, window: tuple[float, float]
+) -> FrameIndex | None:
+    """Reads the packets of a stream from the keyframe before a window to its end; None where that cannot be told.
+
+    Raises:
+        BadSample: there are more than `max_frames`, or the window lies after the end of the video.
+    """
+    unit, end = float(stream.time_base or 1), _beginning(stream) + window[1]
+    packets = _from(container, stream, round((_beginning(stream) + window[0]) / unit))
+    if packets is None:
+        return None
+    later: list[Packet] = []
+
+    def wanted() -> Iterator[Packet]:
+        for packet in packets:
+            if packet.dts is not None and packet.dts * unit >= end:  # a frame is decoded no later than it is seen
+                later.append(packet)
+                return
+            yield packet
+
+    index = _indexed(container, stream, wanted(), max_frames)
+    if not index.stamps or index.times[0] > _beginning(stream) + window[0] + TOLERANCE:
+        return None
+    return within(replace(index, end=max(index.end, end)) if later else index, stream, window)
+
+
+def within(index: FrameIndex, stream: VideoStream, window: tuple[float, float]) -> FrameIndex:
+    """The index, of which only frames that begin in a window may be chosen, or the one that is seen throughout.
+
+    Args:
+        window: (start, end) in seconds from the beginning of the video.
+
+    Raises:
+        BadSample: the window lies after the end of the video.
+    """
+    start, end = (_beginning(stream) + second for second in window)
+    if start >= index.end:
+        raise BadSample(f"the part begins at {window[0]:.10g} s, after the end of the video")
+    stop = max(1, bisect_left(index.times, end - TOLERANCE))
+    first = min(bisect_left(index.times, start - TOLERANCE), stop - 1)
+    return replace(index, times=index.times[:stop], end=min(index.end, end), first=first)
+
+
+def _beginning(stream: VideoStream) -> float:
+    return float((stream.start_time or 0) * (stream.time_base or 1))
+
+
+def _from(container: InputContainer, stream: VideoStream, stamp: int) -> Iterator[Packet] | None:
+    """The packets from a keyframe at or before a timestamp on, or None where the container does not lead there."""
+    if "avi" in container.format.name.split(","):
+        return None
+    try:
+        container.seek(stamp, stream=stream, backward=True)
+    except FFmpegError:
+        return None
+    packets = container.demux(stream)
+    first = next(packets, None)
+    if first is None or not first.size or not first.is_keyframe or first.pts is None or first.pts > stamp:
+        return None
+    return chain([first], packets)
+
+
+def _within(index: FrameIndex, start: float, end: float) -> FrameIndex:
+    """The index, of which only frames that begin in a window may be chosen, or the one that is seen throughout."""
+    if not start < index.end:
+        raise BadSample(f"the part begins {start - index.end:g} s after the end of the video")
+    stop = max(1, bisect_left(index.times, end - TOLERANCE))
+    return replace(
+        index,
+        stamps=index.stamps[:stop],
+        times=index.times[:stop],
+        end=min(index.end, end),
+        keyframes=tuple(number for number in index.keyframes if number < stop),
+        first=min(bisect_left(index.times, start - TOLERANCE), stop - 1),
+    )
+
+
+def _indexed(container: InputContainer, stream: VideoStream, coming: Iterable[Packet], max_frames: int) -> FrameIndex:
     packets: list[tuple[int | None, int | None, int, bool]] = []  # presentation and decoding stamp, duration, keyframe
     first_keyframe: int | None = None
-    for packet in container.demux(stream):
+    for packet in coming:
         if packet.is_keyframe and first_keyframe is None:
             first_keyframe = packet.pts
         # the last packet is an empty one that asks the decoder for what it still holds; what an edit list cuts off is

@@ -66,4 +66,4 @@ class VideoModality(PixelModality):
     @property
     def preparation(self) -> VideoPreparation:
         """The worker side."""
-        return VideoPreparation(self.config)
+        return VideoPreparation(self.config, self.spec)

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Grid
-from mmmask.interop import HEADS, sincos_2d_table
+from mmmask.interop import HEADS, resize_kernel, sincos_2d_table
 from mmmask_zoo.conversion import Conversion, Patches, pixel_patches, square
 from mmmask_zoo.correspondence import learned_table, learned_tables, read_all
 from mmmask_zoo.layout import PART_KEYS, Layout, LayoutFormat
@@ -152,29 +152,33 @@ def read_pictures(conversion: Conversion, layout: Layout, **encoder: object) -> 
         {**PUBLISHED_DECODER, "positions": positions["decoder"]},
     )
     if num_frames:
-        _inflate(conversion, tokens.key, tubelet)
+        _inflate(conversion, tokens)
     return weights
 
 
-def _inflate(conversion: Conversion, key: str, tubelet: int) -> None:
+def _inflate(conversion: Conversion, tokens: Patches) -> None:
     """Repeats embedding and head for every frame of a tubelet.
 
-    The embedding is divided by their number, so that a still gives what its picture gave (I3D, Carreira and Zisserman
-    2017, section 2.1; the baseline of OmniMAE).
+    The embedding is divided by their number, so that a still gives what its picture gave (the baseline of OmniMAE).
     """
+    tubelet, *plane = tokens.size
     divided = f"repeated over {tubelet} frames and divided by their number"
     repeated = f"repeated: each of the {tubelet} frames is predicted as the picture was"
+
+    def inflated(kernel: Tensor) -> Tensor:
+        return resize_kernel(kernel, plane, tokens.size)
+
     weights = conversion.weights
-    for own, repeats, divisor, how in (
-        (f"encoder.embeddings.{key}.weight", (1, tubelet), tubelet, divided),
-        (f"{HEADS}.{key}.weight", (tubelet, 1), 1, repeated),
-        (f"{HEADS}.{key}.bias", (tubelet,), 1, repeated),
+    for own, axes, make, how in (
+        (f"encoder.embeddings.{tokens.key}.weight", 2, inflated, divided),
+        (f"{HEADS}.{tokens.key}.weight", 2, lambda weight: weight.repeat(tubelet, 1), repeated),
+        (f"{HEADS}.{tokens.key}.bias", 1, lambda bias: bias.repeat(tubelet), repeated),
     ):
         if (tensor := weights.state.get(own)) is not None:
             (foreign,) = weights.origin[own]
-            if tensor.dim() != len(repeats) or not tensor.is_floating_point():
+            if tensor.dim() != axes or not tensor.is_floating_point():
                 raise conversion.error(f"{foreign}: shape {tuple(tensor.shape)} of {tensor.dtype} cannot be inflated")
-            conversion.add([foreign], own, (tensor / divisor).repeat(repeats), how)
+            conversion.add([foreign], own, make(tensor), how)
 
 
 def write_pictures(writing: Writing, layout: Layout, **allowed: Any) -> None:  # noqa: ANN401 - as Writing.require_part

@@ -1,6 +1,7 @@
 """Files that cannot be decoded, or hardly: each costs one sample, is named, and the run goes on."""
 
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -316,6 +317,46 @@ ABUSES = [
         "check image.yaml 'streams.s.source={name: list, path: list.txt}'",
         refused=r"list\.txt",
         prepare=write("list.txt", ""),
+    ),
+    *(
+        Abuse(
+            f"table: {what}",
+            f"check image.yaml 'streams.s.source={{name: table, path: {file}{more}}}'",
+            refused=rf"\Ammmask: streams\.s\.source: source table: {re.escape(file)}.*{problem}.*\n\Z",
+            prepare=content and write(file, content),
+        )
+        for what, file, content, more, problem in (
+            ("missing", "t.csv", None, "", "FileNotFoundError"),
+            ("a folder", "img", None, "", "does not tell"),
+            ("binary", "t.csv", bytes(range(256)) * 99, "", "UnicodeDecodeError"),
+            ("UTF-16", "t.csv", "path\nimg/0.jpg\n".encode("utf-16"), "", "UnicodeDecodeError"),
+            ("zeros", "t.csv", bytes(10**6), "", "line|no column|no row"),
+            ("a line without end", "t.csv", "path,label\n" + "x" * 10**7, "", "line 2"),
+            ("a quote without end", "t.csv", 'path,label\n"' + "x\n" * 10**6, "", "line"),
+            ("JSON without end", "t.json", "[" * 10**6, "", "not JSON"),
+            ("JSON of another shape", "t.json", '{"a": {"b": 3}}', "", "list of objects"),
+            ("no such column", "t.csv", "pth\nimg/0.jpg\n", "", "no column 'path'"),
+            ("a template into Python", "t.csv", "path\nimg/0.jpg\n", ', file: "{path.__class__}"', "no column"),
+            ("a template without end", "t.csv", "path\nimg/0.jpg\n", ', file: "{path:9999999999d}"', "format"),
+        )
+    ),
+    Abuse(
+        "table: a part of a picture",
+        "check image.yaml 'streams.s.source={name: table, path: t.csv, start: a}'",
+        refused=r"streams\.s: \S*img/0\.jpg, 1 to inf s: a window of time, which the modality does not keep to",
+        prepare=write("t.csv", "path,a\nimg/0.jpg,1\n"),
+    ),
+    Abuse(
+        "list: a class that is none",
+        "check image.yaml 'streams.s.source={name: list, path: list.txt, classes: 3}'",
+        refused=r"list\.txt, line 2: class '3' is none of the 3 classes \(0 to 2\)",
+        prepare=write("list.txt", "img/0.jpg,2\nimg/0.jpg,3\n"),
+    ),
+    Abuse(
+        "list: names that are a picture",
+        "check image.yaml 'streams.s.source={name: list, path: list.txt, classes: img/0.jpg}'",
+        refused=r"classes: img/0\.jpg cannot be read \(UnicodeDecodeError\)",
+        prepare=write("list.txt", "img/0.jpg,2\n"),
     ),
     Abuse("list: binary", "check image.yaml 'streams.s.source={name: list, path: img/0.jpg}'", refused=r"img/0\.jpg"),
     Abuse(

@@ -1,6 +1,7 @@
 """The samples asked for are the samples that come out, of every container and codec; damage is found out."""
 
 import functools
+import math
 import struct
 
 import av
@@ -112,6 +113,32 @@ def test_lossless_samples_are_right_to_the_last_bits(files, audio, name):
     rate = KINDS[name][1]
     truth = expected(audio, round(4.321 * rate) / rate)
     assert np.abs(found - truth)[100:-100].max() < 3e-4
+
+
+@pytest.mark.parametrize("name", ["s16.wav", "cbr.mp3", "a.opus", "aac.m4a", "a.webm", "a.aac"])
+@pytest.mark.parametrize(
+    ("begin", "end", "place", "start"), [(3, 8, 0, 3), (3, 8, 1, 6), (3, 8, 0.5, 4.5), (5, math.inf, 0, 5)]
+)
+def test_a_window_lies_within_its_part(files, audio, seconds_decoded, name, begin, end, place, start):
+    found = decode_window(files[name], RATE, 2 * RATE, place, 1000.0, (begin, end))
+    late, alike = audio.lag(found, expected(audio, start))
+    assert abs(late - KINDS[name][2]) <= (20 if name.endswith(".webm") else 1)
+    assert alike > ALIKE
+    assert seconds_decoded[0] < 2 + decoding.PREROLL + 0.3
+
+
+def test_silence_follows_a_part_that_is_shorter_than_a_window(files, audio):
+    found = decode_window(files["a.flac"], RATE, 2 * RATE, 0.7, 1.5, (4, 5))
+    assert np.abs(found[:RATE] - expected(audio, 4, 1))[100:-100].max() < 3e-4
+    assert not found[RATE + 50 :].any()
+    with pytest.raises(BadSample, match=r"longer than max_seconds = 1\.5"):
+        decode_window(files["a.flac"], RATE, 2 * RATE, 0.7, 1.5, (4, 6))
+
+
+@pytest.mark.parametrize("name", ["s16.wav", "cbr.mp3", "a.webm", "a.aac"])
+def test_a_part_after_the_end(files, name):
+    with pytest.raises(BadSample, match="the sound track holds no samples from 70 s on"):
+        decode_window(files[name], RATE, 2 * RATE, 0.5, 1000.0, (70, 72))
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 import mmmask
 from mmmask.cli import COMMANDS
@@ -269,10 +270,37 @@ def test_check_counts_and_reads_a_batch_of_every_stream(cli, experiment):
     assert lines[-1] == "ready to train"
 
 
+def test_check_tells_classes_and_what_is_left_out(cli, experiment, monkeypatch, signals):
+    monkeypatch.setattr(signals.WaveSource, "left_out", "3 .gif", raising=False)
+    done = cli(
+        "check", experiment, "--device", "cpu", "streams.long.source.labelled=true", "streams.long.source.count=25"
+    )
+    assert "long: labels: 3 classes, 8 to 9 samples each\n" in done.out
+    assert "long: left out: 3 .gif\n" in done.out
+    assert "short: labels" not in done.out
+
+
 def test_check_tries_a_step(cli, experiment):
     done = cli("check", experiment, "--device", "cpu", "training.precision=bf16")
     assert "one forward and backward of 2 samples per stream on cpu: finite, with all gradients\n" in done.out
     assert "for batches under way" in done.out
+
+
+def test_check_draws_samples_as_training_sees_them(cli, experiment, tmp_path):
+    folder = tmp_path / "drawn"
+    done = cli("check", experiment, "--device", "cpu", "--pictures", str(folder))
+    assert (done.code, done.err) == (0, "")
+    for stream in ("long", "short"):
+        assert f"{stream}: {folder / stream}.png shows samples as training sees them\n" in done.out
+        with Image.open(folder / f"{stream}.png") as picture:
+            assert picture.width > 100
+
+
+def test_check_says_why_there_is_no_picture(cli, experiment, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done = cli("check", experiment, "--device", "cpu", "--pictures", str(tmp_path / "file"))
+    assert done.code == 0
+    assert "long: no picture: " in done.out
 
 
 def test_check_says_when_there_is_no_memory_for_a_step(cli, experiment, monkeypatch):

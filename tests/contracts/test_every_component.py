@@ -55,6 +55,12 @@ VARIANTS = {
     ("masker", "random"): [{"round_down": "visible"}],
     ("modality", "image"): [{"size": 64, "patch_size": [2, 16, 16]}],
     ("source", "json_lines"): [{"window": None}],
+    ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
+    ("source", "folder"): [{"per_class": 1}],
+    ("source", "table"): [
+        {"file": "{path}", "labels": {"kind": "label", "size": "number"}, "classes": {"size": 12}, "start": "number"},
+        {"labels": {"label": "number"}, "label_separator": "1", "limit": 2},
+    ],
     ("positions", "flat_sinusoid"): [{"trained_grid": [4, 4]}],
 }
 # small samples
@@ -103,7 +109,7 @@ def examples(tmp_path_factory):
             case "modality":
                 return {"loaded": SourceFile(str(LOADED[name](folder)))} if name in LOADED else {}
             case "evaluator":
-                return {"model": small_model()}
+                return {"model": small_classifier() if name == "classification" else small_model()}
             case "format":
                 return dict(FORMATS[name]()) if name in FORMATS else {}
         return {}
@@ -116,7 +122,11 @@ def write_files(folder):
         path = folder / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number]) * 10)
-    (folder / "list.csv").write_text("files/b/2.jpg,two\nfiles/a/1.jpg,one\nfiles/a/0.JPG,one\n")
+    rows = ["files/b/2.jpg,two", "files/a/1.jpg,one", "files/a/0.JPG,one"]
+    (folder / "list.csv").write_text("\n".join(rows))
+    (folder / "table.csv").write_text(
+        "\n".join(["path,label,number", *(f"{row},{n + 9}" for n, row in enumerate(rows))])
+    )
     return folder
 
 
@@ -134,6 +144,7 @@ def write_texts(folder):
 SOURCES = {
     "folder": lambda folder: {"path": str(write_files(folder) / "files"), "extensions": (".jpg",)},
     "list": lambda folder: {"path": str(write_files(folder) / "list.csv"), "extensions": (".jpg",)},
+    "table": lambda folder: {"path": str(write_files(folder) / "table.csv")},
     "glob": lambda folder: {"path": str(write_files(folder) / "files/**/*.[jJ]*"), "extensions": (".jpg",)},
     "text_files": lambda folder: {"path": str(write_texts(folder) / "*.txt"), "extensions": (".txt",)},
     "json_lines": lambda folder: {"path": str(write_texts(folder)), "label_field": "kind"},
@@ -187,6 +198,14 @@ def small_model(modality="image", encoder=None, decoder=None):
         },
     }
     return build_model(experiment_from_data(data))
+
+
+def small_classifier():
+    data = {
+        "model": {"encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2}},
+        "streams": {"a": {"modality": {"name": "image", **MODALITIES["image"]}, "objective": "classification"}},
+    }
+    return build_model(experiment_from_data(data), {"a": {"label": ("cat", "dog", "owl")}})
 
 
 def written(name, modality, encoder, decoder, **options):

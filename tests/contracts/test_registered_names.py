@@ -7,7 +7,7 @@ from mmmask.components import components
 
 NAMES = {
     "modality": ["audio", "image", "text", "video"],
-    "source": ["folder", "glob", "json_lines", "list", "text_files"],
+    "source": ["folder", "glob", "json_lines", "list", "table", "text_files"],
     "masker": [
         "block",
         "causal",
@@ -27,8 +27,17 @@ NAMES = {
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],
-    "augmentation": ["crop", "flip"],
-    "evaluator": ["reconstruction"],
+    "augmentation": [
+        "centre_crop",
+        "color_jitter",
+        "crop",
+        "erase",
+        "flip",
+        "pad_crop",
+        "rand_augment",
+        "spec_augment",
+    ],
+    "evaluator": ["classification", "reconstruction"],
     "callback": ["tensorboard"],
     "format": [
         "convmae",

@@ -45,6 +45,7 @@ def test_the_reader_of_programs_sees_names_and_texts_only():
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_core_names_no_modality(path):
     draws = path.relative_to(ROOT / "mmmask").as_posix() in (
+        "evaluation/confusion.py",
         "evaluation/pictures.py",
         "evaluation/held_out.py",
         "evaluation/reconstruction.py",

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import read_ahead
+from mmmask.data.process import guarded
 from mmmask.data.samples import SampleLoader
 from mmmask.data.streams import Streams, sample_loader, streams_of_step, total_steps
 from mmmask.experiment import experiment_from_data
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import BadSample, Source, SourceError, TokenSpec, View
+from mmmask.experiment.settings import DataSettings
+from mmmask.interfaces import BadSample, Source, SourceError, SourceFile, TokenSpec
 
 
 @given(length=st.integers(1, 50), seed=st.integers(0, 2**40))
@@ -178,6 +180,67 @@ def test_a_sample_without_a_label_among_labelled_ones_has_class_minus_one(signal
     assert loader.plain(0).labels == {"shape": 0, "size": -1}
 
 
+class Tagged(Counting):
+    """Samples with one shape and any number of tags, which the last ones lack."""
+
+    several = ("tags",)
+
+    @property
+    def classes(self):
+        return {"shape": ("sine", "saw"), "tags": ("loud", "long", "low")}
+
+    def labels(self, index):
+        tags = {0: ("low", "loud"), 1: ()}
+        return {"shape": "saw"} | ({"tags": tags[index]} if index in tags else {})
+
+
+def test_a_sample_may_have_several_classes_of_a_set(signals):
+    loader = loader_of(signals, source=Tagged(signals), replicate=2)
+    loaded = loader.batch([(0, 0), (0, 1), (0, 2)]).batch.labels
+    assert loaded["shape"].tolist() == [1] * 6
+    assert loaded["tags"].dtype == torch.float32
+    assert loaded["tags"][::2].tolist() == [[1, 0, 1], [0, 0, 0], [-1, -1, -1]]
+    assert loader.plain(0).labels["tags"].tolist() == [1, 0, 1]
+
+
+def test_several_classes_come_back_from_worker_processes(signals):
+    loader = loader_of(signals, source=Tagged(signals))
+    expected = loader.batch([(0, 0), (0, 1)]).batch.labels
+    with guarded({"s": loader}, DataSettings(workers=1)) as guards:
+        found = guards["s"].batch([(0, 0), (0, 1)]).batch.labels
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        assert guards["s"].plain(0).labels["tags"].tolist() == [1, 0, 1]
+
+
+def test_a_sample_without_a_label_is_an_error_where_the_objective_takes_none(signals, monkeypatch):
+    def made(unlabelled):
+        data = signals.signal_data()
+        wave = {"name": "waves", "labelled": True}
+        data["streams"] = {
+            "s": {"objective": "classification", "modality": "signal", "source": wave, "unlabelled": unlabelled}
+        }
+        return sample_loader(experiment_from_data(data), "s")
+
+    assert made(False).plain(5).labels == {"label": 2}
+    monkeypatch.setattr(signals.WaveSource, "labels", lambda _, index: {} if index in (5, 7) else {"label": "a"})
+    assert made(True).plain(5).labels == {"label": -1}
+    problem = r"streams\.s\.source: sample 5 has no label of the set 'label', as 2 of 24 samples\. .*`unlabelled: true`"
+    with pytest.raises(SourceError, match=problem):
+        made(False)
+
+
+def test_a_part_of_a_recording_is_refused_where_the_modality_would_take_the_whole(signals):
+    class Parts(Counting):
+        def load(self, index):
+            return SourceFile("a.mp4", window=(1.0, 2.0))
+
+    with pytest.raises(
+        SourceError, match=r"streams\.s: sample 3: a window of time, which the modality does not keep to"
+    ):
+        loader_of(signals, source=Parts(signals)).batch([(0, 3)])
+
+
 def test_held_out_samples_have_the_numbers_of_the_training_classes(signals):
     data = signals.signal_data()
     data["streams"]["long"]["source"]["labelled"] = True
@@ -194,13 +257,15 @@ def test_held_out_samples_have_the_numbers_of_the_training_classes(signals):
         sample_loader(settings, "long", held_out=True, classes={"label": ("a", "d")})
 
 
-def test_the_plain_view_and_any_other(signals):
+def test_the_plain_view_and_others(signals):
     loader = loader_of(signals)
     plain = loader.plain(3)
     assert (plain.index, list(plain.parts)) == (3, ["s"])
     assert torch.equal(plain.parts["s"], loader.plain(3).parts["s"])
-    drawn = loader.plain(3, View(torch.Generator().manual_seed(1)))
-    assert not torch.equal(plain.parts["s"], drawn.parts["s"])
+    views = loader.views(3, clips=2, crops=3)
+    assert [(view.index, view.labels) for view in views] == [(3, plain.labels)] * 6
+    middle = loader.views(3, clips=1, crops=3)[1]
+    assert torch.equal(middle.parts["s"], plain.parts["s"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

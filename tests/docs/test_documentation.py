@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import inspect
 import io
+import json
 import pickle
 import re
 import shlex
@@ -23,10 +24,10 @@ from mmmask import hooks, testing
 from mmmask.builtins.pixels import PixelLoss
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
-from mmmask.data.streams import Streams
+from mmmask.data.streams import Streams, sample_loader
 from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.experiment.compose import published_experiments
-from mmmask.interfaces import PLAIN, build, patchify
+from mmmask.interfaces import PLAIN, SourceFile, build, patchify
 from mmmask.model.masks import mask_from_bool
 from mmmask.model.tokenizing import tokenize
 from mmmask.testing import document
@@ -352,6 +353,79 @@ class TestThePageOnObjectives:
     def test_it_has_sixty_lines_at_most(self, examples):
         code = TEXTS["docs/objectives.md"].partition("class LabelsObjective")[2].partition("\n\n\nclass")[0]
         assert len(code.splitlines()) <= 60
+
+
+def written(path, *lines):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+EPIC = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
+    "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
+)
+
+
+class TestThePageOnData:
+    """Its sources read the files of data sets as these are handed out."""
+
+    @pytest.fixture
+    def loaded(self, in_folder):
+        run_examples("docs/data.md", in_folder)
+        for split in ("train", "val"):
+            for label in ("n01440764", "n01443537"):
+                written(f"data/imagenet/{split}/{label}/{label}_1.JPEG", "")
+        species = "train_val2018/Plantae/7477/3b60.jpg"
+        images = {"images": [{"id": 3, "file_name": species, "license": 3}], "categories": [{"id": 7477, "name": "x"}]}
+        for split in ("train", "val"):
+            annotated = images | {"annotations": [{"id": 3, "image_id": 3, "category_id": 7477}]}
+            written(f"data/inat18/{split}2018.json", json.dumps(annotated))
+        written(
+            "data/places365/places365_train_standard.txt",
+            "/a/airfield/00000001.jpg 0",
+            "/z/zen_garden/00005000.jpg 364",
+        )
+        written("data/places365/places365_val.txt", "Places365_val_00000001.jpg 165")
+        clips = "testifying,---QUuC4vJs,84,94,{0}", "eating spaghetti,---gone,120,130,{0}"
+        for split in ("train", "val"):
+            written(f"data/kinetics400/{split}/---QUuC4vJs_000084_000094.mp4", "")
+            written(f"data/kinetics400/{split}.csv", "label,youtube_id,time_start,time_end,split", *clips)
+        templates = {"Holding something next to something": "0", "Dropping something onto something": "1"}
+        written("data/ssv2/labels/labels.json", json.dumps(templates))
+        record = {"id": "78687", "label": "dropping a", "template": "Dropping [something] onto [something]"}
+        for split in ("train", "validation"):
+            written(f"data/ssv2/labels/{split}.json", json.dumps([record | {"placeholders": ["a", "b"]}]))
+        row = "P01_01_{0},P01,P01_01,00:00:01.089,{1},8,202,open door,open,3,door,3,\"['door']\",[3]"
+        rows = row.format(0, "00:00:00.14,00:00:03.37"), row.format(1, "01:00:04.37,01:00:06.17")
+        for split in ("train", "validation"):
+            written(f"data/epic100/EPIC_100_{split}.csv", EPIC, *rows)
+        experiment = mmmask.load_experiment("data_sets.yaml")
+        training = {name: sample_loader(experiment, name) for name in experiment.streams}
+        for name, loader in training.items():
+            sample_loader(experiment, name, held_out=True, classes=loader.classes)
+        return training
+
+    def test_files_and_labels(self, loaded):
+        found = {name: loader.source for name, loader in loaded.items()}
+
+        def last(loader):
+            number = len(loader.source) - 1
+            labels = loader.source.labels(number).items()
+            return loader.source.name(number), {key: loader.classes[key].index(name) for key, name in labels}
+
+        assert {name: last(loader) for name, loader in loaded.items()} == {
+            "imagenet": ("n01443537/n01443537_1.JPEG", {"label": 1}),
+            "inat18": ("train_val2018/Plantae/7477/3b60.jpg", {"label": 7477}),
+            "places365": ("z/zen_garden/00005000.jpg", {"label": 364}),
+            "kinetics400": ("---QUuC4vJs_000084_000094.mp4", {"label": 0}),
+            "something": ("78687.webm", {"label": 1}),
+            "epic100": ("P01/videos/P01_01.MP4, 3604.37 to 3606.17 s", {"verb": 3, "noun": 3}),
+        }
+        assert found["kinetics400"].left_out == "1 of 2 files, which are not there"
+        assert found["epic100"].load(0) == SourceFile(
+            "data/epic100/EPIC-KITCHENS/P01/videos/P01_01.MP4", window=(0.14, 3.37)
+        )
+        assert [len(names) for names in loaded["epic100"].classes.values()] == [97, 300]
 
 
 class TestThePageOnMaskers:

@@ -69,6 +69,8 @@ def test_both_kinds_can_be_sent_to_another_process(temporary):
     gc.collect()
     assert os.path.exists(path)
     assert pickle.loads(pickle.dumps(SourceFile("here.wav"))) == SourceFile("here.wav")
+    part = SourceFile("here.wav", window=(1.5, 2.0))
+    assert pickle.loads(pickle.dumps(part)) == part != SourceFile("here.wav")
 
 
 def test_a_disk_that_is_full_makes_a_bad_sample(temporary, monkeypatch):

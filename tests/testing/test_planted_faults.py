@@ -330,10 +330,11 @@ class SoundPool(Pool):
 class SoundAugmentation(Augmentation):
     """Cuts a window out."""
 
-    def __call__(self, content, view, resize):
-        spare = content.shape[-1] - resize.size[-1]
-        start = spare // 2 if view.place is None else int(torch.randint(spare + 1, (), generator=view.place))
-        return content[..., start : start + resize.size[-1]]
+    def __call__(self, content, view, target):
+        if view.place is None:
+            return content
+        start = int(torch.randint(content.shape[-1] - target.size[-1] + 1, (), generator=view.place))
+        return content[..., start : start + target.size[-1]]
 
 
 class SoundOptimizer(Optimizer):
@@ -356,6 +357,12 @@ class SoundEvaluator(Evaluator):
 
     def figures(self):
         return {"mean": self.sum / self.count, "psnr": None}
+
+    def state(self):
+        return self.sum, self.count
+
+    def merge(self, states):
+        self.sum, self.count = (sum(part) for part in zip(*states, strict=True))
 
 
 class SoundCallback(Callback):
@@ -668,6 +675,10 @@ preparation_fault(
     "prepares_in_several_threads", "SharedModality",
     decode=share, prepare=lambda self, decoded, view: prepare(self, decoded.roll(self.turn, dims=1), PLAIN),
 )  # fmt: skip
+preparation_fault(
+    "decodes_clips_as_one_by_one", "HastyModality",
+    decode_clips=lambda self, loaded, count: [decode(self, loaded, PLAIN).roll(1, dims=1)] * count,
+)  # fmt: skip
 preparation_fault("calls_broken_files_bad_samples", "StrictModality", decode=stop)
 
 
@@ -916,6 +927,18 @@ source_faults = {
         {"label": lambda self, index: str(index), "classes": property(lambda self: {"label": ("1", "0")})},
     ),
     "Numbered": ("names_its_samples", {"label": lambda self, index: index}),
+    "Twofold": (
+        "names_its_samples",
+        {"label": lambda self, index: "a", "classes": property(lambda self: {"label": ("a", "a")})},
+    ),
+    "Plural": (
+        "names_its_samples",
+        {
+            "several": ("label",),
+            "labels": lambda self, index: {"label": "a"},
+            "classes": property(lambda self: {"label": ("a",)}),
+        },
+    ),
     "Locked": ("can_be_pickled", {"__init__": with_attribute("lock", threading.Lock)}),
     "Shared": ("serves_several_threads", {"load": shared_place}),
     "Gambling": (
@@ -925,6 +948,10 @@ source_faults = {
     "Unordered": (
         "is_the_same_in_another_process",
         {"load": lambda self, index: sorted({f"name {number}" for number in range(20)}, key=hash)[index]},
+    ),
+    "Renumbered": (
+        "is_the_same_in_another_process",
+        {"classes": property(lambda self: {"label": tuple(sorted({f"name {n}" for n in range(20)}, key=hash))})},
     ),
     "Learning": ("holds_no_weights", {"__init__": with_attribute("scale", idle)}),
 }  # fmt: skip
@@ -964,8 +991,8 @@ fault("format", "reads_the_same_every_time", "ConsumingFormat", read=consume)
 fault("format", "reads_what_it_writes", "ScalingFormat", write=scaled)
 
 
-def uneven(self, content, view, resize):
-    return torch.stack([SoundAugmentation.__call__(self, frame, view, resize) for frame in content])
+def uneven(self, content, view, target):
+    return torch.stack([SoundAugmentation.__call__(self, frame, view, target) for frame in content])
 
 
 def ungrouped(self, groups):
@@ -997,6 +1024,10 @@ fault("pool", "trains_every_parameter", "IdlePool", __init__=with_attribute("idl
 fault(
     "augmentation", "keeps_the_dtype", "FloatingAugmentation", __call__=lambda self, *given: augment(self, *given) / 2
 )
+fault(
+    "augmentation", "changes_nothing_without_randomness", "RestlessAugmentation",
+    __call__=lambda self, *given: augment(self, *given)[..., ::2],
+)  # fmt: skip
 fault("augmentation", "changes_all_frames_alike", "UnevenAugmentation", __call__=uneven)
 fault("augmentation", "can_be_pickled", "LockedAugmentation", __init__=with_attribute("lock", threading.Lock))
 fault(
@@ -1021,6 +1052,7 @@ fault(
 )  # fmt: skip
 fault("evaluator", "gives_figures", "NanEvaluator", figures=lambda self: {"mean": float("nan")})
 fault("evaluator", "evaluates_the_same_again", "GamblingEvaluator", figures=lambda self: {"mean": random.random()})
+fault("evaluator", "merges_processes", "SelfishEvaluator", merge=nothing)
 fault("callback", "implements_hooks", "IdleCallback", step_ended=None)
 fault("callback", "implements_hooks", "MisspeltCallback", step_finished=misspelt())
 fault("callback", "goes_on_from_its_state", "AmnesicCallback", load_state_dict=nothing)

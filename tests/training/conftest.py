@@ -39,7 +39,7 @@ def train(forker, signals):
 def experiment_file(signals, tmp_path_factory):
     """Writes an experiment of signals that uses everything a resume could get wrong; returns its path."""
 
-    def write(mixing="joint", workers=0, **training):
+    def write(mixing="joint", workers=0, classify=False, **training):
         data = signals.signal_data(
             steps=8, mixing=mixing, accumulate=2, checkpoint={"every": 3}, evaluate={"every": 4},
             log={"every": 1, "reconstruct_every": 0, "tensorboard": False},
@@ -48,6 +48,13 @@ def experiment_file(signals, tmp_path_factory):
         data["training"] |= training
         data["streams"]["long"] |= {"replicate": 2, "source": {"name": "waves", "bad": [2, 3, 11, 20]}}
         data["data"] = {"workers": workers, "max_bad_share": 0.5}
+        if classify:  # one stream learns labels, with all that is drawn at random; the other masks
+            long = data["streams"]["long"]
+            for setting in ("masker", "loss"):
+                del long[setting]
+            long["source"]["labelled"] = long["held_out"]["labelled"] = True
+            long |= {"objective": "classification", "dropout": 0.3, "mixup": 0.8, "cutmix": 1.0}
+            long |= {"label_smoothing": 0.1, "head_std": 0.02}
         return save(data)
 
     def save(data):

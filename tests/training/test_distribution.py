@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_all_processes(train, experiment_file, tm
 
 
 def test_one_device_for_several_processes_is_refused(monkeypatch):
-    from mmmask.training.parallelism import processes
+    from mmmask.model.processes import processes
     from mmmask_registry import MmmaskError
 
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -20,8 +20,11 @@ PROBING = ("model.trainable=none", "model.encoder.drop_path=0.5", "training.opti
     [(FINE_TUNING, "metrics:5"), (FINE_TUNING, "saved:6"), (FINE_TUNING, "evaluation:3"), (PROBING, "metrics:5")],
     ids=["fine_tuning-metrics", "fine_tuning-saved", "fine_tuning-evaluation", "probing"],
 )
-def test_a_killed_run_ends_as_if_nothing_had_happened(train, left, reference, experiment_file, tmp_path, how, moment):
-    file = experiment_file()
+@pytest.mark.parametrize("classify", [False, True], ids=["masked", "classification"])
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    train, left, reference, experiment_file, tmp_path, how, moment, classify
+):
+    file = experiment_file(classify=classify)
     assert train(file, tmp_path / "run", *how, moment=moment).code == -signal.SIGKILL
     ended = train(file, tmp_path / "run", "data.workers=2", *how)
     assert ended.code == 0, ended.err
@@ -32,16 +35,21 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(train, left, reference, ex
         assert torch.equal(found.state["average"]["weights"][name], weight), name
 
 
-@pytest.mark.parametrize("how", [FINE_TUNING, PROBING], ids=["fine_tuning", "probing"])
-def test_two_processes_train_as_one(reference, experiment_file, how):
-    file = experiment_file("alternate" if how is FINE_TUNING else "joint")
+@pytest.mark.parametrize(
+    ("how", "file"),
+    [(FINE_TUNING, {"mixing": "alternate"}), (PROBING, {}), (FINE_TUNING, {"classify": True})],
+    ids=["fine_tuning", "probing", "classification"],
+)
+def test_two_processes_train_as_one(reference, experiment_file, how, file):
+    file = experiment_file(**file)
     one, two = reference(file, *how), reference(file, *how, processes=2)
     for part in (lambda state: state["model"], lambda state: state["average"]["weights"]):
         for key, value in part(one.state).items():
             torch.testing.assert_close(value, part(two.state)[key], rtol=1e-3, atol=2e-4, msg=key)
     for line, other in zip(one.evaluations, two.evaluations, strict=True):
         assert line.keys() == other.keys()
-        assert line["average/loss"] == pytest.approx(other["average/loss"], rel=2e-4)
+        for key in (key for key in line if key.endswith("loss")):
+            assert line[key] == pytest.approx(other[key], rel=2e-4), key
 
 
 def test_what_is_frozen_stays_and_is_not_averaged(reference, experiment_file):

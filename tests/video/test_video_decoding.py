@@ -1,6 +1,7 @@
 """The frames asked for are the frames that come out, of every container and codec; damage and size are found out."""
 
 import gc
+import math
 import os
 import struct
 from fractions import Fraction
@@ -13,7 +14,7 @@ import torch
 
 from mmmask.interfaces.files import BadSample
 from mmmask_video import decoding
-from mmmask_video.decoding import decode_clip
+from mmmask_video.decoding import decode_clips
 
 KINDS = {
     "h264_b_frames.mp4": ("libx264", {"bf": "3", "g": "24"}),
@@ -58,9 +59,9 @@ def clip(path, numbers, seen=None, channels=3, max_pixels=10_000, max_frames=100
     def choose(times, end):
         if seen is not None:
             seen.append((times, end))
-        return list(numbers(len(times))) if callable(numbers) else numbers
+        return [list(numbers(len(times))) if callable(numbers) else numbers]
 
-    frames = decode_clip(
+    (frames,) = decode_clips(
         path, choose, torch.from_numpy, channels=channels, max_pixels=max_pixels, max_frames=max_frames
     )  # fmt: skip
     return [frame.permute(2, 0, 1) for frame in frames]
@@ -84,6 +85,63 @@ def test_any_choice_of_frames(files, video, name):
         assert [video.read_number(frame) for frame in clip(files[name], numbers)] == numbers
     ends = [0, 0, COUNT - 1, COUNT - 1]
     assert [video.read_number(frame) for frame in clip(files[name], ends)] == ends
+
+
+def part(path, start, end, seen=None, max_frames=1000):
+    """All frames of a part."""
+
+    def choose(times, until):
+        if seen is not None:
+            seen.append((times, until))
+        return [list(range(len(times)))]
+
+    (found,) = decode_clips(
+        path, choose, torch.from_numpy, channels=3, max_pixels=10_000, max_frames=max_frames, window=(start, end)
+    )
+    return [frame.permute(2, 0, 1) for frame in found]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("start", "end", "first", "stop"), [(0, 0.5, 0, 15), (1.2, 1.8, 36, 54), (1.05, 9, 32, 60), (1, math.inf, 30, 60)]
+)
+def test_a_part_has_the_frames_that_begin_in_it(files, video, name, start, end, first, stop):
+    seen = []
+    found = part(files[name], start, end, seen)
+    assert [video.read_number(frame) for frame in found] == list(range(first, stop))
+    assert np.allclose(seen[0][0], np.arange(first, stop) / 30, atol=0.001)
+    assert seen[0][1] == pytest.approx(min(end, 2.0), abs=0.002)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_of_a_part_in_which_no_frame_begins_the_one_that_is_seen(files, video, name):
+    assert [video.read_number(frame) for frame in part(files[name], 1.41, 1.42)] == [42]
+
+
+def test_a_frame_that_is_seen_for_long(video, tmp_path):
+    path = video.encode(tmp_path / "slow.mkv", stamps=[0, 1, 300, 301], options={"bf": "0"})
+    for start, end, numbers in ((4, 6, [1]), (4, 20, [2, 3]), (0, 5, [0, 1])):
+        assert [video.read_number(frame) for frame in part(path, start, end)] == numbers
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_part_after_the_end(files, name):
+    with pytest.raises(BadSample, match="the part begins at 2.5 s, after the end of the video"):
+        part(files[name], 2.5, 3)
+
+
+@pytest.mark.parametrize("name", ["h264_b_frames.mp4", "h264_open_gop.mkv", "hevc.mp4", "vp9.webm"])
+def test_no_more_of_a_file_is_read_than_a_late_part_needs(files, frames_decoded, monkeypatch, name):
+    monkeypatch.setattr(decoding, "index_frames", None)  # which reads all packets
+    part(files[name], 1.7, 1.8, max_frames=40)
+    assert frames_decoded[0] <= 25  # keyframes are 20 or 24 frames apart
+
+
+def test_times_of_a_part_count_from_the_beginning_of_a_late_video(files, video, tmp_path):
+    path = remux(files["h264_b_frames.mp4"], tmp_path / "late.ts", lambda *_: True)  # begins at 1.4 s or so
+    assert [video.read_number(frame) for frame in part(path, 0.5, 1)] == list(range(15, 30))
+    path = remux(files["h264_b_frames.mp4"], tmp_path / "cut.mkv", lambda number, _: number >= 3)
+    assert [video.read_number(frame) for frame in part(path, 0, math.inf)][0] == 24
 
 
 def test_whole_pictures_are_right(files, video):

@@ -41,6 +41,22 @@ class LearnedTables(Positions):
         """(num_prefix, width), or None without prefix tokens."""
         return self.prefix_table
 
+    def weights_from(self, other: Positions) -> dict[str, Tensor]:
+        """Tables resized to these grids; of prefix tokens the first rows, and its own for those that `other` lacks.
+
+        Where `other` adds nothing to its prefix tokens, their rows are zeros.
+        """
+        found, rows = self._tables_from(other), other.prefix()
+        if rows is None and other.num_prefix:
+            rows = torch.zeros(other.num_prefix, self.width)
+        if self.prefix_table is not None and rows is not None:
+            found["prefix_table"] = first_rows(rows, self.prefix_table)
+        return found
+
+    @abstractmethod
+    def _tables_from(self, other: Positions) -> dict[str, Tensor]:
+        """The parameters that serve all grids, made of other positions."""
+
 
 class LearnedPositions(LearnedTables):
     """A learned vector per token and per prefix token (ViT, Dosovitskiy et al. 2020, section 3.1).
@@ -65,6 +81,11 @@ class LearnedPositions(LearnedTables):
     def forward(self, grid: Grid) -> Tensor:
         """(tokens, width)."""
         return resize_table(self.table, self.reference, grid)
+
+    def _tables_from(self, other: Positions) -> dict[str, Tensor]:
+        if (table := other(self.reference)) is None:
+            raise ValueError(f"{other.config.name} adds nothing to tokens that a table could begin as")
+        return {"table": table}
 
 
 class LearnedSeparablePositions(LearnedTables):
@@ -99,6 +120,22 @@ class LearnedSeparablePositions(LearnedTables):
         space = resize_table(self.space, self.plane, plane)
         if self.time is None:
             return space.repeat(frames, 1)
-        # a plane of one cell per frame: `resize_table` then resizes the frames alone
-        time = resize_table(self.time, (self.frames, 1, 1), (frames, 1, 1))
-        return (time.unsqueeze(1) + space).flatten(0, 1)
+        return (_resize_frames(self.time, self.frames, frames).unsqueeze(1) + space).flatten(0, 1)
+
+    def _tables_from(self, other: Positions) -> dict[str, Tensor]:
+        if not isinstance(other, LearnedSeparablePositions):
+            raise ValueError(f"{other.config.name} is not separable")
+        found = {"space": resize_table(other.space, other.plane, self.plane)}
+        if self.time is not None and other.time is not None:
+            found["time"] = _resize_frames(other.time, other.frames, self.frames)
+        return found
+
+
+def first_rows(rows: Tensor, own: Tensor) -> Tensor:
+    """As many rows as `own` has: the first of `rows`, then, where there are fewer, its own."""
+    return torch.cat([rows[: len(own)], own[len(rows) :].to(rows)])
+
+
+def _resize_frames(table: Tensor, trained: int, frames: int) -> Tensor:
+    # a plane of one cell per frame: `resize_table` then resizes the frames alone
+    return resize_table(table, (trained, 1, 1), (frames, 1, 1))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.positions.resizing import offset_counts
+from mmmask.builtins.positions.resizing import offset_counts, resize_relative_table
 from mmmask.interfaces import Component, Grid, GridError, Positions
 
 PREFIX_ROWS = 3
@@ -88,6 +88,17 @@ class RelativeBias(Positions):
         if self.num_prefix:
             at = torch.cat([torch.arange(self.num_prefix, device=at.device).expand(len(at), -1), at], dim=1)
         return self._look_up(pairs[at.unsqueeze(2), at.unsqueeze(1)]).transpose(0, 1)
+
+    def weights_from(self, other: Positions) -> dict[str, Tensor]:
+        """The table resized to these grids; rows of prefix tokens as they are, or its own where `other` has none."""
+        if not isinstance(other, RelativeBias):
+            raise ValueError(f"{other.config.name} has no table of offsets")
+        of_tokens = math.prod(offset_counts(other.reference))
+        resized = resize_relative_table(other.table[:of_tokens], other.reference, self.reference)
+        if self.num_prefix:
+            own = other if other.num_prefix else self
+            resized = torch.cat([resized, own.table[-PREFIX_ROWS:].to(resized)])
+        return {"table": resized}
 
     def index(self, grid: Grid) -> Tensor:
         """`relative_index` of the grid, on the table's device; computed once per grid."""
