@@ -40,7 +40,6 @@ from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file
 from mmmask.interop.runs import load_run
-from mmmask.model.classifier import Classifier
 from mmmask.model.processes import processes
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -246,10 +245,8 @@ def evaluate(
     return done
 
 
-def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:  # noqa: ANN401 - Model or Classifier
+def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:  # noqa: ANN401 - a Model
     """{label set: probabilities (batch, classes)} of samples (batch, *sample_shape), float32."""
-    if isinstance(model, Classifier):
-        return {LABEL: model({stream: samples})[stream].float().softmax(dim=-1)}
     objective = model.objective(stream)
     logits = objective.logits(stream, model.encode({stream: samples})[stream])
     return {label_set: objective.probabilities(stream, part) for label_set, part in logits.items()}
@@ -294,9 +291,6 @@ def read_classes(path: str | Path) -> list[str]:
 CLASSIFIES = ("classes", "logits", "probabilities")
 """What an objective that classifies has, as `classification` does."""
 
-LABEL = "label"
-"""Label set of a file that does not name its own."""
-
 
 @dataclass(frozen=True)
 class _Head:
@@ -307,24 +301,21 @@ class _Head:
     views: tuple[int, int] = (1, 1)
 
 
-def _head(model: Any, stream: str) -> _Head:  # noqa: ANN401 - Model or Classifier
-    if isinstance(model, Classifier):
-        return _Head({LABEL: [str(number) for number in range(model.settings.classes)]})
+def _head(model: Any, stream: str) -> _Head:  # noqa: ANN401 - a Model
     settings = model.objective(stream).streams[stream]
     clips, crops = getattr(settings, "views", (1, 1))
     sigmoid = getattr(settings, "activation", "softmax") == "sigmoid"
     return _Head(model.objective(stream).classes[stream], sigmoid, (clips, crops))
 
 
-def _stream(opened: Any, model: object, split: str | None, stream: str | None) -> str:  # noqa: ANN401 - Model or Classifier
+def _stream(opened: Any, model: object, split: str | None, stream: str | None) -> str:  # noqa: ANN401 - a Model
     """The stream that is meant.
 
     Raises:
         MmmaskError: none is classified, or several could be meant.
     """
     names: list[str] = list(opened.modalities)
-    if not isinstance(opened, Classifier):
-        names = [name for name in names if all(hasattr(opened.objective(name), part) for part in CLASSIFIES)]
+    names = [name for name in names if all(hasattr(opened.objective(name), part) for part in CLASSIFIES)]
     if not names:
         raise MmmaskError(
             f"{_name(model)}: it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"
@@ -342,7 +333,7 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
 
 
 @contextmanager
-def _changed_modality(model: Any, stream: str, changes: Mapping[str, Any]) -> Iterator[Modality]:  # noqa: ANN401 - Model or Classifier
+def _changed_modality(model: Any, stream: str, changes: Mapping[str, Any]) -> Iterator[Modality]:  # noqa: ANN401 - a Model
     """The stream's modality with other settings; the model's while entered.
 
     Raises:

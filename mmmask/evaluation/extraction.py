@@ -22,7 +22,6 @@ from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file, write_tensors
-from mmmask.model.classifier import Classifier
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -34,7 +33,7 @@ class Features:
     """Features of samples, float32 on the CPU.
 
     Attributes:
-        tensors: {STREAM: (samples, width), of every token (samples, tokens, width)}; of a classifier also
+        tensors: {STREAM: (samples, width), of every token (samples, tokens, width)}; of a stream with classes also
             {STREAM.logits: (samples, classes)}; with maps {STREAM.mapN: (samples, channels, *grid)}, finest first.
         names: {stream: what the source calls each sample}, such as its path.
         labels: {stream: label of each sample}, of the streams whose source knows labels.
@@ -89,7 +88,7 @@ def extract(
         stream: decodes the samples; by default told from the files' endings.
         output: a file to write, .safetensors or .npz; looked at before the work begins.
         pool: a pool by name, such as `mean` of all tokens or `prefix` (the first prefix token, cls), or `none` for all
-            tokens; by default the mean, and of what classifies what its head sees.
+            tokens; by default what the stream's objective makes of them: the mean, or what the head of classes sees.
         maps: also the encoder's features laid out on grids.
         batch_size: samples in a forward.
         device: by default a GPU where there is one.
@@ -159,12 +158,12 @@ def check_pool(pool: str | None) -> None:
 
 
 def features_of(
-    model: Any,  # noqa: ANN401 - Model or Classifier
+    model: Model,
     stream: str,
     samples: Tensor,
     pool: str | None,
     maps: bool = False,
-    tokens: bool = False,  # noqa: ANN401
+    tokens: bool = False,
 ) -> dict[str, Tensor]:
     """{key of `Features.tensors`: (samples, ...)}, all of one forward; maps take another where the encoder has its own.
 
@@ -179,12 +178,9 @@ def features_of(
     batch = {stream: samples}
     latents = model.encode(batch)[stream]
     found = {}
-    if isinstance(model, Classifier):
-        seen = model.norm(model.pool(latents))
-        found[stream] = seen if pool is None else pooled(latents, pool)
-        found[f"{stream}.logits"] = model.head(seen)
-    else:
-        found[stream] = model_features(model, stream, latents, pool)
+    found[stream] = model_features(model, stream, latents, pool)
+    if logits := model.objective(stream).logits(stream, latents):
+        found[f"{stream}.logits"] = torch.cat(list(logits.values()), dim=1)
     if tokens:
         prefix = () if latents.prefix is None else (latents.prefix,)
         found[f"{stream}.tokens"] = torch.cat([*prefix, latents.values], 1)
@@ -198,15 +194,13 @@ def features_of(
     return found
 
 
-def model_features(model: Any, stream: str, latents: Latents, pool: str | None = None) -> Tensor:  # noqa: ANN401
-    """Features of a stream's latents, (batch, width): by a pool, and by default what the stream's objective sees where
-    it has `features` of its own, else the mean of all tokens.
+def model_features(model: Model, stream: str, latents: Latents, pool: str | None = None) -> Tensor:
+    """Features of a stream's latents, (batch, width): by a pool, and by default as the stream's objective makes them.
 
     Raises:
         MmmaskError: as of `pooled`.
     """
-    own = getattr(model.objective(stream), "features", None) if isinstance(model, Model) else None
-    return own(stream, latents) if own is not None and pool is None else pooled(latents, pool or "mean")
+    return model.objective(stream).features(stream, latents) if pool is None else pooled(latents, pool)
 
 
 def pooled(latents: Latents, pool: str) -> Tensor:

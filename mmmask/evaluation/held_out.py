@@ -158,7 +158,7 @@ class HeldOut:
             ExperimentError: the stream names one that needs labels, and has none.
         """
         own = self.experiment.streams[stream].evaluators
-        chosen = list(own or ())
+        chosen: list[Component.Config] = list(own or ())
         if own is None:
             chosen = [Component.Config(name=name) for name in self.model.objective(stream).evaluators]
         labelled = any(len(names) > 1 for names in loader.classes.values())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,9 +36,9 @@ from mmmask.interfaces import BadSample, Source, SourceFile
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import InteropError, Report
 from mmmask.interop.checkpoint_file import new_file, read_plain, write_tensors
+from mmmask.interop.loading import model_settings
 from mmmask.interop.runs import load_run
-from mmmask.model.build import untrained
-from mmmask.model.classifier import Classifier
+from mmmask.model.build import build_model
 from mmmask.model.memory import size
 from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError, UnknownName
@@ -232,8 +232,11 @@ def probe(
         streams = load_run(str(model)).experiment.streams
         sources = {name: (part.source, part.held_out) for name, part in streams.items() if stream in (None, name)}
     folder = None if cache is False else _cache_folder() if cache is True else Path(cache).expanduser()
-    models = {"": opened} | ({"random weights": untrained(opened)} if control else {})
+    models = {"": opened}
+    if control:
+        models["random weights"] = build_model(*model_settings(opened.plain_settings(), "the model")).eval()
     rows: list[Probe] = []
+    first_row = 0
     found = Probes((), {}, {}, cache=folder, report=report)
     notes: list[str] = []
     skipped: list[str] = []
@@ -245,7 +248,7 @@ def probe(
         with _working_folder(folder) as working:
             for words, probed in models.items():
                 encode = _Encode(
-                    probed, name, pool or _plain_pool(opened, words), precision, batch_size, chosen_device,
+                    probed, name, pool, precision, batch_size, chosen_device,
                     "attentive" in wanted, folder, working, words, progress,
                 )  # fmt: skip
                 train_set = encode(task.train, "training")
@@ -319,7 +322,7 @@ def _task(
     labels = {name: (_labels(train_source, name), _labels(test_source, name)) for name in sets}
     for name, (known, asked) in labels.items():
         where = f"{stream}, labels {name!r}" if len(sets) > 1 else stream
-        classes = set(known) - {None}
+        classes = {label for label in known if label is not None}
         if len(classes) < 2:
             raise MmmaskError(f"{where}: all training samples are of one class, {min(classes, default='none')!r}")
         strange = sorted(set(asked) - classes - {None}, key=str)
@@ -337,7 +340,8 @@ def _task(
 
 
 def _labels(source: Source, label_set: str) -> list[str | None]:
-    return [source.labels(index).get(label_set) for index in range(len(source))]
+    """Class of every sample, in a set of one class a sample."""
+    return [cast("str | None", source.labels(index).get(label_set)) for index in range(len(source))]
 
 
 @dataclass(frozen=True)
@@ -554,13 +558,6 @@ def _stream_of(model: Any, source: SourceChoice) -> str:  # noqa: ANN401
         which = ", ".join(found or model.modalities)
         raise MmmaskError(f"several streams could be meant ({which}): name one with stream=")
     return found[0]
-
-
-def _plain_pool(model: Any, control: str) -> str | None:  # noqa: ANN401
-    """The pool of a classifier's control, or the mean where that one learns; None, the model's own, otherwise."""
-    if not control or not isinstance(model, Classifier):
-        return None
-    return "mean" if any(True for _ in model.pool.parameters()) else model.settings.pool.name
 
 
 def _with_control(row: Probe, control: Probe) -> Probe:

@@ -99,8 +99,6 @@ def reconstruct(
     if target is not None:
         sources = [loader.source for loader in inputs.loaders.values()]
         _keep_inputs(target, (source.describe(index) for source in sources for index in range(len(source))))
-    if not isinstance(opened, Model):
-        raise MmmaskError(f"{model}: a classifier, which has no decoder to reconstruct with: give a pretrained model")
     if report is not None and report.initialised:
         raise MmmaskError(
             f"{model}: there is nothing to reconstruct with, as {len(report.initialised)} keys are not in the file "

@@ -18,8 +18,8 @@ class ForeignWeights:
     """A foreign checkpoint in mmmask's terms.
 
     Attributes:
-        settings: plain data of what the weights fit: an experiment, or for a fine-tuned file a classifier, which has
-            `encoder`, `streams`, `pool`, `norm_epsilon` and `classes` (`mmmask.model.classifier.ClassifierSettings`).
+        settings: plain data of the model that the weights fit: an experiment, and where streams learn labels `classes`,
+            {stream: {label set: [names]}}. `mmmask.interop.classification` makes those of a fine-tuned file.
         state: {mmmask key: tensor}.
         origin: {mmmask key: foreign keys it was made of}.
         converted: {foreign key: how it was changed}; keys not named were taken as they are.
@@ -79,7 +79,7 @@ class Format(Component):
         """Converts a model to this layout.
 
         Args:
-            settings: plain data of the model's experiment or classifier, every default filled in.
+            settings: plain data of the model's experiment and `classes`, every default filled in.
             state: {mmmask key: tensor}.
 
         Raises:

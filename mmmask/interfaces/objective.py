@@ -130,6 +130,14 @@ class Objective(Component, nn.Module):
     def after_step(self, step: int) -> None:
         """Called after every optimiser step: a teacher's moving average, a queue."""
 
+    def features(self, stream: str, latents: Latents) -> Tensor:
+        """(batch, width), one vector of a whole sample: by default the mean over its tokens."""
+        return latents.values.mean(dim=1)
+
+    def logits(self, stream: str, latents: Latents) -> dict[str, Tensor]:
+        """{label set: (batch, classes)} of a whole sample; empty where classes are not told."""
+        return {}
+
     def restore(self, plan: Any, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # noqa: ANN401 - its own plan
         """Predictions as raw content, for pictures: (batch, predicted, content_dim).
 

@@ -15,23 +15,26 @@ if TYPE_CHECKING:
     from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
     from mmmask.builtins.positions.relative import relative_index
     from mmmask.builtins.windows import across_border
+    from mmmask.interop.fine_tuned import CLASSIFIER, CLASSIFIERS, LABEL_SET, classification
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import Converted, convert, save
     from mmmask.interop.starting import resize_kernel, start_from
-    from mmmask.model.classifier import ClassifierSettings
 
 # Imported on first use: names of published checkpoints are listed without torch.
 __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
+    "CLASSIFIER",
+    "CLASSIFIERS",
     "DECODERS",
     "HEADS",
-    "ClassifierSettings",
     "Converted",
+    "LABEL_SET",
     "InteropError",
     "Loaded",
     "Report",
     "across_border",
+    "classification",
     "convert",
     "flat_sinusoid_table",
     "load",

@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from mmmask.components import components
 from mmmask.experiment import Experiment, experiment_from_data
-from mmmask.interfaces import ForeignWeights, Format
+from mmmask.interfaces import ForeignWeights, Format, StrictModel
 from mmmask.interfaces.component import problems_of, validate_strictly
 from mmmask.interop.checkpoint_file import misfits, read_state
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import address_of, published
 from mmmask.interop.runs import RunFolder, load_run
-from mmmask.model.build import build_classifier, build_model
-from mmmask.model.classifier import Classifier, ClassifierSettings
+from mmmask.model.build import build_model
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError
 
@@ -110,15 +109,15 @@ def _grouped(reasons: Mapping[str, str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and the report on how it was loaded; `model` is a Classifier where the file is fine-tuned."""
+    """A model and the report on how it was loaded."""
 
-    model: Model | Classifier
+    model: Model
     report: Report
 
 
 def load(
     source: str | Path | Mapping[str, Any], format: str | None = None, *, strict: bool = True, **options: object
-) -> Any:  # noqa: ANN401 - Model or Classifier, which only the file tells
+) -> Model:
     """Loads a published checkpoint.
 
     Args:
@@ -131,7 +130,8 @@ def load(
             run `average=True`: the average of its weights (`training.average`).
 
     Returns:
-        A `Model` with streams `images` and `videos` as the system has them; of a fine-tuned file a `Classifier`.
+        A model with streams `images` and `videos` as the system has them; of a fine-tuned file they have the objective
+        `classification`.
 
     Raises:
         InteropError: it cannot be read, recognised or fitted.
@@ -168,13 +168,13 @@ def read(
         foreign = make_format(name, options).read(state)
     except ValueError as error:  # a component that the file asks for cannot be of that size
         raise error if isinstance(error, MmmaskError) else InteropError(f"format {name}: {error}") from error
-    settings = model_settings(foreign.settings, f"format {name}")
+    experiment, classes = model_settings(foreign.settings, f"format {name}")
     with torch.device("meta"):  # compared before there is memory for whatever sizes the file asks for
-        expected = _built(settings).state_dict()
+        expected = build_model(experiment, classes).state_dict()
     if not strict:
         foreign = _lenient(state, foreign, expected)
     _check(name, state, foreign, expected)
-    model = _built(settings)
+    model = build_model(experiment, classes)
     dtypes = (tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point())
     model.to(reduce(torch.promote_types, dtypes))  # the widest
     model.load_state_dict({**model.state_dict(), **foreign.state})
@@ -217,8 +217,12 @@ def _read_run(folder: str, format: str | None, strict: bool, options: Mapping[st
     return Loaded(model, Report(f"run (step {run.step}{', average of its weights' if average else ''})", keys))
 
 
-def model_settings(data: Mapping[str, Any], where: str) -> Experiment | ClassifierSettings:
-    """Validates the plain data of a model: an experiment's, or a classifier's where it has `classes`.
+class _Classes(StrictModel):
+    classes: dict[str, dict[str, Annotated[list[str], Field(min_length=1)]]] = {}
+
+
+def model_settings(data: Mapping[str, Any], where: str) -> tuple[Experiment, Mapping[str, Mapping[str, Sequence[str]]]]:
+    """Validates the plain data of a model: its experiment and {stream: {label set: names of the classes}}.
 
     Args:
         data: as `mmmask.interfaces.ForeignWeights.settings`.
@@ -227,16 +231,11 @@ def model_settings(data: Mapping[str, Any], where: str) -> Experiment | Classifi
     Raises:
         MmmaskError: all problems at once.
     """
-    if "classes" not in data:
-        return experiment_from_data(dict(data), where)
+    experiment = experiment_from_data({key: value for key, value in data.items() if key != "classes"}, where)
     try:
-        return validate_strictly(ClassifierSettings, dict(data))
+        return experiment, validate_strictly(_Classes, {"classes": data.get("classes", {})}).classes
     except ValidationError as error:
         raise InteropError("\n".join(f"{where}: {problem}" for problem in problems_of(error))) from None
-
-
-def _built(settings: Experiment | ClassifierSettings) -> Model | Classifier:
-    return build_model(settings) if isinstance(settings, Experiment) else build_classifier(settings)
 
 
 def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> ForeignWeights:

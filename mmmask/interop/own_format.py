@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Written
 from mmmask.interop.errors import InteropError
+from mmmask.interop.fine_tuned import CLASSIFIER, LABEL_SET, classification
 
 SETTINGS = "mmmask.settings"
 """Key of the settings: JSON, as a tensor of bytes, so that any file of weights can carry it."""
@@ -20,8 +21,11 @@ EARLIER_KEYS = {
     "heads.": "objectives.masked.heads.",
     "losses.": "objectives.masked.learned_losses.",
     "encoder.stages.": "encoder.pyramid.",
+    "pool.": f"{CLASSIFIER}.pool.",
+    "norm.": f"{CLASSIFIER}.norm.",
+    "head.": f"{CLASSIFIER}.linear.{LABEL_SET}.",
 }
-"""Beginnings of keys in files from before there were objectives."""
+"""Beginnings of keys in files from before there were objectives, fine-tuned ones among them."""
 
 EARLIER_SETTINGS = {"hidden_tokens": "masked_tokens", "predict": "decoder_masker", "vocabulary": "tokenizer"}
 """Names of settings in such files."""
@@ -45,17 +49,22 @@ class OwnFormat(Format):
             InteropError: there are no settings, or they cannot be read.
         """
         where = f"format {self.config.name}: {SETTINGS}"
+        is_earlier = not any(key.startswith("objectives.") for key in state)
         if SETTINGS not in state:
             raise InteropError(f"{where} is missing; write files with `mmmask convert`")
         try:
-            settings = _settings_of_today(json.loads(bytes(state[SETTINGS].tolist())))
-        except (ValueError, TypeError) as error:
+            settings = json.loads(bytes(state[SETTINGS].tolist()))
+            if is_earlier:
+                settings = _settings_of_today(settings)
+                if isinstance(settings, dict) and isinstance(settings.get("classes"), int):
+                    settings = _fine_tuned(settings, len(state["head.weight"]))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InteropError(f"{where} cannot be read: {error}") from error
         except RecursionError as error:
             raise InteropError(f"{where} cannot be read: it is nested too deep") from error
         if not isinstance(settings, dict):
             raise InteropError(f"{where} holds no settings")
-        origin = {_key_of_today(key): (key,) for key in state if key != SETTINGS}
+        origin = {_key_of_today(key) if is_earlier else key: (key,) for key in state if key != SETTINGS}
         weights = {key: state[earlier] for key, (earlier,) in origin.items()}
         unused = {SETTINGS: "what the model was built from"}
         return ForeignWeights(settings, weights, origin, unused=unused)
@@ -64,6 +73,12 @@ class OwnFormat(Format):
         """All weights, and the settings."""
         encoded = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
         return Written({SETTINGS: encoded, **state})
+
+
+def _fine_tuned(settings: dict[str, Any], classes: int) -> dict[str, Any]:
+    """Settings of a fine-tuned file from before there were objectives."""
+    modalities = {name: stream["modality"] for name, stream in settings["streams"].items()}
+    return classification(settings["encoder"], modalities, classes, settings["pool"], settings.get("norm_epsilon"))
 
 
 def _key_of_today(key: str) -> str:

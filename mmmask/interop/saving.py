@@ -17,7 +17,6 @@ from mmmask.interop.checkpoint_file import new_file, write_tensors
 from mmmask.interop.errors import InteropError
 from mmmask.interop.loading import Loaded, Report, make_format, read
 from mmmask.model.build import settings_of
-from mmmask.model.classifier import Classifier
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -25,7 +24,7 @@ OWN = "mmmask"
 """mmmask's own layout, which holds any model whole, in one file."""
 
 
-def save(model: Model | Classifier, path: str | Path, format: str = OWN) -> Written:
+def save(model: Model, path: str | Path, format: str = OWN) -> Written:
     """Writes a model as safetensors, and beside it `config.json` where the layout's own library wants one.
 
     Args:
@@ -100,7 +99,7 @@ def convert(
     return Converted(loaded.report, written, initialised)
 
 
-def _in_layout(model: Model | Classifier, layout: str) -> Written:
+def _in_layout(model: Model, layout: str) -> Written:
     return make_format(layout, {}).write(settings_of(model), model.state_dict())
 
 

@@ -17,7 +17,7 @@ from mmmask.experiment import Experiment
 from mmmask.interfaces import Grid, Positions, TokenSpec
 from mmmask.interop.errors import InteropError
 from mmmask.interop.loading import Loaded, Report, read
-from mmmask.model.backbone import Backbone
+from mmmask.model.model import Model
 from mmmask_registry import MmmaskError
 
 ENCODER, SETTING = "encoder.", "model.weights"
@@ -28,7 +28,7 @@ SAME_ROW = 1e-3
 
 
 def start_from(
-    model: Backbone,
+    model: Model,
     source: str | Path | Mapping[str, Any],
     format: str | None = None,
     *,
@@ -61,7 +61,7 @@ def start_from(
         return _Transfer(model, loaded, without).done()
 
 
-def start(model: Backbone, experiment: Experiment) -> Report | None:
+def start(model: Model, experiment: Experiment) -> Report | None:
     """Starts from the weights that an experiment names; None where it names none.
 
     Raises:
@@ -117,7 +117,7 @@ def resize_kernel(kernel: Tensor, trained: Sequence[int], patch: Sequence[int]) 
 class _Transfer:
     """One model's weights on their way into another's."""
 
-    def __init__(self, model: Backbone, loaded: Loaded, without: Sequence[str]) -> None:
+    def __init__(self, model: Model, loaded: Loaded, without: Sequence[str]) -> None:
         self.model, self.source, self.read, self.without = model, loaded.model, loaded.report, tuple(without)
         self.own = model.state_dict()
         self.theirs = {key: part for key, part in self.source.state_dict().items() if key not in self.read.missing}
@@ -389,7 +389,7 @@ def _is_known(part: Positions, other: Positions, grid: Grid) -> bool:
     return has_plane and bool(torch.cdist(table.float().cpu(), known, p=math.inf).amin(1).max() < SAME_ROW)
 
 
-def _label_sets(model: Backbone, objective: str) -> dict[str, list[Sequence[str]]]:
+def _label_sets(model: Model, objective: str) -> dict[str, list[Sequence[str]]]:
     """{label set: the names of its classes, of every stream} of an objective, as far as it has classes."""
     objectives = cast("Mapping[str, Any]", getattr(model, "objectives", {}))
     classes = getattr(objectives[objective], "classes", {}) if objective in objectives else {}

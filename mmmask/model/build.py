@@ -14,8 +14,6 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, TokenSpec, build
 from mmmask.interfaces.component import every_setting
-from mmmask.model.backbone import Backbone
-from mmmask.model.classifier import Classifier, ClassifierSettings
 from mmmask.model.freezing import freeze
 from mmmask.model.memory import MOST_TOKENS, bounded_weights
 from mmmask.model.model import Model
@@ -29,7 +27,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     Weights depend on `training.seed` alone, not on global random state, which is left as it was.
 
     Args:
-        classes: {stream: {label set: names of the classes}}, for objectives that learn labels.
+        classes: {stream: {label set: names of the classes}}, for objectives that learn labels; `Model.classes`.
 
     Raises:
         MmmaskError: streams that share an embedding or a head do not fit together.
@@ -62,7 +60,8 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         raise ExperimentError([f"model.trainable: {error}"]) from error
     if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
         raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
-    return Model(modalities, encoder, objectives, weights, experiment.training.seed, _settings(experiment))
+    settings = _settings(experiment, classes or {})
+    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings)
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:
@@ -75,8 +74,8 @@ def unusable_names(named: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _settings(experiment: Experiment) -> dict[str, Any]:
-    """Plain data that the model can be built from again: the experiment without sources and training."""
+def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+    """Plain data that the model can be built from again: the experiment without sources and training, and classes."""
     streams = {
         name: {
             key: value
@@ -88,32 +87,11 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     }
     kept = ("encoder", "decoder")  # the others say how it is trained
     model = {key: value for key, value in every_setting(experiment.model).items() if key in kept and value is not None}
-    return {"model": model, "streams": streams}
+    named = {name: {key: list(names) for key, names in found.items()} for name, found in classes.items() if found}
+    return {"model": model, "streams": streams, **({"classes": named} if named else {})}
 
 
-settings_of = Backbone.plain_settings
-
-
-def build_classifier(settings: ClassifierSettings) -> Classifier:
-    """Builds a classifier, on the current default device; its weights wait to be loaded or trained.
-
-    Raises:
-        ExperimentError: streams that share an embedding do not fit together.
-    """
-    modalities = {name: build("modality", stream.modality) for name, stream in settings.streams.items()}
-    with seeded(0, "weights"), bounded_weights():
-        try:
-            encoder = build("encoder", settings.encoder, embeddings=_embeddings(modalities))
-        except ValueError as error:
-            raise ExperimentError([f"encoder: {error}"]) from error
-        return Classifier(settings, modalities, encoder)
-
-
-def untrained(model: Backbone, seed: int = 0) -> Backbone:
-    """The same modalities and the same encoder with fresh weights: a control of what training is worth."""
-    with seeded(seed, "weights"), bounded_weights():
-        encoder = build("encoder", model.encoder.config, embeddings=_embeddings(model.modalities))
-    return Backbone(model.modalities, encoder, model.plain_settings()).eval()
+settings_of = Model.plain_settings
 
 
 def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmmask.interfaces import Batch, Encoder, Latents, Mask, Modality, Objective, Plan, StepContext, Tokens
-from mmmask.model.backbone import Backbone
+from mmmask.interfaces import (
+    Batch,
+    Encoder,
+    EncoderInput,
+    Latents,
+    Mask,
+    Modality,
+    Objective,
+    Part,
+    Plan,
+    StepContext,
+    Tokens,
+    nothing_masked,
+)
 from mmmask.model.compiling import compile_stages
-from mmmask.model.tokenizing import tokenize_all
+from mmmask.model.tokenizing import tokenize, tokenize_all
 from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -58,7 +70,7 @@ class Output:
     streams: dict[str, StreamOutput] = field(default_factory=dict)
 
 
-class Model(Backbone):
+class Model(nn.Module):
     """One encoder for all streams, and one object per objective.
 
     Args:
@@ -79,9 +91,12 @@ class Model(Backbone):
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(modalities, encoder, settings or {})
+        super().__init__()
+        self.modalities = dict(modalities)
+        self.encoder = encoder
         self.objectives = nn.ModuleDict(objectives)
         self.weights, self.seed = dict(weights), seed
+        self._plain_settings = dict(settings or {})
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
         self.train()
 
@@ -91,6 +106,15 @@ class Model(Backbone):
         if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
             self.encoder.eval()
         return self
+
+    def plain_settings(self) -> dict[str, Any]:
+        """Plain data of an experiment without sources and training, and `classes` where some are learned."""
+        return dict(self._plain_settings)
+
+    @property
+    def classes(self) -> dict[str, dict[str, list[str]]]:
+        """{stream: {label set: names of its classes}}; numbers as texts where a foreign file told no names."""
+        return self._plain_settings.get("classes", {})
 
     def forward(
         self,
@@ -141,7 +165,7 @@ class Model(Backbone):
     ) -> dict[str, Plan]:
         """{objective: all randomness and all counts of a batch}; arguments as of `forward`."""
         batches = {name: part if isinstance(part, Batch) else Batch({name: part}) for name, part in batch.items()}
-        tokens = tokenize_all(self.modalities, {name: part.content for name, part in batches.items()})
+        tokens = tokenize_all(self.modalities, batch)
         if unknown := set(masks or {}) - set(tokens):
             raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
         context = StepContext(step, self._noise(tokens, step, shard or {}), masks or {}, self.training)
@@ -160,6 +184,53 @@ class Model(Backbone):
         """{stream: latents} of all plans, by one call of the encoder."""
         inputs = {stream: part for plan in plans.values() for stream, part in plan.inputs.items()}
         return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
+
+    def tokenize(self, stream: str, samples: Tensor) -> Tokens:
+        """The samples of one stream as tokens; raises as `mmmask.model.tokenizing.tokenize`."""
+        return tokenize(self.modalities, stream, samples)
+
+    def encode(self, batch: Mapping[str, Tensor | Batch], stages: Sequence[int] = ()) -> dict[str, Latents]:
+        """{stream: Latents} of whole samples, values (batch, tokens, width) in token order.
+
+        Args:
+            batch: {stream: samples}.
+            stages: numbers of the encoder's stages whose outputs are wanted as `Latents.stages`.
+
+        Raises:
+            MmmaskError: the batch is empty, some samples do not fit, or there is no such stage.
+        """
+        return dict(zip(batch, self.encoder(self._unmasked(batch), stages), strict=True))
+
+    def feature_maps(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, list[Tensor]]:
+        """Features of whole samples, laid out on grids, finest first: {stream: (batch, channels, *grid) each}.
+
+        Raises:
+            MmmaskError: the batch is empty, or some samples do not fit.
+        """
+        return dict(zip(batch, self.encoder.feature_maps(self._unmasked(batch)), strict=True))
+
+    def features(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, Tensor]:
+        """{stream: (batch, width)} of whole samples, as their objectives pool them: what a classifier's head sees.
+
+        Raises:
+            MmmaskError: the batch is empty, or some samples do not fit.
+        """
+        return {name: self.objective(name).features(name, latents) for name, latents in self.encode(batch).items()}
+
+    def logits(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, Tensor]:
+        """{stream: (batch, classes)} of whole samples, label sets side by side in the stream's order.
+
+        Raises:
+            MmmaskError: the batch is empty, some samples do not fit, or a stream has no classes.
+        """
+        found = {}
+        for name, latents in self.encode(batch).items():
+            if not (logits := self.objective(name).logits(name, latents)):
+                raise MmmaskError(
+                    f"streams.{name}: its objective, {self._objective_of[name]}, has no logits: take features or encode"
+                )
+            found[name] = torch.cat(list(logits.values()), dim=1)
+        return found
 
     def objective(self, stream: str) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
         """Objective of a stream.
@@ -183,6 +254,14 @@ class Model(Backbone):
         """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
         stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
         compile_stages([*self.encoder.stages, *stages], **kwargs)
+
+    def _unmasked(self, batch: Mapping[str, Tensor | Batch]) -> list[EncoderInput]:
+        """Encoder inputs with nothing masked, in the order of the batch."""
+        inputs = []
+        for name, tokens in tokenize_all(self.modalities, batch).items():
+            mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
+            inputs.append(EncoderInput((Part(self.modalities[name].embedding, tokens),), mask))
+        return inputs
 
     def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:
         def noise(stream: str, purpose: str) -> Noise:

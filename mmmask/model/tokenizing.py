@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Modality, Tokens
+from mmmask.interfaces import Batch, Modality, Tokens
 from mmmask_registry import MmmaskError, UnknownName
 
 
@@ -33,7 +33,7 @@ def tokenize(modalities: Mapping[str, Modality], stream: str, samples: Tensor) -
     return replace(tokens, valid=present if tokens.valid is None else tokens.valid & present)
 
 
-def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]) -> dict[str, Tokens]:
+def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor | Batch]) -> dict[str, Tokens]:
     """The samples of every stream of a batch as tokens.
 
     Raises:
@@ -41,7 +41,8 @@ def tokenize_all(modalities: Mapping[str, Modality], batch: Mapping[str, Tensor]
     """
     if not batch:
         raise MmmaskError(f"the batch holds no stream; the model has {', '.join(modalities)}")
-    return {name: tokenize(modalities, name, samples) for name, samples in batch.items()}
+    contents = {name: part.content if isinstance(part, Batch) else part for name, part in batch.items()}
+    return {name: tokenize(modalities, name, samples) for name, samples in contents.items()}
 
 
 def _check_samples(samples: Tensor, vocab_size: int | None) -> None:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from mmmask import hooks
 from mmmask.components import components
-from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import Batch, Callback, Evaluator, ForeignWeights, Format, Optimizer
-from mmmask.interfaces.component import validate_strictly
 from mmmask.randomness import seeded_generator
 from mmmask.testing import expect
 from mmmask.testing.check import Case, NotApplicable
@@ -186,15 +184,12 @@ class FormatCase(Case):
             raise NotApplicable("give state=, an example of a state dict in this format")
         return {key: tensor.clone() for key, tensor in self.options["state"].items()}
 
-    def _model(self, foreign: ForeignWeights) -> Any:  # noqa: ANN401 - a model or a classifier
+    def _model(self, foreign: ForeignWeights) -> Any:  # noqa: ANN401 - a Model
         """The model that the weights are for, its dtype theirs."""
-        from mmmask.model.build import build_classifier, build_model  # the whole model, which no other check needs
-        from mmmask.model.classifier import ClassifierSettings
+        from mmmask.interop import model_settings
+        from mmmask.model.build import build_model  # the whole model, which no other check needs
 
-        if "classes" in foreign.settings:
-            model = build_classifier(validate_strictly(ClassifierSettings, foreign.settings))
-        else:
-            model = build_model(experiment_from_data(foreign.settings, str(self)))
+        model = build_model(*model_settings(foreign.settings, str(self)))
         return model.to(next(tensor.dtype for tensor in foreign.state.values() if tensor.is_floating_point()))
 
     def recognizes_nothing_in_nothing(self) -> None:

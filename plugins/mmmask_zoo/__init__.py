@@ -19,7 +19,7 @@ FORMATS = {
     "mae": ("mae:MAEFormat", "MAE: pretrained, the encoder alone, fine-tuned"),
     "mae_st": ("mae_st:MAESTFormat", "MAE-ST: pretrained, the encoder alone, fine-tuned"),
     "omnimae": ("omnimae:OmniMAEFormat", "OmniMAE: pretrained (hub, trainer), fine-tuned"),
-    "simmim": ("simmim:SimMIMFormat", "SimMIM: pretrained ViT and Swin, fine-tuned ViT"),
+    "simmim": ("simmim:SimMIMFormat", "SimMIM: ViT and Swin, pretrained and fine-tuned"),
     "timm_vit": ("timm:TimmFormat", "timm's VisionTransformer, mostly to be written"),
     "videomae": ("videomae:VideoMAEFormat", "VideoMAE: pretrained, the encoder alone, fine-tuned"),
     "videomaev2": ("videomae:VideoMAEV2Format", "VideoMAE V2: as videomae"),

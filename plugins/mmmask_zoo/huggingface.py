@@ -160,7 +160,7 @@ class HuggingFaceViTMAEFormat(TransformersFormat):
         config = _common_config(writing) | {"qkv_bias": encoder.qkv_bias}
         if writing.classifier:
             config |= {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
-            return config | _labels(writing.classifier.classes)
+            return config | _labels(writing)
         loss = _pixel_loss(writing, True, normalize=("token", "none"), unnormalize=(False,))
         masker = writing.settings.streams[writing.stream].masker
         if masker.name != "random":
@@ -219,10 +219,11 @@ class HuggingFaceVideoMAEFormat(TransformersFormat):
     def _write(self, writing: Writing) -> dict[str, Any]:
         writing.require_one_stream()
         encoder, classifier = writing.part("encoder"), writing.classifier
-        epsilon = classifier.norm_epsilon if classifier else None
+        epsilon = classifier.norm_epsilon if classifier and classifier.norm == "layer" else None
         if classifier and getattr(encoder, "final_norm", True) != (epsilon is None):
             raise writing.error(
-                "classifier.norm_epsilon and encoder.final_norm: the layout normalises after pooling or before it, once"
+                f"streams.{writing.stream}.norm and model.encoder.final_norm: the layout normalises after pooling or "
+                "before it, once"
             )
         patches = writing.patches("frames", "height", "width", square=False)
         plain = {"free": ("norm_epsilon", "final_norm"), "qkv_bias": ("query_value", False)}
@@ -239,7 +240,7 @@ class HuggingFaceVideoMAEFormat(TransformersFormat):
             "use_mean_pooling": not encoder.final_norm,
         }
         decoder = None if classifier else writing.part("decoder")
-        where, last = "classifier", epsilon or 0
+        where, last = f"streams.{writing.stream}", epsilon or 0
         if decoder is not None:
             where, last = "model.decoder", decoder.final_norm_epsilon or decoder.norm_epsilon
         if last > LAST_NORM_EPSILON:  # in transformers, the LayerNorm would be another one
@@ -248,7 +249,7 @@ class HuggingFaceVideoMAEFormat(TransformersFormat):
                 "most that can pass for it"
             )
         if classifier:
-            return config | {"architectures": ["VideoMAEForVideoClassification"], **_labels(classifier.classes)}
+            return config | {"architectures": ["VideoMAEForVideoClassification"], **_labels(writing)}
         colours = writing.modality.spec.channels == 3
         normalize = ("channel", "none") if colours else ("channel",)
         loss = _pixel_loss(writing, False, normalize=normalize, unnormalize=(colours,))
@@ -282,9 +283,10 @@ def _common_config(writing: Writing) -> dict[str, Any]:
     }
 
 
-def _labels(classes: int) -> dict[str, dict[str, Any]]:
-    """Names of a head's outputs in a config.json; mmmask has none, so they are transformers' own defaults."""
-    names = [f"LABEL_{number}" for number in range(classes)]
+def _labels(writing: Writing) -> dict[str, dict[str, Any]]:
+    """Names of a head's outputs in a config.json; transformers' own defaults where they are numbers only."""
+    classes = writing.classes[writing.stream][writing.label_set]
+    names = [f"LABEL_{name}" if name == str(number) else name for number, name in enumerate(classes)]
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},

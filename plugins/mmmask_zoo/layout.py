@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mmmask.interfaces import ForeignWeights, Format, Written
-from mmmask.interop import DECODERS, HEADS
+from mmmask.interop import CLASSIFIER, DECODERS, HEADS, LABEL_SET, classification
 from mmmask_zoo.conversion import Conversion, Patches
 from mmmask_zoo.correspondence import Pair, linear, patch_embedding, read_all, stacked, vector, write_all
 from mmmask_zoo.writing import Part, Writing
@@ -168,11 +168,11 @@ class Layout:
         yield from linear(self.decoder_norm, f"{own}.norm")
         yield from linear(self.head, head)
 
-    def classifier_pairs(self, pooled: bool) -> Iterator[Pair]:
+    def classifier_pairs(self, pooled: bool, own: str = CLASSIFIER, label_set: str = LABEL_SET) -> Iterator[Pair]:
         """The head of a classifier, and the LayerNorm of one that pools."""
         if pooled:
-            yield from linear(self.pooled_norm, "norm")
-        yield from linear(self.classifier, "head")
+            yield from linear(self.pooled_norm, f"{own}.norm")
+        yield from linear(self.classifier, f"{own}.linear.{label_set}")
 
     def read(
         self,
@@ -205,17 +205,8 @@ class Layout:
             settings["final_norm"] = not pooled
         read_all(self.encoder_pairs(patches, settings["depth"], settings.get("final_norm", True)), conversion)
         if is_classifier:
-            read_all(self.classifier_pairs(pooled), conversion)
-            return conversion.finished(
-                {
-                    "description": f"{self.system} checkpoint, fine-tuned",
-                    "encoder": settings,
-                    "streams": {name: {"modality": stream["modality"]} for name, stream in streams.items()},
-                    "pool": "mean" if pooled else self.pool,
-                    "norm_epsilon": (self.last_norm_epsilon or settings["norm_epsilon"]) if pooled else None,
-                    "classes": conversion.shape(f"{self.classifier}.weight", "classes, width")[0],
-                }
-            )
+            epsilon = self.last_norm_epsilon or settings["norm_epsilon"]
+            return self.fine_tuned(conversion, settings, streams, epsilon if pooled else None)
         answer: dict[str, Any] = {"name": "in_place"}
         if decoder is not None:
             alike = {name: settings[name] for name in ("norm_epsilon", "qkv_bias", "cosine_attention")}
@@ -239,6 +230,25 @@ class Layout:
         read_all(self.decoder_pairs(PART_KEYS["decoder"], f"{HEADS}.{key}", decoder["depth"]), conversion)
         heads = conversion.heads(conversion.options.decoder_num_heads, decoder["width"], DECODER_HEADS)
         return decoder | {"num_heads": heads}
+
+    def fine_tuned(
+        self,
+        conversion: Conversion,
+        encoder: Mapping[str, Any],
+        streams: Mapping[str, Mapping[str, Any]],
+        norm_epsilon: float | None,
+    ) -> ForeignWeights:
+        """The collected weights and the head, for a model with classes.
+
+        Args:
+            norm_epsilon: of a LayerNorm after the mean; None where the encoder's final norm comes first.
+        """
+        pooled = norm_epsilon is not None
+        read_all(self.classifier_pairs(pooled), conversion)
+        classes = conversion.shape(f"{self.classifier}.weight", "classes, width")[0]
+        modalities = {name: stream["modality"] for name, stream in streams.items()}
+        settings = classification(encoder, modalities, classes, "mean" if pooled else self.pool, norm_epsilon)
+        return conversion.finished({"description": f"{self.system} checkpoint, fine-tuned", **settings})
 
     def masked_model(
         self,
@@ -266,17 +276,28 @@ class Layout:
             decoder: the same; None where the latents are the answer.
             norm_epsilon: of the LayerNorm after the mean.
         """
-        allowed: dict[str, Any] = {"final_norm": (True, False)} if writing.classifier else {}
-        settings = writing.require_part("encoder", "vit", **allowed | _only(self.encoder) | dict(encoder))
+        tuned = {"final_norm": (True, False), "masked_tokens": ("drop", "replace")} if writing.classifier else {}
+        settings = writing.require_part("encoder", "vit", **_only(self.encoder) | dict(encoder) | tuned)
         write_all(self.encoder_pairs(patches, settings.depth, settings.final_norm), writing)
-        if (classifier := writing.classifier) is not None:
+        if writing.classifier:
             pooled = self.pool == "mean" or not settings.final_norm
-            pool, epsilon = ("mean", norm_epsilon) if pooled else (self.pool, None)
-            writing.require("classifier", classifier, pool=(pool,), norm_epsilon=(epsilon,))
-            writing.require("encoder", settings, final_norm=(not pooled,))
-            write_all(self.classifier_pairs(pooled), writing)
+            self.write_classifier(writing, norm_epsilon if pooled else None)
+            writing.require("model.encoder", settings, final_norm=(not pooled,))
         elif decoder is not None:
             self.write_decoder(writing, decoder)
+
+    def write_classifier(self, writing: Writing, norm_epsilon: float | None) -> None:
+        """Writes the head of classes.
+
+        Args:
+            norm_epsilon: as of `fine_tuned`.
+        """
+        pool, norm, pooled = self.pool, {"norm": ("none",)}, norm_epsilon is not None
+        if pooled:
+            pool, norm = "mean", {"norm": ("layer",), "norm_epsilon": (norm_epsilon,)}
+        writing.require(f"streams.{writing.stream}", writing.classifier, pool=(pool,), **norm)
+        write_all(self.classifier_pairs(pooled, writing.head_key, writing.label_set), writing)
+        writing.leave_out("encoder.mask_token", "fine-tuned files mask nothing")
 
     def write_decoder(self, writing: Writing, allowed: Mapping[str, Any]) -> None:
         """Writes the decoder but for its positions, and the head.

@@ -32,16 +32,17 @@ LAYOUT = Layout(
     encoder={"prefix_tokens": 1, "masked_tokens": "replace"},
     pool="prefix",
 )
-"""Pretrained files of a ViT; those of a Swin differ in the blocks only."""
+"""Pretrained files of a ViT."""
 FINE_TUNED = replace(LAYOUT.without("encoder."), encoder={"prefix_tokens": 1, "masked_tokens": "drop"})
+SWIN = replace(LAYOUT, blocks="encoder.layers", encoder={}, pool="mean")
+"""Blocks of a Swin lie in stages, `blocks.STAGE.blocks.0` and so on."""
+SWIN_FINE_TUNED = SWIN.without("encoder.")
 TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 COMPUTED = "which row of the table a pair of tokens has is computed"
-STAGES, FIRST_BLOCK = "encoder.layers", "encoder.layers.0.blocks.0.norm1.weight"
-"""Keys of a Swin's stages, and of one tensor that every Swin has."""
 
 
 class SimMIMFormat(LayoutFormat):
-    """SimMIM's checkpoints: ViT and Swin, pretrained; ViT fine-tuned as well."""
+    """SimMIM's checkpoints: ViT and Swin, pretrained and fine-tuned."""
 
     class Config(Format.Config):
         size: FilesSize = Field(default=None, description="height and width in pixels; null: the file's, of a Swin 192")
@@ -56,20 +57,22 @@ class SimMIMFormat(LayoutFormat):
 
     @classmethod
     def recognizes(cls, keys: Mapping[str, Tensor]) -> bool:
-        """Whether it is a Swin that is pretrained, or a ViT with relative positions and layer scale."""
-        if LAYOUT.mask_token in keys and FIRST_BLOCK in keys:
+        """Whether it is a Swin with a mask token or a head, or a ViT with relative positions and layer scale."""
+        swins = ((SWIN, SWIN.mask_token), (SWIN_FINE_TUNED, f"{SWIN_FINE_TUNED.classifier}.weight"))
+        if any(_first_table(layout) in keys and key in keys for layout, key in swins):
             return True
         return any(
             f"{layout.blocks}.0.gamma_1" in keys and bool(_tables(keys, layout)) for layout in (LAYOUT, FINE_TUNED)
         )
 
     def _read(self, conversion: Conversion) -> ForeignWeights:
-        return (_read_swin if FIRST_BLOCK in conversion.source else _read_vit)(conversion)
+        swins = [layout for layout in (SWIN, SWIN_FINE_TUNED) if _first_table(layout) in conversion.source]
+        return _read_swin(conversion, swins[0]) if swins else _read_vit(conversion)
 
     def _write(self, writing: Writing) -> None:
         writing.require_statistics()
         patches, is_swin = writing.patches("height", "width"), writing.part("encoder").name == "swin"
-        (_write_swin if is_swin and not writing.classifier else _write_vit)(writing, patches)
+        (_write_swin if is_swin else _write_vit)(writing, patches)
         if not writing.classifier:
             writing.require_part("decoder", "in_place", depth=(0,))
             write_all(_head(writing.head_key, patches), writing)
@@ -164,15 +167,25 @@ def _write_vit(writing: Writing, patches: Patches) -> None:
 # --- Swin
 
 
+def _first_table(layout: Layout) -> str:
+    """Key of a tensor that every Swin has."""
+    return f"{layout.blocks}.0.blocks.0.attn.{TABLE}"
+
+
 def _swin_pairs(
-    patches: Patches, embed_patch: int, depths: Sequence[int], windows: Sequence[int], planes: Sequence[Grid]
+    layout: Layout,
+    patches: Patches,
+    embed_patch: int,
+    depths: Sequence[int],
+    windows: Sequence[int],
+    planes: Sequence[Grid],
 ) -> Table:
     """The encoder; of every stage there are the number of blocks, the side of windows, and the plane in patches."""
-    yield from patch_embedding(LAYOUT.patch, f"encoder.embeddings.{patches.key}", (embed_patch, embed_patch))
-    yield from linear("encoder.patch_embed.norm", "encoder.patch_norm")
-    yield vector(LAYOUT.mask_token, "encoder.mask_token")
+    yield from patch_embedding(layout.patch, f"encoder.embeddings.{patches.key}", (embed_patch, embed_patch))
+    yield from linear(layout.patch.replace(".proj", ".norm"), "encoder.patch_norm")
+    yield vector(layout.mask_token, "encoder.mask_token")
     for stage, (depth, window, (height, width)) in enumerate(zip(depths, windows, planes, strict=True)):
-        old, new = f"{STAGES}.{stage}", f"encoder.pyramid.{stage}"
+        old, new = f"{layout.blocks}.{stage}", f"encoder.pyramid.{stage}"
         yield from Block().pairs(f"{old}.blocks", f"{new}.blocks", depth)
         for block in range(depth):
             attention = f"{old}.blocks.{block}.attn"
@@ -184,7 +197,7 @@ def _swin_pairs(
                 yield Computed(f"{attention}_mask", mask, "which windows are shifted is computed")
         yield from linear(f"{old}.downsample.norm", f"{new}.merge.norm")
         yield from linear(f"{old}.downsample.reduction", f"{new}.merge.reduction")
-    yield from linear(LAYOUT.norm, "encoder.norm")
+    yield from linear(layout.norm, "encoder.norm")
 
 
 def _shifted(height: int, width: int, window: int) -> Tensor | None:
@@ -198,23 +211,22 @@ def _shifted(height: int, width: int, window: int) -> Tensor | None:
     return torch.zeros(across.shape).masked_fill(across, -100.0)
 
 
-def _read_swin(conversion: Conversion) -> ForeignWeights:
-    """A masked model with a Swin encoder; a token of its stream is a cell of the last stage."""
+def _read_swin(conversion: Conversion, layout: Layout) -> ForeignWeights:
+    """A Swin encoder of a masked model, or of a classifier of the mean over the last stage's cells, its tokens."""
     width, channels, embed_patch, _ = conversion.shape(
-        f"{LAYOUT.patch}.weight", "width, channels, height, width of a patch"
+        f"{layout.patch}.weight", "width, channels, height, width of a patch"
     )
-    stages = conversion.depth(STAGES)
-    depths = [conversion.depth(f"{STAGES}.{stage}.blocks") for stage in range(stages)]
-    tables = [conversion.shape(f"{STAGES}.{stage}.blocks.0.attn.{TABLE}", "offsets, heads") for stage in range(stages)]
+    names = [f"{layout.blocks}.{stage}.blocks" for stage in range(conversion.depth(layout.blocks))]
+    stages, depths = len(names), [conversion.depth(name) for name in names]
+    tables = [conversion.shape(f"{name}.0.attn.{TABLE}", "offsets, heads") for name in names]
     windows = [((square(rows) or 0) + 1) // 2 for rows, _ in tables]
     cells = 2 ** (stages - 1)
     patches = pixel_patches(width * cells, channels, embed_patch * cells, embed_patch * cells)
     conversion.require_filled(patches.size)
-    size = _swin_size(conversion, windows[0], embed_patch)
+    size = _swin_size(conversion, names[0], windows[0], embed_patch)
     planes = [(size // embed_patch // 2**stage,) * 2 for stage in range(stages)]
-    read_all(_swin_pairs(patches, embed_patch, depths, windows, planes), conversion)
-    read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
-    first = Block().settings(conversion, f"{STAGES}.0.blocks", width)
+    read_all(_swin_pairs(layout, patches, embed_patch, depths, windows, planes), conversion)
+    first = Block().settings(conversion, names[0], width)
     encoder = {
         "name": "swin",
         "width": patches.width,
@@ -225,12 +237,16 @@ def _read_swin(conversion: Conversion) -> ForeignWeights:
         "mlp_ratio": first.get("mlp_ratio", 4.0),
     }
     streams = _streams(conversion, patches, conversion.options.size or size)
-    return LAYOUT.masked_model(conversion, encoder, {"name": "in_place"}, streams)
+    if layout is SWIN_FINE_TUNED:
+        conversion.weights.keeps["encoder.mask_token"] = "fine-tuned files mask nothing"
+        return layout.fine_tuned(conversion, encoder, streams, None)
+    read_all(_head(f"{HEADS}.{patches.key}", patches), conversion)
+    return layout.masked_model(conversion, encoder, {"name": "in_place"}, streams)
 
 
-def _swin_size(conversion: Conversion, window: int, embed_patch: int) -> int:
+def _swin_size(conversion: Conversion, blocks: str, window: int, embed_patch: int) -> int:
     """Height and width in pixels, told from how many windows the first shifted block has, else the published 192."""
-    mask = f"{STAGES}.0.blocks.1.attn_mask"
+    mask = f"{blocks}.1.attn_mask"
     if mask not in conversion.source:
         return 192
     windows = conversion.shape(mask, "windows, cells of a window, cells of a window")[0]
@@ -244,4 +260,7 @@ def _write_swin(writing: Writing, patches: Patches) -> None:
     encoder = writing.require_part("encoder", "swin", ("depths", "stage_heads", "window", "embed_patch"))
     depths = encoder.depths if encoder.depth is None else [encoder.depth] * len(encoder.depths)
     windows, planes = encoder.windows(writing.grid), encoder.planes(writing.grid)
-    write_all(_swin_pairs(patches, encoder.embed_patch, depths, windows, planes), writing)
+    layout = SWIN_FINE_TUNED if writing.classifier else SWIN
+    if writing.classifier:
+        layout.write_classifier(writing, None)
+    write_all(_swin_pairs(layout, patches, encoder.embed_patch, depths, windows, planes), writing)

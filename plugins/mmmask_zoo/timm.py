@@ -37,7 +37,7 @@ class TimmFormat(LayoutFormat):
     mlp_ratio=E.mlp_ratio, qkv_bias=E.qkv_bias is not false, init_values=E.layer_scale, class_token=E.prefix_tokens is
     1, norm_layer=partial(LayerNorm, eps=E.norm_epsilon). An encoder: num_classes=0, fc_norm=False,
     final_norm=E.final_norm, and global_pool="avg" or "token". A classifier: num_classes=classes, fc_norm=whether
-    norm_epsilon is a number, global_pool="avg" for pool `mean`, "token" for `prefix`.
+    the stream's norm is "layer", global_pool="avg" for pool `mean`, "token" for `prefix`.
 
     The decoder is left out. Key biases that mmmask does not have are zeros. Positions are a table, whatever computed
     them, with a row for the cls token where there is one.
@@ -69,11 +69,11 @@ class TimmFormat(LayoutFormat):
         write_all(LAYOUT.encoder_pairs(patches, encoder.depth, encoder.final_norm), writing)
         writing.written[LAYOUT.positions] = writing.position_table("encoder", encoder.prefix_tokens)
         if (classifier := writing.classifier) is not None:
-            epsilon = classifier.norm_epsilon
-            writing.require("classifier", classifier, pool=("mean", "prefix"))
-            if epsilon is not None:
-                writing.require("encoder", encoder, final_norm=(False,), norm_epsilon=(epsilon,))
-            write_all(LAYOUT.classifier_pairs(pooled=epsilon is not None), writing)
+            where, pooled = f"streams.{writing.stream}", classifier.norm == "layer"
+            writing.require(where, classifier, pool=("mean", "prefix"), norm=("layer", "none"))
+            if pooled:
+                writing.require("model.encoder", encoder, final_norm=(False,), norm_epsilon=(classifier.norm_epsilon,))
+            write_all(LAYOUT.classifier_pairs(pooled, writing.head_key, writing.label_set), writing)
         for block in range(encoder.depth):
             query, value = (writing.written.pop(f"blocks.{block}.attn.{part}_bias", None) for part in "qv")
             if query is not None and value is not None:

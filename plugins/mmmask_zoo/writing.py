@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmmask.interfaces import Component, Embedding, Grid, Modality, StrictModel, Written, build
-from mmmask.interop import DECODERS, HEADS, ClassifierSettings, InteropError, model_settings
+from mmmask.interop import CLASSIFIERS, DECODERS, HEADS, InteropError, model_settings
 from mmmask_pixels.modality import IMAGENET_MEAN, IMAGENET_STD
 from mmmask_zoo.conversion import Patches
 
@@ -30,13 +30,12 @@ class Writing:
 
     Args:
         format: its name, for messages.
-        settings: plain data of the model's experiment or classifier.
+        settings: plain data of the model's experiment and `classes`.
         state: {mmmask key: tensor}.
 
     Attributes:
-        settings: the same, validated.
-        classifier: settings of a classifier, None where the model is none.
-        parts: those that have positions.
+        settings: the experiment, validated.
+        classes: {stream: {label set: names}}.
         modalities: {stream: modality}.
         written: {foreign key: tensor}.
         left_out: {mmmask key: why the layout has no place for it}.
@@ -45,9 +44,7 @@ class Writing:
 
     def __init__(self, format: str, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         self.format = format
-        self.settings: Any = model_settings(settings, f"format {format}")
-        self.classifier = self.settings if isinstance(self.settings, ClassifierSettings) else None
-        self.parts: list[Part] = ["encoder"] if self.classifier else ["encoder", "decoder"]
+        self.settings, self.classes = model_settings(settings, f"format {format}")
         self.modalities: dict[str, Modality] = {
             name: build("modality", stream.modality) for name, stream in self.settings.streams.items()
         }
@@ -72,10 +69,33 @@ class Writing:
     @cached_property
     def stream(self) -> str:
         """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams."""
+        for name, settings in self.settings.streams.items():
+            if settings.objective not in ("masked", "classification"):
+                raise self.error(f"streams.{name}.objective is {settings.objective}; the layout has no place for it")
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
         if len(shared) > 1:
             self.require_one_stream()
         return max(self._grids, key=lambda name: math.prod(self._grids[name]))
+
+    @property
+    def classifier(self) -> Any:  # noqa: ANN401 - settings of the stream
+        """Settings of the stream where it has classes, None where it is masked."""
+        settings = self.settings.streams[self.stream]
+        return settings if settings.objective == "classification" else None
+
+    @property
+    def label_set(self) -> str:
+        """The one label set of a stream that has classes."""
+        label_sets = list(self.classifier.label_sets or self.classes[self.stream])
+        if len(label_sets) > 1:
+            where = f"streams.{self.stream}.label_sets"
+            raise self.error(f"{where}: {', '.join(label_sets)}; the layout has one head, of one label set")
+        return label_sets[0]
+
+    @property
+    def parts(self) -> list[Part]:
+        """Parts that have positions."""
+        return ["encoder"] if self.classifier else ["encoder", "decoder"]
 
     @property
     def modality(self) -> Modality:
@@ -93,22 +113,18 @@ class Writing:
 
     @property
     def head_key(self) -> str:
-        """Key of the stream's head."""
-        return f"{HEADS}.{self._decoder_and_head(self.stream)[1]}"
+        """Key of the stream's head; of one with classes, of pool, norm and head."""
+        return f"{CLASSIFIERS if self.classifier else HEADS}.{self._decoder_and_head(self.stream)[1]}"
 
     def _decoder_and_head(self, stream: str) -> tuple[str, str]:
-        if self.classifier:
-            return "", ""
         settings = self.settings.streams[stream]
+        if settings.objective == "classification":
+            return "", settings.head or stream
         return settings.decoder, settings.head or self.modalities[stream].embedding
-
-    def path(self, part: Part) -> str:
-        """Key path of the settings of encoder or decoder."""
-        return part if self.classifier else f"model.{part}"
 
     def part(self, part: Part) -> Any:  # noqa: ANN401 - settings of a component
         """Settings of encoder or decoder."""
-        return getattr(self.settings if self.classifier else self.settings.model, part)
+        return getattr(self.settings.model, part)
 
     def patches(self, *axes: str, square: bool = True) -> Patches:
         """Patches of the stream.
@@ -161,11 +177,11 @@ class Writing:
         """
         settings = self.part(part)
         if settings.name != name:
-            raise self.error(f"{self.path(part)}.name is {settings.name}; the layout is that of a {name}")
+            raise self.error(f"model.{part}.name is {settings.name}; the layout is that of a {name}")
         for setting, field in type(settings).model_fields.items():
             if setting not in FREE and setting not in free:
                 allowed.setdefault(setting, (field.get_default(call_default_factory=True),))
-        self.require(self.path(part), settings, **allowed)
+        self.require(f"model.{part}", settings, **allowed)
         return settings
 
     def require_statistics(
@@ -202,7 +218,7 @@ class Writing:
         positions = settings.build_positions(embedding, settings.width, num_prefix)
         if positions.bias(self.grid, None) is not None:
             raise self.error(
-                f"{self.path(part)}.positions is {settings.positions.name}, which adds to attention; the layout has a "
+                f"model.{part}.positions is {settings.positions.name}, which adds to attention; the layout has a "
                 "table that is added to the tokens"
             )
         own = {
@@ -228,7 +244,7 @@ class Writing:
         table = self.position_table(part, 0)
         if not torch.equal(table[0], computed.to(table.dtype)):
             raise self.error(
-                f"{self.path(part)}.positions is {self.part(part).positions.name} of another table than {name} has for "
+                f"model.{part}.positions is {self.part(part).positions.name} of another table than {name} has for "
                 f"the grid {self.grid}; the layout computes that one"
             )
         return table

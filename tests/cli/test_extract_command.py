@@ -17,9 +17,8 @@ from mmmask.builtins.vit import ViTEncoder
 from mmmask.cli import progress
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import PLAIN, SourceFile
-from mmmask.interfaces.component import validate_strictly
-from mmmask.model.build import build_classifier
-from mmmask.model.classifier import ClassifierSettings
+from mmmask.interop import classification, model_settings
+from mmmask.model.build import build_model
 
 WIDTH = 24
 SMALL = (
@@ -41,11 +40,9 @@ def checkpoint(model, tmp_path_factory):
 
 
 def saved_classifier(folder, encoder, **settings):
-    data = {
-        "encoder": encoder,
-        "streams": {"images": {"modality": {"name": "image", "size": 32, "patch_size": [8, 8]}}},
-    }
-    classifier = build_classifier(validate_strictly(ClassifierSettings, data | {"classes": 5} | settings)).eval()
+    modalities = {"images": {"name": "image", "size": 32, "patch_size": [8, 8]}}
+    data = classification(encoder, modalities, 5, **settings)
+    classifier = build_model(*model_settings(data, "")).eval()
     mmmask.interop.save(classifier, folder / "tuned.safetensors")
     return classifier, folder / "tuned.safetensors"
 
@@ -145,7 +142,7 @@ def test_a_fine_tuned_model_gives_what_its_head_sees_and_logits(cli, tuned, corp
     batch = {"images": samples(classifier, "images", paths_of(tmp_path / "own.safetensors")["images"])}
     with torch.inference_mode():
         torch.testing.assert_close(own["images"], classifier.features(batch)["images"])
-        torch.testing.assert_close(own["images.logits"], classifier(batch)["images"])
+        torch.testing.assert_close(own["images.logits"], classifier.logits(batch)["images"])
         torch.testing.assert_close(mean["images"], classifier.encode(batch)["images"].values.mean(dim=1))
     torch.testing.assert_close(mean["images.logits"], own["images.logits"])
     assert not torch.allclose(mean["images"], own["images"])  # no norm on what is asked for by name
@@ -221,7 +218,7 @@ def test_every_head_has_its_features(cli, corpus, tmp_path, pool, encoder):
     found, batch = load_file(output), {"images": samples(classifier, "images", paths_of(output)["images"])}
     with torch.inference_mode():
         torch.testing.assert_close(found["images"], classifier.features(batch)["images"])
-        torch.testing.assert_close(found["images.logits"], classifier(batch)["images"])
+        torch.testing.assert_close(found["images.logits"], classifier.logits(batch)["images"])
 
 
 def test_bfloat16_products_are_close_and_written_in_float32(cli, checkpoint, corpus, tmp_path):

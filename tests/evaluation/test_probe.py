@@ -11,7 +11,6 @@ from mmmask.components import components
 from mmmask.evaluation import frozen, probing
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import BadSample, Source
-from mmmask.model.classifier import Classifier
 
 LABELLED = {"name": "waves", "labelled": True, "count": 40}
 TEST = LABELLED | {"count": 15}
@@ -194,17 +193,10 @@ def test_a_rank_needs_no_labels_and_no_test_samples(model, tmp_path):
 
 
 def test_a_classifier_is_probed_before_its_head(signals, tmp_path):
-    from mmmask.interfaces.component import validate_strictly
-    from mmmask.model.build import build_classifier
-    from mmmask.model.classifier import ClassifierSettings
-
-    data = {
-        "encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2},
-        "streams": {"long": {"modality": {"name": "signal", "length": 64}}},
-        "pool": "mean", "norm_epsilon": 1e-6, "classes": 5,
-    }  # fmt: skip
-    classifier = build_classifier(validate_strictly(ClassifierSettings, data)).eval()
-    assert isinstance(classifier, Classifier)
+    data = signals.signal_data()
+    long = {"modality": {"name": "signal", "length": 64}, "objective": "classification"}
+    settings = experiment_from_data({"model": {"encoder": data["model"]["encoder"]}, "streams": {"long": long}})
+    classifier = mmmask.build_model(settings, {"long": {"label": tuple("vwxyz")}}).eval()
     found = probed(classifier, tmp_path, kinds=("knn", "attentive"), control=True, epochs=1)
     train, test = (
         mmmask.extract(classifier, source=source, device="cpu").tensors["long"] for source in (LABELLED, TEST)

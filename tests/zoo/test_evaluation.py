@@ -100,7 +100,7 @@ def test_pictures_in_folders(tmp_path, capsys):
             pixels = torch.tensor(np.array(picture)).permute(2, 0, 1) / 255
         with torch.inference_mode():
             sample = (pixels - MEAN[:, None, None]) / STD[:, None, None]
-            logits.append(model({"images": sample.unsqueeze(0)})["images"][0])
+            logits.append(model.logits({"images": sample.unsqueeze(0)})["images"][0])
     right = sum(int(row.argmax()) == int(path.parent.name.split()[1]) for row, path in zip(logits, paths, strict=True))
     code = main(
         ["evaluate", str(tmp_path / "tuned.pth"), str(tmp_path / "test"), "num_heads=4", "--modality", "crop_share=1.0"]
@@ -148,7 +148,7 @@ def test_views_of_a_real_clip(tmp_path):
             for crop in range(3):
                 shown = preparation.prepare(decoded, View(index=crop, of=3))
                 with torch.inference_mode():
-                    total += model({"videos": shown.unsqueeze(0)})["videos"][0].softmax(0)
+                    total += model.logits({"videos": shown.unsqueeze(0)})["videos"][0].softmax(0)
         expected.append(total / 15)
     (only,) = found.label_sets.values()
     assert found.views == (5, 3)

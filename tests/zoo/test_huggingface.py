@@ -8,9 +8,8 @@ import torch
 from mmmask.builtins.positions import sincos_2d_table
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
-from mmmask.interop import load, read, save
-from mmmask.model.build import build_classifier, build_model, settings_of
-from mmmask.model.classifier import ClassifierSettings
+from mmmask.interop import classification, load, model_settings, read, save
+from mmmask.model.build import build_model, settings_of
 from mmmask_registry import MmmaskError
 
 transformers = pytest.importorskip("transformers")
@@ -308,7 +307,7 @@ def test_videomae_classifiers(tmp_path, use_mean_pooling):
         expected = theirs(clips().transpose(1, 2)).logits
     loaded = read(theirs.state_dict(), num_heads=2, **CLIP)
     assert_accounted_for(theirs.state_dict(), loaded.report)
-    assert_close(loaded.model({"videos": clips()})["videos"], expected)
+    assert_close(loaded.model.logits({"videos": clips()})["videos"], expected)
     written = save(loaded.model, tmp_path / "model.safetensors", "huggingface_videomae")
     assert written.left_out == {}
     assert_equal_states(from_files(transformers.VideoMAEForVideoClassification, tmp_path), theirs)
@@ -320,7 +319,7 @@ def test_vit_classifiers(tmp_path):
         expected = theirs(pictures()).logits
     loaded = read(theirs.state_dict(), num_heads=2)
     assert_accounted_for(theirs.state_dict(), loaded.report)
-    assert_close(loaded.model({"images": pictures()})["images"], expected)
+    assert_close(loaded.model.logits({"images": pictures()})["images"], expected)
     written = save(loaded.model, tmp_path / "model.safetensors", "huggingface_vitmae")
     assert written.left_out == {}
     assert_equal_states(from_files(transformers.ViTForImageClassification, tmp_path), theirs)
@@ -497,9 +496,9 @@ def test_a_folder_of_transformers_needs_no_options(tmp_path, name, settings):
     elif name == "VideoMAEForPreTraining":
         compare_videomae(ours, theirs)
     elif name == "ViTForImageClassification":
-        assert_close(ours({"images": pictures()})["images"], theirs(pictures()).logits)
+        assert_close(ours.logits({"images": pictures()})["images"], theirs(pictures()).logits)
     else:
-        assert_close(ours({"videos": clips()})["videos"], theirs(clips().transpose(1, 2)).logits)
+        assert_close(ours.logits({"videos": clips()})["videos"], theirs(clips().transpose(1, 2)).logits)
 
 
 def test_options_that_are_given_come_before_the_config(tmp_path):
@@ -612,21 +611,17 @@ def test_a_model_of_two_streams_and_one_of_another_encoder_are_refused(tmp_path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pool": "first"}, 'classifier.pool is "first"; the layout can only say "mean"'),
-        ({"norm_epsilon": 1e-3}, "classifier.norm_epsilon is 0.001; the last LayerNorm of the layout has 1e-05, and"),
-        ({"norm_epsilon": None}, "classifier.norm_epsilon and encoder.final_norm: the layout normalises"),
+        ({"pool": "first"}, 'streams.videos.pool is "first"; the layout can only say "mean"'),
+        ({"norm_epsilon": 1e-3}, "streams.videos.norm_epsilon is 0.001; the last LayerNorm of the layout has 1e-05,"),
+        ({"norm_epsilon": None}, "streams.videos.norm and model.encoder.final_norm: the layout normalises"),
     ],
 )
 def test_a_classifier_that_pools_otherwise_is_refused(tmp_path, changes, message):
     data = videomae_experiment()
-    settings = {
-        "encoder": data["model"]["encoder"] | {"final_norm": False},
-        "streams": {"videos": {"modality": data["streams"]["videos"]["modality"]}},
-        "pool": "mean",
-        "norm_epsilon": 1e-5,
-        "classes": 3,
-    }
-    model = build_classifier(ClassifierSettings(**settings | changes))
+    encoder = data["model"]["encoder"] | {"final_norm": False}
+    modalities = {"videos": data["streams"]["videos"]["modality"]}
+    settings = classification(encoder, modalities, 3, **{"norm_epsilon": 1e-5} | changes)
+    model = build_model(*model_settings(settings, ""))
     with pytest.raises(MmmaskError) as raised:
         save(model, tmp_path / "model.safetensors", "huggingface_videomae")
     assert str(raised.value).startswith(f"format huggingface_videomae: {message}")

@@ -7,9 +7,9 @@ import torch
 
 import mmmask
 from mmmask.components import components
-from mmmask.interop import InteropError, load, read, save
+from mmmask.interop import CLASSIFIER, InteropError, classification, load, read, save
 from mmmask.interop.own_format import SETTINGS
-from mmmask.model.classifier import Classifier
+from mmmask.model.build import settings_of
 
 SIZES = {"num_heads": 4, "decoder_num_heads": 4}
 
@@ -23,6 +23,13 @@ def weights(official):
         return dict(parts[name or next(iter(parts))]["weights"])
 
     return find
+
+
+SETTINGS_OF_CLASSES = classification(
+    {"name": "vit", "width": 16, "depth": 1, "num_heads": 2},
+    {"images": {"name": "image", "size": 32, "patch_size": [16, 16]}},
+    3,
+)
 
 
 def pixels(*shape, seed=0):
@@ -163,7 +170,7 @@ class TestOtherSizes:
     def test_a_fine_tuned_table_is_resized_too(self, weights):
         loaded = read(weights("mae", "cls_token", "classified"), num_heads=4, size=96)
         assert loaded.report.converted["pos_embed"] == "resized from 4x4 to 6x6 tokens"
-        assert loaded.model({"images": pixels(1, 3, 96, 96)})["images"].shape == (1, 10)
+        assert loaded.model.logits({"images": pixels(1, 3, 96, 96)})["images"].shape == (1, 10)
 
     @pytest.mark.parametrize(
         ("options", "problem"),
@@ -250,8 +257,8 @@ class TestMaeInflated:
         plain = load(weights("mae", name, "classified"), num_heads=4)
         inflated = load(weights("mae", name, "classified"), num_heads=4, num_frames=2)
         picture = pixels(2, 3, 64, 64)
-        found = inflated({"videos": picture.unsqueeze(2).expand(-1, -1, 2, -1, -1)})["videos"]
-        torch.testing.assert_close(found, plain({"images": picture})["images"], atol=1e-5, rtol=0)
+        found = inflated.logits({"videos": picture.unsqueeze(2).expand(-1, -1, 2, -1, -1)})["videos"]
+        torch.testing.assert_close(found, plain.logits({"images": picture})["images"], atol=1e-5, rtol=0)
 
     def test_frames_that_tubelets_do_not_fill_are_refused(self, weights):
         with pytest.raises(InteropError, match="num_frames 3 is not a multiple of tubelet 2"):
@@ -280,12 +287,36 @@ class TestOwnFiles:
         losses = [part({"videos": pixels(1, 3, 8, 32, 32)}, masks={"videos": masked}).loss for part in (model, again)]
         assert torch.equal(*losses)
 
-    def test_a_classifier_comes_back(self, tmp_path, weights):
+    def test_a_fine_tuned_model_comes_back(self, tmp_path, weights):
         model = load(weights("mae", "global_pool", "classified"), num_heads=4)
-        assert isinstance(model, Classifier)
         save(model, tmp_path / "model.safetensors")
         batch = {"images": pixels(1, 3, 64, 64)}
-        assert torch.equal(load(tmp_path / "model.safetensors")(batch)["images"], model(batch)["images"])
+        again = load(tmp_path / "model.safetensors")
+        assert torch.equal(again.logits(batch)["images"], model.logits(batch)["images"])
+        assert again.classes == model.classes == {"images": {"label": [str(number) for number in range(10)]}}
+
+    def test_a_fine_tuned_file_from_before_there_were_objectives(self, weights):
+        model = load(weights("mae", "global_pool", "classified"), num_heads=4)
+        keys = {f"{CLASSIFIER}.norm": "norm", f"{CLASSIFIER}.linear.label": "head"}
+        earlier = {
+            keys.get(key.rpartition(".")[0], key.rpartition(".")[0]) + "." + key.rpartition(".")[2]: tensor
+            for key, tensor in model.state_dict().items()
+        }
+        settings = settings_of(model)
+        modality = settings["streams"]["images"]["modality"]
+        earlier_settings = {
+            "description": "",
+            "encoder": settings["model"]["encoder"],
+            "streams": {"images": {"modality": modality}},
+            "pool": {"name": "mean"},
+            "norm_epsilon": 1e-6,
+            "classes": 10,
+        }
+        encoded = torch.tensor(list(json.dumps(earlier_settings).encode()), dtype=torch.uint8)
+        again = load(earlier | {SETTINGS: encoded})
+        assert settings_of(again) == settings
+        batch = {"images": pixels(1, 3, 64, 64)}
+        assert torch.equal(again.logits(batch)["images"], model.logits(batch)["images"])
 
     def test_unknown_keys_are_left_where_asked_for(self, tmp_path, weights):
         from safetensors.torch import load_file
@@ -328,7 +359,11 @@ class TestOwnFiles:
         [
             (b"no json", f"{SETTINGS} cannot be read"),
             (b"[1]", f"{SETTINGS} holds no settings"),
-            (json.dumps({"classes": 3}).encode(), "format mmmask: encoder: required, and not given"),
+            (json.dumps({"classes": 3}).encode(), f"{SETTINGS} cannot be read: 'head.weight'"),
+            (
+                json.dumps(SETTINGS_OF_CLASSES | {"classes": {"images": 3}}).encode(),
+                "mmmask: classes.images: should be",
+            ),
             (json.dumps({"model": {}}).encode(), "required, and not given"),
         ],
     )
@@ -345,12 +380,15 @@ class TestOwnFiles:
             load(state)
 
 
-def test_a_classifier_is_a_function_of_any_of_its_streams(weights):
+def test_logits_are_those_of_any_stream(weights):
     part = load(weights("omnimae", "image", "classified"), size=32, num_frames=8, num_heads=4)
     both = {"images": pixels(2, 3, 32, 32), "videos": pixels(2, 3, 8, 32, 32)}
-    logits = part(both)
+    logits = part.logits(both)
     assert {name: found.shape for name, found in logits.items()} == {"images": (2, 10), "videos": (2, 10)}
-    alone = part({"videos": both["videos"]})["videos"]
+    alone = part.logits({"videos": both["videos"]})["videos"]
+    assert torch.equal(part(both).streams["images"].predictions, logits["images"])
     torch.testing.assert_close(alone, logits["videos"], atol=1e-5, rtol=0)
     with pytest.raises(mmmask.MmmaskError, match="no stream is named 'video'"):
-        part({"video": both["videos"]})
+        part.logits({"video": both["videos"]})
+    with pytest.raises(mmmask.MmmaskError, match=r"streams.images: its objective, masked, has no logits"):
+        load(weights("mae"), **SIZES).logits({"images": pixels(2, 3, 64, 64)})

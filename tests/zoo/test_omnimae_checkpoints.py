@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 import mmmask
 from mmmask.builtins.positions import flat_sinusoid_table, resize_table
-from mmmask.interop import read
+from mmmask.interop import CLASSIFIER, read
 from mmmask.interop.loading import InteropError
-from mmmask.model.classifier import Classifier
+from mmmask.model.build import settings_of
 from mmmask_registry import MmmaskError
 
 
@@ -274,7 +274,7 @@ def test_a_still_of_another_size_has_the_first_steps_rows_resized(state, fine_tu
         torch.testing.assert_close(part.positions[KEY]((1, 8, 8)), expected, atol=1e-6, rtol=0)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     if kind == "fine_tuned":
-        assert model({"images": images})["images"].shape == (2, 5)
+        assert model.logits({"images": images})["images"].shape == (2, 5)
     else:
         assert model({"images": images}).loss.isfinite()
 
@@ -344,15 +344,16 @@ def test_a_fine_tuned_file_is_a_classifier(fine_tuned, sizes, head):
     classes = {f"{head}.{part}": fine_tuned.pop(f"head.{part}") for part in ("weight", "bias")}
     loaded = read({"model": fine_tuned | classes}, **sizes)
     model, report = loaded.model, loaded.report
-    assert isinstance(model, Classifier)
     assert list(model.modalities) == ["images", "videos"]
-    settings = model.settings
-    assert (settings.pool.name, settings.norm_epsilon, settings.classes) == ("mean", 1e-6, 5)
+    for stream in settings_of(model)["streams"].values():
+        assert (stream["objective"], stream["head"], stream["pool"]) == ("classification", "classes", {"name": "mean"})
+        assert (stream["norm"], stream["norm_epsilon"]) == ("layer", 1e-6)
+    assert model.classes["images"] == model.classes["videos"] == {"label": ["0", "1", "2", "3", "4"]}
     assert not model.encoder.config.final_norm
     found = model.state_dict()
-    assert torch.equal(found["head.weight"], classes[f"{head}.weight"])
-    assert torch.equal(found["norm.bias"], fine_tuned["trunk.norm.bias"])
-    assert report.loaded["norm.weight"] == ("trunk.norm.weight",)
+    assert torch.equal(found[f"{CLASSIFIER}.linear.label.weight"], classes[f"{head}.weight"])
+    assert torch.equal(found[f"{CLASSIFIER}.norm.bias"], fine_tuned["trunk.norm.bias"])
+    assert report.loaded[f"{CLASSIFIER}.norm.weight"] == ("trunk.norm.weight",)
     assert set(report.converted) == {"trunk.patch_embed.proj.1.weight"}
     assert set(report.unused) == {"trunk.pos_embed"}
     used = {key for origin in report.loaded.values() for key in origin}
@@ -362,8 +363,8 @@ def test_a_fine_tuned_file_is_a_classifier(fine_tuned, sizes, head):
 def test_a_fine_tuned_file_without_a_key_is_refused_by_name(refused, fine_tuned):
     del fine_tuned["head.bias"], fine_tuned["trunk.norm.weight"]
     assert refused(source=fine_tuned).splitlines() == [
-        "format omnimae: norm.weight: needed, not in the file",
-        "format omnimae: head.bias: needed, not in the file",
+        f"format omnimae: {CLASSIFIER}.norm.weight: needed, not in the file",
+        f"format omnimae: {CLASSIFIER}.linear.label.bias: needed, not in the file",
     ]
 
 

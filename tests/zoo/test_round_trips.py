@@ -1,11 +1,15 @@
 """Every format writes what it reads: the same keys, bit for bit; and what is written is the same model."""
 
+import json
+
 import pytest
 import torch
 
+import mmmask
 from mmmask.components import components
+from mmmask.experiment import experiment_from_data
 from mmmask.interfaces.component import validate_strictly
-from mmmask.interop import read
+from mmmask.interop import load, read, save
 from mmmask.model.build import settings_of
 from mmmask_registry import MmmaskError
 
@@ -108,7 +112,7 @@ def changed(model, **changes):
     data = settings_of(model)
     for path, value in changes.items():
         *parents, last = path.split("__")
-        part = data if "classes" in data or path.startswith("streams") else data["model"]
+        part = data if path.startswith(("streams", "classes")) else data["model"]
         for name in parents:
             part = part[name]
         part[last] = value
@@ -127,14 +131,17 @@ def changed(model, **changes):
         ("mae", 0, {"encoder__positions": {"name": "relative_bias"}}, "encoder.positions is relative_bias, which adds"),
         ("mae", 0, {"streams__images__modality__size": [64, 32]}, "streams.images.modality.size is [64, 32]; the"),
         ("mae", 0, {"streams__images__modality__mean": [0.5] * 3}, "streams.images.modality: mean and std must be"),
-        ("mae", 3, {"pool": "first"}, 'classifier.pool is "first"; the layout can only say "prefix"'),
-        ("mae", 3, {"norm_epsilon": 1e-6}, "classifier.norm_epsilon is 1e-06; the layout can only say null"),
+        ("mae", 3, {"streams__images__pool": "first"}, 'streams.images.pool is "first"; the layout can only say'),
+        ("mae", 3, {"streams__images__norm": "layer"}, 'streams.images.norm is "layer"; the layout can only say'),
         ("mae_st", 0, {"streams__videos__modality__mean": [0.5] * 3}, "streams.videos.modality: mean and std must be"),
-        ("mae_st", 0, {"decoder__prefix": "keep"}, 'decoder.prefix is "keep"; the layout can only say "drop"'),
-        ("mae_st", 4, {"pool": "prefix"}, 'classifier.pool is "prefix"; the layout can only say "mean"'),
+        ("mae_st", 0, {"decoder__prefix": "keep"}, 'decoder.prefix is "keep"; the layout can only say'),
+        ("mae_st", 4, {"streams__videos__pool": "prefix"}, 'streams.videos.pool is "prefix"; the layout can only say'),
         ("omnimae", 0, {"decoder__positions__trained_grid": [4, 8, 8]}, "decoder.positions: the layout has those"),
         ("omnimae", 0, {"encoder__positions": {"name": "learned"}}, 'encoder.positions is "learned"; the layout can'),
-        ("omnimae", 3, {"norm_epsilon": None}, "classifier.norm_epsilon is null; the layout can only say 1e-06"),
+        ("omnimae", 3, {"streams__videos__norm_epsilon": 1e-5}, "streams.videos.norm_epsilon is 1e-05; the layout can"),
+        ("omnimae", 3, {"streams__videos__norm": "batch"}, 'streams.videos.norm is "batch"; the layout can only say'),
+        ("omnimae", 3, {"streams__videos__head": "own"}, "streams: images, videos; the layout is that of a"),
+        ("omnimae", 3, {"classes__videos": {"a": ["b"], "c": ["d"]}}, "streams.videos.label_sets: a, c; the layout"),
         ("videomae", 0, {"decoder__embed_bias": True}, "decoder.embed_bias is true; the layout can only say false"),
         ("videomae", 0, {"encoder__cosine_attention": True}, "encoder.cosine_attention is true; the layout can"),
         ("videomaev2", 0, {"encoder__layer_scale": 0.1}, "encoder.layer_scale is 0.1; the layout can only say null"),
@@ -151,7 +158,7 @@ def test_what_a_layout_cannot_say_is_refused(cases, system, index, changes, mess
     model = read(state, **options).model
     format_class = components().get("format", system)
     config = validate_strictly(format_class.Config, {"name": system})
-    where = "" if "classes" in settings_of(model) or message.startswith("streams") else "model."
+    where = "" if message.startswith("streams") else "model."
     with pytest.raises(MmmaskError) as raised:
         format_class(config).write(changed(model, **changes), model.state_dict())
     assert str(raised.value).startswith(f"format {system}: {where}{message}")
@@ -167,3 +174,85 @@ def test_a_classifier_is_no_convmae(cases):
     _, state, options = cases("mae")[3]
     with pytest.raises(MmmaskError, match="^format convmae: the model is a classifier; how fine-tuned files pool"):
         write(read(state, **options).model, "convmae")
+
+
+# --- models that were fine-tuned here
+
+NAMES = ["ant", "flip", "cow"]
+LAYOUTS = {
+    "mae": ({"prefix_tokens": 1}, {"pool": "prefix", "norm": "none"}),
+    "timm_vit": ({"prefix_tokens": 1, "final_norm": False}, {}),
+    "omnimae": ({"final_norm": False, "positions": "flat_sinusoid"}, {}),
+    "huggingface_vitmae": ({"prefix_tokens": 1}, {"pool": "prefix", "norm": "none"}),
+    "huggingface_videomae": (
+        {"final_norm": False, "positions": "flat_sinusoid", "qkv_bias": "query_value"},
+        {"norm_epsilon": 1e-5},
+    ),
+    "simmim": (
+        {"prefix_tokens": 1, "masked_tokens": "replace", "final_norm": False, "positions": "relative_bias"}
+        | {"qkv_bias": "query_value", "layer_scale": 0.1, "bias_per_block": True},
+        {},
+    ),
+}
+
+
+def fine_tuned(encoder, clips=False, **settings):
+    """A model as a run with the objective classification has it."""
+    modality = {"name": "image", "size": 32, "patch_size": [16, 16]}
+    if clips:
+        modality = {"name": "video", "size": 32, "num_frames": 4, "patch_size": [2, 16, 16]}
+    sizes = {"name": "vit", "width": 48, "depth": 1, "num_heads": 4}
+    stream = {"modality": modality, "objective": "classification", "head_std": 0.5} | settings
+    data = {"model": {"encoder": sizes | encoder}, "streams": {"here": stream}}
+    return mmmask.build_model(experiment_from_data(data), {"here": {"animal": NAMES}}).eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_was_fine_tuned_here_is_written_and_read(tmp_path, layout):
+    encoder, settings = LAYOUTS[layout]
+    clips = layout in ("omnimae", "huggingface_videomae")
+    model = fine_tuned(encoder, clips, **settings)
+    save(model, tmp_path / "model.safetensors", layout)
+    options = {"size": 32, "num_frames": 4} if clips else {}
+    again = load(tmp_path / "model.safetensors", None if layout != "timm_vit" else layout, num_heads=4, **options)
+    frames = [4] if clips else []
+    samples = torch.randn(2, 3, *frames, 32, 32, generator=torch.Generator().manual_seed(0))
+    stream = "videos" if clips else "images"
+    expected = model.logits({"here": samples})["here"]
+    torch.testing.assert_close(again.logits({stream: samples})[stream], expected, atol=1e-6, rtol=0)
+    if layout.startswith("huggingface"):
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["id2label"] == {"0": "ant", "1": "flip", "2": "cow"}
+        assert config["label2id"] == {"ant": 0, "flip": 1, "cow": 2}
+
+
+def test_names_of_classes_are_kept_in_mmmasks_own_layout(tmp_path):
+    model = fine_tuned({}, class_weights={"flip": 2.0})  # also a setting of earlier files
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert again.classes == {"here": {"animal": NAMES}}
+    assert again.objective("here").classes == {"here": {"animal": tuple(NAMES)}}
+    assert_equal(again.state_dict(), model.state_dict())
+    assert settings_of(again) == settings_of(model)
+
+
+def test_a_fine_tuned_swin_is_the_pretrained_one_with_a_head(cases):
+    """Microsoft's names: those of pretraining without `encoder.`, no mask token, and a head on the mean."""
+    pretrained, options = next((state, options) for name, state, options in cases("simmim") if name == "swin")
+    state = {key.removeprefix("encoder."): pretrained[key] for key in pretrained if not key.startswith("decoder.")}
+    del state["mask_token"]
+    generator = torch.Generator().manual_seed(0)
+    state |= {"head.weight": torch.randn(5, 48, generator=generator), "head.bias": torch.randn(5, generator=generator)}
+    options = {key: value for key, value in options.items() if key != "unit"}
+    loaded, whole = read(state, **options), read(pretrained, **options).model
+    assert loaded.report.format == "simmim"
+    assert loaded.report.missing == {"encoder.mask_token": "fine-tuned files mask nothing"}
+    samples = {"images": torch.randn(2, 3, 64, 64, generator=generator)}
+    with torch.no_grad():
+        features = whole.encode(samples)["images"].values.mean(1)
+        assert torch.equal(loaded.model.features(samples)["images"], features)
+        logits = torch.nn.functional.linear(features, state["head.weight"], state["head.bias"])
+        torch.testing.assert_close(loaded.model.logits(samples)["images"], logits)
+    written = write(loaded.model, "simmim")
+    assert_equal(written.state, state)
+    assert written.left_out == {"encoder.mask_token": "fine-tuned files mask nothing"}

@@ -5,9 +5,8 @@ import torch
 
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data
-from mmmask.interop import read, save
-from mmmask.model.build import build_classifier, build_model
-from mmmask.model.classifier import ClassifierSettings
+from mmmask.interop import classification, model_settings, read, save
+from mmmask.model.build import build_model
 from mmmask_registry import MmmaskError
 
 BLOCK = {
@@ -68,14 +67,8 @@ def masked_model(modality=None, more=None, **changes):
 
 def classifier(pool, norm_epsilon, **changes):
     modality = {"name": "image", "size": 16, "patch_size": [4, 4]}
-    settings = {
-        "encoder": encoder(**changes),
-        "streams": {"images": {"modality": modality}},
-        "pool": pool,
-        "norm_epsilon": norm_epsilon,
-        "classes": 5,
-    }
-    return randomized(build_classifier(ClassifierSettings.model_validate(settings)))
+    settings = classification(encoder(**changes), {"images": modality}, 5, pool, norm_epsilon)
+    return randomized(build_model(*model_settings(settings, "")))
 
 
 def pictures():
@@ -189,7 +182,7 @@ def test_classifiers(tmp_path, pool, norm_epsilon, final_norm, keys):
         back = read(path, format, num_heads=2)
         assert back.report.missing == {}
         with torch.no_grad():
-            found, expected = back.model(pictures())["images"], model(pictures())["images"]
+            found, expected = back.model.logits(pictures())["images"], model.logits(pictures())["images"]
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -250,9 +243,9 @@ def test_what_timm_cannot_say_is_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (("first", None), 'classifier.pool is "first"; the layout can only say "mean" or "prefix"'),
-        (("mean", 1e-6), "encoder.final_norm is true; the layout can only say false"),
-        (("mean", 1e-5, False), "encoder.norm_epsilon is 1e-06; the layout can only say 1e-05"),
+        (("first", None), 'streams.images.pool is "first"; the layout can only say "mean" or "prefix"'),
+        (("mean", 1e-6), "model.encoder.final_norm is true; the layout can only say false"),
+        (("mean", 1e-5, False), "model.encoder.norm_epsilon is 1e-06; the layout can only say 1e-05"),
     ],
 )
 def test_a_classifier_that_timm_cannot_say_is_refused(tmp_path, model, message):
