@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.mixing import Mixing, partners
+from mmmask.builtins.mixing import Mixing
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces import (
     Batch,
@@ -249,7 +249,7 @@ class ClassificationObjective(Objective):
             raise MmmaskError(f"streams.{stream}: {error}") from error
         mixed_targets = {}
         for key, target in targets.items():
-            other = partners(target.classes, self.mixing[stream].replicate)
+            other = self.mixing[stream].others(target.classes)
             mixed_targets[key] = Target(torch.lerp(other, target.classes, own.unsqueeze(1)), target.known)
         return mixed, mixed_targets
 

@@ -36,7 +36,7 @@ class Mixing:
     replicate: int = 1
 
     def __call__(self, tokens: Tokens, noise: Noise, labelled: Tensor) -> tuple[Tokens, Tensor]:
-        """Mixes every row with the other row of its pair: 0 with 1, 2 with 3 and so on, see `partners`.
+        """Mixes every row with the other row of its pair: 0 with 1, 2 with 3 and so on, see `others`.
 
         Both rows of a pair share their draws, which come from the first row's noise. So results do not depend on how a
         batch is cut, as long as no pair is.
@@ -54,7 +54,8 @@ class Mixing:
         Raises:
             MmmaskError: an odd number of samples, or tokens that are ids.
         """
-        rows, alike = len(tokens.content), self.replicate
+        rows = len(tokens.content)
+        alike = self._alike(rows)
         if rows % (2 * alike):
             each = f", {alike} of each" if alike > 1 else ""
             raise MmmaskError(f"mixing needs pairs, and a micro-batch has {rows} samples{each}: take an even number")
@@ -62,12 +63,12 @@ class Mixing:
             raise MmmaskError("ids cannot be mixed: set mixup and cutmix to 0")
         first = noise.keys.unflatten(0, (-1, 2, alike))[:, 0].flatten(0, 1)
         draws = Noise(first)((rows // 2, 6)).unflatten(0, (-1, 1, alike)).expand(-1, 2, -1, -1).flatten(0, 2)
-        both = labelled & partners(labelled, alike)
+        both = labelled & self.others(labelled)
         mixed = (draws[:, 0] < self.probability) & both
         switch = self.switch if self.mixup and self.cutmix else float(self.cutmix > 0)
         cuts = draws[:, 1] < switch
         values = tokens.values()
-        other = partners(values, alike)
+        other = self.others(values)
         own = torch.ones(rows, device=values.device)
         if self.mixup:
             own = torch.where(mixed & ~cuts, beta_quantile(draws[:, 2], self.mixup), own)
@@ -80,13 +81,16 @@ class Mixing:
             own = torch.where(mixed & cuts, 1 - inside.float().mean(dim=(1, 2)), own)
         return replace(tokens, content=values, normalized=True), own
 
+    def others(self, rows: Tensor) -> Tensor:
+        """The other row of every pair: (batch, ...) with the rows 0 and 1, 2 and 3 and so on swapped.
 
-def partners(rows: Tensor, replicate: int = 1) -> Tensor:
-    """The other row of every pair: (batch, ...) with the rows 0 and 1, 2 and 3 and so on swapped.
+        Where `replicate` rows in succession are of one sample, pairs are of two samples: 0 and 2, 1 and 3 for two each.
+        """
+        return rows.unflatten(0, (-1, 2, self._alike(len(rows)))).flip(1).flatten(0, 2)
 
-    Where `replicate` rows in succession are of one sample, pairs are of two samples: 0 and 2, 1 and 3 for two each.
-    """
-    return rows.unflatten(0, (-1, 2, replicate)).flip(1).flatten(0, 2)
+    def _alike(self, rows: int) -> int:
+        """Rows of one sample; 1 where there are not two samples, as in a trial step."""
+        return self.replicate if rows >= 2 * self.replicate else 1
 
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
