@@ -12,6 +12,7 @@ from mmmask.data.streams import total_steps
 from mmmask.experiment.compose import published_experiments, read_experiment
 from mmmask.interfaces import PLAIN, View, build, write_part
 from mmmask.interop import start_from
+from mmmask.interop.published import published
 from mmmask.model.dropping import path_factors
 from mmmask.randomness import sample_noise
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
@@ -191,6 +192,21 @@ def test_numbers(name):
     if row.erase:
         assert kinds["erase"].probability == row.erase
         assert kinds["erase"].count == 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_weights_are_published_ones_of_pretraining(name):
+    weights = load(name).experiment.model.weights
+    if "from_scratch" in name:
+        assert weights is None
+        return
+    known = getattr(weights, "from")
+    assert known in published()
+    system, size, stage = known.split("/")
+    assert system.removeprefix("huggingface_") == name.split("/")[0]
+    assert stage.startswith("pretrain")
+    ending = name.rsplit("_", 1)[1]
+    assert size.endswith(ending if ending in SIZES else "base")
 
 
 def test_what_omnimae_erases_and_fills():
@@ -551,3 +567,17 @@ def test_an_encoder_takes_all_its_weights_from_its_pretraining(name, pretraining
         learned, fixed = (part.encoder.positions["pixels_16x16x3"] for part in (model, source))
         assert torch.equal(learned.table, fixed((14, 14)))
         assert not learned.prefix_table.any()
+
+
+def test_segments_of_videos_train_a_verb_and_a_noun(pictures, tmp_path):
+    """EPIC's recipe: two heads, and targets of both sets."""
+    root, table = pictures["videos"]["source"], tmp_path / "segments.csv"
+    files = sorted(path.relative_to(root) for path in root.rglob("*.mp4"))[:8]
+    rows = [f"{path},00:00:00.10,00:00:00.90,{number % 97},{299 - number}" for number, path in enumerate(files)]
+    table.write_text("\n".join(["path,start_timestamp,stop_timestamp,verb_class,noun_class", *rows]))
+    source = f"streams.videos.source={{path: '{table}', root: '{root}', file: path}}"
+    changes = ("model.weights=null", source, "streams.videos.held_out=null")
+    run = mmmask.train(small("omnimae/finetune_epic100", {"videos": {}}, *changes), tmp_path / "run", device="cpu")
+    classes = run.model.objective("videos").classes["videos"]
+    assert {label_set: len(names) for label_set, names in classes.items()} == {"verb": 97, "noun": 300}
+    assert run.metrics[0]["loss"] == pytest.approx(math.log(97) + math.log(300), rel=0.05)
