@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.mixing import Mixing, partners
+from mmmask.builtins.mixing import Mixing
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces import (
     Batch,
@@ -113,7 +113,7 @@ class ClassificationObjective(Objective):
         self.classes = {name: _learned_classes(name, part, context.classes) for name, part in streams.items()}
         self.head_of = {name: part.head or name for name, part in streams.items()}
         self.mixing = {
-            name: Mixing(part.mixup, part.cutmix, part.mix_probability, part.switch_probability)
+            name: Mixing(part.mixup, part.cutmix, part.mix_probability, part.switch_probability, part.replicate)
             for name, part in streams.items()
             if part.mixup or part.cutmix
         }
@@ -247,10 +247,11 @@ class ClassificationObjective(Objective):
             mixed, own = self.mixing[stream](tokens, noise, labelled)
         except MmmaskError as error:
             raise MmmaskError(f"streams.{stream}: {error}") from error
-        return mixed, {
-            key: Target(torch.lerp(partners(target.classes), target.classes, own.unsqueeze(1)), target.known)
-            for key, target in targets.items()
-        }
+        mixed_targets = {}
+        for key, target in targets.items():
+            other = self.mixing[stream].others(target.classes)
+            mixed_targets[key] = Target(torch.lerp(other, target.classes, own.unsqueeze(1)), target.known)
+        return mixed, mixed_targets
 
     def _problems(self) -> None:
         problems = []

@@ -26,15 +26,17 @@ class Mixing:
         cutmix: the same of CutMix's area.
         probability: of mixing a pair at all.
         switch: probability of CutMix where both are on.
+        replicate: rows in succession that are of one sample, which is not mixed with itself.
     """
 
     mixup: float
     cutmix: float
     probability: float
     switch: float
+    replicate: int = 1
 
     def __call__(self, tokens: Tokens, noise: Noise, labelled: Tensor) -> tuple[Tokens, Tensor]:
-        """Mixes every row with the other row of its pair: 0 with 1, 2 with 3 and so on.
+        """Mixes every row with the other row of its pair: 0 with 1, 2 with 3 and so on, see `others`.
 
         Both rows of a pair share their draws, which come from the first row's noise. So results do not depend on how a
         batch is cut, as long as no pair is.
@@ -50,20 +52,23 @@ class Mixing:
             The tokens, normalised; and (batch,) float32, each row's share of its own target.
 
         Raises:
-            MmmaskError: an odd number of rows, or tokens that are ids.
+            MmmaskError: an odd number of samples, or tokens that are ids.
         """
         rows = len(tokens.content)
-        if rows % 2:
-            raise MmmaskError(f"mixing needs pairs, and a micro-batch has {rows} samples: take an even number")
+        alike = self._alike(rows)
+        if rows % (2 * alike):
+            each = f", {alike} of each" if alike > 1 else ""
+            raise MmmaskError(f"mixing needs pairs, and a micro-batch has {rows} samples{each}: take an even number")
         if tokens.spec.vocab_size is not None:
             raise MmmaskError("ids cannot be mixed: set mixup and cutmix to 0")
-        draws = Noise(noise.keys[:rows:2])((rows // 2, 6)).repeat_interleave(2, dim=0)
-        both = labelled.unflatten(0, (-1, 2)).all(1).repeat_interleave(2)
+        first = noise.keys.unflatten(0, (-1, 2, alike))[:, 0].flatten(0, 1)
+        draws = Noise(first)((rows // 2, 6)).unflatten(0, (-1, 1, alike)).expand(-1, 2, -1, -1).flatten(0, 2)
+        both = labelled & self.others(labelled)
         mixed = (draws[:, 0] < self.probability) & both
         switch = self.switch if self.mixup and self.cutmix else float(self.cutmix > 0)
         cuts = draws[:, 1] < switch
         values = tokens.values()
-        other = partners(values)
+        other = self.others(values)
         own = torch.ones(rows, device=values.device)
         if self.mixup:
             own = torch.where(mixed & ~cuts, beta_quantile(draws[:, 2], self.mixup), own)
@@ -76,10 +81,16 @@ class Mixing:
             own = torch.where(mixed & cuts, 1 - inside.float().mean(dim=(1, 2)), own)
         return replace(tokens, content=values, normalized=True), own
 
+    def others(self, rows: Tensor) -> Tensor:
+        """The other row of every pair: (batch, ...) with the rows 0 and 1, 2 and 3 and so on swapped.
 
-def partners(rows: Tensor) -> Tensor:
-    """The other row of every pair: (batch, ...) with the rows 0 and 1, 2 and 3 and so on swapped."""
-    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        Where `replicate` rows in succession are of one sample, pairs are of two samples: 0 and 2, 1 and 3 for two each.
+        """
+        return rows.unflatten(0, (-1, 2, self._alike(len(rows)))).flip(1).flatten(0, 2)
+
+    def _alike(self, rows: int) -> int:
+        """Rows of one sample; 1 where there are not two samples, as in a trial step."""
+        return self.replicate if rows >= 2 * self.replicate else 1
 
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:

@@ -12,7 +12,7 @@ def freeze(encoder: Encoder, trainable: Trainable) -> None:
     """Freezes all parameters of an encoder but those that `model.trainable` names.
 
     What lies before the first trained stage keeps nothing for the backward. Counting by half stages is MAE's partial
-    fine-tuning (section 5.2, figure 9).
+    fine-tuning (section 4.3, figure 9).
 
     Raises:
         ValueError: there are not so many stages, the last one has no halves, or a pattern fits no parameter.

@@ -145,6 +145,17 @@ def test_mixup_follows_its_weight():
     assert len(own.unique()) == 32
 
 
+def test_a_sample_is_not_mixed_with_another_crop_of_itself():
+    tokens, labelled = tokens_of(), torch.ones(64).bool()
+    labelled[5] = False
+    mixed, own = Mixing(0.8, 0, 1.0, 0.5, replicate=2)(tokens, sample_noise(0, 0, 64, torch.device("cpu")), labelled)
+    partner = torch.arange(64).view(-1, 2, 2).flip(1).flatten()
+    torch.testing.assert_close(mixed.content[:, 0, 0], own * torch.arange(64) + (1 - own) * partner)
+    assert torch.equal(own, own[partner])
+    assert own.unique().numel() == 32  # 31 pairs, and the one that lacks a label
+    assert own[5] == own[7] == 1 != own[4]
+
+
 def test_cutmix_is_a_box_over_all_frames_and_its_area_is_the_weight():
     tokens = tokens_of()
     mixed, own = Mixing(0, 1.0, 1.0, 0.5)(tokens, sample_noise(0, 0, 64, torch.device("cpu")), torch.ones(64).bool())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmmask
-from mmmask.experiment.compose import parse_yaml, published_experiments
+from mmmask.experiment.compose import parse_yaml, published_experiments, read_experiment
 from mmmask.interfaces import build
 from mmmask.profiling.bench import synthetic_batch
 from mmmask.profiling.cost import meta_model, parameters
@@ -15,6 +15,14 @@ from mmmask.training.schedule import learning_rate_schedule
 
 SHIPPED = {name: found.path for name, found in published_experiments().items() if found.supplier == "mmmask"}
 NAMES = list(SHIPPED)
+MASKED = [
+    name
+    for name in NAMES
+    if all(
+        stream.get("objective", "masked") == "masked" for stream in read_experiment(name)["streams"].values() if stream
+    )
+]
+"""Pretraining; tests of the others are in test_recipes.py."""
 SMALL = (
     "model.encoder.width=32", "model.encoder.depth=2", "model.encoder.num_heads=2", "model.decoder.width=32",
     "model.decoder.depth=1", "model.decoder.num_heads=2",
@@ -66,7 +74,7 @@ def test_users_can_derive_from_it(name, tmp_path):
     assert derived.to_data() == expected.to_data()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MASKED)
 def test_it_is_valid_and_can_be_built(name):
     experiment = mmmask.load_experiment(name)
     assert all(stream.source is not None for stream in experiment.streams.values())
@@ -74,7 +82,7 @@ def test_it_is_valid_and_can_be_built(name):
     assert list(model.modalities) == list(experiment.streams)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MASKED)
 def test_it_takes_a_training_step(name):
     experiment = small(name)
     model = mmmask.build_model(experiment)
@@ -129,10 +137,11 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("quickstart")])
+@pytest.mark.parametrize("name", [name for name in MASKED if not name.endswith("quickstart")])
 def test_parameter_counts_at_full_size(name):
     counts = parameters(meta_model(mmmask.load_experiment(name)))
-    assert (counts["encoder"], counts["total"]) == PARAMETERS[name]
+    same = re.sub(r"_(\d+_epochs|images_only|videos_only)$", "", name)
+    assert (counts["encoder"], counts["total"]) == PARAMETERS[same]
 
 
 @pytest.mark.parametrize(
@@ -169,3 +178,31 @@ def test_the_released_omnimae_mixes_as_its_epochs_do():
     assert weights == {"images": 626, "videos": 82}
     assert experiment.training.mixing == "alternate"
     assert experiment.training.schedule.progress == "fixed"
+
+
+@pytest.mark.parametrize("size", ["base", "large", "huge"])
+@pytest.mark.parametrize("epochs", [800, 1600])
+def test_the_paper_of_omnimae_pretrains_so_long_at_these_ratios(size, epochs):
+    experiment = mmmask.load_experiment(f"omnimae/vit_{size}_{epochs}_epochs")
+    assert experiment.training.steps == epochs * (626 + 82)
+    assert experiment.training.mixing == "alternate"
+    assert {name: stream.masker.mask_ratio for name, stream in experiment.streams.items()} == {
+        "images": 0.9,
+        "videos": 0.95,
+    }
+    plain = mmmask.load_experiment(f"omnimae/vit_{size}")
+    assert experiment.model == plain.model
+    assert {name: s.modality for name, s in experiment.streams.items()} == {
+        name: s.modality for name, s in plain.streams.items()
+    }
+    released = mmmask.load_experiment("omnimae/vit_base_released").training
+    assert experiment.training.optimizer == released.optimizer
+    assert experiment.training.schedule == released.schedule
+
+
+@pytest.mark.parametrize(("stream", "steps"), [("images", 626 * 800), ("videos", 82 * 800)])
+def test_omnimaes_baselines_see_one_modality(stream, steps):
+    alone = mmmask.load_experiment(f"omnimae/vit_base_{stream}_only")
+    both = mmmask.load_experiment("omnimae/vit_base_800_epochs")
+    assert alone.streams == {stream: both.streams[stream]}
+    assert alone.training == both.training.model_copy(update={"steps": steps})
