@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=WHAT_A_MODEL_IS)
     parser.add_argument(
         "inputs", nargs="*", default=[], metavar="FOLDER",
-        help="a folder with a folder of samples for each class; key=value is an option of the model's format: size=384",
+        help="a folder with a folder of samples for each class; key=value is an option of the model's format, such as "
+        "size=384; of a run, average=true takes the average of its weights",
     )  # fmt: skip
     parser.add_argument(
         "--source", metavar="{name: ..., ...}", help="instead of a folder, a source as in an experiment: "
@@ -62,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--views", metavar="CxC", help="clips x crops of each sample, such as 5x3 (default: the stream's, or 1x1)"
     )
-    parser.add_argument("--average", action="store_true", help="take a run's average of its weights, not the weights")
     parser.add_argument("--predictions", metavar="FILE", help="write every sample's: .csv, .jsonl or .npz")
     parser.add_argument("--confusion", metavar="PICTURE", help="draw who is taken for whom: .png, .pdf, ...")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="views at a time (default 32)")
@@ -105,7 +105,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": arguments.model, "source": source, "split": arguments.split, "stream": arguments.stream,
         "label_set": arguments.label_set, "classes": arguments.classes,
         "modality": apply_overrides({}, arguments.modality), "views": arguments.views,
-        "average": arguments.average,
         "batch_size": arguments.batch_size, "device": arguments.device, "precision": arguments.precision,
         "reading": reading(arguments, options), "predictions": arguments.predictions,
         "confusion": arguments.confusion,

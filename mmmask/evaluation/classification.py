@@ -151,7 +151,6 @@ def evaluate(
     classes: Sequence[str] | str | Path | None = None,
     modality: Mapping[str, Any] | None = None,
     views: tuple[int, int] | str | None = None,
-    average: bool = False,
     batch_size: int = 32,
     device: str | None = None,
     precision: str = "fp32",
@@ -174,11 +173,10 @@ def evaluate(
         modality: settings to change, such as `{"size": 256, "crop_share": 1.0}`.
         views: clips and crops of each sample, whose probabilities are averaged, such as (5, 3) or "5x3"; by default
             the stream's.
-        average: takes a run's average of its weights (`training.average`) instead of the weights.
         batch_size: views in a forward at most.
         device: by default a GPU where there is one.
         precision: of matrix products, `fp32` or `bf16`.
-        reading: further arguments of `mmmask.interop.read`.
+        reading: further arguments of `mmmask.interop.read`, such as `{"average": True}` of a run.
         predictions: a file to write, .csv, .jsonl or .npz; looked at before the work begins.
         confusion: a picture to write.
         progress: called with (samples done, samples in all, reasons of newly skipped samples).
@@ -204,7 +202,7 @@ def evaluate(
         known_split(model, split)
     order = read_classes(classes) if isinstance(classes, str | Path) else classes
     with processes(device) as peers, ExitStack() as after:
-        opened, report = read_model(_averaged(model) if average else model, reading)
+        opened, report = read_model(model, reading)
         name = _stream(opened, model, split, stream)
         head = _head(opened, name)
         if split is not None:
@@ -252,12 +250,6 @@ def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:
     return {label_set: objective.probabilities(stream, part) for label_set, part in logits.items()}
 
 
-def _averaged(model: nn.Module | str | Path) -> nn.Module:
-    if not isinstance(model, str | Path) or not is_run(model):
-        raise MmmaskError(f"{_name(model)}: no run, and only a run keeps an average of its weights")
-    return load_run(model).averaged_model
-
-
 def _name(model: object) -> str:
     return str(model) if isinstance(model, str | Path) else f"the {type(model).__name__}"
 
@@ -288,10 +280,6 @@ def read_classes(path: str | Path) -> list[str]:
     return [line for line in lines if line]
 
 
-CLASSIFIES = ("classes", "logits", "probabilities")
-"""What an objective that classifies has, as `classification` does."""
-
-
 @dataclass(frozen=True)
 class _Head:
     """What a model says about the classes of a stream."""
@@ -305,7 +293,7 @@ def _head(model: Any, stream: str) -> _Head:  # noqa: ANN401 - a Model
     settings = model.objective(stream).streams[stream]
     clips, crops = getattr(settings, "views", (1, 1))
     sigmoid = getattr(settings, "activation", "softmax") == "sigmoid"
-    return _Head(model.objective(stream).classes[stream], sigmoid, (clips, crops))
+    return _Head(model.classes[stream], sigmoid, (clips, crops))
 
 
 def _stream(opened: Any, model: object, split: str | None, stream: str | None) -> str:  # noqa: ANN401 - a Model
@@ -314,8 +302,7 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
     Raises:
         MmmaskError: none is classified, or several could be meant.
     """
-    names: list[str] = list(opened.modalities)
-    names = [name for name in names if all(hasattr(opened.objective(name), part) for part in CLASSIFIES)]
+    names: list[str] = list(opened.classes)
     if not names:
         raise MmmaskError(
             f"{_name(model)}: it classifies nothing: give a fine-tuned model, or `mmmask probe` its features"

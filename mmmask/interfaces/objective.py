@@ -138,6 +138,10 @@ class Objective(Component, nn.Module):
         """{label set: (batch, classes)} of a whole sample; empty where classes are not told."""
         return {}
 
+    def probabilities(self, stream: str, logits: Tensor) -> Tensor:
+        """(batch, classes) of a label set's logits, float32: by default their softmax."""
+        return logits.float().softmax(-1)
+
     def restore(self, plan: Any, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # noqa: ANN401 - its own plan
         """Predictions as raw content, for pictures: (batch, predicted, content_dim).
 
