@@ -76,11 +76,14 @@ def bad_sample_of_any_error() -> Iterator[None]:
 
 
 def _place(error: Exception) -> str:
-    """The last line in the package that was called; the innermost one is often in numpy or torch."""
+    """The last line in the package that was called; the innermost one is often in numpy or torch.
+
+    Defaults of the interface are passed over.
+    """
     called = [
         (str(frame.f_globals.get("__name__")).partition(".")[0], f" ({frame.f_code.co_filename}:{line})")
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename != __file__
+        if frame.f_code.co_filename != __file__ and frame.f_globals.get("__name__") != Preparation.__module__
     ]
     return [place for package, place in called if package == called[0][0]][-1] if called else ""
 

@@ -12,7 +12,7 @@ def test_a_table_of_own_files(cli, pixel_run, corpus, tmp_path):
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0].startswith("run (step 2): ")
+    assert lines[0].startswith("format run (step 2): ")
     assert lines[1] == "images: 8 classes, 8 training samples, 8 to be named"
     assert lines[3].split() == ["stream", "probe", "top-1", "top-5", "chance", "random", "weights"]
     assert lines[4].split()[:2] == ["images", "knn"]
