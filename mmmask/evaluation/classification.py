@@ -44,7 +44,7 @@ from mmmask.model.processes import processes
 from mmmask_registry import MmmaskError, UnknownName
 
 ENDINGS = (".csv", ".jsonl", ".npz")
-"""Of a file of predictions."""
+"""Endings of a file of predictions."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
         stream: of the model that the samples went through.
@@ -282,7 +282,7 @@ def read_classes(path: str | Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Head:
-    """What a model says about the classes of a stream."""
+    """Classes of a stream, as a model knows them, and how they are told."""
 
     classes: Mapping[str, Sequence[str]]
     sigmoid: bool = False

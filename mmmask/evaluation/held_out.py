@@ -177,7 +177,7 @@ class HeldOut:
         return chosen
 
     def _training_samples(self, stream: str) -> tuple[int, bool]:
-        """How many the stream's evaluators want to see first, and whether one of them needs labels."""
+        """Number of samples that the stream's evaluators want to see first, and whether one of them needs labels."""
         wanting = [evaluator for evaluator in self._evaluators(stream) if evaluator.training_samples]
         labelled = any(evaluator.needs_labels for evaluator in wanting)
         return max((evaluator.training_samples for evaluator in wanting), default=0), labelled

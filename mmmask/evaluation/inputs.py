@@ -242,7 +242,7 @@ class Portion:
 
     @property
     def skipped(self) -> list[str]:
-        """What could not be decoded and why, a line each."""
+        """Samples that could not be decoded, with the reason, a line each."""
         return _reasons(self.bad)
 
 
@@ -283,7 +283,7 @@ def portions(
 
 @dataclass(frozen=True)
 class Computed:
-    """What a model makes of all samples, on the CPU, in the order of their sources.
+    """Outputs of a model for all samples, on the CPU, in the order of their sources.
 
     Attributes:
         tensors: {key: (samples, ...)}, float32.

@@ -74,7 +74,7 @@ def counts_per_class(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def confusion(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many samples of class i have their highest score at class j: int64 (classes, classes)."""
+    """Counts of samples of class i with their highest score at class j: int64 (classes, classes)."""
     known, classes = labelled(labels), scores.shape[1]
     flat = labels[known] * classes + scores[known].argmax(dim=1)
     return torch.bincount(flat, minlength=classes**2).reshape(classes, classes)

@@ -57,7 +57,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """What became of the keys, in a few lines: those of one reason and one part of the model together."""
+        """Account in a few lines: keys of one reason and one part of the model together."""
         lines = [
             f"weights ({self.format}): {len(self.origin)} tensors taken, {len(self.adapted)} of them made to fit; "
             f"{len(self.missing)} as initialised; {len(self.unused)} of the source's left out"

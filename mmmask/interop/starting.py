@@ -236,7 +236,7 @@ class _Transfer:
                 self.adapted[own] = f"kernel of {_size(other.patch_size)} made one of {_size(spec.patch_size)}"
 
     def _take_made(self, name: str) -> None:
-        """What a module of the encoder makes of its counterpart, positions above all."""
+        """Copies the counterpart of a module of the encoder, as the module itself does; positions above all."""
         part, place = self.modules[name], self._their_name(name)
         if place is not None and isinstance(self.their_modules.get(shared := place.rpartition(".")[0]), Positions):
             place = shared  # one table for all blocks, where every block here has its own
@@ -273,7 +273,7 @@ class _Transfer:
         return None
 
     def _take(self, key: str) -> None:
-        """Takes a tensor as it is, or says why not."""
+        """Tensor as it is, or the reason against it."""
         name, own, in_encoder = self._their_name(key), self.own[key], key.startswith(ENCODER)
         given = None if name is None else self.theirs.get(name)
         if self._is_left(key):
