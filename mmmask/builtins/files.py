@@ -1,4 +1,4 @@
-"""What sources of files share: numbered files with labels and windows of time, class names, balanced subsets."""
+"""Shared by sources of files: numbered files with labels and windows of time, class names, balanced subsets."""
 
 from __future__ import annotations
 

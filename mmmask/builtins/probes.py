@@ -36,7 +36,7 @@ class _FeatureEvaluator(Evaluator):
         return self.config.samples
 
     def fit(self, batch: Batch) -> None:
-        """Takes the features of some training samples."""
+        """Keeps the features of some training samples."""
         self._fitted.append(self._features(batch))
 
     def _features(self, batch: Batch) -> Tensor:
@@ -50,13 +50,13 @@ class EffectiveRankEvaluator(_FeatureEvaluator):
         pass
 
     def add(self, batch: Batch, first: int, total: int) -> None:
-        """Takes nothing: training samples are more, and a rank is at most their number."""
+        """Ignores held-out samples: training samples are more, and a rank is at most their number."""
 
     def state(self) -> None:
         """Nothing: every process has seen the same training samples."""
 
     def merge(self, states: Sequence[None]) -> None:
-        """Takes nothing."""
+        """Nothing to merge: all processes fitted the same samples."""
 
     def figures(self) -> dict[str, float | None]:
         """The rank; None where there were no training samples."""
@@ -78,12 +78,12 @@ class _ProbeEvaluator(_FeatureEvaluator):
         self._told: list[Tensor] = []
 
     def fit(self, batch: Batch) -> None:
-        """Takes features and labels of some training samples."""
+        """Keeps features and labels of some training samples."""
         super().fit(batch)
         self._learned.append(self._labels(batch))
 
     def add(self, batch: Batch, first: int, total: int) -> None:
-        """Takes features and labels of held-out samples."""
+        """Keeps features and labels of held-out samples."""
         self._asked.append(self._features(batch))
         self._told.append(self._labels(batch))
 
@@ -92,7 +92,7 @@ class _ProbeEvaluator(_FeatureEvaluator):
         return [(asked.cpu(), told.cpu()) for asked, told in zip(self._asked, self._told, strict=True)]
 
     def merge(self, states: Sequence[list[tuple[Tensor, Tensor]]]) -> None:
-        """Takes those of all processes."""
+        """Joins those of all processes."""
         device = self._fitted[0].device
         self._asked = [asked.to(device) for state in states for asked, _ in state]
         self._told = [told.to(device) for state in states for _, told in state]

@@ -151,7 +151,7 @@ class TableSource(NamedFileSource):
 
 @dataclass(frozen=True)
 class _Columns:
-    """What is taken out of a row.
+    """Columns that are read from a row.
 
     Attributes:
         config: the source's settings.
@@ -205,7 +205,7 @@ class _Columns:
 
 
 class _CellError(Exception):
-    """What is wrong with a row, by default with the one that is read."""
+    """Problem of a row, by default with the one that is read."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmmask.evaluation.metrics import ClassFigures
 
 MOST_CLASSES, WORST, BEST = 25, 15, 5
-"""Of more classes the worst and the best are shown."""
+"""Classes that are all shown; otherwise so many of the worst and of the best."""
 
 MOST_SKIPPED = 20
 """Samples that are named at the end; each was when it was come upon."""

@@ -1,4 +1,4 @@
-"""How often the classes of a source occur."""
+"""Counts of the classes of a source."""
 
 from __future__ import annotations
 

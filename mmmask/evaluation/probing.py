@@ -84,7 +84,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probes:
-    """What frozen features are worth.
+    """Results of probing frozen features.
 
     Attributes:
         rows: a probe of every stream, label set and kind.
@@ -289,7 +289,7 @@ def _task(
     model: Any, stream: str, train: SourceChoice, test: SourceChoice, by_labels: Sequence[str],  # noqa: ANN401
     label_set: str | None, samples: int | None, k: int, notes: list[str], named: bool,
 ) -> _Task:  # fmt: skip
-    """What is probed of a stream; where it lacks labels, a note says why.
+    """Samples and labels of a stream that are probed; where it lacks labels, a note says why.
 
     Raises:
         MmmaskError: the labels cannot be learned or told; or there are none, and the stream was `named`.

@@ -30,7 +30,7 @@ class Evaluator(Component):
         return 0
 
     def fit(self, batch: Batch) -> None:  # noqa: B027 - most want none
-        """Takes some of the training samples, on the model's device; called before `add`, several times."""
+        """Receives some of the training samples, on the model's device; called before `add`, several times."""
 
     @abstractmethod
     def add(self, batch: Batch, first: int, total: int) -> None:
@@ -41,11 +41,11 @@ class Evaluator(Component):
         """{name: figure} of all samples so far; None where a figure does not apply."""
 
     def state(self) -> Any:  # noqa: ANN401 - its own
-        """What was added so far, picklable, on the CPU; asked for where `merge` is there."""
+        """Sums of all samples so far, picklable, on the CPU; asked for where `merge` is there."""
         raise NotImplementedError
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Takes the states of all processes, in order, in place of its own.
+        """Replaces its state by those of all processes, given in order.
 
         An evaluator with both methods shares held-out samples with the other processes; without them every process
         adds all samples.

@@ -32,7 +32,7 @@ class Average:
         return bool(self._averaged.n_averaged > 0)
 
     def update(self, step: int) -> None:
-        """Takes in the weights after so many steps, where that is due."""
+        """Adds the weights after so many steps, where that is due."""
         if step > self.settings.start and step % self.settings.every == 0:
             self._averaged.update_parameters(self._list)
 

@@ -1,4 +1,4 @@
-"""How a model is trained by one process or several (`torchrun -m mmmask train ...`)."""
+"""Training of a model by one process or several (`torchrun -m mmmask train ...`)."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ class _Training:
         self.processes.wait()
 
     def _start(self) -> None:
-        """Takes the weights that the experiment starts from; the main process first, as it may download them."""
+        """Loads the weights that the experiment starts from; the main process first, as it may download them."""
         if not self.processes.is_main:
             self.processes.wait()
         try:

@@ -14,7 +14,7 @@ from mmmask import MmmaskError
 
 
 class Canvas(NamedTuple):
-    """How moved pixels are drawn: the colour of what comes in from outside, and the interpolation."""
+    """Drawing of moved pixels: the colour of what comes in from outside, and the interpolation."""
 
     fill: tuple[int, ...]
     interpolation: Image.Resampling
