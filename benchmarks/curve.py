@@ -1,4 +1,4 @@
-"""Figure of a run's held-out samples over its steps, as an SVG: python benchmarks/curve.py RUN STREAM FIGURE FILE.svg."""
+"""Figure of held-out samples over the steps of a run, as an SVG: benchmarks/curve.py RUN STREAM FIGURE FILE.svg."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ def curve(points: list[tuple[int, float]], title: str) -> str:
         x = MARGIN + step / last * (WIDTH - 2 * MARGIN)
         return f"{x:.1f},{HEIGHT - MARGIN - value / highest * (HEIGHT - 2 * MARGIN):.1f}"
 
-    line = " ".join(place(*point) for point in points)
+    path = " ".join(place(*point) for point in points)
     marks = []
     for step, value in points:
         x, y = place(step, value).split(",")
@@ -28,7 +28,7 @@ def curve(points: list[tuple[int, float]], title: str) -> str:
         f'font-size="10"><rect width="100%" height="100%" fill="white"/>'
         f'<text x="{WIDTH / 2}" y="20" text-anchor="middle" font-size="13">{title}</text>'
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">step</text>'
-        f'<polyline points="{line}" fill="none" stroke="#2a6fdb" stroke-width="2"/>{"".join(marks)}</svg>\n'
+        f'<polyline points="{path}" fill="none" stroke="#2a6fdb" stroke-width="2"/>{"".join(marks)}</svg>\n'
     )
 
 
