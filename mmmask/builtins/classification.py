@@ -168,7 +168,7 @@ class ClassificationObjective(Objective):
                 key: self._target(name, key, batches[name].labels.get(key), rows, device) for key in self.classes[name]
             }
             shown = own
-            if context.training and name in self.mixing:
+            if context.training and name in self.mixing and batches[name].labels:
                 shown, found = self._mixed(name, own, found, context.noise(name, "mixing"))
             mask = nothing_masked(rows, own.grid, device)
             inputs[name] = EncoderInput((Part(self.modalities[name].embedding, shown),), mask)

@@ -55,10 +55,11 @@ class Mixing:
             MmmaskError: an odd number of samples, or tokens that are ids.
         """
         rows = len(tokens.content)
-        alike = self._alike(rows)
+        alike = self.replicate
         if rows % (2 * alike):
-            each = f", {alike} of each" if alike > 1 else ""
-            raise MmmaskError(f"mixing needs pairs, and a micro-batch has {rows} samples{each}: take an even number")
+            raise MmmaskError(
+                f"mixing needs pairs, and a micro-batch has {rows} samples: take a multiple of {2 * alike}"
+            )
         if tokens.spec.vocab_size is not None:
             raise MmmaskError("ids cannot be mixed: set mixup and cutmix to 0")
         first = noise.keys.unflatten(0, (-1, 2, alike))[:, 0].flatten(0, 1)
@@ -86,11 +87,7 @@ class Mixing:
 
         Where `replicate` rows in succession are of one sample, pairs are of two samples: 0 and 2, 1 and 3 for two each.
         """
-        return rows.unflatten(0, (-1, 2, self._alike(len(rows)))).flip(1).flatten(0, 2)
-
-    def _alike(self, rows: int) -> int:
-        """Rows of one sample; 1 where there are not two samples, as in a trial step."""
-        return self.replicate if rows >= 2 * self.replicate else 1
+        return rows.unflatten(0, (-1, 2, self.replicate)).flip(1).flatten(0, 2)
 
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
@@ -110,7 +107,8 @@ def _beta_table(alpha: float) -> Tensor:
         power = max(1.0, 1 / alpha)
         angle = math.pi / 4 * place**power  # half of it; the other half is its mirror image
         density = (angle.sin() * angle.cos()) ** (2 * alpha - 1) * place ** (power - 1)
-        density[0] = 0.0  # its power is at least 1 there, and 0 times infinity is no number
+        # the power is at least 1 where the angle is 0, or so small that it counts as 0; 0 times infinity is no number
+        density = density.nan_to_num(nan=0.0, posinf=0.0)
         area = torch.cat([density.new_zeros(1), torch.cumulative_trapezoid(density, place)])
         half = area / (2 * area[-1])
         wanted = torch.linspace(0, 0.5, STEPS // 2 + 1, dtype=torch.float64)

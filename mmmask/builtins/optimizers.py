@@ -39,6 +39,9 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum; weight decay is added to the gradient."""
 
     class Config(Optimizer.Config):
+        weight_decay: float = Field(
+            default=0.0, ge=0, description="added to the gradient; biases and LayerNorms have none"
+        )
         momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last update in the next")
         nesterov: bool = Field(default=False, description="momentum as Nesterov has it (Sutskever et al. 2013)")
 
@@ -60,6 +63,9 @@ class Lars(Optimizer):
     """Layer-wise adaptive rates for large batches (You et al. 2017), as MAE's linear probing uses them."""
 
     class Config(Optimizer.Config):
+        weight_decay: float = Field(
+            default=0.0, ge=0, description="added to the gradient; biases and LayerNorms have none"
+        )
         momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last update in the next")
         trust: float = Field(
             default=1e-3, gt=0, description="an update's norm over the weight's, at a rate of 1 and without momentum"

@@ -115,7 +115,7 @@ class _ProbeEvaluator(_FeatureEvaluator):
         raise NotImplementedError
 
     def _labels(self, batch: Batch) -> Tensor:
-        label_set = self.config.label_set or next(iter(batch.labels), None)
+        label_set = self.config.label_set or next((key for key, part in batch.labels.items() if part.ndim == 1), None)
         if label_set is None:
             return torch.full((len(batch),), -1, device=batch.content.device)
         if label_set not in batch.labels:
@@ -137,7 +137,8 @@ class KnnEvaluator(_ProbeEvaluator):
         temperature: float = Field(default=0.07, gt=0, description="a vote counts exp(cosine similarity / temperature)")
 
     def _scores(self, train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
-        return frozen.nearest_neighbours(train, labels, test, classes, self.config.k, self.config.temperature)
+        k = min(self.config.k, len(train))
+        return frozen.nearest_neighbours(train, labels, test, classes, k, self.config.temperature)
 
 
 class LinearEvaluator(_ProbeEvaluator):

@@ -17,6 +17,7 @@ from mmmask.builtins.files import (
     Label,
     LabelledFileSource,
     Listing,
+    is_relative,
     is_remote,
     lines_of,
     open_text,
@@ -97,7 +98,8 @@ class NamedFileSource(LabelledFileSource):
         folder = os.path.dirname(path) if self.config.root is None else os.path.expanduser(self.config.root)
         start = posixpath.join(folder, "")
         inside = "" if self.config.root is None else "/"
-        names = [os.path.expanduser(name).removeprefix(start).lstrip(inside) for name in names]
+        expanded = map(os.path.expanduser, names)
+        names = [(name if is_relative(name) else name.removeprefix(start)).lstrip(inside) for name in expanded]
         files = Listing(folder, names, lines=lines, **more)
         return self._present(files) if self.config.skip_missing else files
 

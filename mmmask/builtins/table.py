@@ -22,7 +22,7 @@ from mmmask.interfaces.source import SourceError
 from mmmask_registry import did_you_mean
 
 WANTED = "Set source.path to a table: .csv, .tsv, .json, .jsonl, or text with a separator."
-FORMAT = re.compile(r"0?\d{0,3}(\.\d{1,2})?[dfsx]?")
+FORMAT = re.compile(r"(0?\d{0,3}([dsx]|(\.\d{1,2})?f))?")
 TIME = re.compile(r"(?:(?:(\d{1,6}):)?(\d{1,6}):)?(\d{1,12}(?:\.\d*)?)")
 Row = Mapping[str, Any]
 
@@ -205,7 +205,7 @@ class _Columns:
 
 
 class _CellError(Exception):
-    """Problem of a row, by default with the one that is read."""
+    """Problem of a row, by default of the one being read."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)

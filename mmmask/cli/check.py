@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             cost = stream_cost(model, name)
         kept = cost.activation_bytes * (BF16_ACTIVATIONS if half else 1)
         activations += kept * (stream.batch_size // training.accumulate)
-        trial += kept * TRIED
+        trial += kept * TRIED * stream.replicate
         print(
             f"{name}: grid {' x '.join(map(str, cost.grid))} = {cost.tokens} tokens, {cost.visible} visible, "
             f"{cost.predicted} predicted; {cost.forward_flops / 1e9:.2f} GFLOP forward, "
@@ -72,8 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
         read, source, seconds = read_batch(experiment, name)
         sizes[name] = len(source)
-        batches[name] = read.batch.map(lambda part, every=stream.replicate: part[::every])
-        samples = batches[name].content
+        batches[name] = read.batch
+        samples = read.batch.content[:: stream.replicate]
         print(
             f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
             f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"

@@ -252,18 +252,28 @@ def sample_loader(
                 f"({_listed(names)})"
             )
     if classes is not None or not held_out:
-        _check_labels(settings, source, f"streams.{stream}.{key}")
+        _check_labels(settings, source, f"streams.{stream}.{key}", known)
     return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
 
 
-def _check_labels(settings: Any, source: Source, where: str) -> None:  # noqa: ANN401 - with the objective's keys
-    """Names the first sample without a label, where the objective has a setting `unlabelled` and that is false."""
+def _check_labels(settings: Any, source: Source, where: str, known: Mapping[str, Sequence[str]]) -> None:  # noqa: ANN401 - with the objective's keys
+    """Names the first sample without a label, where the objective has a setting `unlabelled` and that is false.
+
+    Args:
+        known: {label set: classes} of the training source.
+    """
     learns = components().get("objective", settings.objective).needs_labels
     if not learns or getattr(settings, "unlabelled", True):
         return
     counts = count_labels(source)
-    for label_set, found in counts.items():
-        if found.first_unlabelled is not None and label_set in (getattr(settings, "label_sets", None) or counts):
+    for label_set in getattr(settings, "label_sets", None) or known:
+        found = counts.get(label_set)
+        if found is None and label_set in known:
+            raise SourceError(
+                f"{where}: no sample has a label of the set {label_set!r}. Label them, or set the stream's "
+                "`unlabelled: true`, which does not count them."
+            )
+        if found is not None and found.first_unlabelled is not None:
             raise SourceError(
                 f"{where}: {source.describe(found.first_unlabelled)} has no label of the set {label_set!r}, as "
                 f"{found.unlabelled} of {len(source)} samples. Label or leave out these, or set the stream's "

@@ -161,7 +161,8 @@ class HeldOut:
         chosen: list[Component.Config] = list(own or ())
         if own is None:
             chosen = [Component.Config(name=name) for name in self.model.objective(stream).evaluators]
-        labelled = any(len(names) > 1 for names in loader.classes.values())
+        several = loader.source.several
+        labelled = any(len(names) > 1 for label_set, names in loader.classes.items() if label_set not in several)
         if not labelled and (lacking := [config.name for config in own or () if _needs_labels(config)]):
             raise ExperimentError(
                 [f"streams.{stream}.evaluators: {lacking[0]} needs labels of two classes or more; the source has none"]
@@ -203,6 +204,8 @@ def spread_samples(
     samples: list[Sample] = []
     bad: list[BadRecord] = []
     taken = range(len(loader.source)) if numbers is None else numbers
+    if not taken:
+        raise SourceError(f"streams.{loader.stream}: not one training sample has a label")
     spaced = [taken[number * len(taken) // count] for number in range(count)] if count < len(taken) else []
     for index in dict.fromkeys([*spaced, *taken]):
         if len(samples) == count:

@@ -400,7 +400,7 @@ class _Encode:
         if not index:
             raise MmmaskError(f"not one of {total} samples could be decoded; the last: {skipped[-1]}")
         found = _Encoded(torch.cat(features), index, skipped, None if tokens is None else torch.from_numpy(tokens))
-        if kept is not None:
+        if kept is not None and not skipped:  # what could not be read may be there the next time
             _keep(kept, found)
         return found
 

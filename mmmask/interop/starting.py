@@ -315,7 +315,9 @@ class _Transfer:
     def _is_of_other_classes(self, key: str) -> bool:
         """Whether a tensor belongs to a label set whose classes have other names, or another order, in the source."""
         own, given = (_label_sets(model, key.split(".")[1]) for model in (self.model, self.source))
-        return any(part in own and own[part] != given.get(part) for part in key.split("."))
+        return any(
+            part in own and not all(names in given.get(part, []) for names in own[part]) for part in key.split(".")
+        )
 
     # --- afterwards
 

@@ -51,7 +51,10 @@ def try_step(experiment: Experiment, batches: Mapping[str, Batch], device: torch
         MmmaskError: samples that no token can be made of.
     """
     model = build_model(experiment, classes_of(experiment)).to(device)
-    few = {name: batch.map(lambda part: part[:TRIED].to(device)) for name, batch in batches.items()}
+    few = {
+        name: batch.map(lambda part, rows=TRIED * experiment.streams[name].replicate: part[:rows].to(device))
+        for name, batch in batches.items()
+    }
     with autocast(device, experiment.training.precision):
         output = model(few)
     problems = [

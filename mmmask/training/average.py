@@ -48,6 +48,7 @@ class Average:
     def _exchange(self) -> None:
         for weight, averaged in zip(self._weights.values(), self._averaged.parameters(), strict=True):
             weight.data, averaged.data = averaged.data, weight.data
+        torch.clear_autocast_cache()  # it holds what was there before, in bfloat16
 
     def state_dict(self) -> dict[str, Any]:
         """Number of updates, and {parameter of the model: its average}, of none before the first update."""

@@ -32,12 +32,21 @@ class Parallelism:
         self._wrapped: nn.Module = model
         self._no_sync: Callable[[], AbstractContextManager[object]] = nullcontext
         if processes.world_size > 1:
-            # buffers are constants: nothing to broadcast; the argument has another name since PyTorch 2.13
+            # buffers are constants, or statistics that `share_statistics` sees to; the argument has another name since
+            # PyTorch 2.13
             known = inspect.signature(DistributedDataParallel).parameters
             named = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             constant: dict[str, Any] = {named: False}
             self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **constant)
             self._no_sync = self._wrapped.no_sync
+
+    def share_statistics(self) -> None:
+        """Averages running statistics of normalisations, which each process gathers from its own micro-batches."""
+        if self.processes.world_size == 1:
+            return
+        for name, buffer in self.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(self.processes.sum(buffer) / self.processes.world_size)
 
     def train_on(
         self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float], precision: str, last: bool

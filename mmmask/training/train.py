@@ -236,6 +236,7 @@ class _Training:
 
     def _evaluate(self) -> None:
         """Held-out figures, on every process."""
+        self.loop.parallelism.share_statistics()
         with self._inference():
             found = self.held_out.evaluate()
             if self.average is not None:
@@ -269,6 +270,7 @@ class _Training:
 
     def _save(self) -> None:
         self.loop.check_finite()
+        self.loop.parallelism.share_statistics()
         # a gradient may overflow in a step whose loss was still finite
         damaged = [name for name, weight in self.state.model.named_parameters() if not weight.isfinite().all()]
         if damaged:

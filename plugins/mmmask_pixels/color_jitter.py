@@ -31,7 +31,7 @@ class ColorJitter(Augmentation):
         """uint8 (..., 1 or 3 channels, height, width), changed.
 
         Raises:
-            MmmaskError: content of another dtype, or of as many channels.
+            MmmaskError: content of another dtype than uint8, or of neither 1 nor 3 channels.
         """
         config, generator = self.config, view.generator
         if generator is None:

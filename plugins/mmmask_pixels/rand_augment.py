@@ -65,7 +65,7 @@ class RandAugment(Augmentation):
         """uint8 (..., 1 or 3 channels, height, width), changed.
 
         Raises:
-            MmmaskError: content of another dtype, or of as many channels.
+            MmmaskError: content of another dtype than uint8, or of neither 1 nor 3 channels.
         """
         if view.place is None:
             return content

@@ -120,21 +120,6 @@ def _from(container: InputContainer, stream: VideoStream, stamp: int) -> Iterato
     return chain([first], packets)
 
 
-def _within(index: FrameIndex, start: float, end: float) -> FrameIndex:
-    """The index, of which only frames that begin in a window may be chosen, or the one that is seen throughout."""
-    if not start < index.end:
-        raise BadSample(f"the part begins {start - index.end:g} s after the end of the video")
-    stop = max(1, bisect_left(index.times, end - TOLERANCE))
-    return replace(
-        index,
-        stamps=index.stamps[:stop],
-        times=index.times[:stop],
-        end=min(index.end, end),
-        keyframes=tuple(number for number in index.keyframes if number < stop),
-        first=min(bisect_left(index.times, start - TOLERANCE), stop - 1),
-    )
-
-
 def _indexed(container: InputContainer, stream: VideoStream, coming: Iterable[Packet], max_frames: int) -> FrameIndex:
     packets: list[tuple[int | None, int | None, int, bool]] = []  # presentation and decoding stamp, duration, keyframe
     first_keyframe: int | None = None

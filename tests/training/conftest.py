@@ -54,7 +54,7 @@ def experiment_file(signals, tmp_path_factory):
                 del long[setting]
             long["source"]["labelled"] = long["held_out"]["labelled"] = True
             long |= {"objective": "classification", "dropout": 0.3, "mixup": 0.8, "cutmix": 1.0}
-            long |= {"label_smoothing": 0.1, "head_std": 0.02}
+            long |= {"label_smoothing": 0.1, "head_std": 0.02, "batch_size": 16}  # two samples of two rows a process
         return save(data)
 
     def save(data):

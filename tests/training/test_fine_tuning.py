@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import mmmask
+from mmmask.data.streams import sample_loader
+from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment import load_experiment
+from mmmask.model.precision import autocast
 
 AVERAGED = "training.average={decay: 0.7}"
 OPTIMIZER = "training.optimizer={layer_decay: 0.75, scale_head: true}"
@@ -147,3 +150,22 @@ def test_the_end_of_a_run_names_figures_of_the_average(train, experiment_file, t
     assert re.match(r"long: held-out loss [\d.]+ at the start, [\d.]+ at the end", said[0])
     assert re.match(r"long, averaged weights: held-out loss [\d.]+ at the start, [\d.]+ at the end", said[1])
     assert "average/" not in ended.out
+
+
+def test_the_average_is_evaluated_in_bf16_with_its_own_weights(signals, tmp_path):
+    data = signals.signal_data(precision="bf16", average={"decay": 0.9}, optimizer={"learning_rate": 1e-2})
+    run = mmmask.train(mmmask.experiment.experiment_from_data(data), tmp_path / "run", device="cpu")
+    loaders = {name: sample_loader(run.experiment, name) for name in run.experiment.streams}
+    with autocast(torch.device("cpu"), "bf16"):
+        afresh = HeldOut(run.averaged_model, run.experiment, loaders).evaluate()
+    line = next(line for line in reversed(run.evaluations) if line["stream"] == "long")
+    assert line["average/loss"] == pytest.approx(afresh["long"]["loss"], rel=1e-5)
+    assert line["average/loss"] != pytest.approx(line["loss"], rel=1e-3)
+
+
+def test_two_processes_share_running_statistics(reference, experiment_file):
+    """Each gathers its own; the ones that are saved are their mean, near those of one process."""
+    file, how = experiment_file(classify=True), ("streams.long.norm=batch",)
+    one, two = reference(file, *how), reference(file, *how, processes=2)
+    key = "objectives.classification.heads.long.norm.running_mean"
+    torch.testing.assert_close(one.state["model"][key], two.state["model"][key], rtol=0.1, atol=0.1)
