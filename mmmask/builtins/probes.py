@@ -137,8 +137,7 @@ class KnnEvaluator(_ProbeEvaluator):
         temperature: float = Field(default=0.07, gt=0, description="a vote counts exp(cosine similarity / temperature)")
 
     def _scores(self, train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
-        k = min(self.config.k, len(train))
-        return frozen.nearest_neighbours(train, labels, test, classes, k, self.config.temperature)
+        return frozen.nearest_neighbours(train, labels, test, classes, self.config.k, self.config.temperature)
 
 
 class LinearEvaluator(_ProbeEvaluator):
