@@ -32,7 +32,7 @@ class _FeatureEvaluator(Evaluator):
 
     @property
     def training_samples(self) -> int:
-        """As its settings say."""
+        """Setting `samples`."""
         return self.config.samples
 
     def fit(self, batch: Batch) -> None:

@@ -77,6 +77,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--split", metavar="SPLIT", help="instead of files, the run's own samples: held_out or source")
     parser.add_argument("--stream", metavar="NAME", help="the stream that decodes the samples (default: by the ending)")
+    add_computing(parser)
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """`--device` and `--precision`."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--precision", default="fp32", metavar="P", help="of products: fp32 or bf16 (default fp32)")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmmask.cli.arguments import (
     WHAT_A_MODEL_IS,
+    add_computing,
     add_reading,
     as_options,
     is_option,
@@ -66,8 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", metavar="FILE", help="write every sample's: .csv, .jsonl or .npz")
     parser.add_argument("--confusion", metavar="PICTURE", help="draw who is taken for whom: .png, .pdf, ...")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="views at a time (default 32)")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--precision", default="fp32", metavar="P", help="of products: fp32 or bf16 (default fp32)")
+    add_computing(parser)
     add_reading(parser)
 
 

@@ -6,7 +6,15 @@ import argparse
 import os
 from typing import Any
 
-from mmmask.cli.arguments import WHAT_A_MODEL_IS, add_reading, as_options, positive, reading, spoken_as_options
+from mmmask.cli.arguments import (
+    WHAT_A_MODEL_IS,
+    add_computing,
+    add_reading,
+    as_options,
+    positive,
+    reading,
+    spoken_as_options,
+)
 
 KINDS = "knn,linear,attentive,effective_rank"
 
@@ -32,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=positive, default=20, metavar="N", help="passes of attentive (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of attentive, and of what is chosen (default 0)")
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="samples at a time (default 64)")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--precision", default="fp32", metavar="P", help="of products: fp32 or bf16 (default fp32)")
+    add_computing(parser)
     parser.add_argument(
         "--cache", metavar="DIR", help="keeps features for the next time (default ~/.cache/mmmask/features)"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from mmmask.interfaces.component import build
 from mmmask.interfaces.files import open_file
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
-from mmmask.interop.checkpoint_file import new_file
+from mmmask.interop.checkpoint_file import new_file, write_arrays
 from mmmask.interop.runs import load_run
 from mmmask.model.processes import processes
 from mmmask_registry import MmmaskError, UnknownName
@@ -213,7 +212,7 @@ def evaluate(
         names = {key: _named(key, head.classes[key], built.classes[own], order) for key, own in paired.items()}
         if confusion is not None:
             for key, own in paired.items():
-                _drawable(key, names[key], own in getattr(built, "several", ()))
+                _drawable(key, names[key], own in built.several)
         known = {own: names[key] for key, own in paired.items()}
         loader = SampleLoader(built, preparation, opened.modalities[name].spec, 1, 0, name, known)
         inputs = Inputs(opened.eval().to(peers.device), report, {name: loader}, peers.device)
@@ -447,13 +446,10 @@ def _write_jsonl(file: BinaryIO, evaluation: Evaluation) -> None:
 
 
 def _write_npz(file: BinaryIO, evaluation: Evaluation) -> None:
-    """By hand, as np.savez has no place for a label set that is called `file`."""
+    """Names, and of every label set classes, labels and probabilities."""
     arrays = {"samples": np.array(evaluation.names)}
     for name, part in evaluation.label_sets.items():
         arrays[f"{name}.classes"] = np.array(part.classes)
         arrays[f"{name}.labels"] = part.labels.numpy()
         arrays[f"{name}.probabilities"] = part.probabilities.numpy()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+    write_arrays(file, arrays)

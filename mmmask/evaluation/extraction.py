@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,7 +20,7 @@ from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
-from mmmask.interop.checkpoint_file import new_file, write_tensors
+from mmmask.interop.checkpoint_file import new_file, write_arrays, write_tensors
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -219,14 +218,12 @@ def pooled(latents: Latents, pool: str) -> Tensor:
 
 
 def _write_npz(path: Path, features: Features) -> None:
-    """By hand, as np.savez has no place for a stream that is called `file`."""
+    """Features, and of every stream paths and labels."""
     arrays = {name: tensor.numpy() for name, tensor in features.tensors.items()}
     arrays |= {f"{stream}.paths": np.array(names) for stream, names in features.names.items()}
     arrays |= {
         f"{stream}.labels": np.array(["" if label is None else label for label in labels])
         for stream, labels in features.labels.items()
     }
-    with written_whole(path) as whole, zipfile.ZipFile(whole, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+    with written_whole(path) as file:
+        write_arrays(file, arrays)

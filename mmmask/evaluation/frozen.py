@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmmask.components import components
+from mmmask.evaluation import metrics
 from mmmask.interfaces import Latents, build
 from mmmask.randomness import seeded, seeded_generator
 from mmmask_registry import MmmaskError
@@ -253,10 +254,8 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     Args:
         scores: (samples, classes). labels: (samples,).
     """
-    found = {"top1": _right(scores, labels) / len(labels)}
-    if scores.shape[1] > 5:
-        found["top5"] = float((ranked(scores, 5) == labels.unsqueeze(1)).any(1).double().mean())
-    return found
+    rank = metrics.ranks(scores, labels)
+    return {f"top{k}": float((rank < k).double().mean()) for k in metrics.TOP if k == 1 or scores.shape[1] > k}
 
 
 def chance(train: Tensor, test: Tensor) -> float:
@@ -283,4 +282,4 @@ def spaced(size: int, count: int) -> Tensor:
 
 
 def _right(scores: Tensor, labels: Tensor) -> int:
-    return int((ranked(scores, 1).squeeze(1) == labels).sum())
+    return int((metrics.ranks(scores, labels) == 0).sum())

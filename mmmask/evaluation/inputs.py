@@ -108,7 +108,7 @@ def open_inputs(
 
 
 def known_precision(precision: str) -> None:
-    """Raises: UnknownName: it is none."""
+    """Checks the name of a precision; raises UnknownName where it is none."""
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
 
@@ -397,12 +397,12 @@ class Files(Source):
 
 
 class Spread(Source):
-    """So many samples of another source, evenly spaced, as sources are often sorted by class."""
+    """Evenly spaced samples of another source, as sources are often sorted by class."""
 
     def __init__(self, source: Source, count: int) -> None:
         super().__init__(Component.Config(name="spread"), source.extensions)
         self.source, self.count = source, count
-        self.several = getattr(source, "several", ())
+        self.several = source.several
 
     def __len__(self) -> int:
         return self.count
@@ -411,15 +411,15 @@ class Spread(Source):
         return index * len(self.source) // self.count
 
     def load(self, index: int) -> Any:  # noqa: ANN401 - as Source.load
-        """As of the other source."""
+        """Content of the other source's sample."""
         return self.source.load(self._number(index))
 
     def label(self, index: int) -> str | None:
-        """As of the other source."""
+        """Label of the other source's sample."""
         return self.source.label(self._number(index))
 
     def labels(self, index: int) -> Mapping[str, Any]:
-        """As of the other source."""
+        """Labels of the other source's sample."""
         return self.source.labels(self._number(index))
 
     @property
@@ -428,7 +428,7 @@ class Spread(Source):
         return self.source.classes
 
     def describe(self, index: int) -> str:
-        """As of the other source."""
+        """Name of the other source's sample."""
         return self.source.describe(self._number(index))
 
 

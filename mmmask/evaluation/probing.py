@@ -302,7 +302,7 @@ def _task(
         train_source = Spread(train_source, samples)
     if not by_labels:
         return _Task(stream, train_source, None, {})
-    several = getattr(train_source, "several", ())
+    several = train_source.several
     sets = [name for name in train_source.classes if name not in several]
     lacks = None
     if label_set is not None:

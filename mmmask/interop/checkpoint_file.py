@@ -8,8 +8,9 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -217,3 +218,11 @@ def _strangeness(tensor: Tensor) -> str:
 
 def _plainly(kind: torch.dtype | torch.layout) -> str:
     return str(kind).removeprefix("torch.")
+
+
+def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays as .npz; np.savez has no place for an array that is called `file`."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)

@@ -77,7 +77,7 @@ def test_a_run_is_probed_on_its_own_samples(run, tmp_path):
 
 
 def test_the_control_has_random_weights(run, signals, tmp_path):
-    """Those that the run began with, as they depend on the seed alone."""
+    """Weights that the run began with: they depend on the seed alone."""
     found = mmmask.probe(run, kinds=("knn",), stream="long", k=3, control=True, device="cpu", cache=False)
     fresh = mmmask.build_model(experiment(signals)).eval()
     again = probed(fresh, tmp_path, kinds=("knn",))

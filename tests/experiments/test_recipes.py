@@ -25,7 +25,7 @@ STRONG, WEAK = (0.1, 0.8, 1.0), (0.0, 0.0, 0.0)  # smoothing, mixup, cutmix
 
 @dataclass(frozen=True)
 class Row:
-    """What is published of a recipe; rates are those of its batch, a step shows `batch` samples or crops."""
+    """Published numbers of a recipe; rates are those of its batch, a step shows `batch` samples or crops."""
 
     samples: int
     batch: int

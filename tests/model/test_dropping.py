@@ -134,7 +134,7 @@ def test_the_rate_of_drop_path_grows_linearly_and_the_expectation_stays():
     ids=str,
 )
 def test_rates_of_drop_path_of_every_block(name, settings, rate, rates):
-    """What survives is divided by 1 - rate, which tells the rate that a block was given, exactly."""
+    """Branches that survive are divided by 1 - rate, which tells the rate that a block was given, exactly."""
     encoder, given = made("encoder", name, settings | {"drop_path": rate}), []
 
     def keep(module, arguments):

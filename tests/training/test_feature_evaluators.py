@@ -24,7 +24,7 @@ def data(signals, **evaluate):
 
 @pytest.mark.parametrize("samples", [None, 64])
 def test_figures_of_a_run(signals, tmp_path, samples):
-    """Those of the probe of the same samples, where all are taken; a stream without labels has its rank alone."""
+    """Figures are those of a probe of the same samples, where all are taken; without labels there is the rank alone."""
     state = {}
 
     class Listener:

@@ -132,7 +132,7 @@ class LearnedSeparablePositions(LearnedTables):
 
 
 def first_rows(rows: Tensor, own: Tensor) -> Tensor:
-    """As many rows as `own` has: the first of `rows`, then, where there are fewer, its own."""
+    """First rows of `rows`, as many as `own` has; where there are fewer, the rest is its own."""
     return torch.cat([rows[: len(own)], own[len(rows) :].to(rows)])
 
 
