@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
             mask_ratios=arguments.mask_ratio, given=arguments.given, predict=arguments.predict,
             true_statistics=arguments.true_statistics, seed=arguments.seed,
         )  # fmt: skip
-    for stream, names in page.names.items():
+    for stream, samples in page.names.items():
         note = f" ({page.notes[stream]})" if page.notes[stream] else ""
-        print(f"{stream}: {len(names)} sample{'s' if len(names) > 1 else ''}{note}")
+        print(f"{stream}: {len(samples)} sample{'s' if len(samples) > 1 else ''}{note}")
     print(f"picture: {arguments.output}")
