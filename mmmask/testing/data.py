@@ -266,8 +266,9 @@ class ModalityCase(PureCase):
     def _expect_values(self, batch: Tensor) -> None:
         tokens, spec = self.component.tokenize(batch), self.component.spec
         if spec.vocab_size is not None:
-            fits = (tokens.content >= 0).all() and (tokens.content < spec.vocab_size).all()
-            expect.that(fits and not batch.is_floating_point(), f"ids in 0 .. {spec.vocab_size - 1}", "others")
+            highest = spec.vocab_size - (not spec.gaps)
+            fits = (tokens.content >= 0).all() and (tokens.content <= highest).all()
+            expect.that(fits and not batch.is_floating_point(), f"ids in 0 .. {highest}", "others")
             return
         values, what = tokens.values(), f"normalised values of {batch.dtype}"
         expect.that(values.is_floating_point(), f"{what}, floating point", values.dtype)

@@ -51,9 +51,12 @@ VARIANTS = {
         {"normalize": "token", "slices": 1, "error": "smooth_l1"},
     ],
     ("loss", "cross_entropy"): [{"label_smoothing": 0.1}],
+    ("loss", "depth"): [{"normalize": "none", "error": "smooth_l1"}, {"trim": 0.0}],
     ("masker", "grid"): [{"random_offset": True}],
     ("masker", "random"): [{"round_down": "visible"}],
     ("modality", "image"): [{"size": 64, "patch_size": [2, 16, 16]}],
+    ("modality", "depth"): [{"standardize": True, "missing": None}, {"interpolation": "bilinear"}],
+    ("modality", "labels"): [{"ignore": 255, "classes": ["wall", "floor"]}],
     ("source", "json_lines"): [{"window": None}],
     ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
     ("source", "folder"): [{"per_class": 1}],
@@ -68,6 +71,8 @@ MODALITIES = {
     "image": {"size": 64, "patch_size": [16, 16]},
     "video": {"size": 64, "num_frames": 4, "patch_size": [2, 16, 16]},
     "text": {"length": 32},
+    "depth": {"size": 64},
+    "labels": {"size": 16, "patch_size": [4, 4], "classes": 10, "class_width": 4},
 }
 
 
@@ -160,6 +165,11 @@ def write_image(folder):
     return folder / "painted.png"
 
 
+def write_depth(folder):
+    Image.fromarray(np.random.default_rng(0).integers(0, 9000, (80, 96), dtype=np.uint16)).save(folder / "depth.png")
+    return folder / "depth.png"
+
+
 def write_video(folder):
     path = folder / "painted.mp4"
     with av.open(str(path), "w") as container:
@@ -171,7 +181,7 @@ def write_video(folder):
     return path
 
 
-LOADED = {"image": write_image, "video": write_video}
+LOADED = {"image": write_image, "video": write_video, "depth": write_depth}
 
 
 def golden(name):
