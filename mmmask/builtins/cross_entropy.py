@@ -14,7 +14,8 @@ from mmmask_registry import MmmaskError
 class CrossEntropyLoss(Loss):
     """Cross-entropy of ids in nats, averaged over the ids of a token (BERT, Devlin et al. 2018, section 3.1).
 
-    A token of several ids has the logits of its first id, then those of its second, and so on. Missing ids do not count.
+    A token of several ids has the logits of its first id, then those of its second, and so on. Missing ids count
+    nowhere.
     """
 
     class Config(Loss.Config):

@@ -87,8 +87,8 @@ class Tokens:
     """A batch of samples cut into tokens.
 
     Attributes:
-        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. missing ones as
-            in `TokenSpec.gaps`.
+        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. Where it has
+            `gaps`, some may be missing.
         grid: the token layout of a sample; N is its product, the last axis varies fastest.
         normalized: whether content holds normalised values rather than stored ones.
         valid: (B, N) bool, False for padding and for tokens without any present value, which are masked first and

@@ -46,7 +46,7 @@ class DepthLoss(Loss):
 
     @torch.no_grad()
     def target(self, tokens: Tokens, index: Tensor) -> Tensor:
-        """(batch, predicted, 2 * content_dim): the values, 0 where missing, and their weights in their token's error."""
+        """(batch, predicted, 2 * content_dim): the values, 0 where missing, and their weights in the error."""
         mean, deviation = self._statistics(tokens)
         values = (tokens.raw(index) - mean) / deviation
         present = ~values.isnan()
@@ -54,7 +54,7 @@ class DepthLoss(Loss):
         return torch.cat([values.where(present, 0), weights.to(values.dtype)], dim=-1)
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean over the present pixels of a token, 0 without any: (batch, predicted), as wide as the wider of the two."""
+        """Mean over the present pixels of a token, 0 without any: (batch, predicted), float32 or wider."""
         wide = torch.promote_types(prediction.dtype, target.dtype)
         values, weights = target.to(wide).chunk(2, dim=-1)
         return (ERRORS[self.config.error](prediction.to(wide), values, reduction="none") * weights).sum(-1)

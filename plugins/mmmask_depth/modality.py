@@ -23,7 +23,8 @@ class DepthModality(PlaneModality):
             default=0.001, description="metres per stored integer; floating point is metres already"
         )
         missing: Finite | None = Field(
-            default=0.0, description="the stored number that means a missing value, besides NaN and infinity; null: none"
+            default=0.0,
+            description="the stored number of missing values, besides NaN and infinity; null: none",
         )
         mean: Finite = Field(default=3.0, description="in metres; the default is that of rooms")
         std: PositiveNumber = Field(default=2.0, description="in metres; the default is that of rooms")

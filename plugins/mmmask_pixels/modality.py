@@ -41,8 +41,7 @@ class PlaneModality(Modality):
         embedding: str | None = Field(
             default=None,
             pattern=r"^[A-Za-z0-9_]+$",
-            description="streams with the same name share the embedding and the head; "
-            "null: those with equal tokens do",
+            description="streams with the same name share the embedding and the head; null: those with equal tokens do",
         )
 
         @property
