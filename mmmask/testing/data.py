@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -313,12 +313,13 @@ class ModalityCase(PureCase):
 
 
 class SourceCase(Case):
-    """A source; `extensions` are the file name endings that its stream's modality would decode."""
+    """A source; `extensions` are the file name endings that its stream's modality would decode, or those of parts."""
 
     kind, interface, extras = "source", Source, ("extensions",)
 
     def _context(self) -> dict[str, Any]:
-        return {"extensions": tuple(self.options.get("extensions", ()))}
+        extensions = self.options.get("extensions", ())
+        return {"extensions": extensions if isinstance(extensions, Mapping) else tuple(extensions)}
 
     def has_samples(self) -> None:
         """It has samples, and knows how many."""

@@ -38,7 +38,7 @@ def decode_map(loaded: Any, max_pixels: int) -> np.ndarray:  # noqa: ANN401 - of
         numbers = numbers[0] if numbers.shape[0] == 1 else numbers[:, :, 0]
     if numbers.ndim != 2 or numbers.dtype.kind not in "biuf":
         raise BadSample(f"expected one number per pixel, (height, width), got {numbers.dtype} {numbers.shape}")
-    check_size(*numbers.shape, max_pixels)
+    check_size(numbers.shape[0], numbers.shape[1], max_pixels)
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 

@@ -146,7 +146,28 @@ def write_texts(folder):
     return folder
 
 
+def write_parts(folder):
+    for number in range(4):
+        for part, ending in (("rgb", "jpg"), ("depth", "png")):
+            path = folder / part / f"{number % 2}" / f"{number}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (number, part) != (3, "depth"):
+                path.write_bytes(f"{part} {number}".encode())
+        (folder / "npz").mkdir(exist_ok=True)
+        np.savez(folder / "npz" / f"{number}.npz", rgb=np.full((2, 2), number), depth=np.zeros(number))
+    return folder
+
+
+PARTS = {"rgb": (".jpg",), "depth": (".png",)}
 SOURCES = {
+    "aligned": lambda folder: {
+        "parts": {part: {"name": "folder", "path": str(write_parts(folder) / part)} for part in PARTS},
+        "extensions": PARTS,
+    },
+    "arrays": lambda folder: {
+        "files": {"name": "folder", "path": str(write_parts(folder) / "npz")},
+        "extensions": PARTS,
+    },
     "folder": lambda folder: {"path": str(write_files(folder) / "files"), "extensions": (".jpg",)},
     "list": lambda folder: {"path": str(write_files(folder) / "list.csv"), "extensions": (".jpg",)},
     "table": lambda folder: {"path": str(write_files(folder) / "table.csv")},
