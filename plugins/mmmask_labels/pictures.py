@@ -9,7 +9,7 @@ from torch import Tensor
 
 NO_CLASS = (128, 128, 128)
 TURN = 0.6180339887  # of the circle of hues, from class to class: the golden section keeps neighbours apart
-SHADES = ((0.75, 0.95), (0.9, 0.6), (0.4, 1.0))  # (saturation, value), in turn
+SHADES = ((0.75, 0.95), (0.9, 0.6), (0.4, 1.0), (1.0, 0.4), (0.55, 0.75))  # (saturation, value), in turn
 
 
 def draw_classes(ids: Tensor, count: int) -> np.ndarray:
