@@ -27,7 +27,7 @@ def tokenize(modalities: Mapping[str, Modality], stream: str, samples: Tensor) -
         tokens = modality.tokenize(samples)
     except ValueError as error:
         raise MmmaskError(f"streams.{stream}: {error}") from error
-    if not tokens.spec.gaps:
+    if not tokens.spec.gaps or (tokens.spec.vocab_size is None and not tokens.content.is_floating_point()):
         return tokens
     present = ~tokens.spec.missing(tokens.content).all(-1)  # a token without any present value is not valid
     return replace(tokens, valid=present if tokens.valid is None else tokens.valid & present)
