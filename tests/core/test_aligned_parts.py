@@ -209,6 +209,10 @@ def test_pictures_of_all_parts_and_of_one_from_the_other(data):
     both = pictures_of(model, "scene", found)
     crossed = reconstruct(model, "scene", Batch(samples()["scene"]), given=["coarse"])
     assert crossed["scene/fine"][1][0].label == "100% masked"
+    normalized = build(data, targets={"fine": {"loss": LOSS | {"normalize": "token"}}})
+    unseen = reconstruct(normalized, "scene", Batch(samples()["scene"]), given=["coarse"])["scene/fine"][1][0]
+    assert unseen.restored.isfinite().all()
+    assert unseen.restored.mean() == pytest.approx(0.5, abs=0.3)  # the modality's mean, where nothing of it is seen
     assert pictures_of(model, "scene", crossed).size == both.size
 
 
