@@ -197,7 +197,8 @@ def _compose(tokens: Tokens, mask: Mask, restored: Tensor) -> tuple[Tensor, Tens
     content = tokens.raw() if ids is not None else tokens.raw().float()
     masked = torch.where(mask.masked.unsqueeze(-1), tokens.spec.middle if ids is None else ids, content)
     index = mask.predicted.unsqueeze(-1).expand(-1, -1, content.shape[-1])
-    return masked, masked.scatter(1, index, restored.to(content.dtype))
+    # of parts that show different numbers of tokens, predictions of visible ones come along
+    return masked, torch.where(mask.masked.unsqueeze(-1), masked.scatter(1, index, restored.to(content.dtype)), content)
 
 
 def _panels(modality: Modality, tokens: Tokens, content: Tensor) -> list[np.ndarray]:

@@ -102,8 +102,15 @@ class Batch:
     def of(samples: Sequence[Sample], collate: Callable[[list[Tensor]], Tensor] = torch.stack) -> Batch:
         """Stacks samples; `collate` makes one tensor of a part's tensors."""
         first = samples[0]
+
+        def stacked(name: str) -> Tensor:
+            # what stands for a missing part has any dtype, and must not change that of the others
+            there = [sample.parts[name] for sample in samples if sample.present.get(name, True)]
+            dtype = (there or [first.parts[name]])[0].dtype
+            return collate([sample.parts[name].to(dtype) for sample in samples])
+
         return Batch(
-            {name: collate([sample.parts[name] for sample in samples]) for name in first.parts},
+            {name: stacked(name) for name in first.parts},
             {name: torch.stack([torch.as_tensor(sample.labels[name]) for sample in samples]) for name in first.labels},
             torch.tensor([sample.index for sample in samples]),
             {name: torch.tensor([sample.present[name] for sample in samples]) for name in first.present},

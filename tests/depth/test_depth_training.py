@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mmmask
+from mmmask.data.streams import sample_loader
+from mmmask.evaluation.pictures import reconstruct
 from mmmask.profiling.cost import meta_model, stream_cost
 
 MAPS = {
@@ -69,6 +72,51 @@ def test_it_is_learned_and_shown(tmp_path, name):
     page = mmmask.reconstruct(tmp_path / "run", split="held_out", output=tmp_path / "page.png")
     assert len(page.names[name]) == 4
     assert Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).width > 200
+
+
+def rooms(folder, **changes):
+    """Aligned: depth of all rooms, pictures of all but one."""
+    write_rooms(folder, 6)
+    (folder / "rgb").mkdir()
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "rgb" / f"{number:02}.png")
+    data = experiment(folder, "depth", steps=2)
+    parts = {part: {"name": "folder", "path": str(folder / part)} for part in ("rgb", "depth")}
+    data["streams"] = {
+        "rooms": {
+            "modalities": {
+                "rgb": {"name": "image", "size": 32, "patch_size": [8, 8]},
+                "depth": MAPS["depth"]["modality"],
+            },
+            "source": {"name": "aligned", "parts": parts},
+            "masker": {"name": "budget", "mask_ratio": 0.75},
+            "targets": {"depth": {"loss": "depth"}},
+            "batch_size": 4,
+            **changes,
+        }
+    }
+    (folder / "rooms.yaml").write_text(json.dumps(data))
+    return mmmask.load_experiment(folder / "rooms.yaml")
+
+
+def test_pictures_of_aligned_parts_stay_bytes_where_some_are_missing(tmp_path):
+    loader = sample_loader(rooms(tmp_path, missing="mask"), "rooms")
+    assert loader.source.left_out == "1 of 6 samples have no rgb"
+    loaded = loader.batch([(0, index) for index in range(6)])
+    assert loaded.bad == ()
+    assert loaded.batch.parts["rgb"].dtype == torch.uint8
+    assert loaded.batch.parts["depth"].dtype == torch.float32
+    assert loaded.batch.present["rgb"].tolist() == [True] * 5 + [False]
+
+
+def test_reconstructions_keep_what_is_visible(tmp_path):
+    data = rooms(tmp_path)
+    batch = sample_loader(data, "rooms").batch([(0, index) for index in range(4)]).batch
+    ((tokens, (found,)),) = reconstruct(mmmask.build_model(data), "rooms", batch).values()
+    seen = (found.masked != tokens.spec.middle).any(-1)
+    assert len(set(seen.sum(1).tolist())) > 1  # samples show different numbers of tokens of a part
+    assert torch.equal(found.restored[seen].nan_to_num(), found.masked[seen].nan_to_num())
 
 
 def test_its_cost_is_counted(tmp_path):
