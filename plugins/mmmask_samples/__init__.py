@@ -1,4 +1,4 @@
-"""A small rendered corpus of real files: images, videos, sounds and texts, labelled by what they show."""
+"""A small rendered corpus of real files: images, videos, films, sounds and texts, labelled by what they show."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -8,10 +8,10 @@ from mmmask.hooks import hookimpl
 
 @hookimpl
 def write_sample_data(folder: Path, seed: int, progress: Callable[[str], None], parts: Collection[str] | None) -> None:
-    """Writes `images`, `videos`, `audio` and `text`, or those of them that are asked for."""
+    """Writes `images`, `videos`, `films`, `audio` and `text`, or those of them that are asked for."""
     from mmmask.interfaces import write_part
-    from mmmask_samples import audio, images, text, videos
+    from mmmask_samples import audio, films, images, text, videos
 
-    for part in (images.PART, videos.PART, audio.PART, text.PART):
+    for part in (images.PART, videos.PART, films.PART, audio.PART, text.PART):
         if parts is None or part.name in parts:
             write_part(part, folder, seed, progress)

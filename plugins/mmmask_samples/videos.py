@@ -28,16 +28,28 @@ def _write_clip(path: Path, motion: str, generator: np.random.Generator) -> dict
     return {"shape": shape, "motion": motion}
 
 
-def encode(path: Path, frames: np.ndarray, frame_rate: int) -> None:
-    """Writes uint8 RGB (frames, height, width, 3), both sides even, as an H.264 file in MP4."""
+def encode(
+    path: Path, frames: np.ndarray, frame_rate: int, sound: np.ndarray | None = None, sound_rate: int = 16000
+) -> None:
+    """Writes uint8 RGB (frames, height, width, 3), both sides even, as an H.264 file in MP4.
+
+    Args:
+        sound: mono (samples,) in [-1, 1], written as AAC.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=frame_rate, options=_X264)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.gop_size = 12
+        track = None if sound is None else container.add_stream("aac", rate=sound_rate, layout="mono")
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+        if track is not None and sound is not None:
+            samples = av.AudioFrame.from_ndarray(sound.astype(np.float32)[None], format="fltp", layout="mono")
+            samples.sample_rate = sound_rate
+            container.mux(track.encode(samples))
+            container.mux(track.encode())
 
 
 PART = CorpusPart("videos", tuple(MOTIONS), ".mp4", {"train": 60, "held_out": 16}, _write_clip)
