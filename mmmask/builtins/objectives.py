@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces import (
     Batch,
@@ -82,7 +83,9 @@ class MaskedObjective(Objective):
         super().__init__(streams, context)
         self.modalities = {name: context.modalities[name] for name in streams}
         self._encoder = (context.encoder,)  # in a tuple: registered once, by the model
-        self.loss_of: dict[str, Loss] = {name: build("loss", part.loss) for name, part in streams.items()}
+        self._teacher: tuple[Any] = (context.teacher,)
+        self._target_std: dict[str, Tensor] = {}
+        self.loss_of: dict[str, Loss] = {name: self._build_loss(name, part.loss) for name, part in streams.items()}
         self.masker_of: dict[str, Masker] = {name: build("masker", part.masker) for name, part in streams.items()}
         self.decoder_masker_of: dict[str, Masker] = {
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
@@ -127,6 +130,7 @@ class MaskedObjective(Objective):
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
         """The summed error of the counted predictions of every stream."""
+        self._target_std = {}
         return {name: self.term(plan, name, found) for name, found in self.predict(plan, latents).items()}
 
     def predict(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, Tensor]:
@@ -145,12 +149,20 @@ class MaskedObjective(Objective):
     def term(self, plan: MaskedPlan, stream: str, predictions: Tensor) -> LossTerm:
         """The summed error of predictions (batch, predicted, dim) for a stream; float32 or wider."""
         loss, mask = self.loss_of[stream], plan.masks[stream]
+        taught = self._taught(plan, stream)
         with full_precision(predictions.device):
-            error = loss.error(predictions, loss.target(plan.tokens[stream], mask.predicted))
+            target = cast("Any", loss).target(plan.tokens[stream], mask.predicted, *taught)
+            if taught and self.training:
+                self._target_std[stream] = target.detach().flatten(0, 1).std(0, correction=0).mean()
+            error = loss.error(predictions, target)
             if self.training and mask.scores is not None:
                 learned = self.masker_of[stream].loss(mask, error.detach())
                 error = error if learned is None else error + learned
             return LossTerm((error * mask.counted).sum(), plan.counts[stream], predictions)
+
+    def metrics(self) -> dict[str, float]:
+        """Standard deviation of a teacher's targets over the tokens of a batch, mean over channels; 0 is collapse."""
+        return {f"target_std/{name}": float(value) for name, value in self._target_std.items()}
 
     def restore(self, plan: MaskedPlan, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:
         """Predictions as raw content, float32: (batch, predicted, content_dim); see `Loss.restore`."""
@@ -187,6 +199,27 @@ class MaskedObjective(Objective):
         (latents,) = encoder([EncoderInput((Part(self.modalities[stream].embedding, tokens),), mask)])
         encoder.train(training)
         return latents
+
+    def _build_loss(self, stream: str, config: Component.Config) -> Loss:
+        if not components().get("loss", config.name).needs_teacher:
+            return build("loss", config)
+        (teacher,) = self._teacher
+        if teacher is None:
+            raise ExperimentError(
+                [
+                    f"streams.{stream}.loss: {config.name!r} is an error of a teacher's latents, and there is no "
+                    "teacher: set model.teacher, to {from: ema} or to the weights of another model"
+                ]
+            )
+        teacher.admit(f"streams.{stream}", self.modalities[stream])
+        return build("loss", config, teacher=teacher.encoder)
+
+    def _taught(self, plan: MaskedPlan, stream: str) -> tuple[Latents, ...]:
+        """The teacher's latents of whole samples, for losses that need them."""
+        (teacher,), loss = self._teacher, self.loss_of[stream]
+        if not loss.needs_teacher:
+            return ()
+        return (teacher.latents([Part(self.modalities[stream].embedding, plan.tokens[stream])], loss.stages),)
 
     def _build_decoders(self, context: ObjectiveContext) -> dict[str, Decoder]:
         if context.decoder is None:

@@ -24,6 +24,7 @@ from mmmask.interfaces import (
     nothing_masked,
 )
 from mmmask.model.compiling import compile_stages
+from mmmask.model.teacher import Teacher
 from mmmask.model.tokenizing import tokenize, tokenize_all
 from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
@@ -80,6 +81,7 @@ class Model(nn.Module):
         weights: {stream: weight of its loss}.
         seed: of all random draws.
         settings: plain data that the model can be built from again.
+        teacher: whose latents the objectives predict; None where there is none.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class Model(nn.Module):
         weights: Mapping[str, float],
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.modalities = dict(modalities)
         self.encoder = encoder
         self.objectives = nn.ModuleDict(objectives)
+        self.teacher = teacher
         self.weights, self.seed = dict(weights), seed
         self._plain_settings = dict(settings or {})
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
@@ -250,10 +254,18 @@ class Model(nn.Module):
         """Whether some of these streams count another number of errors from batch to batch."""
         return any(stream in self.objective(stream).counts_vary for stream in streams)
 
+    def after_step(self, step: int) -> None:
+        """Called after every optimiser step: the teacher follows, then objectives."""
+        if self.teacher is not None:
+            self.teacher.update(self.encoder, step)
+        for name in self.objectives:
+            self.objective_named(name).after_step(step)
+
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
         """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
         stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
-        compile_stages([*self.encoder.stages, *stages], **kwargs)
+        taught = [] if self.teacher is None else self.teacher.encoder.stages
+        compile_stages([*self.encoder.stages, *stages, *taught], **kwargs)
 
     def _unmasked(self, batch: Mapping[str, Tensor | Batch]) -> list[EncoderInput]:
         """Encoder inputs with nothing masked, in the order of the batch."""
