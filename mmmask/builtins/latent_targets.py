@@ -79,15 +79,15 @@ class LatentLoss(Loss):
                 f"loss 'latents': the teacher's last stages have the widths {widths}, and their mean needs "
                 f"{self._width} of each: set stages to fewer"
             )
-        kind, summed = self.config.normalize, 0
+        kind, normalized = self.config.normalize, []
         for part in latents.stages:
             values = part.float()
             if kind == "instance":
                 variance, mean = torch.var_mean(values, dim=1, correction=0, keepdim=True)
                 values = (values - mean) * (variance + EPSILON).rsqrt()
             values = gather_rows(values, index)
-            summed = summed + (_layer_norm(values) if kind == "layer" else values)
-        target = summed / len(latents.stages)
+            normalized.append(_layer_norm(values) if kind == "layer" else values)
+        target = torch.stack(normalized).mean(0)
         return _layer_norm(target) if self.config.normalize_target else target
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:

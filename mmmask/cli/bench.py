@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from mmmask.cli.arguments import add_experiment, positive
+from mmmask.cli.arguments import add_experiment, load, positive
 from mmmask_registry import MmmaskError
 
 
@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints seconds, samples per second and the share of the matmul peak, stream by stream and together."""
     from rich.console import Console
 
+    from mmmask.interop import with_teacher
     from mmmask.model.precision import find_device
     from mmmask.profiling.bench import StepBench, default_sizes, measure_from_files, measure_steps, peak_memory
 

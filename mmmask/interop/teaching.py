@@ -12,6 +12,7 @@ from mmmask.experiment import Experiment
 from mmmask.experiment.settings import TeacherSettings
 from mmmask.interop.errors import InteropError
 from mmmask.interop.loading import read
+from mmmask.interop.runs import RunFolder
 from mmmask.model.model import Model
 from mmmask.model.teacher import EMA
 from mmmask_registry import MmmaskError
@@ -19,10 +20,13 @@ from mmmask_registry import MmmaskError
 SETTING = "model.teacher"
 
 
-def with_teacher(experiment: Experiment) -> Experiment:
+def with_teacher(experiment: Experiment, run: RunFolder | None = None) -> Experiment:
     """The experiment with what its teacher's weights tell written down: encoder and modalities of `model.teacher`.
 
     A model can then be built without the weights, which a run has in its checkpoints.
+
+    Args:
+        run: whose experiment has it already, where it is a run of this teacher that saved something.
 
     Raises:
         InteropError: they cannot be read, or lack some of the encoder.
@@ -30,10 +34,14 @@ def with_teacher(experiment: Experiment) -> Experiment:
     settings = experiment.model.teacher
     if settings is None or settings.encoder is not None or getattr(settings, "from") == EMA:
         return experiment
+    known = run.experiment().model.teacher if run is not None and run.saved.exists() else None
+    if known is not None and known.model_copy(update={"encoder": None, "modalities": {}}) == settings:
+        return _taught_by(known, experiment)
     found = _read(settings)
     modalities = {name: modality.config for name, modality in found.modalities.items()}
-    told = settings.model_copy(update={"encoder": found.encoder.config, "modalities": modalities})
-    return experiment.model_copy(update={"model": experiment.model.model_copy(update={"teacher": told})})
+    return _taught_by(
+        settings.model_copy(update={"encoder": found.encoder.config, "modalities": modalities}), experiment
+    )
 
 
 def teach(model: Model, experiment: Experiment) -> None:
@@ -54,6 +62,10 @@ def teach(model: Model, experiment: Experiment) -> None:
             teacher.encoder.load_state_dict(found.encoder.state_dict())
         except RuntimeError as error:
             raise InteropError("the weights are of another encoder than model.teacher.encoder says") from error
+
+
+def _taught_by(settings: TeacherSettings, experiment: Experiment) -> Experiment:  # pyright: ignore[reportInvalidTypeForm]
+    return experiment.model_copy(update={"model": experiment.model.model_copy(update={"teacher": settings})})
 
 
 def _read(settings: TeacherSettings) -> Model:  # pyright: ignore[reportInvalidTypeForm]

@@ -261,6 +261,10 @@ class Model(nn.Module):
         for name in self.objectives:
             self.objective_named(name).after_step(step)
 
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last step that objectives tell besides losses."""
+        return {key: value for name in self.objectives for key, value in self.objective_named(name).metrics().items()}
+
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
         """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
         stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]

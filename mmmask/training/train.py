@@ -66,7 +66,7 @@ def train(
     folder = RunFolder(output or Path("runs") / experiment.name)
     try:
         with processes(device) as peers:
-            experiment = _main_first(peers, partial(with_teacher, experiment))
+            experiment = _main_first(peers, partial(with_teacher, experiment, folder))
             with opened(folder, experiment) if peers.is_main else nullcontext(_nothing) as begin:
                 if peers.is_main and experiment.data.sample_data:
                     write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
@@ -240,8 +240,7 @@ class _Training:
         distinct = {name: streams.distinct(name) for name in self.experiment.streams}
         metrics: dict[str, Any] = {"step": state.step, "loss": total}
         metrics |= {f"loss/{name}": loss for name, loss in zip(result.streams, losses, strict=True)}
-        for objective in state.model.objectives.values():
-            metrics |= objective.metrics()
+        metrics |= self.loop.model.metrics()
         metrics["learning_rate"] = self.loop.learning_rate(state.step - 1)
         metrics |= {} if result.gradient_norm is None else {"gradient_norm": float(result.gradient_norm)}
         metrics["samples"] = sum(distinct[name] * part.replicate for name, part in self.experiment.streams.items())
