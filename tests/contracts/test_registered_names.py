@@ -10,6 +10,7 @@ NAMES = {
     "source": ["folder", "glob", "json_lines", "list", "table", "text_files"],
     "masker": [
         "block",
+        "budget",
         "causal",
         "frame",
         "grid",
@@ -22,7 +23,7 @@ NAMES = {
     ],
     "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
     "encoder": ["conv_vit", "swin", "vit"],
-    "decoder": ["in_place", "transformer"],
+    "decoder": ["cross_attention", "in_place", "transformer"],
     "loss": ["cross_entropy", "pixels"],
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],

@@ -187,6 +187,68 @@ def test_a_model_with_a_teacher_is_written_and_read_whole(build, batch, weights,
     assert torch.equal(model(batch).loss, again(batch).loss)
 
 
+@pytest.fixture
+def aligned(signals):
+    """Experiment of one stream of two aligned parts, both predicted."""
+
+    def aligned(teacher):
+        data = signals.signal_data()
+        del data["model"]["decoder"]
+        data["model"] |= {"decoder": {"name": "cross_attention", "width": 16, "depth": 1, "num_heads": 2}}
+        data["model"]["teacher"] = teacher
+        loss = {"name": "latents", "stages": 2}
+        parts = {"a": {"name": "signal", "length": 64}, "b": {"name": "signal", "length": 64, "patch": 8}}
+        masker = {"name": "random", "mask_ratio": 0.5}
+        data["streams"] = {
+            "pair": {
+                "modalities": parts, "maskers": {"a": masker, "b": masker},
+                "targets": {name: {"loss": loss, "head": name} for name in parts},
+            }
+        }  # fmt: skip
+        return with_teacher(experiment_from_data(data))
+
+    return aligned
+
+
+@pytest.fixture
+def pairs():
+    generator = torch.Generator().manual_seed(0)
+    parts = {name: torch.randint(256, (4, 2, 64), generator=generator, dtype=torch.uint8) for name in "ab"}
+    return {"pair": mmmask.Batch(parts)}
+
+
+def test_a_moving_average_sees_all_parts_of_a_sample_once(aligned, pairs):
+    model, seen = mmmask.build_model(aligned("ema")), []
+    model.teacher.encoder.register_forward_hook(
+        lambda _, given, out: seen.append(([part.key for part in given[0][0].parts], out[0]))
+    )
+    plans = model.plan(pairs)
+    output = model(plans=plans)
+    ((keys, latents),) = seen
+    assert keys == ["signal_4", "signal_8"]
+    assert latents.values.shape[1] == 16 + 8
+    second = output.streams["pair/b"]
+    told = torch.stack([F.layer_norm(part[:, 16:], (24,)) for part in latents.stages]).mean(0)
+    expected = F.layer_norm(told, (24,)).gather(1, second.mask.predicted.unsqueeze(-1).expand(-1, -1, 24))
+    error = F.smooth_l1_loss(second.predictions, expected, reduction="none", beta=2.0).mean(-1)
+    torch.testing.assert_close(second.sum, error.sum())
+
+
+def test_another_encoder_sees_the_predicted_part_alone(aligned, pairs, weights, signals, tmp_path):
+    data = signals.signal_data()
+    for stream, patch in (("long", 4), ("short", 8)):
+        data["streams"][stream]["modality"] = {"name": "signal", "length": 64, "patch": patch}
+    save(mmmask.build_model(experiment_from_data(data)), tmp_path / "known.safetensors")
+    model, seen = mmmask.build_model(aligned(str(tmp_path / "known.safetensors"))), []
+    model.teacher.encoder.register_forward_hook(
+        lambda _, given, __: seen.append([part.key for part in given[0][0].parts])
+    )
+    assert model(pairs).loss.isfinite()
+    assert seen == [["signal_4"], ["signal_8"]]
+    with pytest.raises(mmmask.MmmaskError, match=r"streams.pair: model.teacher: its tokens \(8 x 2\) are none"):
+        mmmask.build_model(aligned(str(weights[0])))
+
+
 def test_unread_weights_are_named(signals):
     with pytest.raises(mmmask.MmmaskError, match="model.teacher: some/file has not been read: build the model of"):
         mmmask.build_model(experiment_from_data(data_of(signals, "some/file")))
