@@ -52,6 +52,8 @@ COMPONENTS = (
         "what a CSV or JSON file names: labels of several sets, parts of recordings",
     ),
     ("source", "glob", "sources:GlobSource", "every file that matches a pattern"),
+    ("source", "aligned", "aligned:AlignedSource", "several modalities of each sample, a source for each, by name"),
+    ("source", "arrays", "aligned:ArraysSource", "several modalities of each sample, arrays of one .npz"),
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),

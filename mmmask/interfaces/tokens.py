@@ -40,7 +40,7 @@ class TokenSpec:
         mean, std: per channel, of raw values; empty where nothing is normalised.
         scale: stored content per raw value: 255 for bytes that stand for [0, 1].
         range: lowest and highest raw value, None where unbounded.
-        gaps: whether NaN in content means that a value is missing.
+        gaps: whether values may be missing: NaN in content, or `vocab_size` among ids, one more than the last.
     """
 
     patch_size: tuple[int, ...]
@@ -75,6 +75,10 @@ class TokenSpec:
         origin, extent = self.unit
         return origin if None in self.range else origin + extent / 2
 
+    def missing(self, content: Tensor) -> Tensor:
+        """Which values, or ids, are missing: bool, in the shape of the content."""
+        return content.isnan() if self.vocab_size is None else content == self.vocab_size
+
     def clamp(self, raw: Tensor) -> Tensor:
         """Raw values limited to the range, on its bounded sides."""
         low, high = self.range
@@ -86,8 +90,8 @@ class Tokens:
     """A batch of samples cut into tokens.
 
     Attributes:
-        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. NaN is a
-            missing value where the spec has `gaps`.
+        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. Where it has
+            `gaps`, some may be missing.
         grid: the token layout of a sample; N is its product, the last axis varies fastest.
         normalized: whether content holds normalised values rather than stored ones.
         valid: (B, N) bool, False for padding and for tokens without any present value, which are masked first and

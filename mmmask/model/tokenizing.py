@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Batch, Modality, Tokens
+from mmmask.interfaces import Batch, Modality, Tokens, TokenSpec
 from mmmask_registry import MmmaskError, UnknownName
 
 
@@ -27,13 +27,13 @@ def tokenize(modalities: Mapping[str, Modality], part: str, samples: Tensor, pre
         raise UnknownName("stream", part, modalities)
     modality = modalities[part]
     try:
-        _check_samples(samples, modality.spec.vocab_size)
+        _check_samples(samples, modality.spec)
         tokens = modality.tokenize(samples)
     except ValueError as error:
         raise MmmaskError(f"streams.{part}: {error}") from error
     valid = tokens.valid
-    if tokens.spec.gaps and tokens.content.is_floating_point():
-        valued = ~tokens.content.isnan().all(-1)  # a token without any present value is not valid
+    if tokens.spec.gaps and (tokens.spec.vocab_size is not None or tokens.content.is_floating_point()):
+        valued = ~tokens.spec.missing(tokens.content).all(-1)  # a token without any present value is not valid
         valid = valued if valid is None else valid & valued
     if present is not None:
         there = present.unsqueeze(1).expand(tokens.content.shape[:2])
@@ -85,13 +85,13 @@ def tokenize_all(
     }
 
 
-def _check_samples(samples: Tensor, vocab_size: int | None) -> None:
+def _check_samples(samples: Tensor, spec: TokenSpec) -> None:
     """Raises a ValueError unless ids are integers within the vocabulary, and values real numbers."""
     if not isinstance(samples, Tensor):
         raise ValueError(f"expected a tensor, not {type(samples).__name__}")
     if not samples.dim() or not samples.shape[0]:
         raise ValueError(f"an empty batch {tuple(samples.shape)}: give at least one sample, first axis the batch")
-    if vocab_size is None:
+    if spec.vocab_size is None:
         if samples.is_complex():
             raise ValueError(f"values must be integers or floating point, not {samples.dtype}: convert the samples")
         return
@@ -99,5 +99,6 @@ def _check_samples(samples: Tensor, vocab_size: int | None) -> None:
         raise ValueError(f"ids must be integers, not {samples.dtype}: convert the samples")
     if samples.device.type == "cpu":  # elsewhere the check would synchronise with the device
         least, most = (int(bound) for bound in samples.aminmax())
-        if least < 0 or most >= vocab_size:
-            raise ValueError(f"ids {least} to {most} do not fit a vocab_size of {vocab_size} (0 to {vocab_size - 1})")
+        highest = spec.vocab_size - (not spec.gaps)
+        if least < 0 or most > highest:
+            raise ValueError(f"ids {least} to {most} do not fit a vocab_size of {spec.vocab_size} (0 to {highest})")

@@ -6,8 +6,8 @@ A new component adds its name.
 from mmmask.components import components
 
 NAMES = {
-    "modality": ["audio", "image", "text", "video"],
-    "source": ["folder", "glob", "json_lines", "list", "table", "text_files"],
+    "modality": ["audio", "depth", "image", "labels", "text", "video"],
+    "source": ["aligned", "arrays", "folder", "glob", "json_lines", "list", "table", "text_files"],
     "masker": [
         "block",
         "budget",
@@ -24,7 +24,7 @@ NAMES = {
     "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
     "encoder": ["conv_vit", "swin", "vit"],
     "decoder": ["cross_attention", "in_place", "transformer"],
-    "loss": ["cross_entropy", "latents", "pixels"],
+    "loss": ["cross_entropy", "depth", "latents", "pixels"],
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],

@@ -80,7 +80,7 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
         ("streams__long__masker", 3, "streams.long.masker: expected the name of a masker and its settings"),
         ("streams__long__masker", {"name": 3}, "streams.long.masker: expected the name of a masker"),
         ("streams__long__masker", None, "streams.long.masker: required, and not given"),
-        ("streams__long__masker__mask_ratio", 1.0, "streams.long.masker.mask_ratio: should be less than 1, not 1.0"),
+        ("streams__long__masker__mask_ratio", 1.5, "streams.long.masker.mask_ratio: should be less than or equal to 1"),
         ("streams__long__masker__mask_ratio", -0.1, "streams.long.masker.mask_ratio: should be greater than or equal"),
         ("streams__long__masker__mask_ratio", "0.5", "streams.long.masker.mask_ratio: should be a valid number"),
         ("streams__long__masker__mask_ratio", True, "streams.long.masker.mask_ratio: should be a valid number"),
