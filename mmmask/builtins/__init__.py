@@ -38,6 +38,7 @@ COMPONENTS = (
     ("decoder", "in_place", "in_place_decoder:InPlaceDecoder", "answers from masked tokens' own latents"),
     ("loss", "pixels", "pixels:PixelLoss", "error of the values a token holds, normalised or not"),
     ("loss", "cross_entropy", "cross_entropy:CrossEntropyLoss", "which id a token is, in nats"),
+    ("loss", "latents", "latent_targets:LatentLoss", "error of the latents that a teacher gives a token"),
     ("pool", "mean", "pools:MeanPool", "the mean over all tokens"),
     ("pool", "prefix", "pools:PrefixPool", "the first prefix token (cls)"),
     ("pool", "first", "pools:FirstPool", "the first token"),

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import PartName
 from mmmask.interfaces import (
@@ -53,6 +54,10 @@ from mmmask.randomness import Noise
 
 MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
 LossChoice = Annotated[Component.Config, ChosenByName("loss")]
+
+
+KnownLatents = dict[tuple[tuple[str, ...], tuple[int, ...]], Latents]
+"""{(parts that the teacher saw, stages asked for): its latents}."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,12 @@ class MaskedObjective(Objective):
         self.parts = {name: tuple(context.parts.get(name, {name: name}).values()) for name in streams}
         self.modalities = {part: context.modalities[part] for parts in self.parts.values() for part in parts}
         self._encoder = (context.encoder,)  # in a tuple: registered once, by the model
+        self._teacher: tuple[Any] = (context.teacher,)
+        self._target_std: dict[str, Tensor] = {}
         self.targets: dict[str, Target] = {}
         for name, settings in streams.items():
             self.targets |= _targets(name, settings, context.parts.get(name, {name: name}))
-        self.loss_of: dict[str, Loss] = {
-            name: build("loss", target.settings.loss) for name, target in self.targets.items()
-        }
+        self.loss_of: dict[str, Loss] = {name: self._build_loss(name) for name in self.targets}
         self.masker_of: dict[str, Masker] = {}
         for name, settings in streams.items():
             self.masker_of |= _maskers(name, settings, context.parts.get(name, {name: name}))
@@ -207,7 +212,9 @@ class MaskedObjective(Objective):
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
         """The summed error of the counted predictions of every target."""
-        return {name: self.term(plan, name, found) for name, found in self.predict(plan, latents).items()}
+        self._target_std = {}
+        known: KnownLatents = {}
+        return {name: self.term(plan, name, found, known) for name, found in self.predict(plan, latents).items()}
 
     def predict(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, Tensor]:
         """The heads' answers for every target's predicted tokens: {target: (batch, predicted, dim)}."""
@@ -218,15 +225,27 @@ class MaskedObjective(Objective):
             features |= zip(names, decoder(inputs), strict=True) if names else ()
         return {name: self.heads[self.head_of[name]](features[name]) for name in plan.masks}
 
-    def term(self, plan: MaskedPlan, target: str, predictions: Tensor) -> LossTerm:
-        """The summed error of predictions (batch, predicted, dim) for a target; float32 or wider."""
+    def term(self, plan: MaskedPlan, target: str, predictions: Tensor, known: KnownLatents | None = None) -> LossTerm:
+        """The summed error of predictions (batch, predicted, dim) for a target; float32 or wider.
+
+        Args:
+            known: latents of the teacher that the plan's earlier targets asked for.
+        """
         loss, mask, tokens = self.loss_of[target], plan.masks[target], plan.tokens[self.targets[target].part]
+        taught = self._taught(plan, target, {} if known is None else known)
         with full_precision(predictions.device):
-            error = loss.error(predictions, loss.target(tokens, mask.predicted))
+            expected = cast("Any", loss).target(tokens, mask.predicted, *taught)
+            if taught and self.training:
+                self._target_std[target] = expected.detach().flatten(0, 1).std(0, correction=0).mean()
+            error = loss.error(predictions, expected)
             if self.training and mask.scores is not None:
                 learned = self.masker_of[self.targets[target].part].loss(mask, error.detach())
                 error = error if learned is None else error + learned
             return LossTerm((error * mask.counted).sum(), plan.counts[target], predictions, tokens, mask)
+
+    def metrics(self) -> dict[str, float]:
+        """Standard deviation of a teacher's targets over the tokens of a batch, mean over channels; 0 is collapse."""
+        return {f"target_std/{name}": float(value) for name, value in self._target_std.items()}
 
     def restore(self, plan: MaskedPlan, target: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - of one of several targets
         """Predictions as raw content, float32: (batch, predicted, content_dim); see `Loss.restore`."""
@@ -328,6 +347,45 @@ class MaskedObjective(Objective):
         (latents,) = encoder([EncoderInput((Part(self.modalities[part].embedding, tokens),), mask)])
         encoder.train(training)
         return latents
+
+    def _build_loss(self, target: str) -> Loss:
+        own = self.targets[target]
+        config = own.settings.loss
+        if not components().get("loss", config.name).needs_teacher:
+            return build("loss", config)
+        (teacher,) = self._teacher
+        if teacher is None:
+            raise ExperimentError(
+                [
+                    f"{_where(target)}.loss: {config.name!r} is an error of a teacher's latents, and there is no "
+                    "teacher: set model.teacher, to {from: ema} or to the weights of another model"
+                ]
+            )
+        for part in self._shown(target):
+            teacher.admit(f"streams.{own.stream}", self.modalities[part])
+        return build("loss", config, teacher=teacher.encoder)
+
+    def _shown(self, target: str) -> tuple[str, ...]:
+        """Parts that the teacher sees: a moving average all of the sample, another encoder the predicted one alone."""
+        own, (teacher,) = self.targets[target], self._teacher
+        return self.parts[own.stream] if teacher.follows else (own.part,)
+
+    def _taught(self, plan: MaskedPlan, target: str, known: KnownLatents) -> tuple[Latents, ...]:
+        """The teacher's latents of the predicted part, in whole samples, for losses that need them."""
+        (teacher,), loss = self._teacher, self.loss_of[target]
+        if not loss.needs_teacher:
+            return ()
+        names, stages = self._shown(target), tuple(loss.stages)
+        if (names, stages) not in known:
+            parts = [Part(self.modalities[name].embedding, plan.tokens[name]) for name in names]
+            known[names, stages] = teacher.latents(parts, stages)
+        latents = known[names, stages]
+        if len(names) == 1:
+            return (latents,)
+        sizes = [plan.tokens[name].content.shape[1] for name in names]
+        number = names.index(self.targets[target].part)
+        values, *outputs = (part.split(sizes, dim=1)[number] for part in (latents.values, *latents.stages))
+        return (replace(latents, values=values, index=None, stages=tuple(outputs)),)
 
     def _build_decoders(self, context: ObjectiveContext) -> dict[str, Decoder]:
         if context.decoder is None:

@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints seconds, samples per second and the share of the matmul peak, stream by stream and together."""
-    experiment = load(arguments)
     from rich.console import Console
 
+    from mmmask.interop import with_teacher
     from mmmask.model.precision import find_device
     from mmmask.profiling.bench import StepBench, default_sizes, measure_from_files, measure_steps, peak_memory
 
+    experiment = with_teacher(load(arguments))
     device = find_device(arguments.device)
     sizes = default_sizes(experiment, device)
     if arguments.samples:

@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
-    experiment = load(arguments)
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.labels import count_labels
     from mmmask.data.streams import classes_of, sample_loader, total_steps
+    from mmmask.interop import with_teacher
     from mmmask.interop.starting import start
     from mmmask.model.build import build_model
     from mmmask.model.memory import check_samples, size, within_memory
@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step
     from mmmask.training.optimizer import peak_learning_rate
 
+    experiment = with_teacher(load(arguments))
     device = find_device(arguments.device)
     write_what_is_asked_for(experiment)
     model = meta_model(experiment)

@@ -33,16 +33,12 @@ Trainable = (
 )
 
 
-class _WeightsSettings(StrictModel):
-    """Weights that training starts from: a mapping, or `from` alone."""
+class _SourceOfWeights(StrictModel):
+    """Where weights come from: a mapping, or `from` alone."""
 
     format: str | None = Field(default=None, description="layout of the file; null: told by its keys")
     options: dict[str, Any] = Field(
         default_factory=dict, description="what the file's keys do not tell, as its format needs: {num_heads: 12}"
-    )
-    without: list[str] = Field(  # no tuple: after a validator "before" a list is none
-        default_factory=list,
-        description="patterns of keys that are not taken: norm.* for the encoder's norm, objectives.* for all but it",
     )
 
     @model_validator(mode="before")
@@ -51,11 +47,45 @@ class _WeightsSettings(StrictModel):
         return {"from": data} if isinstance(data, str) else data
 
 
+class _WeightsSettings(_SourceOfWeights):
+    """Weights that training starts from."""
+
+    without: list[str] = Field(  # no tuple: after a validator "before" a list is none
+        default_factory=list,
+        description="patterns of keys that are not taken: norm.* for the encoder's norm, objectives.* for all but it",
+    )
+
+
+class _TeacherSettings(_SourceOfWeights):
+    """Encoder whose latents are targets: a moving average of the model's own, or frozen weights."""
+
+    decay: float = Field(default=0.9998, ge=0, le=1, description="of ema: share of the average that a step keeps")
+    end_decay: float = Field(default=0.99999, ge=0, le=1, description="of ema: the same after `over` steps")
+    over: int = Field(default=0, ge=0, description="of ema: steps from decay to end_decay, linearly; 0: decay stays")
+    encoder: EncoderChoice | None = Field(
+        default=None, description="of frozen weights; told by them, and written down with the run"
+    )
+    modalities: dict[str, ModalityChoice] = Field(
+        default_factory=dict, description="what frozen weights were trained on; told by them, as the encoder is"
+    )
+
+    @model_validator(mode="after")
+    def _is_the_models_own(self) -> _TeacherSettings:
+        if getattr(self, "from") == "ema" and (self.format or self.options or self.encoder or self.modalities):
+            raise ValueError("ema is the model's own encoder: it has no format, options, encoder or modalities")
+        return self
+
+
 # made so because `from` is a word of Python's
 WeightsSettings = create_model(
     "WeightsSettings",
     __base__=_WeightsSettings,
     **{"from": (str, Field(min_length=1, description="a run's folder, a published name, a file or its address"))},  # pyright: ignore[reportArgumentType, reportCallIssue]
+)
+TeacherSettings = create_model(
+    "TeacherSettings",
+    __base__=_TeacherSettings,
+    **{"from": (str, Field(min_length=1, description="ema, or a run's folder, a published name, a file, its address"))},  # pyright: ignore[reportArgumentType, reportCallIssue]
 )
 
 
@@ -73,6 +103,9 @@ class ModelSettings(StrictModel):
     )
     weights: WeightsSettings | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         default=None, description="what training starts from: a run, a published name, a file; null: random weights"
+    )
+    teacher: TeacherSettings | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        default=None, description="encoder whose latents are targets, such as {from: ema}; null: none"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,7 +19,13 @@ class Loss(Component):
     statistic or error depends on them, and a token without any present one has the error 0.
 
     A loss with weights of its own (a tokeniser, say) is a `torch.nn.Module` too, and moves and saves with the model.
+
+    A loss of a teacher's latents says so in `needs_teacher`. It is built with `teacher`, the teacher's encoder, and
+    keeps its sizes only; its `target` takes a third argument, the `Latents` of all tokens with the stages it asks for.
     """
+
+    needs_teacher: ClassVar[bool] = False
+    """Whether targets are made of the latents of `model.teacher`."""
 
     @abstractmethod
     def prediction_dim(self, spec: TokenSpec) -> int:
@@ -30,6 +38,11 @@ class Loss(Component):
     @abstractmethod
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(batch, predicted) error of each token, float32 or wider."""
+
+    @property
+    def stages(self) -> Sequence[int]:
+        """Numbers of the teacher's stages whose outputs are wanted as `Latents.stages`."""
+        return ()
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor | None:
         """The simplest prediction (batch, predicted, dim), which a model should beat; None where there is none.

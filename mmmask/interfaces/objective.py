@@ -32,6 +32,7 @@ class ObjectiveContext:
         decoder: settings of the experiment's `model.decoder`, None where it has none.
         classes: {stream: {label set: names of the classes}}, empty where a stream has no labels.
         seed: of the experiment.
+        teacher: the model's (`mmmask.model.teacher.Teacher`), which belongs to it; None where it has none.
     """
 
     modalities: Mapping[str, Modality]
@@ -41,6 +42,7 @@ class ObjectiveContext:
     classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     seed: int = 0
     parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    teacher: Any = None
 
     def modality(self, stream: str) -> Modality:
         """The only modality of a stream.
@@ -149,7 +151,11 @@ class Objective(Component, nn.Module):
         return {stream: 1.0}
 
     def after_step(self, step: int) -> None:
-        """Called after every optimiser step: a teacher's moving average, a queue."""
+        """Called after every optimiser step, such as for a queue."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Figures of the last step besides losses, asked for where one is logged; their keys end in `/STREAM`."""
+        return {}
 
     def features(self, stream: str, latents: Latents) -> Tensor:
         """(batch, width), one vector of a whole sample: by default the mean over its tokens."""

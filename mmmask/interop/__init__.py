@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import Converted, convert, save
     from mmmask.interop.starting import resize_kernel, start_from
+    from mmmask.interop.teaching import with_teacher
 
 # Imported on first use: names of published checkpoints are listed without torch.
 __getattr__ = lazy_attributes(__name__)
@@ -47,4 +48,5 @@ __all__ = [
     "save",
     "sincos_2d_table",
     "start_from",
+    "with_teacher",
 ]

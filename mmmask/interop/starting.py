@@ -119,8 +119,8 @@ class _Transfer:
 
     def __init__(self, model: Model, loaded: Loaded, without: Sequence[str]) -> None:
         self.model, self.source, self.read, self.without = model, loaded.model, loaded.report, tuple(without)
-        self.own = model.state_dict()
-        self.theirs = {key: part for key, part in self.source.state_dict().items() if key not in self.read.missing}
+        self.own, known = _without_teacher(model), _without_teacher(self.source)
+        self.theirs = {key: part for key, part in known.items() if key not in self.read.missing}
         self.modules, self.their_modules = (dict(each.encoder.named_modules()) for each in (model, self.source))
         self.specs, self.their_specs = (
             {modality.embedding: modality.spec for modality in each.modalities.values()}
@@ -153,7 +153,9 @@ class _Transfer:
         if not self.problems and not any(key.startswith(ENCODER) for key in self.origin):
             self._problem("nothing of the encoder is left to take: give fewer patterns", "without")
         self._raise()
-        self.model.load_state_dict({**self.own, **self.tensors})
+        self.model.load_state_dict({**self.model.state_dict(), **self.tensors})
+        if self.model.teacher is not None:
+            self.model.teacher.begin(self.model.encoder)
         self._compare_positions()
         return self._report(used, unused)
 
@@ -358,6 +360,10 @@ class _Transfer:
     def _raise(self) -> None:
         if self.problems:
             raise InteropError("\n".join(f"{_named(keys)}: {problem}" for problem, keys in self.problems.items()))
+
+
+def _without_teacher(model: Model) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("teacher.")}
 
 
 def _named(keys: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ from mmmask.interfaces.component import every_setting
 from mmmask.model.freezing import freeze
 from mmmask.model.memory import MOST_TOKENS, bounded_weights
 from mmmask.model.model import Model
+from mmmask.model.teacher import EMA, Teacher
 from mmmask.randomness import seeded
 from mmmask_registry import MmmaskError
 
@@ -57,6 +59,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
             raise ExperimentError(problems)
         try:
             encoder: Encoder = build("encoder", experiment.model.encoder, embeddings=embeddings)
+            teacher = _teacher(experiment, encoder, embeddings)
             context = ObjectiveContext(
                 modalities,
                 embeddings,
@@ -65,6 +68,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
                 classes or {},
                 experiment.training.seed,
                 parts,
+                teacher,
             )
             members: dict[str, dict[str, Any]] = {}
             for name, stream in experiment.streams.items():
@@ -84,7 +88,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
         raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
     settings = _settings(experiment, classes or {})
-    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings, parts)
+    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings, parts, teacher)
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:
@@ -108,13 +112,30 @@ def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequenc
         }
         for name, stream in experiment.streams.items()
     }
-    kept = ("encoder", "decoder")  # the others say how it is trained
+    kept = ("encoder", "decoder", "teacher")  # the others say how it is trained
     model = {key: value for key, value in every_setting(experiment.model).items() if key in kept and value is not None}
     named = {name: {key: list(names) for key, names in found.items()} for name, found in classes.items() if found}
     return {"model": model, "streams": streams, **({"classes": named} if named else {})}
 
 
 settings_of = Model.plain_settings
+
+
+def _teacher(experiment: Experiment, encoder: Encoder, embeddings: Mapping[str, Embedding]) -> Teacher | None:
+    settings = experiment.model.teacher
+    if settings is None:
+        return None
+    if (source := getattr(settings, "from")) == EMA:
+        return Teacher(copy.deepcopy(encoder), embeddings, settings)
+    if settings.encoder is None:
+        raise ExperimentError(
+            [f"model.teacher: {source} has not been read: build the model of mmmask.interop.with_teacher(experiment)"]
+        )
+    with seeded(experiment.training.seed, "teacher"):  # weights that are read; the others stay what they would be
+        modalities = {name: build("modality", config) for name, config in settings.modalities.items()}
+        where = {name: f"model.teacher.modalities.{name}" for name in modalities}
+        known = _embeddings(modalities, where, {part.embedding for name, part in modalities.items() if "/" in name})
+        return Teacher(build("encoder", settings.encoder, embeddings=known), known, settings)
 
 
 def _embeddings(

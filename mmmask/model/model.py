@@ -23,6 +23,7 @@ from mmmask.interfaces import (
     nothing_masked,
 )
 from mmmask.model.compiling import compile_stages
+from mmmask.model.teacher import Teacher
 from mmmask.model.tokenizing import Given, batches_of, tokenize, tokenize_all
 from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
@@ -80,6 +81,7 @@ class Model(nn.Module):
         parts: {stream: {name within the stream: part}}; by default each stream is its only part.
         seed: of all random draws.
         settings: plain data that the model can be built from again.
+        teacher: whose latents the objectives predict; None where there is none.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Model(nn.Module):
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         parts: Mapping[str, Mapping[str, str]] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.parts = {name: {name: name} for name in modalities} if parts is None else dict(parts)
         self.modalities = dict(modalities)
         self.encoder = encoder
         self.objectives = nn.ModuleDict(objectives)
+        self.teacher = teacher
         self.seed = seed
         self._plain_settings = dict(settings or {})
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
@@ -274,10 +278,22 @@ class Model(nn.Module):
         named = [self.stream_of.get(stream, stream) for stream in streams]
         return any(stream in self.objective(stream).counts_vary for stream in named)
 
+    def after_step(self, step: int) -> None:
+        """Called after every optimiser step: the teacher follows, then objectives."""
+        if self.teacher is not None:
+            self.teacher.update(self.encoder, step)
+        for name in self.objectives:
+            self.objective_named(name).after_step(step)
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last step that objectives tell besides losses."""
+        return {key: value for name in self.objectives for key, value in self.objective_named(name).metrics().items()}
+
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
         """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
         stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
-        compile_stages([*self.encoder.stages, *stages], **kwargs)
+        taught = [] if self.teacher is None else self.teacher.encoder.stages
+        compile_stages([*self.encoder.stages, *stages, *taught], **kwargs)
 
     def _unmasked(self, batch: Mapping[str, Given]) -> list[EncoderInput]:
         """Encoder inputs with nothing masked, in the order of the batch; a part may stand for a stream of its own."""

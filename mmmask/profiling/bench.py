@@ -68,6 +68,7 @@ class StepBench:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.model.after_step(0)
 
 
 def measure_steps(bench: StepBench, repetitions: int, progress: Callable[[str], None]) -> list[Measurement]:

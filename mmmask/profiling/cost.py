@@ -42,6 +42,8 @@ def parameters(model: Model) -> dict[str, int]:
     parts: dict[str, nn.Module] = {"total": model, "encoder": model.encoder}
     for objective in model.objectives.values():
         parts |= objective.named_children()
+    if model.teacher is not None:
+        parts["teacher"] = model.teacher
     counts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
     return {name: count for name, count in counts.items() if count}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
@@ -11,13 +12,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mmmask.interfaces import Grid, Loss, Mask, MaskContext, Masker, Tokens
+from mmmask.interfaces import Encoder, Grid, Loss, Mask, MaskContext, Masker, Tokens, build, nothing_masked
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import derive_seed, sample_noise, seeded, seeded_generator
 from mmmask.testing import expect
 from mmmask.testing.check import NotApplicable
 from mmmask.testing.computing import BATCH, CPU, BatchCase, PickledCase, expect_gradients
-from mmmask.testing.synthetic import Scene, scenes, synthetic
+from mmmask.testing.synthetic import Scene, chosen, scenes, synthetic
 from mmmask_registry import MmmaskError
 
 GRIDS: tuple[Grid, ...] = (
@@ -29,6 +30,7 @@ ALL = slice(0, BATCH)
 CONFIDENT = 5.0
 """Logit of the right id in a perfect prediction: e^5 to one, which also label smoothing calls good."""
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+TEACHER = {"name": "vit", "width": 16, "depth": 8, "num_heads": 2}
 Prediction = tuple[Tokens, Mask, Tensor, Tensor]
 
 
@@ -131,6 +133,25 @@ class LossCase(BatchCase):
         with seeded("weights", 0):
             return super()._make()
 
+    @cached_property
+    def teacher(self) -> Encoder:
+        """Encoder of the scene, whose latents a loss may ask for."""
+        with seeded("teacher", 0):
+            return build("encoder", chosen("encoder", TEACHER), embeddings=self.scene.embeddings).eval()
+
+    def _context(self) -> dict[str, Any]:
+        return {"teacher": self.teacher} if self.subject.needs_teacher else {}
+
+    def _target(self, tokens: Tokens, index: Tensor) -> Tensor:
+        """Target of some tokens, made of the teacher's latents where the loss asks for them."""
+        if not self.subject.needs_teacher:
+            return self.component.target(tokens, index)
+        content = tokens.content
+        shown = self.scene.input(tokens, nothing_masked(len(content), tokens.grid, content.device))
+        with torch.no_grad():
+            (latents,) = self.teacher([shown], self.component.stages)
+        return self.component.target(tokens, index, latents)
+
     @property
     def dim(self) -> int:
         """Numbers of a prediction."""
@@ -140,11 +161,11 @@ class LossCase(BatchCase):
         """Tokens, half of them masked and predicted, their target, and a prediction at random."""
         tokens, mask = self.scene.tokens(BATCH, seed, self.dtype), self.scene.mask(BATCH)
         values = torch.randn((*mask.predicted.shape, self.dim), generator=seeded_generator("prediction", seed))
-        return tokens, mask, self.component.target(tokens, mask.predicted), values
+        return tokens, mask, self._target(tokens, mask.predicted), values
 
     def _results(self, given: Prediction) -> list[Tensor]:
         tokens, mask, target, values = given
-        return [self.component.target(tokens, mask.predicted), self.component.error(values, target)]
+        return [self._target(tokens, mask.predicted), self.component.error(values, target)]
 
     def _perfect(self, target: Tensor) -> Tensor:
         """The prediction that says what the target says, where the target tells."""
@@ -177,7 +198,7 @@ class LossCase(BatchCase):
     def takes_no_predictions(self) -> None:
         """No predictions give no errors, and no complaint either."""
         tokens, mask, _, values = self._given()
-        target = self.component.target(tokens, mask.predicted[:, :0])
+        target = self._target(tokens, mask.predicted[:, :0])
         expect.shape(target, (BATCH, 0, *target.shape[2:]), "target")
         expect.shape(self.component.error(values[:, :0], target), (BATCH, 0), "errors")
 

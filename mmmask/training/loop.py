@@ -143,8 +143,7 @@ class TrainingLoop:
             self.check_finite()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        for objective in self.model.objectives.values():
-            objective.after_step(step)  # type: ignore[operator]
+        self.model.after_step(step)
         return result
 
     def _planned(self, step: int) -> Iterator[tuple[MicroStep, dict[str, Plan], dict[str, Any], bool]]:

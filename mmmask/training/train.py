@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,21 +26,25 @@ from mmmask.interfaces.writing import WriteError, reporting
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.interop.starting import start
+from mmmask.interop.teaching import teach, with_teacher
 from mmmask.model.build import build_model
 from mmmask.model.memory import check_samples
+from mmmask.model.model import Model
 from mmmask.model.precision import autocast
 from mmmask.model.processes import Processes, processes
 from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.folder import cut_back, opened, sync, write_atomically
-from mmmask.training.logs import LogWriter
+from mmmask.training.logs import LogWriter, TargetWatch
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
 from mmmask_registry import MmmaskError
+
+Result = TypeVar("Result")
 
 
 def train(
@@ -60,17 +65,16 @@ def train(
     """
     folder = RunFolder(output or Path("runs") / experiment.name)
     try:
-        with (
-            processes(device) as peers,
-            opened(folder, experiment) if peers.is_main else nullcontext(_nothing) as begin,
-        ):
-            if peers.is_main and experiment.data.sample_data:
-                write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
-            peers.wait()
-            with Interruption() as interruption:
-                training = _Training(experiment, folder, peers, interruption, plugins)
-                with closing(training.streams):
-                    outcome = training.run(begin)
+        with processes(device) as peers:
+            experiment = _main_first(peers, partial(with_teacher, experiment, folder))
+            with opened(folder, experiment) if peers.is_main else nullcontext(_nothing) as begin:
+                if peers.is_main and experiment.data.sample_data:
+                    write_sample_data(experiment.data.sample_data, parts=needed_parts(experiment))
+                peers.wait()
+                with Interruption() as interruption:
+                    training = _Training(experiment, folder, peers, interruption, plugins)
+                    with closing(training.streams):
+                        outcome = training.run(begin)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -80,6 +84,17 @@ def train(
             "a smaller batch_size or a smaller model; `mmmask check` says what is needed"
         ) from error
     return Run(folder.path, experiment, outcome)
+
+
+def _main_first(peers: Processes, load: Callable[[], Result]) -> Result:
+    """Loads on the main process first, as it may download what the others then find."""
+    if not peers.is_main:
+        peers.wait()
+    try:
+        return load()
+    finally:  # what is wrong is wrong for all of them
+        if peers.is_main:
+            peers.wait()
 
 
 def _nothing() -> None:
@@ -109,7 +124,7 @@ class _Training:
         optimizer = chosen.build(parameter_groups(model, settings.optimizer))
         self.average = None if settings.average is None else Average(model, settings.average)
         bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
-        self.audience = Audience(_callbacks(experiment), (LogWriter(folder), *plugins))
+        self.audience = Audience(_callbacks(experiment), (LogWriter(folder), TargetWatch(folder), *plugins))
         self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
         self.parts: dict[str, Any] = {  # what has state_dict and load_state_dict; no key of theirs is known here
             "model": model,
@@ -225,6 +240,7 @@ class _Training:
         distinct = {name: streams.distinct(name) for name in self.experiment.streams}
         metrics: dict[str, Any] = {"step": state.step, "loss": total}
         metrics |= {f"loss/{name}": loss for name, loss in zip(result.streams, losses, strict=True)}
+        metrics |= self.loop.model.metrics()
         metrics["learning_rate"] = self.loop.learning_rate(state.step - 1)
         metrics |= {} if result.gradient_norm is None else {"gradient_norm": float(result.gradient_norm)}
         metrics["samples"] = sum(distinct[name] * part.replicate for name, part in self.experiment.streams.items())
@@ -286,14 +302,10 @@ class _Training:
         self.processes.wait()
 
     def _start(self) -> None:
-        """Loads the weights that the experiment starts from; the main process first, as it may download them."""
-        if not self.processes.is_main:
-            self.processes.wait()
-        try:
-            self.state.weights = start(self.parts["model"], self.experiment)
-        finally:  # what is wrong is wrong for all of them
-            if self.processes.is_main:
-                self.processes.wait()
+        """Loads the weights that the experiment starts from, and those of its teacher."""
+        model: Model = self.parts["model"]
+        self.state.weights = _main_first(self.processes, partial(start, model, self.experiment))
+        _main_first(self.processes, partial(teach, model, self.experiment))
 
     def _restore(self) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""

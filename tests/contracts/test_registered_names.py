@@ -24,7 +24,7 @@ NAMES = {
     "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
     "encoder": ["conv_vit", "swin", "vit"],
     "decoder": ["cross_attention", "in_place", "transformer"],
-    "loss": ["cross_entropy", "depth", "pixels"],
+    "loss": ["cross_entropy", "depth", "latents", "pixels"],
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],
