@@ -25,6 +25,7 @@ COMPONENTS = (
     ("decoder", "transformer", "transformer_decoder:TransformerDecoder", "a few blocks over all tokens"),
     ("decoder", "in_place", "in_place_decoder:InPlaceDecoder", "answers from masked tokens' own latents"),
     ("loss", "pixels", "pixels:PixelLoss", "error of the values a token holds, normalised or not"),
+    ("loss", "hog", "hog:HogLoss", "histograms of oriented gradients, as in MaskFeat"),
     ("loss", "cross_entropy", "cross_entropy:CrossEntropyLoss", "which id a token is, in nats"),
     ("pool", "mean", "pools:MeanPool", "the mean over all tokens"),
     ("pool", "prefix", "pools:PrefixPool", "the first prefix token (cls)"),

@@ -51,6 +51,7 @@ VARIANTS = {
         {"normalize": "token", "slices": 1, "error": "smooth_l1"},
     ],
     ("loss", "cross_entropy"): [{"label_smoothing": 0.1}],
+    ("loss", "hog"): [{"bins": 6, "cell": 4}],
     ("masker", "grid"): [{"random_offset": True}],
     ("masker", "random"): [{"round_down": "visible"}],
     ("modality", "image"): [{"size": 64, "patch_size": [2, 16, 16]}],

@@ -23,7 +23,7 @@ NAMES = {
     "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
     "encoder": ["conv_vit", "swin", "vit"],
     "decoder": ["in_place", "transformer"],
-    "loss": ["cross_entropy", "pixels"],
+    "loss": ["cross_entropy", "hog", "pixels"],
     "objective": ["classification", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],
