@@ -42,6 +42,7 @@ COMPONENTS = (
     ("source", "glob", "sources:GlobSource", "every file that matches a pattern"),
     ("objective", "masked", "objectives:MaskedObjective", "predict masked tokens"),
     ("objective", "classification", "classification:ClassificationObjective", "which class a sample is of"),
+    ("objective", "contrastive", "contrastive:ContrastiveObjective", "which views are of one sample, as in SimCLR"),
     ("optimizer", "adamw", "optimizers:AdamW", "Adam with decoupled weight decay"),
     ("optimizer", "sgd", "optimizers:SGD", "stochastic gradient descent with momentum"),
     ("optimizer", "lars", "optimizers:Lars", "layer-wise adaptive rates for large batches"),

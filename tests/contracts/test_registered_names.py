@@ -24,7 +24,7 @@ NAMES = {
     "encoder": ["conv_vit", "swin", "vit"],
     "decoder": ["in_place", "transformer"],
     "loss": ["cross_entropy", "hog", "pixels"],
-    "objective": ["classification", "masked"],
+    "objective": ["classification", "contrastive", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],
     "augmentation": [
