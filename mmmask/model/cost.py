@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmmask.data.streams import classes_of
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
@@ -46,10 +46,10 @@ def parameters(model: Model) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def meta_model(experiment: Experiment) -> Model:
-    """Builds the model of an experiment without memory for its weights."""
+def meta_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> Model:
+    """Builds the model of an experiment without memory for its weights; arguments as of `build_model`."""
     with torch.device("meta"):
-        return build_model(experiment, classes_of(experiment))
+        return build_model(experiment, classes)
 
 
 def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
