@@ -14,6 +14,8 @@ COMPONENTS = (
     ("masker", "block", "maskers:BlockMasker", "rectangles, as in BEiT, with an exact number of tokens"),
     ("masker", "grid", "maskers:GridMasker", "all but one token of every cell of a regular grid"),
     ("masker", "running_cell", "maskers:RunningCellMasker", "2 x 2 cells, a pattern that moves, as in VideoMAE V2"),
+    ("masker", "learned", "maskers:LearnedMasker", "learns where the error is high, by score function"),
+    ("masker", "attention", "maskers:AttentionMasker", "tokens whose features are like the whole sample's"),
     ("positions", "flat_sinusoid", "positions:FlatSinusoid", "fixed sines over the flat token index"),
     ("positions", "sincos_2d", "positions:SinCos2d", "fixed sines of column and row, as in MAE"),
     ("positions", "learned", "positions:LearnedPositions", "a learned vector per token"),

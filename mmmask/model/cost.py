@@ -57,7 +57,6 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     modality = model.modalities[stream]
     dtype = torch.float32 if modality.spec.vocab_size is None else torch.int64
     samples = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
-    plans = model.plan({stream: samples})
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,6 +68,7 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as forward, saving:
+        plans = model.plan({stream: samples})  # maskers may ask the encoder
         output = model(plans=plans).streams[stream]
     with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
         output.loss.backward()

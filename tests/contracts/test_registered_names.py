@@ -9,10 +9,12 @@ NAMES = {
     "modality": ["audio", "image", "text", "video"],
     "source": ["folder", "glob", "json_lines", "list", "table", "text_files"],
     "masker": [
+        "attention",
         "block",
         "causal",
         "frame",
         "grid",
+        "learned",
         "random",
         "running_cell",
         "span",

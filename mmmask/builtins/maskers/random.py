@@ -12,7 +12,7 @@ from mmmask.builtins.maskers.counts import RoundDown, masked_count
 from mmmask.interfaces import Grid, MaskContext, Masker
 
 
-class _TokenMasker(Masker):
+class TokenMasker(Masker):
     """Masks a share of the tokens."""
 
     class Config(Masker.Config):
@@ -26,7 +26,7 @@ class _TokenMasker(Masker):
         return masked_count(math.prod(grid), self.config.mask_ratio, self.config.round_down)
 
 
-class RandomMasker(_TokenMasker):
+class RandomMasker(TokenMasker):
     """Masks tokens at random, blind to space and time (MAE section 3, OmniMAE section 3.2)."""
 
     def scores(self, context: MaskContext) -> Tensor:
@@ -34,7 +34,7 @@ class RandomMasker(_TokenMasker):
         return context.noise((context.batch, math.prod(context.grid)))
 
 
-class CausalMasker(_TokenMasker):
+class CausalMasker(TokenMasker):
     """Masks the last tokens in raster order, the same ones in every sample (OmniMAE, ablation of mask types).
 
     The first axis varies slowest: of a grid (frames, height, width) the last frames are masked whole, and the last rows
