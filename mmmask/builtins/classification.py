@@ -109,7 +109,7 @@ class ClassificationObjective(Objective):
 
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
         super().__init__(streams, context)
-        self.modalities = {name: context.modalities[name] for name in streams}
+        self.modalities = {name: context.modality(name) for name in streams}
         self.classes = {name: _learned_classes(name, part, context.classes) for name, part in streams.items()}
         self.head_of = {name: part.head or name for name, part in streams.items()}
         self.mixing = {

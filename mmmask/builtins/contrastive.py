@@ -62,7 +62,7 @@ class ContrastiveObjective(Objective):
         super().__init__(streams, context)
         if problems := unusable_names({f"streams.{name}": name for name in streams}):
             raise ExperimentError(problems)
-        self.modalities, width = {name: context.modalities[name] for name in streams}, context.encoder.width
+        self.modalities, width = {name: context.modality(name) for name in streams}, context.encoder.width
         self.pools = nn.ModuleDict({name: build("pool", part.pool, width=width) for name, part in streams.items()})
         self.projections = nn.ModuleDict({name: _projection(part, width) for name, part in streams.items()})
 

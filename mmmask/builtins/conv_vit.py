@@ -254,6 +254,8 @@ class ConvViTEncoder(Encoder):
         depth = self.blocks.before + len(self.blocks)
         path = path_factors(own.noise, len(own.mask.masked), settings.drop_path, depth)
         values = tokens.values(visible).to(self.norm.weight.dtype)
+        if tokens.spec.gaps:
+            values = torch.where(values.isnan(), 0, values)
         cells, seen, first = values.unflatten(2, (*self.patch_size, -1)), [], 0
         for number, (stage, side) in enumerate(zip(self.pyramid, settings.stage_patches, strict=True)):
             patches = cut(cells.flatten(0, 1), (side, side)).flatten(3).unflatten(0, cells.shape[:2])

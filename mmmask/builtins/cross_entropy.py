@@ -12,7 +12,11 @@ from mmmask_registry import MmmaskError
 
 
 class CrossEntropyLoss(Loss):
-    """Cross-entropy of ids in nats, averaged over the ids of a token (BERT, Devlin et al. 2018, section 3.1)."""
+    """Cross-entropy of ids in nats, averaged over the ids of a token (BERT, Devlin et al. 2018, section 3.1).
+
+    A token of several ids has the logits of its first id, then those of its second, and so on. Missing ids count
+    nowhere.
+    """
 
     class Config(Loss.Config):
         label_smoothing: float = Field(
@@ -37,13 +41,19 @@ class CrossEntropyLoss(Loss):
         return tokens.values(index).long()
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(batch, predicted), float32 or wider."""
+        """Mean over the present ids of a token, 0 without any: (batch, predicted), float32 or wider."""
         wide = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         logits = wide.unflatten(-1, (target.shape[-1], -1))  # (batch, predicted, ids of a token, vocabulary)
+        missing = logits.shape[-1]  # the id after the last
         error = F.cross_entropy(
-            logits.flatten(0, 2), target.flatten(), reduction="none", label_smoothing=self.config.label_smoothing
+            logits.flatten(0, 2),
+            target.flatten(),
+            reduction="none",
+            ignore_index=missing,
+            label_smoothing=self.config.label_smoothing,
         )
-        return error.unflatten(0, target.shape).mean(-1)
+        present = (target != missing).sum(-1).clamp(min=1)
+        return error.unflatten(0, target.shape).sum(-1) / present
 
     def baseline(self, tokens: Tokens, mask: Mask) -> Tensor:
         """Log frequencies of the visible ids of the batch, with add-one smoothing: (batch, predicted, dim)."""
@@ -51,7 +61,8 @@ class CrossEntropyLoss(Loss):
         ids = tokens.values(mask.visible).long()
         if tokens.valid is not None:
             ids = ids[tokens.valid.gather(1, mask.visible)]
-        counts = torch.bincount(ids.flatten(), minlength=tokens.spec.vocab_size) + 1
+        # a missing id is one more than the last
+        counts = torch.bincount(ids.flatten(), minlength=tokens.spec.vocab_size)[: tokens.spec.vocab_size] + 1
         logits = (counts / counts.sum()).log().repeat(tokens.spec.content_dim)
         return logits.expand(*mask.predicted.shape, -1)
 

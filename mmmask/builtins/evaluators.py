@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
-from mmmask.interfaces import Batch, Evaluator
+from mmmask.interfaces import Batch, Evaluator, Mask, Tokens
 from mmmask.model.model import Model
 from mmmask_registry import MmmaskError
 
@@ -35,9 +35,7 @@ class ReconstructionEvaluator(Evaluator):
             raise MmmaskError(
                 f"evaluator 'reconstruction' is for streams of the objective 'masked', not {type(objective).__name__}"
             )
-        self._sums = {"loss": 0.0, "loss_shuffled": 0.0, "loss_baseline": 0.0, "error": 0.0, "error_baseline": 0.0}
-        self._counts = dict.fromkeys(self._sums, 0.0)
-        self._lowest, self._highest = math.inf, -math.inf
+        self._targets = {target: _Figures(model, stream, target) for target in objective.weights(stream)}
 
     @torch.no_grad()
     def add(self, batch: Batch, first: int, total: int) -> None:
@@ -46,64 +44,115 @@ class ReconstructionEvaluator(Evaluator):
         plans = self.model.plan({stream: batch}, shard={stream: (first, total)})
         (plan,) = plans.values()
         assert isinstance(plan, MaskedPlan)
-        predictions = objective.predict(plan, self.model.latents(plans))[stream]
+        predictions = objective.predict(plan, self.model.latents(plans))
+        swapped = self._of_another_sample(plan, batch) if len(batch) > 1 else {}
+        for target, figures in self._targets.items():
+            figures.add(plan, predictions[target], swapped.get(target))
+
+    def figures(self) -> dict[str, float | None]:
+        """Means over all samples so far, and decibels; of several targets `TARGET/figure`."""
+        return {
+            f"{target.partition('/')[2]}/{key}".lstrip("/"): value
+            for target, own in self._targets.items()
+            for key, value in own.figures().items()
+        }
+
+    def state(self) -> Any:  # noqa: ANN401 - as Evaluator.state
+        """Sums, counts, and extremes of every target."""
+        return [figures.state() for figures in self._targets.values()]
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Adds up the sums and counts of all processes."""
+        for figures, own in zip(self._targets.values(), zip(*states, strict=True), strict=True):
+            figures.merge(own)
+
+    def _of_another_sample(self, plan: MaskedPlan, batch: Batch) -> dict[str, Tensor]:
+        """Predictions of every target from the visible tokens of the next sample."""
+        seen = plan.inputs[self.stream]
+        names = self.model.parts[self.stream].items()
+        tokens = [self.model.tokenize(part, batch.parts[short].roll(-1, 0)) for short, part in names]
+        parts = tuple(replace(part, tokens=own) for part, own in zip(seen.parts, tokens, strict=True))
+        swapped = replace(plan, inputs={self.stream: replace(seen, parts=parts)})
+        return self.objective.predict(plan, self.model.latents({"": swapped}))
+
+
+class _Figures:
+    """Sums over held-out samples for one target."""
+
+    def __init__(self, model: Model, stream: str, target: str) -> None:
+        self.model, self.objective, self.target = model, model.objective(stream), target
+        self.part = self.objective.targets[target].part
+        self.modality = model.modalities[self.part]
+        self._sums = {"loss": 0.0, "loss_shuffled": 0.0, "loss_baseline": 0.0, "error": 0.0, "error_baseline": 0.0}
+        self._counts = dict.fromkeys(self._sums, 0.0)
+        self._lowest, self._highest = math.inf, -math.inf
+
+    def add(self, plan: MaskedPlan, predictions: Tensor, swapped: Tensor | None) -> None:
         self._add_loss("loss", plan, predictions)
-        if len(batch) > 1:
-            shuffled = self.model.tokenize(stream, batch.content.roll(-1, 0))
-            seen = plan.inputs[stream]
-            swapped = replace(plan, inputs={stream: replace(seen, parts=(replace(seen.part, tokens=shuffled),))})
-            latents = self.model.latents({"": swapped})
-            self._add_loss("loss_shuffled", plan, objective.predict(plan, latents)[stream])
-        guess = objective.loss_of[stream].baseline(plan.tokens[stream], plan.masks[stream])
+        if swapped is not None:
+            self._add_loss("loss_shuffled", plan, swapped)
+        tokens, mask = plan.tokens[self.part], plan.masks[self.target]
+        guess = self.objective.loss_of[self.target].baseline(tokens, mask)
         if guess is not None:
             self._add_loss("loss_baseline", plan, guess)
-        if self.model.modalities[stream].spec.vocab_size is None:
+        if self.modality.spec.vocab_size is None:
             self._add_errors(plan, predictions)
 
     def figures(self) -> dict[str, float | None]:
-        """Means over all samples so far, and decibels."""
         mean = {name: self._sums[name] / count if count else None for name, count in self._counts.items()}
         figures: dict[str, float | None] = {name: mean[name] for name in ("loss", "loss_shuffled", "loss_baseline")}
-        low, high = self.model.modalities[self.stream].spec.range
+        low, high = self.modality.spec.range
         peak = (self._highest if high is None else high) - (self._lowest if low is None else low)
         figures["psnr"] = _decibels(mean["error"], peak)
         figures["psnr_baseline"] = _decibels(mean["error_baseline"], peak)
         return figures
 
     def state(self) -> Any:  # noqa: ANN401 - as Evaluator.state
-        """Sums, counts, and extremes."""
         return self._sums, self._counts, self._lowest, self._highest
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Adds up the sums and counts of all processes."""
         sums, counts, lowest, highest = zip(*states, strict=True)
         self._sums = {name: sum((part[name] for part in sums), 0.0) for name in self._sums}
         self._counts = {name: sum((part[name] for part in counts), 0.0) for name in self._counts}
         self._lowest, self._highest = min(lowest), max(highest)
 
     def _add_loss(self, name: str, plan: MaskedPlan, predictions: Tensor) -> None:
-        term = self.objective.term(plan, self.stream, predictions)
+        term = self.objective.term(plan, self.target, predictions)
         self._sums[name] += float(term.sum)
         self._counts[name] += float(term.count)
 
     def _add_errors(self, plan: MaskedPlan, predictions: Tensor) -> None:
         """Squared errors of predictions and of the modality's baseline on counted tokens, raw."""
-        stream, tokens, mask = self.stream, plan.tokens[self.stream], plan.masks[self.stream]
+        tokens, mask = plan.tokens[self.part], plan.masks[self.target]
         try:
-            restored = self.objective.restore(plan, stream, predictions)
+            restored = self.objective.restore(plan, self.target, predictions)
         except NotImplementedError:
             return
         truth = tokens.raw(mask.predicted)
         known = truth.isfinite() & mask.counted.unsqueeze(-1).bool()
         if not bool(known.any()):
             return
-        guess = self.model.modalities[stream].baseline(tokens, mask)
-        for name, value in (("error", restored), ("error_baseline", guess)):
+        for name, value in (("error", restored), ("error_baseline", self._guess(tokens, mask))):
             difference = tokens.spec.clamp(value) - truth
             self._sums[name] += float(difference[known].double().square().sum())
             self._counts[name] += int(known.sum())
         self._lowest = min(self._lowest, float(truth[known].min()))
         self._highest = max(self._highest, float(truth[known].max()))
+
+    def _guess(self, tokens: Tokens, mask: Mask) -> Tensor:
+        """The modality's baseline (batch, predicted, content_dim); the spec's mean where no token is seen."""
+        if mask.visible.shape[1]:
+            return self.modality.baseline(tokens, mask)
+        mean = tokens.content.new_tensor(tokens.spec.mean or (tokens.spec.middle,), dtype=torch.float32)
+        rows = []
+        for number in range(len(mask.masked)):
+            one = mask.sample(number)
+            if one.visible.shape[1]:
+                rows.append(self.modality.baseline(tokens.sample(number), one))
+            else:
+                guess = mean.repeat(tokens.spec.content_dim // len(mean))
+                rows.append(guess.expand(1, one.predicted.shape[1], -1))
+        return torch.cat(rows)
 
 
 def _decibels(squared_error: float | None, peak: float) -> float | None:

@@ -34,6 +34,7 @@ class Listing:
         windows: float64 (files, 2), start and end in seconds, where files are parts of recordings.
         several: label sets of which a file may have several classes.
         lines: where each file stands in the list it was named in.
+        ids: names of the samples where they are not those of the files.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class Listing:
     windows: np.ndarray | None = None
     several: tuple[str, ...] = ()
     lines: Sequence[int] | None = None
+    ids: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,6 +60,7 @@ class Listing:
             labels={label_set: [given[index] for index in kept] for label_set, given in self.labels.items()},
             windows=None if self.windows is None else self.windows[list(kept)],
             lines=None if self.lines is None else [self.lines[index] for index in kept],
+            ids=None if self.ids is None else [self.ids[index] for index in kept],
         )
 
 
@@ -113,8 +116,8 @@ class FileSource(Source):
         return self._files.path(index) + self._when(index)
 
     def name(self, index: int) -> str:
-        """The same, but relative to the source's folder where the file lies below it."""
-        return self._files.names[index] + self._when(index)
+        """Its id, or the path relative to the source's folder where the file lies below it; and its window of time."""
+        return (self._files.ids or self._files.names)[index] + self._when(index)
 
     def _window(self, index: int) -> tuple[float, float] | None:
         if self._files.windows is None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmmask.experiment.errors import ExperimentError
+from mmmask.experiment.settings import PartName
 from mmmask.interfaces import (
     Batch,
     ChosenByName,
@@ -29,13 +31,23 @@ from mmmask.interfaces import (
     Part,
     Plan,
     StepContext,
+    StrictModel,
     Tokens,
     build,
     nothing_masked,
+    one_of,
 )
 from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
-from mmmask.model.masks import MaskError, draw_mask, given_mask, require_masked
+from mmmask.model.masks import (
+    MaskError,
+    draw_mask,
+    given_mask,
+    joined_given,
+    joined_masks,
+    mask_of_part,
+    require_masked,
+)
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
 
@@ -45,49 +57,103 @@ LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
 @dataclass(frozen=True)
 class MaskedPlan(Plan):
-    """A plan, and in training the noise of every stream's decoder."""
+    """A plan, the mask of the part that every target predicts, and in training the noise of its decoder."""
 
+    masks: Mapping[str, Mask]
     noises: Mapping[str, Noise]
 
-    @property
-    def masks(self) -> dict[str, Mask]:
-        """{stream: its mask}, which is that of its input."""
-        return {name: part.mask for name, part in self.inputs.items()}
+
+DecoderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", description="targets with one name share a decoder")]
+HeadName = Annotated[
+    str | None,
+    Field(pattern=r"^[A-Za-z0-9_]+$", description="targets with one name share a head; default: the embedding's"),
+]
+
+
+class TargetSettings(StrictModel):
+    """One of several predictions of a stream."""
+
+    part: str | None = Field(default=None, description="the part that is predicted; default: that of the target's name")
+    loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
+    decoder: DecoderName = "shared"
+    head: HeadName = None
+    weight: float = Field(default=1.0, ge=0, description="weight of this loss among those of the stream")
+    average: Literal["tokens", "samples"] = Field(
+        default="tokens",
+        description="mean over all predicted tokens that count, or over samples of the mean of each (MultiMAE)",
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A prediction: the full names of its stream and part, the part's place in the sample, and its settings."""
+
+    stream: str
+    part: str
+    number: int
+    settings: TargetSettings
 
 
 class MaskedObjective(Objective):
     """Masks tokens, decodes them from the visible ones, compares (MAE, section 3).
 
     loss = sum(error * counted) / sum(counted), over the predicted tokens.
+
+    Of aligned parts, tokens of all of them are encoded together, and each target predicts one (MultiMAE, section 3).
+    The maskers of `maskers` mask an exact number in each part; a `masker` sees the tokens of all parts, one part after
+    the other, and then all tokens of a part are decoded and the masked ones count, as their number varies.
     """
 
     class Config(Objective.Config):
-        masker: MaskerChoice = Field(description="which tokens are masked")
+        maskers: dict[str, MaskerChoice] | None = Field(
+            default=None, description="instead of masker, {part: which of its tokens are masked}, for all parts"
+        )
+        masker: MaskerChoice | None = Field(
+            default=None, validate_default=True, description="which tokens are masked; required, or `maskers`"
+        )
         decoder_masker: MaskerChoice | None = Field(
             default=None, description="chooses tokens NOT to be decoded; without it all masked tokens are"
         )
-        loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
-        decoder: str = Field(
-            default="shared", pattern=r"^[A-Za-z0-9_]+$", description="streams with one name share a decoder"
-        )
-        head: str | None = Field(
+        targets: dict[PartName, TargetSettings] | None = Field(
             default=None,
-            pattern=r"^[A-Za-z0-9_]+$",
-            description="streams with one name share a head; default: the embedding's",
+            min_length=1,
+            description="instead of loss, decoder and head, {target: what is predicted}; for several parts, or several "
+            "predictions of one",
         )
+        loss: LossChoice | None = Field(
+            default=None,
+            validate_default=True,
+            description="what is predicted, and how far off a prediction is; required, or `targets`",
+        )
+        decoder: DecoderName = "shared"
+        head: HeadName = None
+
+        _masker_or_maskers = one_of("masker", "maskers")
+        _loss_or_targets = one_of("loss", "targets")
 
     evaluators = ("reconstruction",)
 
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
         super().__init__(streams, context)
-        self.modalities = {name: context.modalities[name] for name in streams}
+        self.parts = {name: tuple(context.parts.get(name, {name: name}).values()) for name in streams}
+        self.modalities = {part: context.modalities[part] for parts in self.parts.values() for part in parts}
         self._encoder = (context.encoder,)  # in a tuple: registered once, by the model
-        self.loss_of: dict[str, Loss] = {name: build("loss", part.loss) for name, part in streams.items()}
-        self.masker_of: dict[str, Masker] = {name: build("masker", part.masker) for name, part in streams.items()}
+        self.targets: dict[str, Target] = {}
+        for name, settings in streams.items():
+            self.targets |= _targets(name, settings, context.parts.get(name, {name: name}))
+        self.loss_of: dict[str, Loss] = {
+            name: build("loss", target.settings.loss) for name, target in self.targets.items()
+        }
+        self.masker_of: dict[str, Masker] = {}
+        for name, settings in streams.items():
+            self.masker_of |= _maskers(name, settings, context.parts.get(name, {name: name}))
         self.decoder_masker_of: dict[str, Masker] = {
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
         }
-        self.head_of = {name: part.head or self.modalities[name].embedding for name, part in streams.items()}
+        self.head_of = {
+            name: target.settings.head or self.modalities[target.part].embedding
+            for name, target in self.targets.items()
+        }
         if problems := self._problems():
             raise ExperimentError(problems)
         decoders = self._build_decoders(context)
@@ -97,6 +163,10 @@ class MaskedObjective(Objective):
         self.learned_losses = _modules(self.loss_of)
         self.learned_maskers = _modules(self.masker_of)
 
+    def weights(self, stream: str) -> dict[str, float]:
+        """{target: weight} of a stream."""
+        return {name: own.settings.weight for name, own in self.targets.items() if own.stream == stream}
+
     @property
     def stages(self) -> list[nn.Module]:
         """The decoders' blocks."""
@@ -104,8 +174,11 @@ class MaskedObjective(Objective):
 
     @property
     def counts_vary(self) -> tuple[str, ...]:
-        """Streams in which some predicted tokens do not count: visible ones (dual masking), or ones without values."""
-        return tuple(name for name in self.streams if name in self.decoder_masker_of or self.modalities[name].spec.gaps)
+        """Streams in which some predicted tokens do not count.
+
+        Visible ones (dual masking, one masker over several parts), or ones without values.
+        """
+        return tuple(name for name in self.streams if self._counts_vary(name))
 
     def plan(self, tokens: Mapping[str, Tokens], batches: Mapping[str, Batch], context: StepContext) -> MaskedPlan:
         """Draws a mask for every stream that is given none.
@@ -113,78 +186,146 @@ class MaskedObjective(Objective):
         Raises:
             MaskError: a given mask does not fit, or a masker leaves nothing visible.
         """
-        inputs = {
-            name: EncoderInput((Part(self.modalities[name].embedding, part),), self._mask(name, part, context))
-            for name, part in tokens.items()
-        }
-        varying = {*self.counts_vary, *context.given}
-        counts = {
-            name: part.mask.counted.sum() if name in varying else float(part.mask.counted.numel())
-            for name, part in inputs.items()
-        }
-        noises = {name: context.noise(name, "decoder") for name in tokens} if context.training else {}
-        return MaskedPlan(tokens, batches, inputs, counts, noises)
+        inputs: dict[str, EncoderInput] = {}
+        masks: dict[str, Mask] = {}
+        counts: dict[str, Tensor | float] = {}
+        for stream in batches:
+            own = {part: tokens[part] for part in self.parts[stream]}
+            mask, of_parts = self._masks(stream, own, context)
+            inputs[stream] = EncoderInput(tuple(Part(self.modalities[part].embedding, own[part]) for part in own), mask)
+            varies = self._counts_vary(stream) or stream in context.given
+            for name in self.weights(stream):
+                target = self.targets[name]
+                masks[name] = of_parts[target.part]
+                counted = masks[name].counted
+                if target.settings.average == "samples":
+                    counted = counted / counted.sum(dim=1, keepdim=True).clamp(min=1)
+                    masks[name], varies = replace(masks[name], counted=counted), True
+                counts[name] = counted.sum() if varies else float(counted.numel())
+        noises = {name: self._decoder_noise(name, context) for name in masks} if context.training else {}
+        return MaskedPlan(tokens, batches, inputs, counts, masks, noises)
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
-        """The summed error of the counted predictions of every stream."""
+        """The summed error of the counted predictions of every target."""
         return {name: self.term(plan, name, found) for name, found in self.predict(plan, latents).items()}
 
     def predict(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, Tensor]:
-        """The heads' answers for every stream's predicted tokens: {stream: (batch, predicted, dim)}."""
+        """The heads' answers for every target's predicted tokens: {target: (batch, predicted, dim)}."""
         features: dict[str, Tensor] = {}
         for key, decoder in self.decoders.items():
-            names = [name for name in plan.tokens if self.streams[name].decoder == key]
-            shown = [plan.inputs[name] for name in names]
-            inputs = [
-                DecoderInput(own.part.key, latents[name], own.mask, own.part.tokens.grid, plan.noises.get(name))
-                for name, own in zip(names, shown, strict=True)
-            ]
+            names = [name for name in plan.masks if self.targets[name].settings.decoder == key]
+            inputs = [self._decoder_input(plan, name, latents) for name in names]
             features |= zip(names, decoder(inputs), strict=True) if names else ()
-        return {name: self.heads[self.head_of[name]](features[name]) for name in plan.tokens}
+        return {name: self.heads[self.head_of[name]](features[name]) for name in plan.masks}
 
-    def term(self, plan: MaskedPlan, stream: str, predictions: Tensor) -> LossTerm:
-        """The summed error of predictions (batch, predicted, dim) for a stream; float32 or wider."""
-        loss, mask = self.loss_of[stream], plan.masks[stream]
+    def term(self, plan: MaskedPlan, target: str, predictions: Tensor) -> LossTerm:
+        """The summed error of predictions (batch, predicted, dim) for a target; float32 or wider."""
+        loss, mask, tokens = self.loss_of[target], plan.masks[target], plan.tokens[self.targets[target].part]
         with full_precision(predictions.device):
-            error = loss.error(predictions, loss.target(plan.tokens[stream], mask.predicted))
+            error = loss.error(predictions, loss.target(tokens, mask.predicted))
             if self.training and mask.scores is not None:
-                learned = self.masker_of[stream].loss(mask, error.detach())
+                learned = self.masker_of[self.targets[target].part].loss(mask, error.detach())
                 error = error if learned is None else error + learned
-            return LossTerm((error * mask.counted).sum(), plan.counts[stream], predictions)
+            return LossTerm((error * mask.counted).sum(), plan.counts[target], predictions, tokens, mask)
 
-    def restore(self, plan: MaskedPlan, stream: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:
+    def restore(self, plan: MaskedPlan, target: str, predictions: Tensor, true_statistics: bool = False) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - of one of several targets
         """Predictions as raw content, float32: (batch, predicted, content_dim); see `Loss.restore`."""
-        mask = plan.masks[stream]
+        loss, mask, tokens = self.loss_of[target], plan.masks[target], plan.tokens[self.targets[target].part]
+        predictions = predictions.float()
         with full_precision(predictions.device):
-            statistics = None if true_statistics else mask.visible
-            return self.loss_of[stream].restore(predictions.float(), plan.tokens[stream], mask.predicted, statistics)
+            if true_statistics or len(self.parts[self.targets[target].stream]) == 1:
+                known = None if true_statistics else mask.visible
+                return loss.restore(predictions, tokens, mask.predicted, known)
+            return torch.cat(  # sample by sample: they show different numbers of the part's tokens
+                [
+                    loss.restore(predictions[row : row + 1], tokens.sample(row), one.predicted, one.visible)
+                    for row, one in enumerate(map(mask.sample, range(len(predictions))))
+                ]
+            )
 
     def needs_statistics(self, stream: str) -> bool:
-        """Whether the stream's loss predicts normalised content."""
-        return self.loss_of[stream].needs_statistics
+        """Whether a loss of the stream predicts normalised content."""
+        return any(self.loss_of[name].needs_statistics for name in self.weights(stream))
 
-    def _mask(self, stream: str, tokens: Tokens, context: StepContext) -> Mask:
-        if stream in context.given:
-            return given_mask(stream, context.given[stream], tokens)
-        asked = MaskContext(
-            tokens.grid, len(tokens.content), tokens.content.device, context.noise(stream, "mask"), context.step,
-            tokens, stream, lambda: self._features(stream, tokens),
-        )  # fmt: skip
+    def _decoder_noise(self, target: str, context: StepContext) -> Noise:
+        purpose = f"decoder/{_short(target)}" if _short(target) else "decoder"
+        return context.noise(self.targets[target].stream, purpose)
+
+    def _counts_vary(self, stream: str) -> bool:
+        parts = self.parts[stream]
+        averaged = any(self.targets[name].settings.average == "samples" for name in self.weights(stream))
+        several = averaged or len(parts) > 1 and (stream in self.masker_of or self.streams[stream].missing == "mask")
+        gaps = any(self.modalities[part].spec.gaps for part in parts)
+        return several or gaps or stream in self.decoder_masker_of
+
+    def _decoder_input(self, plan: MaskedPlan, target: str, latents: Mapping[str, Latents]) -> DecoderInput:
+        own = self.targets[target]
+        shown = plan.inputs[own.stream]
+        part = shown.parts[own.number]
+        layout = shown.layout if len(shown.parts) > 1 else ()
+        noise = plan.noises.get(target)
+        return DecoderInput(
+            part.key, latents[own.stream], plan.masks[target], part.tokens.grid, noise, layout, own.number
+        )
+
+    def _masks(self, stream: str, tokens: Mapping[str, Tokens], context: StepContext) -> tuple[Mask, dict[str, Mask]]:
+        """The mask of a sample's tokens, and {part: the mask of its own}."""
+        contents = {part: own.content for part, own in tokens.items()}
+        sizes = {part: content.shape[1] for part, content in contents.items()}
+        (rows, *_), device = next((content.shape, content.device) for content in contents.values())
+        given = context.given.get(stream)
+        if isinstance(given, Mapping):
+            given = joined_given(stream, given, {_short(part): size for part, size in sizes.items()}, rows)
+        if given is None and stream not in self.masker_of:
+            masks = {}
+            for part, own in tokens.items():
+                noise = context.noise(stream, f"mask/{_short(part)}")
+                look = partial(self._features, part, own)
+                asked = MaskContext(own.grid, rows, device, noise, context.step, own, part, look)
+                masks[part] = self._drawn(part, f"maskers.{_short(part)}", stream, asked, whole=True)
+            try:
+                return joined_masks(list(masks.values())), masks
+            except MaskError as error:
+                raise MaskError(f"streams.{stream}.maskers: {error}") from error
+        alone = tokens[stream] if stream in tokens and len(tokens) == 1 else None
+        valid = _joined_valid(tokens)
+        if given is not None:
+            mask = given_mask(stream, given, (rows, sum(sizes.values())), device)
+        else:
+            grid = (sum(sizes.values()),) if alone is None else alone.grid
+            parts = {} if alone is not None else {_short(part): size for part, size in sizes.items()}
+            look = None if alone is None else partial(self._features, stream, alone)
+            noise = context.noise(stream, "mask")
+            asked = MaskContext(grid, rows, device, noise, context.step, alone, stream, look, parts)
+            mask = self._drawn(stream, "masker", stream, asked, valid)
+        if alone is not None:
+            return mask, {stream: mask}
+        first, of_parts = 0, {}
+        for part, size in sizes.items():
+            of_parts[part] = mask_of_part(mask, first, size, valid)
+            first += size
+        return mask, of_parts
+
+    def _drawn(
+        self, name: str, key: str, stream: str, asked: MaskContext, valid: Tensor | None = None, whole: bool = False
+    ) -> Mask:
+        masker = self.masker_of[name]
         try:
-            mask = draw_mask(self.masker_of[stream], self.decoder_masker_of.get(stream), asked)
-            require_masked(mask, self.masker_of[stream], tokens.grid)
+            mask = draw_mask(masker, self.decoder_masker_of.get(name), asked, valid, whole)
+            if not whole:
+                require_masked(mask, masker, asked.grid)
             return mask
         except MaskError as error:
-            raise MaskError(f"streams.{stream}.masker: {error}") from error
+            raise MaskError(f"streams.{stream}.{key}: {error}") from error
 
     @torch.no_grad()
-    def _features(self, stream: str, tokens: Tokens) -> Latents:
+    def _features(self, part: str, tokens: Tokens) -> Latents:
         """Latents of whole samples, by the encoder as it stands, in evaluation mode."""
         (encoder,) = self._encoder
         training = encoder.training
         encoder.eval()
         mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
-        (latents,) = encoder([EncoderInput((Part(self.modalities[stream].embedding, tokens),), mask)])
+        (latents,) = encoder([EncoderInput((Part(self.modalities[part].embedding, tokens),), mask)])
         encoder.train(training)
         return latents
 
@@ -192,18 +333,19 @@ class MaskedObjective(Objective):
         if context.decoder is None:
             raise ExperimentError(["model.decoder: required by the objective 'masked'; such as {name: transformer}"])
         decoders = {}
-        for key in dict.fromkeys(part.decoder for part in self.streams.values()):
+        for key in dict.fromkeys(target.settings.decoder for target in self.targets.values()):
             # only what its streams use: positions that nobody asks for would be parameters without gradient
-            used = {self.modalities[name].embedding for name, part in self.streams.items() if part.decoder == key}
+            streams = {target.stream for target in self.targets.values() if target.settings.decoder == key}
+            used = {self.modalities[part].embedding for stream in streams for part in self.parts[stream]}
             embeddings = {name: embedding for name, embedding in context.embeddings.items() if name in used}
             decoders[key] = build("decoder", context.decoder, embeddings=embeddings, latent_width=context.encoder.width)
         return decoders
 
     def _build_heads(self, decoders: Mapping[str, Decoder]) -> dict[str, nn.Linear]:
         heads: dict[str, nn.Linear] = {}
-        for name, part in self.streams.items():
-            width = decoders[part.decoder].width
-            dim, key = self.loss_of[name].prediction_dim(self.modalities[name].spec), self.head_of[name]
+        for name, target in self.targets.items():
+            width = decoders[target.settings.decoder].width
+            dim, key = self.loss_of[name].prediction_dim(self.modalities[target.part].spec), self.head_of[name]
             head = heads.get(key)
             if head is None:
                 heads[key] = nn.Linear(width, dim)
@@ -211,26 +353,95 @@ class MaskedObjective(Objective):
             elif (head.in_features, head.out_features) != (width, dim):
                 raise ExperimentError(
                     [
-                        f"streams.{name}.head: {key!r} predicts {head.out_features} numbers for an earlier stream "
-                        f"and {dim} for this one: give this stream a `head` of its own"
+                        f"{_where(name)}.head: {key!r} predicts {head.out_features} numbers for an earlier stream or "
+                        f"target and {dim} for this one: give this one a `head` of its own"
                     ]
                 )
         return heads
 
     def _problems(self) -> list[str]:
-        """Names that no module can have, and decoder maskers with weights, which no loss would reach."""
+        """Names that no module can have, and decoder maskers that cannot be."""
         named: dict[str, str] = {}
-        for name, part in self.streams.items():
-            named[f"streams.{name}.decoder"] = part.decoder
-            if part.head:
-                named[f"streams.{name}.head"] = part.head
-            if isinstance(self.loss_of[name], nn.Module) or isinstance(self.masker_of[name], nn.Module):
+        for name, target in self.targets.items():
+            named[f"{_where(name)}.decoder"] = target.settings.decoder
+            if target.settings.head:
+                named[f"{_where(name)}.head"] = target.settings.head
+            if isinstance(self.loss_of[name], nn.Module):
                 named[f"streams.{name}"] = name
-        return unusable_names(named) + [
-            f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
-            for name, masker in self.decoder_masker_of.items()
-            if isinstance(masker, nn.Module)
+        named |= {f"streams.{name}": name for name, masker in self.masker_of.items() if isinstance(masker, nn.Module)}
+        return [
+            *unusable_names(named),
+            *(
+                f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
+                for name, masker in self.decoder_masker_of.items()
+                if isinstance(masker, nn.Module)
+            ),
+            *(
+                f"streams.{name}.decoder_masker: of aligned parts all that is masked is decoded: leave it out"
+                for name in self.decoder_masker_of
+                if len(self.parts[name]) > 1
+            ),
         ]
+
+
+def _targets(stream: str, settings: Any, parts: Mapping[str, str]) -> dict[str, Target]:  # noqa: ANN401 - a stream's
+    """{full name: target} of a stream.
+
+    Raises:
+        ExperimentError: one has no part, or a stream of several parts says what to predict of none.
+    """
+    places = {part: number for number, part in enumerate(parts.values())}
+    (alone, *others) = parts
+    if settings.targets is None:
+        if others:
+            raise ExperimentError([f"streams.{stream}.loss: of several parts; set targets, one for each prediction"])
+        own = TargetSettings(loss=settings.loss, decoder=settings.decoder, head=settings.head)
+        return {stream: Target(stream, parts[alone], 0, own)}
+    found = {}
+    for name, own in settings.targets.items():
+        short = own.part or (name if others else alone)
+        if short not in parts:
+            raise ExperimentError([f"streams.{stream}.targets.{name}.part: {short!r} is none of {', '.join(parts)}"])
+        part = parts[short]
+        found[f"{stream}/{name}"] = Target(stream, part, places[part], own)
+    return found
+
+
+def _maskers(stream: str, settings: Any, parts: Mapping[str, str]) -> dict[str, Masker]:  # noqa: ANN401 - a stream's
+    """The stream's masker by its name, or those of its parts by theirs.
+
+    Raises:
+        ExperimentError: maskers of other parts than the stream has.
+    """
+    if settings.maskers is None:
+        return {stream: build("masker", settings.masker)}
+    if settings.maskers.keys() != parts.keys() or len(parts) == 1:
+        raise ExperimentError([f"streams.{stream}.maskers: one for each of the stream's parts, {', '.join(parts)}"])
+    return {part: build("masker", settings.maskers[short]) for short, part in parts.items()}
+
+
+def _short(name: str) -> str:
+    """Name of a part or target within its stream."""
+    return name.partition("/")[2]
+
+
+def _where(target: str) -> str:
+    """Key of a target's settings."""
+    stream, _, name = target.partition("/")
+    return f"streams.{stream}.targets.{name}" if name else f"streams.{stream}"
+
+
+def _joined_valid(tokens: Mapping[str, Tokens]) -> Tensor | None:
+    """(batch, tokens of all parts) bool, None where all are valid."""
+    if all(own.valid is None for own in tokens.values()):
+        return None
+    return torch.cat(
+        [
+            torch.ones_like(own.content[..., 0], dtype=torch.bool) if own.valid is None else own.valid
+            for own in tokens.values()
+        ],
+        dim=1,
+    )
 
 
 def _modules(parts: Mapping[str, object]) -> nn.ModuleDict:

@@ -113,13 +113,16 @@ class PixelLoss(Loss):
         """(batch, predicted, content_dim) in the unit of the source.
 
         Estimated statistics are those of the tokens in `statistics`, averaged with weights 1 / distance^2 on the
-        token grid.
+        token grid; without any token the modality's mean and deviation.
         """
         values = prediction.float()
         if self.needs_statistics and index.shape[1]:
             known = index if statistics is None else statistics
-            mean, deviation = self._statistics(self._values(tokens, known), tokens.spec)
-            if statistics is not None:
+            if not known.shape[1]:
+                mean, deviation = self._expected_statistics(tokens.spec, values)
+            else:
+                mean, deviation = self._statistics(self._values(tokens, known), tokens.spec)
+            if statistics is not None and known.shape[1]:
                 weights = _inverse_distance(tokens.grid, index, statistics)  # (batch, predicted, known)
                 mean, deviation = (_averaged(weights, part.float(), tokens.spec) for part in (mean, deviation))
             grouped = self._grouped(values, tokens.spec)
@@ -133,6 +136,15 @@ class PixelLoss(Loss):
             return Tokens(values, tokens.grid, tokens.spec, normalized=True).raw()
         origin, extent = tokens.spec.unit
         return values if (origin, extent) == (0, 1) else values * extent + origin
+
+    def _expected_statistics(self, spec: TokenSpec, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The modality's mean and deviation, as `_values` has them: one number each."""
+        if not self.config.unnormalize:
+            return like.new_zeros(()), like.new_ones(())
+        origin, extent = spec.unit
+        mean = sum(spec.mean) / len(spec.mean) if spec.mean else spec.middle
+        std = sum(spec.std) / len(spec.std) if spec.std else extent
+        return like.new_tensor((mean - origin) / extent), like.new_tensor(std / extent)
 
     def _target(self, tokens: Tokens, index: Tensor) -> Tensor:
         values = self._values(tokens, index)

@@ -48,6 +48,11 @@ class TableSource(NamedFileSource):
             default="path",
             description="the column of the path, or a template such as '{id}_{start:06d}.mp4' of several columns",
         )
+        id: str | None = Field(
+            default=None,
+            description="the column of the sample's name, or a template, by which parts of one sample find each other "
+            "(source aligned); rows without a file are left out then; null: the file's path is its name",
+        )
         labels: dict[str, str] | None = Field(
             default=None,
             description="{label set: column or template}, such as {verb: verb_class, noun: noun_class}; null: the "
@@ -81,6 +86,7 @@ class TableSource(NamedFileSource):
         rows, self._unit = self._rows(path)
         columns: _Columns | None = None
         names: list[str] = []
+        ids: list[str] = []
         lines: list[int] = []
         labels: dict[str, list[Label]] = {}
         windows: list[tuple[float, float]] = []
@@ -90,7 +96,11 @@ class TableSource(NamedFileSource):
             columns = columns or _Columns.found(self.config, row)
             if not columns.wants(row):
                 continue
+            if columns.id is not None and not columns.has_file(row):
+                continue
             names.append(sys.intern(columns.file(row)))  # of a recording with many parts once
+            if columns.id is not None:
+                ids.append(columns.id(row))
             lines.append(number)
             for label_set, label_of in columns.labels.items():
                 label = columns.label(label_of(row))
@@ -102,7 +112,8 @@ class TableSource(NamedFileSource):
             raise SourceError(f"{self._where} has no row{having if self.config.where else ''}. {WANTED}")
         given = {label_set: found for label_set, found in labels.items() if set(found) != {None}}
         more = self._several(given)
-        return self._found(path, names, lines, windows=np.array(windows) if windows else None, **more)
+        windowed = np.array(windows) if windows else None
+        return self._found(path, names, lines, windows=windowed, ids=ids or None, **more)
 
     def _rows(self, path: str) -> tuple[Iterator[tuple[int, Row]], str]:
         """Numbered rows, and what the numbers count."""
@@ -157,11 +168,13 @@ class _Columns:
         config: the source's settings.
         file: the file's path.
         labels: {label set: the label, or a list of JSON}.
+        id: the sample's name, None where the file's path is it.
     """
 
     config: TableSource.Config
     file: Callable[[Row], str]
     labels: Mapping[str, Callable[[Row], Any]]
+    id: Callable[[Row], str] | None
 
     @classmethod
     def found(cls, config: TableSource.Config, row: Row) -> _Columns:
@@ -172,7 +185,8 @@ class _Columns:
         if labels is None:
             labels = {"label": "label"} if "label" in row else {}
         file = _template(config.file, row, required=True)
-        return cls(config, file, {label_set: _template(column, row) for label_set, column in labels.items()})
+        name = None if config.id is None else _template(config.id, row, required=True)
+        return cls(config, file, {label_set: _template(column, row) for label_set, column in labels.items()}, name)
 
     @property
     def in_parts(self) -> bool:
@@ -183,6 +197,10 @@ class _Columns:
         """Whether the row is to be taken."""
         where = self.config.where
         return not where or all(_text(row.get(key)).strip() == str(value) for key, value in where.items())
+
+    def has_file(self, row: Row) -> bool:
+        """Whether the column of the file says anything; a template of several always does."""
+        return "{" in self.config.file or bool(_text(row.get(self.config.file)).strip())
 
     def label(self, value: Any) -> Label:  # noqa: ANN401 - a text, or a list of JSON
         """The label without what is to be dropped."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmmask.interfaces import Component, Embedding, EncoderInput, Grid, Positions, PositionsChoice, build
+from mmmask.interfaces import Component, DecoderInput, Embedding, EncoderInput, Grid, Positions, PositionsChoice, build
 from mmmask.model.blocks import Bias, BlockSettings
 from mmmask_registry import MmmaskError
 
@@ -41,6 +42,27 @@ def positions_of(by_key: nn.ModuleDict, key: str) -> Positions:
     """The positions of an embedding key; where every block has positions, the first block's."""
     found = by_key[key]
     return cast(Positions, found[0] if isinstance(found, nn.ModuleList) else found)
+
+
+def part_embeddings(embeddings: Mapping[str, Embedding], width: int) -> nn.ParameterDict:
+    """A learned vector for every part that is aligned with others, by which a decoder tells parts from each other."""
+    aligned = [key for key, embedding in embeddings.items() if embedding.aligned]
+    return nn.ParameterDict({key: nn.Parameter(torch.empty(width).normal_(std=0.02)) for key in aligned})
+
+
+def positions_of_parts(by_key: nn.ModuleDict, learned: nn.ParameterDict, own: DecoderInput) -> Tensor | None:
+    """Positions (tokens of all parts, width), with the learned vector of each part; None where there are neither.
+
+    Raises:
+        MmmaskError: positions that add to attention, and several parts.
+    """
+    tables = []
+    for key, grid in own.parts:
+        table = positions_of(by_key, key)(grid)
+        if table is None and len(own.parts) > 1:
+            raise MmmaskError("model.decoder: positions that add to attention know one part: choose others")
+        tables.append(table if table is None or key not in learned else table + learned[key])
+    return tables[0] if len(tables) == 1 else torch.cat(tables)
 
 
 def placed(x: Tensor, by_key: nn.ModuleDict, key: str, grid: Grid, index: Tensor | None = None) -> tuple[Tensor, Bias]:

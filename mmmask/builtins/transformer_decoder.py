@@ -10,7 +10,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.transformer import TransformerSettings, pick, positions_of, prefix_of
+from mmmask.builtins.transformer import (
+    TransformerSettings,
+    part_embeddings,
+    pick,
+    positions_of,
+    positions_of_parts,
+    prefix_of,
+)
 from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding
 from mmmask.model.blocks import Blocks, initialize
 from mmmask_registry import MmmaskError
@@ -56,6 +63,7 @@ class TransformerDecoder(Decoder):
         token_width = latent_width if settings.positions_at == "latent" else settings.width
         self.mask_token = nn.Parameter(torch.zeros(token_width))
         self.positions = settings.positions_by_key(embeddings, token_width, settings.prefix_tokens)
+        self.part_embeddings = part_embeddings(embeddings, token_width)
         if settings.prefix_tokens:
             self.prefix_tokens = nn.Parameter(torch.empty(settings.prefix_tokens, token_width).normal_(std=0.02))
 
@@ -82,12 +90,12 @@ class TransformerDecoder(Decoder):
         latents = own.latents
         seen = self.embed(latents.values)
         positions, mask_token = self._projected(own)
-        batch = seen.shape[0]
+        batch, predicted = seen.shape[0], own.mask.predicted
         if positions is None:
-            asked = mask_token.expand(*own.mask.predicted.shape, -1)
+            asked = mask_token.expand(*predicted.shape, -1)
         else:
             seen = seen + pick(positions, latents.index)
-            asked = pick(positions + mask_token, own.mask.predicted)
+            asked = pick(positions + mask_token, predicted + own.first if own.first else predicted)
         parts = [seen, asked.to(seen.dtype)]
         if latents.prefix is not None and self.config.prefix == "keep":
             parts.insert(0, self.embed(latents.prefix).to(seen.dtype))
@@ -100,6 +108,8 @@ class TransformerDecoder(Decoder):
     def _bias(self, own: DecoderInput) -> Tensor | None:
         """Attention bias of the positions, for the tokens of the sequence."""
         latents, predicted = own.latents, own.mask.predicted
+        if len(own.parts) > 1:
+            return None
         seen = latents.index
         if seen is None:
             seen = torch.arange(latents.values.shape[1], device=predicted.device).expand(predicted.shape[0], -1)
@@ -112,8 +122,8 @@ class TransformerDecoder(Decoder):
         return bias
 
     def _projected(self, own: DecoderInput) -> tuple[Tensor | None, Tensor]:
-        """Positions (tokens, width) without the projection's bias, and the mask token (width,) with it."""
-        positions = positions_of(self.positions, own.key)(own.grid)
+        """Positions (tokens of all parts, width) without the projection's bias, and the mask token (width,) with it."""
+        positions = positions_of_parts(self.positions, self.part_embeddings, own)
         if self.config.positions_at == "decoder":
             return positions, self.mask_token
         projected = None if positions is None else F.linear(positions, self.embed.weight)

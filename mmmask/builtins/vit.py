@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mmmask.builtins.positions.learned import first_rows
 from mmmask.builtins.transformer import TransformerSettings, check_stages, placed, prefix_of, visible_index
-from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Positions
+from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Latents, Part, Positions, gather_rows
 from mmmask.model.blocks import Bias, Blocks, initialize
+from mmmask_registry import MmmaskError
 
 # tiny and small as in DeiT, base to huge as in ViT, giant as in VideoMAE V2, whose MLP is 6144 wide (appendix)
 SIZED = ("width", "depth", "num_heads", "mlp_ratio")
@@ -119,19 +120,32 @@ class ViTEncoder(Encoder):
 
     def _embed(self, own: EncoderInput) -> tuple[Tensor, Bias]:
         """Prefix and tokens of one input, with positions: (batch, prefix + tokens, width), and their attention bias."""
-        part, index = own.part, self._index(own)
+        index = self._index(own)
+        if len(own.parts) == 1:
+            x, bias = self._embed_part(own.part, index, own.mask.masked)
+        else:
+            # all tokens, as samples show different numbers of a part's; an embedding costs little beside the blocks
+            masked = own.mask.masked.split([part.tokens.content.shape[1] for part in own.parts], dim=1)
+            embedded = [self._embed_part(part, None, hidden) for part, hidden in zip(own.parts, masked, strict=True)]
+            if any(bias is not None for _, bias in embedded):
+                raise MmmaskError("model.encoder: positions that add to attention know one part: choose others")
+            x, bias = torch.cat([part for part, _ in embedded], dim=1), None
+            x = x if index is None else gather_rows(x, index)
+        if self.config.prefix_tokens:
+            prefix = prefix_of(self.prefix_tokens, self.positions, own.parts[0].key)
+            x = torch.cat([prefix.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        return x, bias
+
+    def _embed_part(self, part: Part, index: Tensor | None, masked: Tensor) -> tuple[Tensor, Bias]:
+        """The tokens `index` of a part, or all, with positions: (batch, tokens, width), and their attention bias."""
         embedding = self.embeddings[part.key]
         values = part.tokens.values(index)
         if values.is_floating_point():
             values = values.to(next(embedding.parameters()).dtype)
         x = embedding(values)
         if self.config.masked_tokens == "replace":
-            x = torch.where(own.mask.masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
-        x, bias = placed(x, self.positions, part.key, part.tokens.grid, index)
-        if self.config.prefix_tokens:
-            prefix = prefix_of(self.prefix_tokens, self.positions, part.key)
-            x = torch.cat([prefix.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
-        return x, bias
+            x = torch.where(masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        return placed(x, self.positions, part.key, part.tokens.grid, index)
 
     def _build_positions(self, embedding: Embedding) -> Positions | nn.ModuleList:
         def positions() -> Positions:

@@ -141,6 +141,11 @@ def as_options(text: str) -> str:
     )
 
 
+def names(text: str) -> list[str]:
+    """Names, separated by commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
 def ratio_list(text: str) -> list[float]:
     """`0.75,0.9` as numbers in [0, 1)."""
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mmmask.experiment import Experiment
-    from mmmask.interfaces import Modality
+    from mmmask.model.model import Model
 
 BF16_ACTIVATIONS = 0.6
 """Measured share of what float32 keeps for backward, under autocast: 0.54 (ViT-B) to 0.64 (Swin-B). Not a half, as
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             taken = start(build_model(experiment, classes), experiment)
         if taken is not None:
             print(taken.account if arguments.verbose else taken.summary)
-    check_samples(model.modalities, dict.fromkeys(experiment.streams, READ))
+    check_samples(model.sample_shapes, dict.fromkeys(experiment.streams, READ))
     written = experiment.streams
     experiment = budgeted(experiment, model)
     training, problems, batches, sizes = experiment.training, [], {}, {}
@@ -74,21 +74,23 @@ def run(arguments: argparse.Namespace) -> None:
         kept = cost.activation_bytes * (BF16_ACTIVATIONS if half else 1)
         activations += kept * (stream.batch_size // training.accumulate)
         trial += kept * TRIED * stream.replicate
+        grids = " + ".join(" x ".join(map(str, grid)) for grid in cost.grids.values())
         print(
-            f"{name}: grid {' x '.join(map(str, cost.grid))} = {cost.tokens} tokens, {cost.visible} visible, "
+            f"{name}: grid {grids} = {cost.tokens} tokens, {cost.visible} visible, "
             f"{cost.predicted} predicted; {cost.forward_flops / 1e9:.2f} GFLOP forward, "
             f"{cost.training_flops / 1e9:.2f} in training, per sample; batch {stream.batch_size}"
         )
         read, source, seconds = read_batch(experiment, name)
         sizes[name] = len(source)
         batches[name] = read.batch
-        samples = read.batch.content[:: stream.replicate]
-        print(
-            f"{name}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
-            f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
-        )
+        parts = {model.parts[name][short]: part[:: stream.replicate] for short, part in read.batch.parts.items()}
+        for part, samples in parts.items():
+            print(
+                f"{part}: {sizes[name]} samples; read {len(samples)} in {seconds:.2f} s as {samples.dtype} "
+                f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
+            )
         if arguments.pictures:
-            print(f"{name}: {_draw(experiment, name, model.modalities[name], Path(arguments.pictures))}")
+            print(f"{name}: {_draw(experiment, name, model, Path(arguments.pictures))}")
         if source.left_out:
             print(f"{name}: left out: {source.left_out}")
         for label_set, found in count_labels(source).items():
@@ -99,9 +101,10 @@ def run(arguments: argparse.Namespace) -> None:
             learns = components().get("objective", stream.objective).needs_labels
             held_out = sample_loader(experiment, name, held_out=True, classes=source.classes if learns else None)
             print(f"{name}: {len(held_out.source)} held-out samples")
-        shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[name].sample_shape)
-        if shape != expected:
-            problems.append(f"streams.{name}: samples are {shape}, and the modality's sample_shape says {expected}")
+        for part, samples in parts.items():
+            shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[part].sample_shape)
+            if shape != expected:
+                problems.append(f"streams.{part}: samples are {shape}, and the modality's sample_shape says {expected}")
         if len(read.bad) > experiment.data.max_bad_share * sizes[name]:
             problems.append(
                 f"streams.{name}.source: {len(read.bad)} of {sizes[name]} samples, or more, could not be decoded: more "
@@ -109,7 +112,9 @@ def run(arguments: argparse.Namespace) -> None:
             )
         # being made or ready in the workers, and the micro-batch that trains
         ahead = experiment.data.workers + training.accumulate if experiment.data.workers else 0
-        under_way += samples[0].nbytes * stream.batch_size / training.accumulate * (1 + ahead)
+        under_way += (
+            sum(part[0].nbytes for part in parts.values()) * stream.batch_size / training.accumulate * (1 + ahead)
+        )
     if training.mixing == "budget":
         print(_budget(flops, written, experiment.streams))
     # float32 weight; of what trains gradient, two moments, and an average
@@ -155,14 +160,14 @@ def _budget(flops: Mapping[str, int], written: Mapping[str, Any], chosen: Mappin
     )
 
 
-def _draw(experiment: Experiment, stream: str, modality: Modality, folder: Path) -> str:
+def _draw(experiment: Experiment, stream: str, model: Model, folder: Path) -> str:
     """Says where the picture of a stream's samples is, or why there is none."""
     from mmmask.data.streams import sample_loader
     from mmmask.evaluation.pictures import draw_training_samples
 
     path = folder / f"{stream}.png"
     try:
-        picture = draw_training_samples(sample_loader(experiment, stream), modality)
+        picture = draw_training_samples(sample_loader(experiment, stream), model)
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (NotImplementedError, OSError) as error:

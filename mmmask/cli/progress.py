@@ -96,18 +96,26 @@ class TrainingProgress:
         print(f"run: {run.output}, {run.step} steps done{again}")
         for name in run.experiment.streams:
             lines = [line for line in run.evaluations if line["stream"] == name]
-            for weights, prefix in ((name, ""), (f"{name}, averaged weights", "average/")):
-                first, last = (_figures(line, prefix) for line in (lines[:1] + lines[-1:]) or [{}, {}])
+            for group in sorted({key.rpartition("/")[0] for line in lines for key in line}):
+                first, last = (_figures(line, group) for line in lines[:1] + lines[-1:])
                 if figures := held_out_figures(first, last):
-                    print(f"{weights}: {figures}")
+                    print(f"{_described(name, group)}: {figures}")
         for name, path in run.pictures.items():
             print(f"{name}: reconstructions in {path}")
 
 
-def _figures(line: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Figures of a line of `evaluations.jsonl`: of the average of the weights, or without a prefix of the weights."""
-    chosen = {key: value for key, value in line.items() if key.startswith("average/") == bool(prefix)}
-    return {key.removeprefix(prefix): value for key, value in chosen.items()}
+def _figures(line: dict[str, Any], group: str) -> dict[str, Any]:
+    """Figures of a line of `evaluations.jsonl` whose keys are `GROUP/figure`; without a group those without one."""
+    keys = [(key, *key.rpartition("/")) for key in line]
+    return {figure: line[key] for key, own, _, figure in keys if own == group}
+
+
+def _described(stream: str, group: str) -> str:
+    """The stream, or one of its targets; of the average of the weights, or of the weights."""
+    averaged = group == "average" or group.startswith("average/")
+    target = group.removeprefix("average").removeprefix("/") if averaged else group
+    name = f"{stream}/{target}" if target else stream
+    return f"{name}, averaged weights" if averaged else name
 
 
 def held_out_figures(first: dict[str, Any], last: dict[str, Any]) -> str:

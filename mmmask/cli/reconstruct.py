@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmmask.cli.arguments import add_inputs, add_reading, inputs, positive, ratio_list, spoken_as_options
+from mmmask.cli.arguments import add_inputs, add_reading, inputs, names, positive, ratio_list, spoken_as_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask-ratio", type=ratio_list, default=(), metavar="R,R,...", help="shares to mask (default: as trained)"
     )
     parser.add_argument(
-        "--output", metavar="FILE", default="reconstruction.png", help="the picture (default reconstruction.png)"
+        "--given", type=names, default=(), metavar="PART,...",
+        help="parts of a sample of several that are visible whole, all others masked",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predict", type=names, default=(), metavar="TARGET,...", help="targets that are drawn (default: all)"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="reconstruction.png", help="the picture (default reconstruction.png)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where it is there; an input never is")
     parser.add_argument(
@@ -37,9 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
     with spoken_as_options():
         page = mmmask.reconstruct(
             **given, output=arguments.output, overwrite=arguments.overwrite, samples=arguments.samples,
-            mask_ratios=arguments.mask_ratio, true_statistics=arguments.true_statistics, seed=arguments.seed,
+            mask_ratios=arguments.mask_ratio, given=arguments.given, predict=arguments.predict,
+            true_statistics=arguments.true_statistics, seed=arguments.seed,
         )  # fmt: skip
-    for stream, names in page.names.items():
+    for stream, samples in page.names.items():
         note = f" ({page.notes[stream]})" if page.notes[stream] else ""
-        print(f"{stream}: {len(names)} sample{'s' if len(names) > 1 else ''}{note}")
+        print(f"{stream}: {len(samples)} sample{'s' if len(samples) > 1 else ''}{note}")
     print(f"picture: {arguments.output}")

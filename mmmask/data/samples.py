@@ -6,11 +6,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from mmmask.data.aligned import AlignedPreparation
 from mmmask.data.order import Draw
 from mmmask.interfaces import BadSample, Batch, Preparation, Sample, Source, SourceFile, TokenSpec, View
 from mmmask.interfaces.source import SourceError
@@ -94,7 +95,7 @@ class SampleLoader:
     Random draws within a sample come from (seed, stream, epoch, index), of a replica's crop from (..., replica).
 
     Args:
-        spec: of the modality's tokens; says whether NaN may stand for what is missing.
+        spec: of the modality's tokens, or {part: spec}; says whether NaN may stand for what is missing.
         replicate: prepared samples per decoded one.
         stream: its name, which a sample's only part has too.
         classes: {label set: names}; the number of a class is its place among these. None takes the source's own.
@@ -108,13 +109,14 @@ class SampleLoader:
         self,
         source: Source,
         preparation: Preparation,
-        spec: TokenSpec,
+        spec: TokenSpec | Mapping[str, TokenSpec],
         replicate: int,
         seed: int,
         stream: str,
         classes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.source, self.preparation, self.spec = source, preparation, spec
+        self.source, self.preparation = source, preparation
+        self.specs = {stream: spec} if isinstance(spec, TokenSpec) else spec
         self.replicate, self.seed, self.stream = replicate, seed, stream
         self.unusable: dict[int, str] = {}
         self.watch: Callable[[int], AbstractContextManager[Any]] = nullcontext
@@ -193,13 +195,25 @@ class SampleLoader:
             )
         return loaded
 
-    def _sample(self, index: int, part: Tensor) -> Sample:
-        if part.is_floating_point():
-            unusable = part.isinf() if self.spec.gaps else ~part.isfinite()
-            if count := int(unusable.sum()):
-                kind = "infinite" if self.spec.gaps else "NaN or infinite"
-                raise BadSample(f"holds {kind} values: {count} of {part.numel()}")
-        return Sample({self.stream: part}, self._labels(index), index)
+    def _sample(self, index: int, prepared: Tensor | Mapping[str, Tensor | None]) -> Sample:
+        if isinstance(prepared, Tensor):
+            self._check_values(self.stream, prepared)
+            return Sample({self.stream: prepared}, self._labels(index), index)
+        aligned = cast(AlignedPreparation, self.preparation)
+        parts = {name: aligned.empty(name) if part is None else part for name, part in prepared.items()}
+        for name, part in parts.items():
+            self._check_values(name, part)
+        present = {} if aligned.missing == "skip" else {name: part is not None for name, part in prepared.items()}
+        return Sample(parts, self._labels(index), index, present)
+
+    def _check_values(self, name: str, part: Tensor) -> None:
+        if not part.is_floating_point():
+            return
+        gaps = self.specs[name].gaps
+        unusable = part.isinf() if gaps else ~part.isfinite()
+        if count := int(unusable.sum()):
+            kind = "infinite" if gaps else "NaN or infinite"
+            raise BadSample(f"holds {kind} values: {count} of {part.numel()}")
 
     def _labels(self, index: int) -> dict[str, int | Tensor]:
         if not self.classes:

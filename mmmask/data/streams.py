@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mmmask.components import components
+from mmmask.data.aligned import AlignedPreparation
 from mmmask.data.labels import count_labels
 from mmmask.data.order import EndlessOrder, micro_batches
 from mmmask.data.pipeline import read_ahead
@@ -22,7 +23,7 @@ from mmmask.data.process import guarded
 from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment, StreamSettings
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import Batch, Modality, Source
+from mmmask.interfaces import Batch, Component, Modality, Preparation, Source, TokenSpec
 from mmmask.interfaces.component import build
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
@@ -233,13 +234,15 @@ def sample_loader(
             stream's objective takes none such.
     """
     settings = experiment.streams[stream]
-    modality: Modality = build("modality", settings.modality)
-    preparation = modality.preparation
+    modalities: dict[str, Modality] = {
+        name: build("modality", config) for name, config in settings.parts(stream).values()
+    }
+    preparation, specs = preparation_of(modalities, settings.missing)
     key, config = ("held_out", settings.held_out) if held_out else ("source", settings.source)
     if config is None:
         raise ExperimentError([f"streams.{stream}.{key}: required here; for example {{name: folder, path: ...}}"])
     try:
-        source: Source = build("source", config, extensions=preparation.extensions)
+        source: Source = built_source(config, preparation)
     except SourceError as error:
         raise SourceError(f"streams.{stream}.{key}: {error}") from error
     if not len(source):
@@ -254,7 +257,30 @@ def sample_loader(
             )
     if classes is not None or not held_out:
         _check_labels(settings, source, f"streams.{stream}.{key}", known)
-    return SampleLoader(source, preparation, modality.spec, settings.replicate, experiment.training.seed, stream, known)
+    return SampleLoader(source, preparation, specs, settings.replicate, experiment.training.seed, stream, known)
+
+
+def preparation_of(
+    modalities: Mapping[str, Modality], missing: str = "skip"
+) -> tuple[Preparation, dict[str, TokenSpec]]:
+    """The worker side of a stream's parts, {name within the stream: modality}, and their specs."""
+    specs = {name: modality.spec for name, modality in modalities.items()}
+    if len(modalities) == 1:
+        return next(iter(modalities.values())).preparation, specs
+    return AlignedPreparation(modalities, missing), specs
+
+
+def built_source(config: Component.Config, preparation: Preparation) -> Source:
+    """The source of these settings; one that pairs files gets the endings of each part.
+
+    Raises:
+        SourceError: it is missing, or what it names does not fit.
+    """
+    pairs = components().get("source", config.name).pairs_parts
+    aligned = isinstance(preparation, AlignedPreparation)
+    if pairs and not aligned:
+        raise SourceError(f"source {config.name}: pairs the parts of `modalities`, and this stream has one modality")
+    return build("source", config, extensions=preparation.endings if pairs else preparation.extensions)  # pyright: ignore[reportAttributeAccessIssue] - aligned
 
 
 def _check_labels(settings: Any, source: Source, where: str, known: Mapping[str, Sequence[str]]) -> None:  # noqa: ANN401 - with the objective's keys

@@ -207,7 +207,7 @@ def evaluate(
         if split is not None:
             source = source_of_split(str(model), split, name)
         preparation = after.enter_context(_changed_modality(opened, name, modality or {})).preparation
-        built = built_source(source, preparation.extensions)
+        built = built_source(source, preparation)
         paired = _paired(head.classes, built.classes, label_set)
         names = {key: _named(key, head.classes[key], built.classes[own], order) for key, own in paired.items()}
         if confusion is not None:

@@ -14,7 +14,7 @@ from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
 from mmmask.evaluation.extraction import sharing_features
 from mmmask.evaluation.inputs import read_ahead
-from mmmask.evaluation.pictures import picture, reconstruct, statistics_note
+from mmmask.evaluation.pictures import pictures_of, reconstruct, statistics_note
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
@@ -58,7 +58,7 @@ class HeldOut:
         self.left_out: dict[str, list[str]] = {}
         self._chosen = {name: self._evaluators_of(name, loaders[name]) for name in self.held_out}
         wanted = {name: self._training_samples(name) for name in self.held_out}
-        check_samples(model.modalities, {name: count for name, (count, _) in wanted.items()})
+        check_samples(model.sample_shapes, {name: count for name, (count, _) in wanted.items()})
         for name in self.held_out:
             needs = model.objective(name).needs_labels or any(map(_needs_labels, self._chosen[name]))
             classes = loaders[name].classes if needs else None
@@ -134,8 +134,8 @@ class HeldOut:
             samples = self.samples[name]
             batch = self._batch(samples[:: max(1, len(samples) // PICTURED)][:PICTURED])
             try:
-                tokens, found = reconstruct(self.model, name, batch)
-                image = picture(tokens, found, self.model, name, note=statistics_note(self.model, name, False))
+                found = reconstruct(self.model, name, batch)
+                image = pictures_of(self.model, name, found, note=statistics_note(self.model, name, False))
             except NotImplementedError:
                 continue
             drawn[name] = folder / f"{name}_step_{step:08d}.png"

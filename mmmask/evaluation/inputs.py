@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mmmask import interop
+from mmmask.data import streams
 from mmmask.data.process import Loads, guarded
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.experiment.settings import DataSettings
@@ -26,10 +27,12 @@ from mmmask.interfaces import (
     ChosenByName,
     Component,
     Modality,
+    Preparation,
     Sample,
     Source,
     SourceError,
     SourceFile,
+    TokenSpec,
 )
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
@@ -88,23 +91,31 @@ def open_inputs(
     place = find_device(device)
     opened, report = read_model(model, reading)
     modalities: Mapping[str, Modality] = opened.modalities
-    if stream is not None and stream not in modalities:
-        raise UnknownName("stream", stream, modalities)
+    parts = {part: {part: part} for part in modalities} | opened.parts  # a part may stand for a stream of its own
+    if stream is not None and stream not in parts:
+        raise UnknownName("stream", stream, parts)
     if files:
         by_stream = _by_stream(modalities, [str(path) for path in files], stream)
         sources: dict[str, Source] = {name: Files(paths) for name, paths in by_stream.items()}
     else:
-        if stream is None and len(modalities) > 1:
-            raise MmmaskError(f"several streams could be meant ({', '.join(modalities)}): name one with stream=")
-        name = stream or next(iter(modalities))
+        if stream is None and len(opened.parts) > 1:
+            raise MmmaskError(f"several streams could be meant ({', '.join(opened.parts)}): name one with stream=")
+        name = stream or next(iter(opened.parts))
         if split is not None:
             source = source_of_split(str(model), split, name)
-        sources = {name: built_source(source, modalities[name].preparation.extensions)}
+        preparation, _ = _preparation(modalities, parts[name])
+        sources = {name: built_source(source, preparation)}
     loaders = {}
     for name, found in sources.items():
-        preparation, spec = modalities[name].preparation, modalities[name].spec
-        loaders[name] = SampleLoader(found, preparation, spec, replicate=1, seed=0, stream=name, classes={})
+        preparation, specs = _preparation(modalities, parts[name])
+        loaders[name] = SampleLoader(found, preparation, specs, replicate=1, seed=0, stream=name, classes={})
     return Inputs(opened.eval().to(place), report, loaders, place)
+
+
+def _preparation(
+    modalities: Mapping[str, Modality], parts: Mapping[str, str]
+) -> tuple[Preparation, dict[str, TokenSpec]]:
+    return streams.preparation_of({short: modalities[part] for short, part in parts.items()})
 
 
 def known_precision(precision: str) -> None:
@@ -150,7 +161,10 @@ def source_of_split(run: str | Path, split: str, stream: str) -> Component.Confi
     Raises:
         MmmaskError: there is none.
     """
-    source = getattr(load_run(str(run)).experiment.streams[stream], split)
+    known = load_run(str(run)).experiment.streams
+    if stream not in known:
+        raise MmmaskError(f"{stream}: a part of a stream has no {split} of its own: give a source")
+    source = getattr(known[stream], split)
     if source is None:
         raise MmmaskError(f"streams.{stream}.{split}: the run's experiment has none")
     return source
@@ -269,6 +283,9 @@ def portions(
     rows = views[0] * views[1]
     size = max(1, batch_size // rows)
     for name, loader in inputs.loaders.items():
+        if len(several := inputs.model.parts.get(name, ())) > 1:
+            parts = " or ".join(f"stream={name}/{part}" for part in several)
+            raise MmmaskError(f"streams.{name}: samples of several parts: name one, {parts}")
         count = len(loader.source)
         batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
         batches = batches[peers.rank :: peers.world_size]
@@ -441,7 +458,7 @@ def streams_that_take(modalities: Mapping[str, Modality], source: SourceChoice) 
     found, problem = [], None
     for name, modality in modalities.items():
         try:
-            built_source(source, modality.preparation.extensions)
+            built_source(source, modality.preparation)
             found.append(name)
         except SourceError as error:
             problem = problem or error
@@ -473,7 +490,7 @@ def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, 
             yield path
             continue
         try:
-            source = built_source({"name": "folder", "path": path}, wanted)
+            source = build("source", chosen("source", {"name": "folder", "path": path}), extensions=wanted)
         except SourceError as error:
             # what follows is advice about a setting, and there is none here
             reason = re.sub(r" Set source\.path .*", "", str(error)).removeprefix("source folder: ")
@@ -481,8 +498,8 @@ def _with_folders_opened(paths: Sequence[str], endings: Mapping[str, tuple[str, 
         yield from (source.describe(index) for index in range(len(source)))
 
 
-def built_source(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
-    """A source that holds samples.
+def built_source(source: SourceChoice, preparation: Preparation) -> Source:
+    """A source that holds samples for a preparation to decode.
 
     Raises:
         SourceError: it is missing or empty.
@@ -492,7 +509,7 @@ def built_source(source: SourceChoice, extensions: tuple[str, ...]) -> Source:
     if isinstance(source, str) and os.path.isdir(source):
         source = {"name": "folder", "path": source}
     config = chosen("source", source)
-    built = build("source", config, extensions=extensions)
+    built = streams.built_source(config, preparation)
     if not len(built):
         raise SourceError(f"source {config.name}: there is not a single sample")
     return built

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One stream's samples, masked in one way and reconstructed.
+    """Samples of one part, masked in one way and reconstructed.
 
     Content (batch, tokens, content_dim): raw values, or ids, with the vocabulary's size where a token is masked.
     """
@@ -52,8 +53,9 @@ def reconstruct(
     maskers: Mapping[str, Masker] | None = None,
     true_statistics: bool = False,
     seed: int | None = None,
-) -> tuple[Tokens, list[Reconstruction]]:
-    """Masks, predicts and puts together what was seen and what was predicted.
+    given: Sequence[str] = (),
+) -> dict[str, tuple[Tokens, list[Reconstruction]]]:
+    """Masks, predicts and puts together what was seen and what was predicted: {target: its tokens, and of each masker}.
 
     Args:
         batch: (batch, *sample_shape) on the model's device.
@@ -61,36 +63,73 @@ def reconstruct(
         true_statistics: undo a normalised target with the tokens' true statistics, which a model cannot know, instead
             of those estimated from the visible tokens.
         seed: of the masks of `maskers`; by default the model's.
+        given: parts of the samples that are visible whole, all others masked, instead of `maskers`.
 
     Raises:
-        NotImplementedError: the stream's objective or loss does not predict content.
+        NotImplementedError: the stream's objective, or the loss of every target, does not predict content.
     """
     model.eval()
     batch = batch if isinstance(batch, Batch) else Batch({stream: batch})
-    tokens = model.tokenize(stream, batch.content)
-    size, device = len(batch), tokens.content.device
+    own = {short: model.tokenize(part, batch.parts[short]) for short, part in model.parts[stream].items()}
+    size, device = len(batch), next(iter(own.values())).content.device
     root = derive_seed(model.seed if seed is None else seed, "picture")
-    found = []
+    found: dict[str, tuple[Tokens, list[Reconstruction]]] = {}
+    problem = None
     for label, masker in (maskers or {"": None}).items():
-        masks = None
-        if masker is not None:
+        masks: dict[str, Any] | None = None
+        if given:
+            masks = {stream: {name: torch.zeros_like(own[name].content[..., 0], dtype=torch.bool) for name in given}}
+        elif masker is not None:
+            ((_, tokens),) = own.items()
             context = MaskContext(tokens.grid, size, device, sample_noise(root, 0, size, device), 0, tokens)
             masks = {stream: draw_mask(masker, None, context)}
             require_masked(masks[stream], masker, tokens.grid)
         plans = model.plan({stream: batch}, masks)
         (plan,) = plans.values()
-        output = model(plans=plans).streams[stream]
-        restored = model.objective(stream).restore(plan, stream, output.predictions, true_statistics)
-        share = f"{output.mask.masked.float().mean().item():.0%} masked"
-        found.append(Reconstruction(label or share, *_compose(tokens, output.mask, restored)))
-    return tokens, found
+        for target, output in model(plans=plans).streams.items():
+            try:
+                restored = model.objective(stream).restore(plan, target, output.predictions, true_statistics)
+            except NotImplementedError as error:
+                problem = error
+                continue
+            share = label or f"{output.mask.masked.float().mean().item():.0%} masked"
+            made = Reconstruction(share, *_compose(output.tokens, output.mask, restored))
+            found.setdefault(target, (output.tokens, []))[1].append(made)
+    if problem is not None and not found:
+        raise problem
+    return found
+
+
+def pictures_of(
+    model: Model,
+    stream: str,
+    reconstructions: Mapping[str, tuple[Tokens, list[Reconstruction]]],
+    captions: Sequence[str] = (),
+    note: str = "",
+) -> Image.Image:
+    """A page of what `reconstruct` made, target under target.
+
+    Raises:
+        NotImplementedError: no modality of them draws pictures.
+    """
+    pages, problem = [], None
+    for target, (tokens, made) in reconstructions.items():
+        part = model.objective(stream).targets[target].part
+        own = [f"{caption}, {target.partition('/')[2]}".rstrip(", ") for caption in captions]
+        try:
+            pages.append(picture(tokens, made, model, part, own, note))
+        except NotImplementedError as error:
+            problem = error
+    if problem is not None and not pages:
+        raise problem
+    return stacked(pages)
 
 
 def picture(
     tokens: Tokens,
     reconstructions: Sequence[Reconstruction],
     model: Model,
-    stream: str,
+    part: str,
     captions: Sequence[str] = (),
     note: str = "",
 ) -> Image.Image:
@@ -98,7 +137,7 @@ def picture(
 
     Narrow panels stand side by side, a row per sample; wide ones (film strips, spectrograms) lie under each other.
     """
-    panels = partial(_panels, model.modalities[stream], tokens)
+    panels = partial(_panels, model.modalities[part], tokens)
     columns = [("original", panels(tokens.raw()))]
     for reconstruction in reconstructions:
         columns.append((reconstruction.label, panels(reconstruction.masked)))
@@ -106,7 +145,7 @@ def picture(
     return _page(columns, captions, note)
 
 
-def draw_training_samples(loader: SampleLoader, modality: Modality, samples: int = 4, epochs: int = 6) -> Image.Image:
+def draw_training_samples(loader: SampleLoader, model: Model, samples: int = 4, epochs: int = 6) -> Image.Image:
     """The first samples of a stream: the deterministic view, then what training sees of them epoch by epoch.
 
     Raises:
@@ -123,11 +162,14 @@ def draw_training_samples(loader: SampleLoader, modality: Modality, samples: int
     for epoch in range(epochs):
         drawn = loader.batch([(epoch, index) for index in first]).batch
         batches.append((f"epoch {epoch}", drawn.map(lambda part: part[:: loader.replicate])))
-    columns = []
-    for label, batch in batches:
-        tokens = modality.tokenize(batch.content)
-        columns.append((label, _panels(modality, tokens, tokens.raw())))
-    return _page(columns, [loader.source.describe(index)[-40:] for index in first], "")
+    pages = []
+    for short, part in model.parts[loader.stream].items():
+        columns, modality = [], model.modalities[part]
+        for label, batch in batches:
+            tokens = modality.tokenize(batch.parts[short])
+            columns.append((label, _panels(modality, tokens, tokens.raw())))
+        pages.append(_page(columns, [loader.source.describe(index)[-40:] for index in first], ""))
+    return stacked(pages)
 
 
 def stacked(images: Sequence[Image.Image]) -> Image.Image:

@@ -295,9 +295,9 @@ def _task(
         MmmaskError: the labels cannot be learned or told; or there are none, and the stream was `named`.
     """
 
-    extensions = model.modalities[stream].preparation.extensions
-    train_source = built_source(train, extensions)
-    test_source = None if test is None else built_source(test, extensions)
+    preparation = model.modalities[stream].preparation
+    train_source = built_source(train, preparation)
+    test_source = None if test is None else built_source(test, preparation)
     if samples is not None and samples < len(train_source):
         train_source = Spread(train_source, samples)
     if not by_labels:

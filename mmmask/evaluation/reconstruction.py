@@ -18,7 +18,7 @@ from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
-from mmmask_registry import MmmaskError
+from mmmask_registry import MmmaskError, UnknownName
 
 ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tiff": "TIFF", ".pdf": "PDF"}
 """{ending of a picture's name: Pillow's name of the format}."""
@@ -72,6 +72,8 @@ def reconstruct(
     output: str | Path | None = None,
     overwrite: bool = False,
     mask_ratios: Sequence[float] = (),
+    given: Sequence[str] = (),
+    predict: Sequence[str] = (),
     true_statistics: bool = False,
     seed: int = 0,
     device: str | None = None,
@@ -86,6 +88,8 @@ def reconstruct(
         output: a picture to write; looked at before the work begins.
         overwrite: whether `output` is replaced where it is there; an input never is.
         mask_ratios: shares to mask, a pair of columns each; by default what was trained.
+        given: parts of a sample of several that are visible whole, all others masked: depth from rgb alone.
+        predict: targets that are drawn; by default all.
         true_statistics: undo normalised targets with the masked tokens' true mean and deviation, which the model cannot
             know, instead of those estimated from the visible tokens.
         seed: of the masks.
@@ -109,15 +113,20 @@ def reconstruct(
         size = len(loader.source)
         count = size if files else min(samples, size)
         chosen = read_samples(loader, [number * size // count for number in range(count)])
-        batch = Batch.of(chosen, loader.preparation.collate).content.to(inputs.device)
+        batch = Batch.of(chosen, loader.preparation.collate).map(lambda part: part.to(inputs.device))
         names[name] = [loader.source.describe(sample.index) for sample in chosen]
         notes[name] = pictures.statistics_note(opened, name, true_statistics)
-        maskers = _maskers(opened, name, mask_ratios)
+        maskers = {} if given or len(opened.parts[name]) > 1 else _maskers(opened, name, mask_ratios)
+        if unknown := [part for part in given if part not in opened.parts[name]]:
+            raise UnknownName("part", unknown[0], opened.parts[name])
         try:
             with autocast(inputs.device, precision):
-                tokens, made = pictures.reconstruct(opened, name, batch, maskers, true_statistics, seed)
+                made = pictures.reconstruct(opened, name, batch, maskers, true_statistics, seed, given)
+            wanted = {key: part for key, part in made.items() if not predict or key.partition("/")[2] in predict}
+            if not wanted:
+                raise UnknownName("target", predict[0], [key.partition("/")[2] for key in made])
             captions = [Path(path).name for path in names[name]]
-            drawn.append(pictures.picture(tokens, made, opened, name, captions, notes[name]))
+            drawn.append(pictures.pictures_of(opened, name, wanted, captions, notes[name]))
         except NotImplementedError as error:
             raise MmmaskError(f"streams.{name}: {error}") from error
     page = Page(pictures.stacked(drawn), names, notes, report)

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from mmmask.components import components
 from mmmask.experiment.compose import dump_yaml
 from mmmask.interfaces import Objective, Optimizer
-from mmmask.interfaces.component import ChosenByName, Component, StrictModel, validate_strictly
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel, one_of, validate_strictly
 from mmmask_registry import MmmaskError
 
 EncoderChoice = Annotated[Component.Config, ChosenByName("encoder")]
@@ -23,6 +23,7 @@ EvaluatorChoice = Annotated[Component.Config, ChosenByName("evaluator")]
 OptimizerChoice = Annotated[Optimizer.Config, ChosenByName("optimizer", default="adamw")]
 CallbackChoice = Annotated[Component.Config, ChosenByName("callback")]
 
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 
 Trainable = (
     Literal["all", "none"]
@@ -79,7 +80,19 @@ class StreamSettings(StrictModel):
     """One flow of samples into training: the keys that every stream has; its objective adds its own."""
 
     objective: str = Field(default="masked", description="what is learned from it; its settings are keys of the stream")
-    modality: ModalityChoice = Field(description="how samples become tokens")
+    modalities: dict[PartName, ModalityChoice] | None = Field(
+        default=None,
+        min_length=2,
+        description="instead of modality, {part: modality} of the aligned parts of a sample, such as rgb and depth, "
+        "which share crops, flips and windows of time",
+    )
+    modality: ModalityChoice | None = Field(
+        default=None, validate_default=True, description="how samples become tokens; required, or `modalities`"
+    )
+    missing: Literal["skip", "mask"] = Field(
+        default="skip",
+        description="a sample of `modalities` that lacks a part: skip and count it, or mask the part whole",
+    )
     source: SourceChoice | None = Field(default=None, description="where training samples come from")
     held_out: SourceChoice | None = Field(default=None, description="samples never trained on, for evaluation")
     batch_size: int = Field(
@@ -95,6 +108,14 @@ class StreamSettings(StrictModel):
     evaluators: tuple[EvaluatorChoice, ...] | None = Field(
         default=None, description="what is measured on held-out samples; default: what suits the objective"
     )
+
+    _modality_or_modalities = one_of("modality", "modalities")
+
+    def parts(self, stream: str) -> dict[str, tuple[str, Component.Config]]:
+        """{part: its name within the stream, and its modality}; the only one is named like the stream."""
+        if self.modality is not None:
+            return {stream: (stream, self.modality)}
+        return {f"{stream}/{name}": (name, modality) for name, modality in (self.modalities or {}).items()}
 
 
 @cache

@@ -3,7 +3,7 @@
 from mmmask.components import INTERFACE_VERSION as VERSION
 from mmmask.interfaces.augmentation import Augmentation, AugmentationChoice, Augmentations, Target
 from mmmask.interfaces.callback import Callback
-from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build
+from mmmask.interfaces.component import ChosenByName, Component, StrictModel, build, one_of
 from mmmask.interfaces.corpus import CorpusPart, write_part
 from mmmask.interfaces.decoder import Decoder
 from mmmask.interfaces.encoder import Encoder
@@ -26,6 +26,7 @@ from mmmask.interfaces.tokens import (
     Grid,
     GridError,
     Latents,
+    Layout,
     Mask,
     Part,
     Tokens,
@@ -58,6 +59,7 @@ __all__ = [
     "Grid",
     "GridError",
     "Latents",
+    "Layout",
     "Loss",
     "LossTerm",
     "Mask",
@@ -90,6 +92,7 @@ __all__ = [
     "build",
     "gather_rows",
     "nothing_masked",
+    "one_of",
     "open_file",
     "patchify",
     "path_manager",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
@@ -169,6 +169,23 @@ def _problem(detail: ErrorDetails) -> str:
         message = f"{message}, not {detail['input']!r}"
     path = [*detail["loc"], *([context["at"]] if "at" in context else [])]
     return f"{'.'.join(map(str, path))}: {message}" if path else message
+
+
+def one_of(name: str, other: str) -> Any:  # noqa: ANN401 - pydantic's
+    """Validator of a setting `name: X | None` that is needed unless `other`, declared before it, is given.
+
+    The field has `validate_default=True`.
+    """
+
+    def check(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
+        given = info.data.get(other)
+        if value is None and given is None and other in info.data:
+            raise PydanticCustomError("missing", "required")
+        if value is not None and given is not None:
+            raise ValueError(f"{name} and {other}: one of the two")
+        return value
+
+    return field_validator(name, mode="after")(check)
 
 
 def every_setting(config: BaseModel) -> dict[str, Any]:

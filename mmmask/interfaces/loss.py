@@ -13,8 +13,8 @@ from mmmask.interfaces.tokens import Mask, Tokens, TokenSpec
 class Loss(Component):
     """Owns the target. The core owns heads, reduction and the streams' weights.
 
-    Where the spec has `gaps`, NaN among the tokens' values is a missing value: no target, statistic or error depends on
-    it, and a token without any present value has the error 0.
+    Where the spec has `gaps`, some values or ids of the tokens may be missing (`TokenSpec.missing`): no target,
+    statistic or error depends on them, and a token without any present one has the error 0.
 
     A loss with weights of its own (a tokeniser, say) is a `torch.nn.Module` too, and moves and saves with the model.
     """

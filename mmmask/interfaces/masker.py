@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class MaskContext:
     """Inputs of a masker.
 
     Attributes:
-        grid: token layout of a sample.
+        grid: token layout of a sample; of several parts (tokens of all of them,).
         batch: rows to score.
         device: of the scores.
         noise: `noise((batch, ...))` draws uniform numbers in [0, 1) of that shape, a fixed function of (seed, stream,
@@ -27,6 +27,7 @@ class MaskContext:
         step: of training, from 0.
         tokens: the samples themselves, for maskers that look at the data; None where only the grid is known.
         stream: its name.
+        parts: {part: number of its tokens} of a sample of several parts, which follow each other; else empty.
         features: `features()` gives the encoder's latents of the samples with nothing masked, in evaluation mode and
             without gradient, for maskers that ask the model.
     """
@@ -39,6 +40,7 @@ class MaskContext:
     tokens: Tokens | None
     stream: str = ""
     features: Callable[[], Latents] | None = None
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def ranks(self, groups: int) -> Tensor:
         """(batch, groups), a random order of the groups of every sample, for maskers that mask whole groups.

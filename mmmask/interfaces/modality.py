@@ -72,7 +72,8 @@ class Preparation(ABC):
     def show(self, sample: Tensor) -> np.ndarray:
         """A picture, uint8 (height, width, 3), of one sample (channels, *extent) of raw values, or of ids.
 
-        Where a token is masked, values are `TokenSpec.middle`, and ids are `vocab_size`, one more than the last.
+        Where a token is masked, values are `TokenSpec.middle`, and ids are `vocab_size`, one more than the last,
+        as they are where an id is missing.
 
         Raises:
             NotImplementedError: this modality draws no pictures.

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mmmask.interfaces.component import Component, StrictModel
 from mmmask.interfaces.modality import Modality
 from mmmask.interfaces.sample import Batch
-from mmmask.interfaces.tokens import Embedding, EncoderInput, Latents, Tokens
+from mmmask.interfaces.tokens import Embedding, EncoderInput, Latents, Mask, Tokens
 from mmmask.randomness import Noise
+from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
     from mmmask.interfaces.encoder import Encoder
@@ -24,7 +25,8 @@ class ObjectiveContext:
     """Inputs of an objective's constructor, besides the settings of its streams.
 
     Attributes:
-        modalities: {stream: modality}.
+        modalities: {part: modality}, a stream's only part named like the stream, others `STREAM/PART`.
+        parts: {stream: {name of a part within it: the part}}.
         embeddings: {embedding key: what decoders are built with}, in the experiment's order.
         encoder: shared by all objectives; it belongs to the model and is not registered again.
         decoder: settings of the experiment's `model.decoder`, None where it has none.
@@ -38,6 +40,17 @@ class ObjectiveContext:
     decoder: Component.Config | None = None
     classes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     seed: int = 0
+    parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def modality(self, stream: str) -> Modality:
+        """The only modality of a stream.
+
+        Raises:
+            MmmaskError: it has several parts.
+        """
+        if stream not in self.modalities:
+            raise MmmaskError(f"streams.{stream}.modalities: its objective takes streams of one modality: set modality")
+        return self.modalities[stream]
 
 
 @dataclass(frozen=True)
@@ -62,10 +75,11 @@ class Plan:
     """All randomness and all counts of one micro-batch, made before any forward. Objectives add fields of their own.
 
     Attributes:
-        tokens: {stream: the samples as tokens}.
+        tokens: {part: the samples as tokens}.
         batches: {stream: the samples and their labels}.
         inputs: {stream: what the encoder is shown}; further inputs of a stream are named `STREAM/anything`.
-        counts: {stream: how many errors enter the loss}, a scalar tensor or a number.
+        counts: {target: how many errors enter the loss}, a scalar tensor or a number; a target is named like its
+            stream, or `STREAM/anything` where a stream has several.
     """
 
     tokens: Mapping[str, Tokens]
@@ -82,11 +96,14 @@ class LossTerm:
         sum: scalar, the counted errors added up; float32 or wider.
         count: how many they are, as in the plan.
         predictions: the head's answers, (batch, predicted, dim) or (batch, classes); None where there are none.
+        tokens, mask: of the part that is predicted; None where a stream has only one.
     """
 
     sum: Tensor
     count: Tensor | float
     predictions: Tensor | None = None
+    tokens: Tokens | None = None
+    mask: Mask | None = None
 
 
 class Objective(Component, nn.Module):
@@ -125,7 +142,11 @@ class Objective(Component, nn.Module):
 
     @abstractmethod
     def losses(self, plan: Plan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:
-        """The loss of every stream of the plan, given the encoder's latents of `plan.inputs`."""
+        """{target: loss} of every stream of the plan, given the encoder's latents of `plan.inputs`."""
+
+    def weights(self, stream: str) -> Mapping[str, float]:
+        """{target: weight} of a stream's losses among each other; by default one target, the stream's."""
+        return {stream: 1.0}
 
     def after_step(self, step: int) -> None:
         """Called after every optimiser step: a teacher's moving average, a queue."""

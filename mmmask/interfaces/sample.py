@@ -47,6 +47,7 @@ class Sample:
 
     Attributes:
         parts: {name: tensor (*sample_shape)}; a stream of one modality has one part, named like the stream.
+        present: {name of a part: whether the sample has it}, where it may be missing; the tensor of a missing one is 0.
         labels: {label set: number of the class}, of a set of `Source.several` float32 (classes,) of zeros and ones; -1
             throughout where the sample has no label. Empty where the source has no labels.
         index: number of the sample in its source.
@@ -55,6 +56,7 @@ class Sample:
     parts: Mapping[str, Tensor]
     labels: Mapping[str, int | Tensor] = field(default_factory=dict)
     index: int = -1
+    present: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ class Batch:
         parts: {name: tensor (batch, *sample_shape)}.
         labels: {label set: int64 (batch,), or float32 (batch, classes)}, as in the samples.
         index: int64 (batch,), numbers of the samples in their source; None where the samples are of no source.
+        present: {part: bool (batch,)} where parts may be missing.
     """
 
     parts: Mapping[str, Tensor]
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     index: Tensor | None = None
+    present: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())))
@@ -91,6 +95,7 @@ class Batch:
             {name: change(part) for name, part in self.parts.items()},
             {name: change(part) for name, part in self.labels.items()},
             None if self.index is None else change(self.index),
+            {name: change(part) for name, part in self.present.items()},
         )
 
     @staticmethod
@@ -101,4 +106,5 @@ class Batch:
             {name: collate([sample.parts[name] for sample in samples]) for name in first.parts},
             {name: torch.stack([torch.as_tensor(sample.labels[name]) for sample in samples]) for name in first.labels},
             torch.tensor([sample.index for sample in samples]),
+            {name: torch.tensor([sample.present[name] for sample in samples]) for name in first.present},
         )

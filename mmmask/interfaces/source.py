@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from mmmask.interfaces.component import Component
 from mmmask_registry import MmmaskError
@@ -17,7 +17,8 @@ class SourceError(MmmaskError):
 class Source(Component):
     """A numbered set of samples.
 
-    Built with `extensions`, the file name endings that the stream's modality can decode.
+    Built with `extensions`, the file name endings that the stream's modality can decode. With `pairs_parts` they are
+    those of each part of a stream of several, {part: endings}, and `load` gives {part: what was loaded, or None}.
 
     Every worker process has a pickled copy, so a source holds nothing open before `load`. Where threads load
     (`data.process: false`, and where it cannot be pickled) one object serves all of a stream's, so that `load` runs at
@@ -26,13 +27,15 @@ class Source(Component):
 
     Attributes:
         left_out: what was found and not taken, such as "3 .gif", for `mmmask check` to tell; empty if nothing was.
+        pairs_parts: whether it finds the parts of a sample one by one.
         several: the label sets of which a sample may have several classes at once, or none.
     """
 
     left_out: str = ""
     several: Collection[str] = ()
+    pairs_parts: ClassVar[bool] = False
 
-    def __init__(self, config: Any, extensions: tuple[str, ...] = ()) -> None:  # noqa: ANN401
+    def __init__(self, config: Any, extensions: Any = ()) -> None:  # noqa: ANN401
         super().__init__(config)
         self.extensions = extensions
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -17,6 +17,9 @@ from mmmask.randomness import Noise
 from mmmask_registry import MmmaskError
 
 Grid = tuple[int, ...]
+
+Layout = tuple[tuple[str, Grid], ...]
+"""(embedding key, grid) of every part of a sample, in order."""
 
 
 class GridError(MmmaskError, ValueError):
@@ -37,7 +40,7 @@ class TokenSpec:
         mean, std: per channel, of raw values; empty where nothing is normalised.
         scale: stored content per raw value: 255 for bytes that stand for [0, 1].
         range: lowest and highest raw value, None where unbounded.
-        gaps: whether NaN in content means that a value is missing.
+        gaps: whether values may be missing: NaN in content, or `vocab_size` among ids, one more than the last.
     """
 
     patch_size: tuple[int, ...]
@@ -72,6 +75,10 @@ class TokenSpec:
         origin, extent = self.unit
         return origin if None in self.range else origin + extent / 2
 
+    def missing(self, content: Tensor) -> Tensor:
+        """Which values, or ids, are missing: bool, in the shape of the content."""
+        return content.isnan() if self.vocab_size is None else content == self.vocab_size
+
     def clamp(self, raw: Tensor) -> Tensor:
         """Raw values limited to the range, on its bounded sides."""
         low, high = self.range
@@ -83,8 +90,8 @@ class Tokens:
     """A batch of samples cut into tokens.
 
     Attributes:
-        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. NaN is a
-            missing value where the spec has `gaps`.
+        content: (B, N, content_dim), channel fastest, of any dtype; ids where the spec has a `vocab_size`. Where it has
+            `gaps`, some may be missing.
         grid: the token layout of a sample; N is its product, the last axis varies fastest.
         normalized: whether content holds normalised values rather than stored ones.
         valid: (B, N) bool, False for padding and for tokens without any present value, which are masked first and
@@ -126,6 +133,11 @@ class Tokens:
             return content if self.spec.scale == 1 else content / self.spec.scale
         return content.float().div_(self.spec.scale)  # in place: the floats were made for this call
 
+    def sample(self, number: int) -> Tokens:
+        """One sample, batch 1."""
+        rows = slice(number, number + 1)
+        return replace(self, content=self.content[rows], valid=None if self.valid is None else self.valid[rows])
+
     def dense(self) -> Tensor:
         """The normalised values laid out on the raw grid, 0 where missing: (B, channels, *grid * patch_size)."""
         values = self.values()
@@ -137,6 +149,9 @@ class Tokens:
 @dataclass(frozen=True)
 class Mask:
     """Index sets of visible and predicted tokens, ascending, and which predictions count.
+
+    Of a sample of several parts, tokens are numbered part after part. The mask of one part has an empty `visible` where
+    samples show different numbers of its tokens; `sample` has them.
 
     Attributes:
         visible: (B, V) int64.
@@ -152,10 +167,21 @@ class Mask:
     masked: Tensor
     scores: Tensor | None = None
 
+    def sample(self, number: int) -> Mask:
+        """The mask of one sample, batch 1, with exactly its visible tokens."""
+        rows = slice(number, number + 1)
+        visible = (~self.masked[number]).nonzero().T
+        scores = None if self.scores is None else self.scores[rows]
+        return Mask(visible, self.predicted[rows], self.counted[rows], self.masked[rows], scores)
 
-def nothing_masked(batch: int, grid: Grid, device: torch.device) -> Mask:
-    """The mask of feature extraction and of objectives that mask nothing: all tokens visible, none predicted."""
-    tokens = math.prod(grid)
+
+def nothing_masked(batch: int, tokens: int | Grid, device: torch.device) -> Mask:
+    """The mask of feature extraction and of objectives that mask nothing: all tokens visible, none predicted.
+
+    Args:
+        tokens: their number, or the grid.
+    """
+    tokens = tokens if isinstance(tokens, int) else math.prod(tokens)
     visible = torch.arange(tokens, device=device).expand(batch, -1)
     none = visible[:, :0]
     return Mask(visible, none, none.float(), torch.zeros(batch, tokens, dtype=torch.bool, device=device))
@@ -183,6 +209,11 @@ class EncoderInput:
     parts: tuple[Part, ...]
     mask: Mask
     noise: Noise | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Embedding key and grid of every part, in order."""
+        return tuple((part.key, part.tokens.grid) for part in self.parts)
 
     @property
     def part(self) -> Part:
@@ -219,14 +250,17 @@ class Latents:
 
 @dataclass(frozen=True)
 class DecoderInput:
-    """Decoder input: predictions of `mask.predicted` of one stream are asked for.
+    """Decoder input: predictions of `mask.predicted` of one part are asked for.
 
     Attributes:
-        key: names the embedding.
-        latents: of the stream's tokens.
-        mask: what is visible and predicted.
-        grid: token layout of a sample.
+        key: names the embedding of the part.
+        latents: of the tokens of all parts of the samples.
+        mask: what is visible and predicted of the part.
+        grid: token layout of the part.
         noise: source of drop path and dropout; None outside training, where nothing is dropped.
+        layout: embedding key and grid of all parts of a sample, in the order in which `latents.index` numbers their
+            tokens; empty stands for the part alone.
+        number: of the part among them.
     """
 
     key: str
@@ -234,6 +268,18 @@ class DecoderInput:
     mask: Mask
     grid: Grid
     noise: Noise | None = None
+    layout: Layout = ()
+    number: int = 0
+
+    @property
+    def first(self) -> int:
+        """Number of the part's first token among the tokens of all parts."""
+        return sum(math.prod(grid) for _, grid in self.layout[: self.number])
+
+    @property
+    def parts(self) -> Layout:
+        """The layout, of the part alone where it is the only one."""
+        return self.layout or ((self.key, self.grid),)
 
 
 @dataclass(frozen=True)
@@ -243,12 +289,14 @@ class Embedding:
     Attributes:
         spec: of the tokens.
         grids: of the streams that share the key, in the experiment's order, without repetition.
+        aligned: whether samples of some stream have other parts beside this one.
         build: `build(width)` makes the module (B, V, content_dim) -> (B, V, width).
     """
 
     spec: TokenSpec
     grids: tuple[Grid, ...]
     build: Callable[[int], nn.Module]
+    aligned: bool = False
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:

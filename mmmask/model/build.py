@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,15 +34,37 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         MmmaskError: streams that share an embedding or a head do not fit together.
     """
     with seeded(experiment.training.seed, "weights"), bounded_weights():
-        modalities = {name: build("modality", stream.modality) for name, stream in experiment.streams.items()}
-        embeddings = _embeddings(modalities)
-        keys = {f"streams.{name}.modality.embedding": part.embedding for name, part in modalities.items()}
+        modalities: dict[str, Modality] = {}
+        parts: dict[str, dict[str, str]] = {}
+        where: dict[str, str] = {}  # {part: key of its modality in the experiment}
+        for name, stream in experiment.streams.items():
+            for part, (short, config) in stream.parts(name).items():
+                modalities[part] = build("modality", config)
+                parts.setdefault(name, {})[short] = part
+                where[part] = f"streams.{name}.{'modality' if part == name else f'modalities.{short}'}"
+        for own in parts.values():
+            shared = Counter(modalities[part].embedding for part in own.values())
+            if twice := [part for part in own.values() if shared[modalities[part].embedding] > 1]:
+                key = modalities[twice[0]].embedding
+                problem = (
+                    f"{where[twice[1]]}.embedding: {key!r} is that of another part: give this one a name of its own"
+                )
+                raise ExperimentError([problem])
+        aligned = {modalities[part].embedding for own in parts.values() if len(own) > 1 for part in own.values()}
+        embeddings = _embeddings(modalities, where, aligned)
+        keys = {f"{where[name]}.embedding": part.embedding for name, part in modalities.items()}
         if problems := unusable_names(keys):
             raise ExperimentError(problems)
         try:
             encoder: Encoder = build("encoder", experiment.model.encoder, embeddings=embeddings)
             context = ObjectiveContext(
-                modalities, embeddings, encoder, experiment.model.decoder, classes or {}, experiment.training.seed
+                modalities,
+                embeddings,
+                encoder,
+                experiment.model.decoder,
+                classes or {},
+                experiment.training.seed,
+                parts,
             )
             members: dict[str, dict[str, Any]] = {}
             for name, stream in experiment.streams.items():
@@ -61,7 +84,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
         raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
     settings = _settings(experiment, classes or {})
-    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings)
+    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings, parts)
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:
@@ -80,7 +103,7 @@ def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequenc
         name: {
             key: value
             for key, value in every_setting(stream).items()
-            if key not in ("source", "held_out", "batch_size", "replicate", "sampling_weight", "evaluators")
+            if key not in ("source", "held_out", "batch_size", "replicate", "sampling_weight", "evaluators", "missing")
             and value is not None
         }
         for name, stream in experiment.streams.items()
@@ -94,27 +117,31 @@ def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequenc
 settings_of = Model.plain_settings
 
 
-def _embeddings(modalities: dict[str, Modality]) -> dict[str, Embedding]:
+def _embeddings(
+    modalities: Mapping[str, Modality], where: Mapping[str, str], aligned: Collection[str]
+) -> dict[str, Embedding]:
     """Constructor inputs of encoder and decoders by embedding key, in the experiment's order."""
     found: dict[str, Embedding] = {}
     for name, modality in modalities.items():
         try:
             grid = modality.grid(modality.sample_shape)
         except (ValueError, MmmaskError) as error:
-            raise ExperimentError([f"streams.{name}.modality: {error}"]) from error
+            raise ExperimentError([f"{where[name]}: {error}"]) from error
         if (tokens := math.prod(grid)) > MOST_TOKENS:
             problem = f"{' x '.join(map(str, grid))} = {tokens:,} tokens a sample, more than {MOST_TOKENS:,}"
-            raise ExperimentError([f"streams.{name}.modality: {problem}: take smaller samples or larger patches"])
-        earlier = found.setdefault(modality.embedding, Embedding(modality.spec, (grid,), modality.build_embedding))
+            raise ExperimentError([f"{where[name]}: {problem}: take smaller samples or larger patches"])
+        key = modality.embedding
+        own = Embedding(modality.spec, (grid,), modality.build_embedding, key in aligned)
+        earlier = found.setdefault(key, own)
         if _shape(earlier.spec) != _shape(modality.spec):
             raise ExperimentError(
                 [
-                    f"streams.{name}.modality.embedding: {modality.embedding!r} belongs to tokens of another shape "
+                    f"{where[name]}.embedding: {key!r} belongs to tokens of another shape "
                     f"({earlier.spec}, here {modality.spec}): name another embedding"
                 ]
             )
         if grid not in earlier.grids:
-            found[modality.embedding] = replace(earlier, grids=(*earlier.grids, grid))
+            found[key] = replace(earlier, grids=(*earlier.grids, grid))
     return found
 
 

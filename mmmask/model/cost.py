@@ -21,14 +21,14 @@ class StreamCost:
     """One sample of one stream.
 
     Attributes:
-        grid: token layout.
-        tokens, visible, predicted: numbers of tokens.
+        grids: {part: token layout}.
+        tokens, visible, predicted: numbers of tokens, of all parts and targets.
         forward_flops, training_flops: floating-point operations of matrix products, a multiply-add counted as two;
             training is forward and backward. What a kernel recomputes in backward is not counted.
         activation_bytes: kept from forward for backward, in float32.
     """
 
-    grid: tuple[int, ...]
+    grids: dict[str, tuple[int, ...]]
     tokens: int
     visible: int
     predicted: int
@@ -54,9 +54,11 @@ def meta_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequen
 
 def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     """Counts one stream on a model from `meta_model`."""
-    modality = model.modalities[stream]
-    dtype = torch.float32 if modality.spec.vocab_size is None else torch.int64
-    samples = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
+    samples = {}
+    for short, part in model.parts[stream].items():
+        modality = model.modalities[part]
+        dtype = torch.float32 if modality.spec.vocab_size is None else torch.int64
+        samples[short] = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,15 +71,17 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as forward, saving:
         plans = model.plan({stream: samples})  # maskers may ask the encoder
-        output = model(plans=plans).streams[stream]
+        output = model(plans=plans)
     with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
         output.loss.backward()
+    (plan,) = plans.values()
+    mask = plan.inputs[stream].mask
     flops, backward_flops = forward.get_total_flops(), backward.get_total_flops()
     return StreamCost(
-        grid=tuple(output.tokens.grid),
-        tokens=output.tokens.content.shape[1],
-        visible=output.mask.visible.shape[1],
-        predicted=output.mask.predicted.shape[1],
+        grids={part: tuple(plan.tokens[part].grid) for part in model.parts[stream].values()},
+        tokens=mask.masked.shape[1],
+        visible=mask.visible.shape[1],
+        predicted=sum(part.mask.predicted.shape[1] for part in output.streams.values()),
         forward_flops=flops // batch,
         training_flops=(flops + backward_flops) // batch,
         activation_bytes=sum(kept.values()) // batch,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mmmask.interfaces import Grid, Mask, MaskContext, Masker, Tokens
+from mmmask.interfaces import Grid, Mask, MaskContext, Masker
 from mmmask_registry import MmmaskError
 
 
@@ -16,7 +17,13 @@ class MaskError(MmmaskError, ValueError):
     """A mask, or a masker's count, that does not fit the tokens."""
 
 
-def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContext) -> Mask:
+def draw_mask(
+    masker: Masker,
+    decoder_masker: Masker | None,
+    context: MaskContext,
+    valid: Tensor | None = None,
+    whole: bool = False,
+) -> Mask:
     """Masks exactly `masker.num_masked` tokens of every sample, the highest scores first.
 
     The sort is stable: ties fall in token order, so what a grouped masker scores alike stays together.
@@ -24,16 +31,46 @@ def draw_mask(masker: Masker, decoder_masker: Masker | None, context: MaskContex
     Args:
         decoder_masker: chooses tokens NOT to be predicted (dual masking, VideoMAE V2 section 3.2); None predicts all
             masked tokens. Predicted tokens that are visible have `counted` 0.
+        valid: bool (batch, tokens), by default that of the context's tokens.
+        whole: whether all tokens may be masked, as others of the sample are visible.
 
     Raises:
         MaskError: a masker masks all tokens, or does not keep its interface.
     """
-    valid = None if context.tokens is None else context.tokens.valid
-    visible, predicted, masked, scores = _choose(masker, context, valid)
+    if valid is None and context.tokens is not None:
+        valid = context.tokens.valid
+    visible, predicted, masked, scores = _choose(masker, context, valid, whole)
     if decoder_masker is not None:
         predicted, *_ = _choose(decoder_masker, context, valid)
     counted = (masked if valid is None else masked & valid).gather(1, predicted).float()
     return Mask(visible, predicted, counted, masked, scores if scores.requires_grad else None)
+
+
+def joined_masks(masks: Sequence[Mask]) -> Mask:
+    """The mask of a sample of several parts, from those of its parts.
+
+    Raises:
+        MaskError: nothing is visible.
+    """
+    first, moved = 0, []
+    for mask in masks:
+        moved.append((mask.visible + first, mask.predicted + first, mask.counted, mask.masked))
+        first += mask.masked.shape[1]
+    visible, predicted, counted, masked = (torch.cat(each, dim=1) for each in zip(*moved, strict=True))
+    if not visible.shape[1]:
+        raise MaskError("the maskers of all parts mask everything: leave something visible")
+    return Mask(visible, predicted, counted, masked)
+
+
+def mask_of_part(mask: Mask, first: int, tokens: int, valid: Tensor | None) -> Mask:
+    """The mask of the part whose tokens begin at `first`: all of them are predicted, and the masked ones count.
+
+    Samples mask different numbers of its tokens, so that only this keeps shapes the same.
+    """
+    masked = mask.masked[:, first : first + tokens]
+    every = torch.arange(tokens, device=masked.device).expand(len(masked), -1)
+    counted = masked if valid is None else masked & valid[:, first : first + tokens]
+    return Mask(every[:, :0], every, counted.float(), masked)
 
 
 def mask_from_bool(masked: Tensor) -> Mask:
@@ -55,7 +92,9 @@ def mask_from_bool(masked: Tensor) -> Mask:
     return Mask(visible, masked_index, torch.ones_like(masked_index, dtype=torch.float32), masked)
 
 
-def _choose(masker: Masker, context: MaskContext, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _choose(
+    masker: Masker, context: MaskContext, valid: Tensor | None, whole: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Indices of tokens left and masked, both ascending, the bool mask, and the scores."""
     tokens = math.prod(context.grid)
     count = masker.num_masked(context.grid, context.step)
@@ -63,7 +102,7 @@ def _choose(masker: Masker, context: MaskContext, valid: Tensor | None) -> tuple
         count = operator.index(count)
     except TypeError:
         raise MaskError(f"{_label(masker)}: num_masked gave {count!r}, expected a whole number") from None
-    if not 0 <= count < tokens:
+    if not 0 <= count < tokens + whole:
         masks = f"masks {count} of the {tokens} tokens of grid {tuple(context.grid)}"
         raise MaskError(f"{_label(masker)} {masks}: lower its ratio")
     scores = masker.scores(context)
@@ -76,7 +115,9 @@ def _choose(masker: Masker, context: MaskContext, valid: Tensor | None) -> tuple
         raise MaskError(f"{_label(masker)} scored NaN, which has no rank")
     ranked = scores.detach()
     if valid is not None:
-        if bool((valid.sum(dim=1) < tokens - count).any()):
+        # padding is not to be seen; of what is missing by chance in one sample, some may be, embedded as missing
+        by_chance = context.tokens is not None and context.tokens.spec.gaps
+        if not by_chance and not valid.is_meta and bool((valid.sum(dim=1) < tokens - count).any()):
             raise MaskError(
                 f"{_label(masker)} leaves {tokens - count} tokens visible, and a sample has fewer valid ones"
             )
@@ -102,9 +143,27 @@ def require_masked(mask: Mask, masker: Masker, grid: Grid) -> None:
         raise MaskError(f"{_label(masker)} masks none of the {tokens} tokens of grid {tuple(grid)}: raise its ratio")
 
 
-def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
-    """The caller's mask, checked, on the samples' device."""
-    where, shape = f"masks.{stream}", tuple(tokens.content.shape[:2])
+def joined_given(stream: str, given: Mapping[str, Tensor], sizes: Mapping[str, int], batch: int) -> Tensor:
+    """A mask of all parts, bool (batch, tokens), from {part: bool (batch, its tokens)}; parts not given are masked.
+
+    Raises:
+        MaskError: a part that there is not, or a mask that does not fit.
+    """
+    if unknown := sorted(given.keys() - sizes.keys()):
+        raise MaskError(f"masks.{stream}.{unknown[0]}: there is no such part, only {', '.join(sizes)}")
+    for part, mask in given.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (batch, sizes[part]):
+            raise MaskError(f"masks.{stream}.{part}: expected bool {(batch, sizes[part])}, (batch, tokens)")
+    device = next((mask.device for mask in given.values()), None)
+    return torch.cat(
+        [given.get(part, torch.ones(batch, size, dtype=torch.bool, device=device)) for part, size in sizes.items()],
+        dim=1,
+    )
+
+
+def given_mask(stream: str, mask: Tensor | Mask, shape: tuple[int, int], device: torch.device) -> Mask:
+    """The caller's mask of (batch, tokens), checked, on a device."""
+    where = f"masks.{stream}"
     if not isinstance(mask, Tensor | Mask):
         raise MaskError(f"{where}: expected a bool tensor or a Mask, not {type(mask).__name__}")
     try:
@@ -118,7 +177,6 @@ def given_mask(stream: str, mask: Tensor | Mask, tokens: Tokens) -> Mask:
     if mask.counted.shape != mask.predicted.shape:
         counted, predicted = tuple(mask.counted.shape), tuple(mask.predicted.shape)
         raise MaskError(f"{where}.counted: {counted} does not fit predicted {predicted}")
-    device = tokens.content.device
     parts = (mask.visible, mask.predicted, mask.counted, mask.masked, mask.scores)
     return Mask(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 

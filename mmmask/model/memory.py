@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,6 @@ from torch.nn.modules.module import (
 )
 
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces import Modality
 from mmmask.interfaces.out_of_memory import is_out_of_memory
 
 MOST_TOKENS = 2**18
@@ -74,19 +73,20 @@ def bounded_weights() -> Iterator[None]:
             hook.remove()
 
 
-def check_samples(modalities: Mapping[str, Modality], counts: Mapping[str, int]) -> None:
+def check_samples(shapes: Mapping[str, Sequence[tuple[int, ...]]], counts: Mapping[str, int]) -> None:
     """Refuses samples that cannot be in memory at one time, a byte for every value.
 
     Args:
+        shapes: {stream: shape of each part of a sample}, as `Model.sample_shapes`.
         counts: {stream: samples}.
 
     Raises:
         ExperimentError: they need more than the machine has.
     """
-    needed = {name: count * math.prod(modalities[name].sample_shape) for name, count in counts.items()}
+    needed = {name: count * sum(map(math.prod, shapes[name])) for name, count in counts.items()}
     if sum(needed.values()) > machine_memory():
         name = max(needed, key=needed.__getitem__)
-        shape = " x ".join(map(str, modalities[name].sample_shape))
+        shape = " and ".join(" x ".join(map(str, shape)) for shape in shapes[name])
         raise ExperimentError(
             [
                 f"streams.{name}: {counts[name]:,} samples of {shape} under way take at least {size(needed[name])} of "

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces import (
-    Batch,
     Encoder,
     EncoderInput,
     Latents,
@@ -24,7 +23,7 @@ from mmmask.interfaces import (
     nothing_masked,
 )
 from mmmask.model.compiling import compile_stages
-from mmmask.model.tokenizing import tokenize, tokenize_all
+from mmmask.model.tokenizing import Given, batches_of, tokenize, tokenize_all
 from mmmask.randomness import Noise, derive_seed, sample_noise
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -74,10 +73,11 @@ class Model(nn.Module):
     """One encoder for all streams, and one object per objective.
 
     Args:
-        modalities: {stream: modality}.
+        modalities: {part: modality}; a stream's only part is named like the stream, others `STREAM/PART`.
         encoder: shared by all streams.
         objectives: {name: objective}, each built with the streams that name it.
         weights: {stream: weight of its loss}.
+        parts: {stream: {name within the stream: part}}; by default each stream is its only part.
         seed: of all random draws.
         settings: plain data that the model can be built from again.
     """
@@ -90,14 +90,23 @@ class Model(nn.Module):
         weights: Mapping[str, float],
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__()
+        self.parts = {name: {name: name} for name in modalities} if parts is None else dict(parts)
         self.modalities = dict(modalities)
         self.encoder = encoder
         self.objectives = nn.ModuleDict(objectives)
-        self.weights, self.seed = dict(weights), seed
+        self.seed = seed
         self._plain_settings = dict(settings or {})
         self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
+        self.stream_of = {
+            target: stream for part in objectives.values() for stream in part.streams for target in part.weights(stream)
+        }
+        self.weights = {
+            target: weights[stream] * self.objective(stream).weights(stream)[target]
+            for target, stream in self.stream_of.items()
+        }
         self.train()
 
     def train(self, mode: bool = True) -> Model:
@@ -112,14 +121,22 @@ class Model(nn.Module):
         return dict(self._plain_settings)
 
     @property
+    def sample_shapes(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """{stream: shape of each part of a sample}."""
+        return {
+            stream: tuple(tuple(self.modalities[part].sample_shape) for part in parts.values())
+            for stream, parts in self.parts.items()
+        }
+
+    @property
     def classes(self) -> dict[str, dict[str, list[str]]]:
         """{stream: {label set: names of its classes}}; numbers as texts where a foreign file told no names."""
         return self._plain_settings.get("classes", {})
 
     def forward(
         self,
-        batch: Mapping[str, Tensor | Batch] | None = None,
-        masks: Mapping[str, Tensor | Mask] | None = None,
+        batch: Mapping[str, Given] | None = None,
+        masks: Mapping[str, Tensor | Mask | Mapping[str, Tensor]] | None = None,
         step: int = 0,
         shard: Shard | None = None,
         *,
@@ -129,8 +146,10 @@ class Model(nn.Module):
         """One training step's forward.
 
         Args:
-            batch: {stream: samples (batch, *sample_shape)}, any of the streams.
-            masks: {stream: bool (batch, tokens), True = masked, or a Mask}; overrides the stream's masker.
+            batch: {stream: samples (batch, *sample_shape)}, any of the streams; of aligned parts {stream: {part:
+                samples}}.
+            masks: {stream: bool (batch, tokens), True = masked, or a Mask}; overrides the stream's masker. Of aligned
+                parts over the tokens of one part after the other, or {stream: {part: bool (batch, tokens)}}.
             step: of training; draws are a function of (seed, stream, step, row).
             shard: where this batch lies in the global batch; by default it is the global batch.
             plans: what `plan` made of a batch, instead of the batch.
@@ -147,34 +166,36 @@ class Model(nn.Module):
         streams: dict[str, StreamOutput] = {}
         for name, plan in plans.items():
             terms = self.objective_named(name).losses(plan, {stream: latents[stream] for stream in plan.inputs})
-            for stream, term in terms.items():
-                streams[stream] = StreamOutput(
-                    term.sum / (at_least_one(term.count) if counts is None else counts[stream]),
-                    term.sum, term.count, plan.inputs[stream].mask, latents[stream].values, term.predictions,
-                    latents[stream].prefix, plan.tokens[stream],
+            for target, term in terms.items():
+                stream = self.stream_of[target]
+                streams[target] = StreamOutput(
+                    term.sum / (at_least_one(term.count) if counts is None else counts[target]),
+                    term.sum, term.count, term.mask or plan.inputs[stream].mask, latents[stream].values,
+                    term.predictions, latents[stream].prefix, term.tokens or plan.tokens[stream],
                 )  # fmt: skip
-        loss = torch.stack([self.weights[stream] * output.loss for stream, output in streams.items()]).sum()
+        loss = torch.stack([self.weights[target] * output.loss for target, output in streams.items()]).sum()
         return Output(loss, streams)
 
     def plan(
         self,
-        batch: Mapping[str, Tensor | Batch],
-        masks: Mapping[str, Tensor | Mask] | None = None,
+        batch: Mapping[str, Given],
+        masks: Mapping[str, Tensor | Mask | Mapping[str, Tensor]] | None = None,
         step: int = 0,
         shard: Shard | None = None,
     ) -> dict[str, Plan]:
         """{objective: all randomness and all counts of a batch}; arguments as of `forward`."""
-        batches = {name: part if isinstance(part, Batch) else Batch({name: part}) for name, part in batch.items()}
-        tokens = tokenize_all(self.modalities, batch)
-        if unknown := set(masks or {}) - set(tokens):
-            raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(tokens)}")
+        batches = batches_of(self.parts, batch)
+        tokens = tokenize_all(self.modalities, self.parts, batches)
+        if unknown := set(masks or {}) - set(batches):
+            raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(batches)}")
         context = StepContext(step, self._noise(tokens, step, shard or {}), masks or {}, self.training)
         plans = {}
-        for name in dict.fromkeys(self._objective_of[stream] for stream in tokens):
-            own = {stream: part for stream, part in tokens.items() if self._objective_of[stream] == name}
-            plan = self.objective_named(name).plan(own, {stream: batches[stream] for stream in own}, context)
+        for name in dict.fromkeys(self._objective_of[stream] for stream in batches):
+            own = {stream: part for stream, part in batches.items() if self._objective_of[stream] == name}
+            shown = {part: tokens[part] for stream in own for part in self.parts[stream].values()}
+            plan = self.objective_named(name).plan(shown, own, context)
             if self.encoder.training:
-                noises = {key: _input_noise(context, key, tokens) for key in plan.inputs}
+                noises = {key: _input_noise(context, key, batches) for key in plan.inputs}
                 inputs = {key: replace(part, noise=noises[key]) for key, part in plan.inputs.items()}
                 plan = replace(plan, inputs=inputs)
             plans[name] = plan
@@ -185,11 +206,11 @@ class Model(nn.Module):
         inputs = {stream: part for plan in plans.values() for stream, part in plan.inputs.items()}
         return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
 
-    def tokenize(self, stream: str, samples: Tensor) -> Tokens:
-        """The samples of one stream as tokens; raises as `mmmask.model.tokenizing.tokenize`."""
-        return tokenize(self.modalities, stream, samples)
+    def tokenize(self, part: str, samples: Tensor) -> Tokens:
+        """The samples of one part as tokens; raises as `mmmask.model.tokenizing.tokenize`."""
+        return tokenize(self.modalities, part, samples)
 
-    def encode(self, batch: Mapping[str, Tensor | Batch], stages: Sequence[int] = ()) -> dict[str, Latents]:
+    def encode(self, batch: Mapping[str, Given], stages: Sequence[int] = ()) -> dict[str, Latents]:
         """{stream: Latents} of whole samples, values (batch, tokens, width) in token order.
 
         Args:
@@ -201,7 +222,7 @@ class Model(nn.Module):
         """
         return dict(zip(batch, self.encoder(self._unmasked(batch), stages), strict=True))
 
-    def feature_maps(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, list[Tensor]]:
+    def feature_maps(self, batch: Mapping[str, Given]) -> dict[str, list[Tensor]]:
         """Features of whole samples, laid out on grids, finest first: {stream: (batch, channels, *grid) each}.
 
         Raises:
@@ -209,7 +230,7 @@ class Model(nn.Module):
         """
         return dict(zip(batch, self.encoder.feature_maps(self._unmasked(batch)), strict=True))
 
-    def features(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, Tensor]:
+    def features(self, batch: Mapping[str, Given]) -> dict[str, Tensor]:
         """{stream: (batch, width)} of whole samples, as their objectives pool them: what a classifier's head sees.
 
         Raises:
@@ -217,7 +238,7 @@ class Model(nn.Module):
         """
         return {name: self.objective(name).features(name, latents) for name, latents in self.encode(batch).items()}
 
-    def logits(self, batch: Mapping[str, Tensor | Batch]) -> dict[str, Tensor]:
+    def logits(self, batch: Mapping[str, Given]) -> dict[str, Tensor]:
         """{stream: (batch, classes)} of whole samples, label sets side by side in the stream's order.
 
         Raises:
@@ -233,11 +254,13 @@ class Model(nn.Module):
         return found
 
     def objective(self, stream: str) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
-        """Objective of a stream.
+        """Objective of a stream, or of a part of it.
 
         Raises:
             UnknownName: there is no such stream.
         """
+        if stream in self.modalities:
+            stream = next(name for name, parts in self.parts.items() if stream in parts.values())
         if stream not in self._objective_of:
             raise UnknownName("stream", stream, self._objective_of)
         return self.objectives[self._objective_of[stream]]
@@ -248,24 +271,30 @@ class Model(nn.Module):
 
     def counts_vary(self, streams: Iterable[str]) -> bool:
         """Whether some of these streams count another number of errors from batch to batch."""
-        return any(stream in self.objective(stream).counts_vary for stream in streams)
+        named = [self.stream_of.get(stream, stream) for stream in streams]
+        return any(stream in self.objective(stream).counts_vary for stream in named)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
         """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
         stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
         compile_stages([*self.encoder.stages, *stages], **kwargs)
 
-    def _unmasked(self, batch: Mapping[str, Tensor | Batch]) -> list[EncoderInput]:
-        """Encoder inputs with nothing masked, in the order of the batch."""
+    def _unmasked(self, batch: Mapping[str, Given]) -> list[EncoderInput]:
+        """Encoder inputs with nothing masked, in the order of the batch; a part may stand for a stream of its own."""
+        known = {part: {part: part} for part in self.modalities} | self.parts
+        batches = batches_of(known, batch)
+        tokens = tokenize_all(self.modalities, known, batches)
         inputs = []
-        for name, tokens in tokenize_all(self.modalities, batch).items():
-            mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
-            inputs.append(EncoderInput((Part(self.modalities[name].embedding, tokens),), mask))
+        for stream in batches:
+            parts = tuple(Part(self.modalities[part].embedding, tokens[part]) for part in known[stream].values())
+            contents = [part.tokens.content for part in parts]
+            count = sum(content.shape[1] for content in contents)
+            inputs.append(EncoderInput(parts, nothing_masked(len(contents[0]), count, contents[0].device)))
         return inputs
 
     def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:
         def noise(stream: str, purpose: str) -> Noise:
-            content = tokens[stream].content
+            content = tokens[next(iter(self.parts[stream].values()))].content
             first, total = shard.get(stream) or (0, len(content))
             return sample_noise(derive_seed(self.seed, purpose, stream, step), first, total, content.device)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmmask.data.streams import Streams, classes_of
 from mmmask.experiment import Experiment, experiment_from_data
+from mmmask.interfaces import Batch
 from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
 from mmmask.model.cost import meta_model, stream_cost
@@ -55,11 +56,12 @@ class StepBench:
             model.compile()
         settings = experiment.training.optimizer
         self.optimizer = build("optimizer", settings).build(parameter_groups(model, settings))
-        self.batches = {name: synthetic_batch(experiment, model, name, size).to(device) for name, size in sizes.items()}
+        self.batches = {name: synthetic_batch(experiment, model, name, size) for name, size in sizes.items()}
+        self.batches = {name: batch.map(lambda part: part.to(device)) for name, batch in self.batches.items()}
         counted = meta_model(experiment, classes)
         self.flops = {name: stream_cost(counted, name).training_flops * size for name, size in sizes.items()}
 
-    def step(self, streams: tuple[str, ...], batches: Mapping[str, Tensor] | None = None) -> None:
+    def step(self, streams: tuple[str, ...], batches: Mapping[str, Batch] | None = None) -> None:
         """One optimiser step on some of the streams."""
         samples = {name: (batches or self.batches)[name] for name in streams}
         with autocast(self.device, self.precision):
@@ -117,7 +119,7 @@ def measure_from_files(bench: StepBench, repetitions: int) -> tuple[float, float
         started = time.perf_counter()
         for step in range(1, repetitions + 1):
             (micro,) = fed.micro_steps(step)
-            batches = {name: part.content.to(bench.device) for name, part in micro.batches.items()}
+            batches = {name: batch.map(lambda part: part.to(bench.device)) for name, batch in micro.batches.items()}
             bench.step(tuple(batches), batches)
             waited += micro.wait
         return (time.perf_counter() - started) / repetitions, waited / repetitions
@@ -159,16 +161,19 @@ def default_sizes(experiment: Experiment, device: torch.device) -> dict[str, int
     factor = 8 if device.type == "cuda" else 1
     sizes = {}
     for name, stream in experiment.streams.items():
-        modality = model.modalities[name]
-        tokens = math.prod(modality.grid(modality.sample_shape))
+        own = [model.modalities[part] for part in model.parts[name].values()]
+        tokens = sum(math.prod(modality.grid(modality.sample_shape)) for modality in own)
         sizes[name] = min(stream.batch_size, factor * max(8, min(32, 6272 // tokens)))
     return sizes
 
 
-def synthetic_batch(experiment: Experiment, model: Model, stream: str, size: int) -> Tensor:
+def synthetic_batch(experiment: Experiment, model: Model, stream: str, size: int) -> Batch:
     """Random uint8 values (or ids) in the shape of a stream's batch."""
-    modality = model.modalities[stream]
     generator = seeded_generator(experiment.training.seed, "bench", stream)
-    vocabulary = modality.spec.vocab_size
-    dtype = torch.uint8 if vocabulary is None else torch.int64
-    return torch.randint(vocabulary or 256, (size, *modality.sample_shape), generator=generator, dtype=dtype)
+    samples = {}
+    for short, part in model.parts[stream].items():
+        vocabulary = model.modalities[part].spec.vocab_size
+        dtype = torch.uint8 if vocabulary is None else torch.int64
+        shape = (size, *model.modalities[part].sample_shape)
+        samples[short] = torch.randint(vocabulary or 256, shape, generator=generator, dtype=dtype)
+    return Batch(samples)

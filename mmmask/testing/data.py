@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -266,8 +266,9 @@ class ModalityCase(PureCase):
     def _expect_values(self, batch: Tensor) -> None:
         tokens, spec = self.component.tokenize(batch), self.component.spec
         if spec.vocab_size is not None:
-            fits = (tokens.content >= 0).all() and (tokens.content < spec.vocab_size).all()
-            expect.that(fits and not batch.is_floating_point(), f"ids in 0 .. {spec.vocab_size - 1}", "others")
+            highest = spec.vocab_size - (not spec.gaps)
+            fits = (tokens.content >= 0).all() and (tokens.content <= highest).all()
+            expect.that(fits and not batch.is_floating_point(), f"ids in 0 .. {highest}", "others")
             return
         values, what = tokens.values(), f"normalised values of {batch.dtype}"
         expect.that(values.is_floating_point(), f"{what}, floating point", values.dtype)
@@ -312,12 +313,13 @@ class ModalityCase(PureCase):
 
 
 class SourceCase(Case):
-    """A source; `extensions` are the file name endings that its stream's modality would decode."""
+    """A source; `extensions` are the file name endings that its stream's modality would decode, or those of parts."""
 
     kind, interface, extras = "source", Source, ("extensions",)
 
     def _context(self) -> dict[str, Any]:
-        return {"extensions": tuple(self.options.get("extensions", ()))}
+        extensions = self.options.get("extensions", ())
+        return {"extensions": extensions if isinstance(extensions, Mapping) else tuple(extensions)}
 
     def has_samples(self) -> None:
         """It has samples, and knows how many."""

@@ -89,7 +89,7 @@ class TrainingLoop:
             SourceError: too many samples are bad.
         """
         self._last = last
-        self._untrained = set() if first else {*self.streams.experiment.streams}
+        self._untrained = set() if first else {*self.model.weights}
         for step in range(first, last):
             if self.control.exchange(step):
                 return

@@ -106,7 +106,7 @@ class _Training:
         self.experiment, self.folder, self.processes = experiment, folder, peers
         self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
         model = build_model(experiment, self.streams.classes)
-        check_samples(model.modalities, self.streams.under_way)
+        check_samples(model.sample_shapes, self.streams.under_way)
         model = model.to(peers.device)
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)

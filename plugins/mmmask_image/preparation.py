@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +14,14 @@ from mmmask_pixels.limits import check_size
 from mmmask_pixels.pictures import picture, with_channels
 from mmmask_pixels.preparation import PixelPreparation
 
+if TYPE_CHECKING:
+    from mmmask_pixels.modality import PixelModality
+
 
 class ImagePreparation(PixelPreparation):
     """Pictures as uint8 (channels, height, width)."""
 
+    config: PixelModality.Config
     extensions = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
     def decode(self, loaded: Any, view: View) -> Tensor:  # noqa: ANN401

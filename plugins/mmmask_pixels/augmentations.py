@@ -129,16 +129,27 @@ def random_box(
 def fitting_box(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Box | None:
-    """The first of ten random boxes that lies within the picture; None where none of them does."""
+    """The first of ten random boxes that lies within the picture; None where none of them does.
+
+    Drawn as shares of the picture, its edges rounded after that: equal draws are the same box of pictures of the same
+    shape and any resolution, to within half a pixel.
+    """
     for _ in range(10):
         area = height * width * uniform(generator, *scale)
         aspect = math.exp(uniform(generator, math.log(ratio[0]), math.log(ratio[1])))
-        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(torch.randint(height - box_height + 1, (), generator=generator))
-            left = int(torch.randint(width - box_width + 1, (), generator=generator))
+        box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if box_width <= width and box_height <= height:
+            top, box_height = _span(height, box_height, generator)
+            left, box_width = _span(width, box_width, generator)
             return Box(top, left, box_height, box_width)
     return None
+
+
+def _span(extent: int, length: float, generator: torch.Generator) -> tuple[int, int]:
+    """First pixel and number of pixels, at least one, of a length put somewhere along an extent."""
+    start = uniform(generator, 0, extent - length)
+    first = min(round(start), extent - 1)
+    return first, max(round(start + length) - first, 1)
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:

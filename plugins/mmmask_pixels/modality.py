@@ -1,4 +1,4 @@
-"""Base of the modalities of pictures and of clips: settings, and tokens that are patches of pixels."""
+"""Bases of the modalities of pictures, clips and maps: settings, and tokens that are patches of pixels."""
 
 from __future__ import annotations
 
@@ -11,34 +11,20 @@ from torch import Tensor
 from mmmask.interfaces import AugmentationChoice, Grid, Modality, Tokens, TokenSpec, patchify, unpatchify
 from mmmask_pixels.augmentations import Crop, Flip, PositiveNumber, Share
 from mmmask_pixels.limits import MAX_PIXELS
-from mmmask_pixels.resize import Interpolation
+from mmmask_pixels.resize import Interpolation, Resampling
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class PixelModality(Modality):
-    """Modality of samples (channels, *axes) of pixels.
-
-    With one number more in the patch size than axes, a sample is a still: as many equal frames as the first number
-    says, one tubelet deep.
-    """
-
-    axes: ClassVar[tuple[str, ...]]
-    """Names of a sample's axes after the channels, of which height and width are the last."""
+class PlaneModality(Modality):
+    """Modality of samples whose last two axes are the height and the width of a picture."""
 
     class Config(Modality.Config):
         size: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
             default=224, description="height and width in pixels, one number where they are equal"
         )
         patch_size: tuple[PositiveInt, ...] = Field(default=(16, 16), description="extent of a token along each axis")
-        channels: int = Field(default=3, gt=0, le=1024, description="1 grey, 2 with alpha, 3 colour, 4 with alpha")
-        mean: tuple[float, ...] = Field(
-            default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.5"
-        )
-        std: tuple[PositiveNumber, ...] = Field(
-            default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.25"
-        )
         augment: tuple[AugmentationChoice, ...] = Field(
             default=(Crop.Config(name="crop"), Flip.Config(name="flip")),
             description="augmentations of training samples, in order; a sample of another size after the last of "
@@ -49,15 +35,13 @@ class PixelModality(Modality):
             description="share of the short side that crops of held-out samples take: 0.875 resizes it to 256 pixels "
             "and crops 224 of them",
         )
-        interpolation: Interpolation = Field(default="bicubic", description="of every resize: bicubic or bilinear")
         max_pixels: PositiveInt = Field(
             default=MAX_PIXELS, description="a file whose header announces more pixels is a bad sample, and not decoded"
         )
         embedding: str | None = Field(
             default=None,
             pattern=r"^[A-Za-z0-9_]+$",
-            description="streams with the same name share the embedding and the head; "
-            "null: those with the same patch size and channels do",
+            description="streams with the same name share the embedding and the head; null: those with equal tokens do",
         )
 
         @property
@@ -65,10 +49,45 @@ class PixelModality(Modality):
             """(height, width) in pixels."""
             return (self.size, self.size) if isinstance(self.size, int) else self.size
 
+        @property
+        def resampling(self) -> Resampling:
+            """How pixels are resized: by default to the nearest one."""
+            return "nearest"
+
         @model_validator(mode="after")
-        def _fits(self) -> PixelModality.Config:
+        def _fits(self) -> PlaneModality.Config:
             if any(size % patch for size, patch in zip(self.extent, self.patch_size[-2:], strict=True)):
                 raise ValueError(f"size {self.extent} is not a multiple of the patch size {self.patch_size[-2:]}")
+            return self
+
+
+class PixelModality(PlaneModality):
+    """Modality of samples (channels, *axes) of pixels.
+
+    With one number more in the patch size than axes, a sample is a still: as many equal frames as the first number
+    says, one tubelet deep.
+    """
+
+    axes: ClassVar[tuple[str, ...]]
+    """Names of a sample's axes after the channels, of which height and width are the last."""
+
+    class Config(PlaneModality.Config):
+        channels: int = Field(default=3, gt=0, le=1024, description="1 grey, 2 with alpha, 3 colour, 4 with alpha")
+        mean: tuple[float, ...] = Field(
+            default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.5"
+        )
+        std: tuple[PositiveNumber, ...] = Field(
+            default=(), description="per channel, of pixels in [0, 1]; empty: ImageNet's for 3 channels, else 0.25"
+        )
+        interpolation: Interpolation = Field(default="bicubic", description="of every resize: bicubic or bilinear")
+
+        @property
+        def resampling(self) -> Resampling:
+            """As `interpolation` says."""
+            return self.interpolation
+
+        @model_validator(mode="after")
+        def _channels_fit(self) -> PixelModality.Config:
             for name in ("mean", "std"):
                 given = getattr(self, name)
                 if given and len(given) != self.channels:

@@ -1,4 +1,4 @@
-"""Base of the worker sides of pictures and of clips."""
+"""Base of the worker sides of pictures, clips and maps."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mmmask.interfaces import Augmentations, Preparation, Target, TokenSpec, Vie
 from mmmask_pixels.resize import PixelResize
 
 if TYPE_CHECKING:
-    from mmmask_pixels.modality import PixelModality
+    from mmmask_pixels.modality import PlaneModality
 
 
 class PixelPreparation(Preparation):
     """Augments and resizes decoded pixels."""
 
-    def __init__(self, config: PixelModality.Config, spec: TokenSpec) -> None:
+    def __init__(self, config: PlaneModality.Config, spec: TokenSpec) -> None:
         self.config = config
-        self.resize = PixelResize(config.extent, config.interpolation)
+        self.resize = PixelResize(config.extent, config.resampling)
         self.augment = Augmentations(config.augment, Target(config.extent, spec, self.resize))
 
     def prepare(self, decoded: Tensor, view: View) -> Tensor:
-        """uint8 (..., channels, height, width) -> (..., channels, *size), contiguous.
+        """(..., channels, height, width) -> (..., channels, *size), contiguous.
 
         The augmentations in order; then, of what is not of the right size yet, the greatest centred crop. The
         deterministic view is the crop of its number, whose short side is `crop_share` of the greatest one's.

@@ -1,4 +1,4 @@
-"""Resizing boxes of uint8 pixels, antialiased."""
+"""Resizing boxes of pixels: antialiased, or to the nearest pixel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from mmmask.interfaces import PLAIN, View
 
 Interpolation = Literal["bicubic", "bilinear"]
+Resampling = Interpolation | Literal["nearest"]
 
 
 class Box(NamedTuple):
@@ -35,14 +36,14 @@ class PixelResize:
 
     Attributes:
         size: (height, width) of a sample, in pixels.
-        interpolation: antialiased.
+        interpolation: antialiased, of uint8 or floating point; or the nearest pixel's value, of any dtype.
     """
 
     size: tuple[int, int]
-    interpolation: Interpolation
+    interpolation: Resampling
 
     def __call__(self, content: Tensor) -> Tensor:
-        """uint8 (..., channels, height, width) resized as a whole to (..., channels, *size), contiguous."""
+        """(..., channels, height, width) resized as a whole to (..., channels, *size), contiguous."""
         resized = _resized(content, self.size, self.interpolation).contiguous()
         return resized.reshape(*content.shape[:-2], *self.size)
 
@@ -112,10 +113,18 @@ def shrink_short_side(pixels: Tensor, short_side: int, interpolation: Interpolat
     return _resized(pixels, size, interpolation).reshape(*pixels.shape[:-2], *size)
 
 
-def _resized(pixels: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+def _resized(pixels: Tensor, size: tuple[int, int], interpolation: Resampling) -> Tensor:
     """(n, channels, *size), in channels-last order, as the crop that may follow wants it too."""
+    if interpolation == "nearest":  # torch's own takes no integers but uint8
+        rows, columns = (_nearest(*extents) for extents in zip(pixels.shape[-2:], size, strict=True))
+        return pixels.reshape(-1, *pixels.shape[-3:])[..., rows[:, None], columns]
     # torch's uint8 kernel is twice as fast on pixels in that order, and on a part that is copied first
     pixels = pixels.reshape(-1, *pixels.shape[-3:]).contiguous(memory_format=torch.channels_last)
     if tuple(pixels.shape[-2:]) == size:
         return pixels
     return F.interpolate(pixels, size, mode=interpolation, align_corners=False, antialias=True)
+
+
+def _nearest(extent: int, size: int) -> Tensor:
+    """The pixel of `extent` pixels in which the centre of each of `size` equal parts lies: int64 (size,)."""
+    return ((2 * torch.arange(size) + 1) * extent).div(2 * size, rounding_mode="floor")

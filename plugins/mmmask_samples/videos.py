@@ -40,4 +40,4 @@ def encode(path: Path, frames: np.ndarray, frame_rate: int) -> None:
         container.mux(stream.encode())
 
 
-PART = CorpusPart("videos", tuple(MOTIONS), ".mp4", {"train": 20, "held_out": 4}, _write_clip)
+PART = CorpusPart("videos", tuple(MOTIONS), ".mp4", {"train": 60, "held_out": 16}, _write_clip)

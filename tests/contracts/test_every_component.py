@@ -52,10 +52,13 @@ VARIANTS = {
         {"normalize": "token", "slices": 1, "error": "smooth_l1"},
     ],
     ("loss", "cross_entropy"): [{"label_smoothing": 0.1}],
+    ("loss", "depth"): [{"normalize": "none", "error": "smooth_l1"}, {"trim": 0.0}],
     ("loss", "hog"): [{"bins": 6, "cell": 4}],
     ("masker", "grid"): [{"random_offset": True}],
     ("masker", "random"): [{"round_down": "visible"}],
     ("modality", "image"): [{"size": 64, "patch_size": [2, 16, 16]}],
+    ("modality", "depth"): [{"standardize": True, "missing": None}, {"interpolation": "bilinear"}],
+    ("modality", "labels"): [{"ignore": 255, "classes": ["wall", "floor"]}],
     ("source", "json_lines"): [{"window": None}],
     ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
     ("source", "folder"): [{"per_class": 1}],
@@ -70,6 +73,8 @@ MODALITIES = {
     "image": {"size": 64, "patch_size": [16, 16]},
     "video": {"size": 64, "num_frames": 4, "patch_size": [2, 16, 16]},
     "text": {"length": 32},
+    "depth": {"size": 64},
+    "labels": {"size": 16, "patch_size": [4, 4], "classes": 10, "class_width": 4},
 }
 
 
@@ -143,7 +148,28 @@ def write_texts(folder):
     return folder
 
 
+def write_parts(folder):
+    for number in range(4):
+        for part, ending in (("rgb", "jpg"), ("depth", "png")):
+            path = folder / part / f"{number % 2}" / f"{number}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (number, part) != (3, "depth"):
+                path.write_bytes(f"{part} {number}".encode())
+        (folder / "npz").mkdir(exist_ok=True)
+        np.savez(folder / "npz" / f"{number}.npz", rgb=np.full((2, 2), number), depth=np.zeros(number))
+    return folder
+
+
+PARTS = {"rgb": (".jpg",), "depth": (".png",)}
 SOURCES = {
+    "aligned": lambda folder: {
+        "parts": {part: {"name": "folder", "path": str(write_parts(folder) / part)} for part in PARTS},
+        "extensions": PARTS,
+    },
+    "arrays": lambda folder: {
+        "files": {"name": "folder", "path": str(write_parts(folder) / "npz")},
+        "extensions": PARTS,
+    },
     "folder": lambda folder: {"path": str(write_files(folder) / "files"), "extensions": (".jpg",)},
     "list": lambda folder: {"path": str(write_files(folder) / "list.csv"), "extensions": (".jpg",)},
     "table": lambda folder: {"path": str(write_files(folder) / "table.csv")},
@@ -162,6 +188,11 @@ def write_image(folder):
     return folder / "painted.png"
 
 
+def write_depth(folder):
+    Image.fromarray(np.random.default_rng(0).integers(0, 9000, (80, 96), dtype=np.uint16)).save(folder / "depth.png")
+    return folder / "depth.png"
+
+
 def write_video(folder):
     path = folder / "painted.mp4"
     with av.open(str(path), "w") as container:
@@ -173,7 +204,7 @@ def write_video(folder):
     return path
 
 
-LOADED = {"image": write_image, "video": write_video}
+LOADED = {"image": write_image, "video": write_video, "depth": write_depth}
 
 
 def golden(name):

@@ -6,11 +6,12 @@ A new component adds its name.
 from mmmask.components import components
 
 NAMES = {
-    "modality": ["audio", "image", "text", "video"],
-    "source": ["folder", "glob", "json_lines", "list", "table", "text_files"],
+    "modality": ["audio", "depth", "image", "labels", "text", "video"],
+    "source": ["aligned", "arrays", "folder", "glob", "json_lines", "list", "table", "text_files"],
     "masker": [
         "attention",
         "block",
+        "budget",
         "causal",
         "frame",
         "grid",
@@ -24,8 +25,8 @@ NAMES = {
     ],
     "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
     "encoder": ["conv_vit", "swin", "vit"],
-    "decoder": ["in_place", "transformer"],
-    "loss": ["cross_entropy", "hog", "pixels"],
+    "decoder": ["cross_attention", "in_place", "transformer"],
+    "loss": ["cross_entropy", "depth", "hog", "pixels"],
     "objective": ["classification", "contrastive", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],

@@ -525,7 +525,7 @@ def test_a_given_mask_moves_to_the_samples(data):
 
     tokens = build(data).tokenize("long", torch.zeros(3, 2, 64, device="meta"))
     for given in (whole_mask(), torch.zeros(3, 16, dtype=torch.bool)):
-        mask = given_mask("long", given, tokens)
+        mask = given_mask("long", given, (3, 16), tokens.content.device)
         assert {part.device.type for part in vars(mask).values() if part is not None} == {"meta"}
 
 

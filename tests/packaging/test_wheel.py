@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PLUGINS = [
     "mmmask_audio",
+    "mmmask_depth",
     "mmmask_image",
+    "mmmask_labels",
     "mmmask_pixels",
     "mmmask_samples",
     "mmmask_text",

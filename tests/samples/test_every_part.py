@@ -11,7 +11,7 @@ from mmmask.data.sample_corpus import needed_parts
 from mmmask_samples import audio, images, text, videos
 
 PARTS = {module.PART.name: module.PART for module in (images, videos, audio, text)}
-SAMPLES = {"images": 544, "videos": 192, "audio": 112, "text": 276}
+SAMPLES = {"images": 2112, "videos": 608, "audio": 112, "text": 276}
 
 
 def files(folder):

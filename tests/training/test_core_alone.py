@@ -21,7 +21,7 @@ signals = sys.modules[bare.get("modality", "signal").__module__]
 from mmmask.experiment import experiment_from_data
 from mmmask.interop.runs import load_run
 from mmmask.training.train import train
-from mmmask.evaluation.pictures import picture, reconstruct
+from mmmask.evaluation.pictures import pictures_of, reconstruct
 import torch
 torch.set_num_threads(1)
 
@@ -47,8 +47,7 @@ assert plain(cut.metrics) == plain(whole.metrics)
 assert len(cut.metrics) == 5
 model = load_run(sys.argv[2] + "/cut").model
 samples = torch.stack([torch.zeros(2, 64, dtype=torch.uint8)] * 2)
-tokens, found = reconstruct(model, "long", samples)
-assert picture(tokens, found, model, "long").width > 64
+assert pictures_of(model, "long", reconstruct(model, "long", samples)).width > 64
 loaded = {name.split(".")[0] for name in sys.modules}
 print(json.dumps(sorted(name for name in loaded if name.startswith("mmmask"))))
 """

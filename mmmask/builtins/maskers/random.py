@@ -16,7 +16,9 @@ class TokenMasker(Masker):
     """Masks a share of the tokens."""
 
     class Config(Masker.Config):
-        mask_ratio: float = Field(default=0.75, ge=0, lt=1, description="share of the tokens that is masked")
+        mask_ratio: float = Field(
+            default=0.75, ge=0, le=1, description="share of the tokens that is masked; 1 for one of several parts only"
+        )
         round_down: RoundDown = "masked"
 
     config: Config

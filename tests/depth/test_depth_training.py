@@ -1,0 +1,78 @@
+"""Depth and labels of little rooms are learned, whatever is missing."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmmask
+from mmmask.model.cost import meta_model, stream_cost
+
+MAPS = {
+    "depth": {"modality": {"name": "depth", "size": 32, "patch_size": [8, 8], "missing": 0}, "loss": "depth"},
+    "labels": {
+        "modality": {"name": "labels", "size": 16, "patch_size": [4, 4], "classes": 5, "ignore": 255},
+        "loss": "cross_entropy",
+    },
+}
+
+
+def write_rooms(folder, count=16):
+    """A wall, a floor that comes nearer, and a box: 16-bit millimetres, and classes; the last two are nearly empty."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        far, horizon = generator.uniform(2, 6), generator.integers(12, 28)
+        depth = np.full((40, 48), far)
+        depth[horizon:] = np.linspace(far, 1, 40 - horizon)[:, None]
+        labels = np.zeros((40, 48), np.uint8)
+        labels[horizon:] = 1
+        top, left = generator.integers(8, 24, 2)
+        depth[top : top + 12, left : left + 12], labels[top : top + 12, left : left + 12] = 1.5, 2 + number % 3
+        if number >= count - 2:
+            depth[4:], labels[4:] = 0, 255
+        for part, image in (("depth", (1000 * depth).astype(np.uint16)), ("labels", labels)):
+            (folder / part).mkdir(exist_ok=True)
+            Image.fromarray(image).save(folder / part / f"{number:02}.png")
+
+
+def experiment(folder, name, steps=60):
+    return {
+        "model": {
+            "encoder": {"name": "vit", "width": 32, "depth": 1, "num_heads": 2},
+            "decoder": {"name": "transformer", "width": 32, "depth": 1, "num_heads": 2},
+        },
+        "streams": {
+            name: {
+                **MAPS[name],
+                "source": {"name": "folder", "path": str(folder / name)},
+                "held_out": {"name": "folder", "path": str(folder / name), "limit": 8},
+                "masker": {"name": "random", "mask_ratio": 0.5},
+                "batch_size": 8,
+            }
+        },
+        "training": {"steps": steps, "optimizer": {"learning_rate": 3e-3}, "evaluate": {"every": steps}},
+        "data": {"workers": 0},
+    }
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_it_is_learned_and_shown(tmp_path, name):
+    write_rooms(tmp_path)
+    settings = tmp_path / "experiment.yaml"
+    settings.write_text(json.dumps(experiment(tmp_path, name)))  # which is YAML too
+    mmmask.train(mmmask.load_experiment(settings), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    page = mmmask.reconstruct(tmp_path / "run", split="held_out", output=tmp_path / "page.png")
+    assert len(page.names[name]) == 4
+    assert Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).width > 200
+
+
+def test_its_cost_is_counted(tmp_path):
+    write_rooms(tmp_path, 2)
+    (tmp_path / "experiment.yaml").write_text(json.dumps(experiment(tmp_path, "depth")))
+    found = stream_cost(meta_model(mmmask.load_experiment(tmp_path / "experiment.yaml")), "depth")
+    assert (found.tokens, found.visible) == (16, 8)
