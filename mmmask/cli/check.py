@@ -11,6 +11,9 @@ from mmmask.components import components
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from mmmask.experiment import Experiment
     from mmmask.model.model import Model
 
@@ -35,16 +38,18 @@ def run(arguments: argparse.Namespace) -> None:
     from mmmask.interop import with_teacher
     from mmmask.interop.starting import start
     from mmmask.model.build import build_model
+    from mmmask.model.cost import meta_model, parameters, stream_cost
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
-    from mmmask.profiling.cost import meta_model, parameters, stream_cost
     from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step
+    from mmmask.training.budget import budgeted
     from mmmask.training.optimizer import peak_learning_rate
 
     experiment = with_teacher(load(arguments))
     device = find_device(arguments.device)
     write_what_is_asked_for(experiment)
-    model = meta_model(experiment)
+    classes = classes_of(experiment)
+    model = meta_model(experiment, classes)
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
     trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
@@ -52,17 +57,21 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"parameters: {counts['total']:,} ({parts}{some})")
     if experiment.model.weights is not None:
         with within_memory("model.weights"):
-            taken = start(build_model(experiment, classes_of(experiment)), experiment)
+            taken = start(build_model(experiment, classes), experiment)
         if taken is not None:
             print(taken.account if arguments.verbose else taken.summary)
     check_samples(model.sample_shapes, dict.fromkeys(experiment.streams, READ))
+    written = experiment.streams
+    experiment = budgeted(experiment, model)
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision == "bf16"
     copies = 2 * counts["total"] if half else 0  # of the weights, in bfloat16
     activations, trial, under_way = float(copies), float(copies), 0.0
+    flops = {}
     for name, stream in experiment.streams.items():
         with within_memory(f"streams.{name}: its tokens"):
             cost = stream_cost(model, name)
+        flops[name] = cost.training_flops
         kept = cost.activation_bytes * (BF16_ACTIVATIONS if half else 1)
         activations += kept * (stream.batch_size // training.accumulate)
         trial += kept * TRIED * stream.replicate
@@ -107,6 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
         under_way += (
             sum(part[0].nbytes for part in parts.values()) * stream.batch_size / training.accumulate * (1 + ahead)
         )
+    if training.mixing == "budget":
+        print(_budget(flops, written, experiment.streams))
     # float32 weight; of what trains gradient, two moments, and an average
     state = 4 * counts["total"] + (12 if training.average is None else 16) * trained
     print(
@@ -129,6 +140,25 @@ def run(arguments: argparse.Namespace) -> None:
         print("ready to train where there is that much memory")
         return
     print("ready to train")
+
+
+def _budget(flops: Mapping[str, int], written: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    """Says what `mixing: budget` made of the streams' settings, and of the operations of a step.
+
+    Args:
+        flops: {stream: operations per sample}.
+    """
+    before, after = (
+        {name: flops[name] * stream.batch_size for name, stream in streams.items()} for streams in (written, chosen)
+    )
+    total, parts = sum(after.values()), []
+    for name, stream in chosen.items():
+        as_written = written[name].batch_size
+        parts.append(f"{name} {stream.batch_size} samples (as written {as_written}), {after[name] / total:.1%}")
+    return (
+        f"budget of a step on one process: {'; '.join(parts)}; {total / 1e9:.2f} GFLOP, "
+        f"{sum(before.values()) / 1e9:.2f} as written"
+    )
 
 
 def _draw(experiment: Experiment, stream: str, model: Model, folder: Path) -> str:

@@ -106,12 +106,13 @@ class Streams:
             self.consumed[name] += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Global batches consumed per stream, and what tells a source from another, for a checkpoint."""
+        """Global batches consumed per stream, their sizes, and what tells a source from another, for a checkpoint."""
         return {
             "consumed": dict(self.consumed),
             "sizes": dict(self.sizes),
             "names": dict(self._digests),
             "classes": self.classes,
+            "batch_sizes": {name: stream.batch_size for name, stream in self.experiment.streams.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -195,9 +196,9 @@ class Streams:
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:
-    """The streams a step trains on: all (`joint`), or one, the same on every process (`alternate`)."""
+    """The streams a step trains on: all, or one, the same on every process (`alternate`)."""
     names = list(experiment.streams)
-    if experiment.training.mixing == "joint":
+    if experiment.training.mixing != "alternate":
         return names
     weights = torch.tensor([experiment.streams[name].sampling_weight for name in names], dtype=torch.float64)
     generator = seeded_generator(experiment.training.seed, "mixing", step)

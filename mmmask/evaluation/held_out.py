@@ -18,7 +18,7 @@ from mmmask.evaluation.pictures import pictures_of, reconstruct, statistics_note
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError
-from mmmask.interfaces.component import build
+from mmmask.interfaces.component import build, validate_strictly
 from mmmask.interfaces.writing import written_whole
 from mmmask.model.memory import check_samples
 from mmmask.model.model import Model
@@ -160,16 +160,17 @@ class HeldOut:
         own = self.experiment.streams[stream].evaluators
         chosen: list[Component.Config] = list(own or ())
         if own is None:
-            chosen = [Component.Config(name=name) for name in self.model.objective(stream).evaluators]
+            named = self.model.objective(stream).evaluators
+            chosen = [validate_strictly(components().get("evaluator", name).Config, {"name": name}) for name in named]
         several = loader.source.several
         labelled = any(len(names) > 1 for label_set, names in loader.classes.items() if label_set not in several)
         if not labelled and (lacking := [config.name for config in own or () if _needs_labels(config)]):
             raise ExperimentError(
                 [f"streams.{stream}.evaluators: {lacking[0]} needs labels of two classes or more; the source has none"]
             )
-        named = {config.name for config in chosen}
+        taken = {config.name for config in chosen}
         for config in self.experiment.training.evaluate.evaluators:
-            if config.name in named:
+            if config.name in taken:
                 continue  # the stream's own settings of it
             if labelled or not _needs_labels(config):
                 chosen.append(config)

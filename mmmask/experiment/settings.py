@@ -133,7 +133,11 @@ class StreamSettings(StrictModel):
     )
     replicate: int = Field(default=1, gt=0, le=2**20, description="crops and masks trained on per decoded sample")
     loss_weight: float = Field(default=1.0, ge=0, description="weight of this stream's loss")
-    sampling_weight: float = Field(default=1.0, gt=0, description="share of steps with `mixing: alternate`")
+    sampling_weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="share of steps with `mixing: alternate`, of a step's operations with `mixing: budget`",
+    )
     evaluators: tuple[EvaluatorChoice, ...] | None = Field(
         default=None, description="what is measured on held-out samples; default: what suits the objective"
     )
@@ -256,8 +260,10 @@ class TrainingSettings(StrictModel):
     epochs: dict[str, Annotated[float, Field(gt=0, le=1e9)]] | None = Field(
         default=None, description="instead of steps, {stream: passes over its source}, a replicated sample counted once"
     )
-    mixing: Literal["joint", "alternate"] = Field(
-        default="joint", description="all streams in every step, or one per step, drawn by sampling_weight"
+    mixing: Literal["joint", "alternate", "budget"] = Field(
+        default="joint",
+        description="all streams in every step; alternate: one per step, drawn by sampling_weight; budget: all, and "
+        "batch sizes are chosen so that sampling_weight divides the operations that the sizes as written take",
     )
     accumulate: int = Field(default=1, gt=0, description="micro-batches per step")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of matrix products; weights stay float32")

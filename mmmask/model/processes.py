@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.nn.functional import all_gather
 
 from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError
@@ -53,6 +54,17 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def gather_rows_of_all(rows: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """All-gathers equally many rows (batch, ...) of each process, by rank; gradients flow back to where rows are from.
+
+    Returns:
+        The place of this process's first row, and (processes * batch, ...).
+    """
+    if not dist.is_initialized():
+        return 0, rows
+    return dist.get_rank() * len(rows), torch.cat(all_gather(rows))
 
 
 def _from_torchrun(name: str, default: int) -> int:

@@ -1,1 +1,1 @@
-"""Measured speed, and computed operations and memory."""
+"""Measured speed, and trial steps."""

@@ -19,9 +19,9 @@ from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import Batch
 from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
+from mmmask.model.cost import meta_model, stream_cost
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
-from mmmask.profiling.cost import meta_model, stream_cost
 from mmmask.randomness import seeded_generator
 from mmmask.training.optimizer import parameter_groups
 
@@ -49,7 +49,8 @@ class StepBench:
 
     def __init__(self, experiment: Experiment, sizes: Mapping[str, int], precision: str, device: torch.device) -> None:
         self.experiment, self.device, self.precision, self.sizes = experiment, device, precision, dict(sizes)
-        model = build_model(experiment, classes_of(experiment)).to(device)
+        classes = classes_of(experiment)
+        model = build_model(experiment, classes).to(device)
         self.model = model
         if experiment.training.compile:
             model.compile()
@@ -57,7 +58,7 @@ class StepBench:
         self.optimizer = build("optimizer", settings).build(parameter_groups(model, settings))
         self.batches = {name: synthetic_batch(experiment, model, name, size) for name, size in sizes.items()}
         self.batches = {name: batch.map(lambda part: part.to(device)) for name, batch in self.batches.items()}
-        counted = meta_model(experiment)
+        counted = meta_model(experiment, classes)
         self.flops = {name: stream_cost(counted, name).training_flops * size for name, size in sizes.items()}
 
     def step(self, streams: tuple[str, ...], batches: Mapping[str, Batch] | None = None) -> None:

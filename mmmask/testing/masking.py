@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mmmask.interfaces import Encoder, Grid, Loss, Mask, MaskContext, Masker, Tokens, build, nothing_masked
+from mmmask.interfaces import Encoder, Grid, Latents, Loss, Mask, MaskContext, Masker, Tokens, build, nothing_masked
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import derive_seed, sample_noise, seeded, seeded_generator
 from mmmask.testing import expect
@@ -52,7 +52,8 @@ class MaskerCase(BatchCase, PickledCase):
         ]
 
     def _make(self) -> Masker:
-        return self.subject(self._configured(**self.changes))
+        with seeded("weights", 0):
+            return self.subject(self._configured(**self.changes))
 
     def _try_out(self) -> None:
         try:
@@ -68,7 +69,9 @@ class MaskerCase(BatchCase, PickledCase):
         scene = synthetic(self.grid, (1,) * len(self.grid), vocab_size=50 if self.ids else None, channels=3)
         tokens = expect.changed(scene.tokens(BATCH, seed), lambda part: part[rows].clone())
         noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
-        return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens)
+        latents = torch.randn(BATCH, math.prod(self.grid), 8, generator=seeded_generator("latents", seed))[rows]
+        features = lambda: Latents(latents.clone())  # noqa: E731
+        return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens, features=features)
 
     def _part(self, given: MaskContext, rows: slice) -> MaskContext:
         return self._given(rows=rows)

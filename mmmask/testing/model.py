@@ -358,10 +358,10 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
         return self.subject({STREAM: self.config}, context)
 
     def _given(self, seed: int = 0) -> tuple[Tokens, Batch, int]:
-        """Labelled samples, also as tokens, and a step."""
+        """Labelled samples, the first two of them views of one, also as tokens, and a step."""
         samples = self.scene.samples(BATCH, seed)
         labels = torch.randint(len(CLASSES), (BATCH,), generator=seeded_generator("labels", seed))
-        batch = Batch({STREAM: samples}, {"label": labels}, torch.arange(BATCH))
+        batch = Batch({STREAM: samples}, {"label": labels}, torch.arange(BATCH).clamp(min=1))
         return self.scene.modality.tokenize(samples), batch, seed
 
     def _terms(self, tokens: Tokens, batch: Batch, step: int) -> tuple[Any, Any]:

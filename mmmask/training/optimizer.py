@@ -56,12 +56,11 @@ def _layers(encoder: Encoder) -> dict[int, int]:
 def peak_learning_rate(experiment: Experiment) -> float:
     """The absolute rate, or the base rate times (global batch / 256), the linear rule of Goyal et al. 2017.
 
-    The global batch is what one step trains on: the sum of the streams' with `joint` mixing, the largest with
-    `alternate`.
+    The global batch is what one step trains on: the sum of the streams', with `alternate` mixing the largest.
     """
     settings = experiment.training.optimizer
     if settings.learning_rate is not None:
         return settings.learning_rate
     sizes = [stream.batch_size for stream in experiment.streams.values()]
-    batch = sum(sizes) if experiment.training.mixing == "joint" else max(sizes)
+    batch = sum(sizes) if experiment.training.mixing != "alternate" else max(sizes)
     return settings.base_learning_rate * batch / 256

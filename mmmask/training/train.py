@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from mmmask.data.sample_corpus import needed_parts, write_sample_data
-from mmmask.data.streams import Streams, total_steps
+from mmmask.data.streams import Streams, classes_of, total_steps
 from mmmask.evaluation.held_out import HeldOut
 from mmmask.experiment.settings import Experiment
 from mmmask.hooks import RunState
@@ -28,6 +28,7 @@ from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.interop.starting import start
 from mmmask.interop.teaching import teach, with_teacher
 from mmmask.model.build import build_model
+from mmmask.model.cost import meta_model
 from mmmask.model.memory import check_samples
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
@@ -35,6 +36,7 @@ from mmmask.model.processes import Processes, processes
 from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
+from mmmask.training.budget import budgeted, with_batch_sizes
 from mmmask.training.folder import cut_back, opened, sync, write_atomically
 from mmmask.training.logs import LogWriter, TargetWatch
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
@@ -112,6 +114,9 @@ class _Training:
         interruption: Interruption,
         plugins: tuple[object, ...],
     ) -> None:
+        self.checkpoints = Checkpoints(folder.checkpoints, experiment.training.checkpoint.keep)
+        saved = self.checkpoints.newest()
+        experiment = _with_batch_sizes(experiment, peers.world_size, saved)
         settings = experiment.training
         self.experiment, self.folder, self.processes = experiment, folder, peers
         self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
@@ -125,7 +130,6 @@ class _Training:
         self.average = None if settings.average is None else Average(model, settings.average)
         bad_samples = BadSamples(folder.bad_samples, self.streams, experiment.data.max_bad_share, write=peers.is_main)
         self.audience = Audience(_callbacks(experiment), (LogWriter(folder), TargetWatch(folder), *plugins))
-        self.checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint.keep)
         self.parts: dict[str, Any] = {  # what has state_dict and load_state_dict; no key of theirs is known here
             "model": model,
             "optimizer": optimizer,
@@ -139,7 +143,7 @@ class _Training:
         """Whether the figures of the step at hand are known to the callbacks, and so to a checkpoint."""
         self.again: int | None = None
         """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
-        self.saved_step = self._restore()
+        self.saved_step = self._restore(saved)
         if self.saved_step < 0:  # a run that goes on never reads them again
             self._start()
         self.held_out = HeldOut(model, experiment, self.streams.loaders, peers)
@@ -307,9 +311,8 @@ class _Training:
         self.state.weights = _main_first(self.processes, partial(start, model, self.experiment))
         _main_first(self.processes, partial(teach, model, self.experiment))
 
-    def _restore(self) -> int:
+    def _restore(self, saved: dict[str, Any] | None) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""
-        saved = self.checkpoints.newest()
         step = -1 if saved is None else saved["step"]
         if len(set(self.processes.gather(step))) > 1:
             raise MmmaskError(
@@ -365,6 +368,15 @@ class _Training:
         eager = torch.compiler.set_stance("force_eager") if settings.compile else nullcontext()
         with autocast(self.processes.device, settings.precision), eager:
             yield
+
+
+def _with_batch_sizes(experiment: Experiment, world_size: int, saved: dict[str, Any] | None) -> Experiment:
+    """The experiment with the batch sizes of its budget; a run that goes on keeps those that it began with."""
+    if experiment.training.mixing != "budget":
+        return experiment
+    if saved is not None and "data" in saved:
+        return with_batch_sizes(experiment, saved["data"]["batch_sizes"])
+    return budgeted(experiment, meta_model(experiment, classes_of(experiment)), world_size)
 
 
 def _callbacks(experiment: Experiment) -> dict[str, Callback]:

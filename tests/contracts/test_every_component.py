@@ -31,6 +31,7 @@ REQUIRED = {
 SMALL = {"width": 32, "depth": 2, "num_heads": 4}
 # what fits a component to the synthetic samples, beyond that
 FITTING = {
+    ("objective", "contrastive"): {"hidden_dim": 24, "output_dim": 8},
     ("encoder", "swin"): {"embed_patch": 2, "window": 4},
     ("encoder", "conv_vit"): {"stage_widths": [8, 16]},
     **{("source", name): {"window": 50} for name in ("text_files", "json_lines")},
@@ -52,6 +53,7 @@ VARIANTS = {
     ],
     ("loss", "cross_entropy"): [{"label_smoothing": 0.1}],
     ("loss", "depth"): [{"normalize": "none", "error": "smooth_l1"}, {"trim": 0.0}],
+    ("loss", "hog"): [{"bins": 6, "cell": 4}],
     ("masker", "grid"): [{"random_offset": True}],
     ("masker", "random"): [{"round_down": "visible"}],
     ("modality", "image"): [{"size": 64, "patch_size": [2, 16, 16]}],

@@ -4,7 +4,7 @@ import pytest
 
 import mmmask
 from mmmask.experiment import experiment_from_data
-from mmmask.profiling.cost import meta_model, parameters, stream_cost
+from mmmask.model.cost import meta_model, parameters, stream_cost
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
         ("training__steps", 1.5, "training.steps: should be a valid integer, not 1.5"),
         ("training__steps", True, "training.steps: should be a valid integer, not True"),
         ("training__seed", -1, "training.seed: should be greater than or equal to 0, not -1"),
-        ("training__mixing", "alternat", "training.mixing: should be 'joint' or 'alternate', not 'alternat'"),
+        ("training__mixing", "alternat", "training.mixing: should be 'joint', 'alternate' or 'budget', not 'alternat'"),
         ("training__optimizer__betas", [0.9], "training.optimizer.betas.1: required, and not given"),
         ("training__optimizer__learning_rate", float("inf"), "training.optimizer.learning_rate: should be a finite"),
         ("description", 3, "description: should be a valid string, not 3"),

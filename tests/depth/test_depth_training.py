@@ -11,7 +11,7 @@ from PIL import Image
 import mmmask
 from mmmask.data.streams import sample_loader
 from mmmask.evaluation.pictures import reconstruct
-from mmmask.profiling.cost import meta_model, stream_cost
+from mmmask.model.cost import meta_model, stream_cost
 
 MAPS = {
     "depth": {"modality": {"name": "depth", "size": 32, "patch_size": [8, 8], "missing": 0}, "loss": "depth"},

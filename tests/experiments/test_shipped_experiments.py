@@ -8,8 +8,8 @@ import torch
 import mmmask
 from mmmask.experiment.compose import parse_yaml, published_experiments, read_experiment
 from mmmask.interfaces import build
+from mmmask.model.cost import meta_model, parameters
 from mmmask.profiling.bench import synthetic_batch
-from mmmask.profiling.cost import meta_model, parameters
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.schedule import learning_rate_schedule
 

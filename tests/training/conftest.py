@@ -39,7 +39,7 @@ def train(forker, signals):
 def experiment_file(signals, tmp_path_factory):
     """Writes an experiment of signals that uses everything a resume could get wrong; returns its path."""
 
-    def write(mixing="joint", workers=0, classify=False, **training):
+    def write(mixing="joint", workers=0, classify=False, contrast=False, **training):
         data = signals.signal_data(
             steps=8, mixing=mixing, accumulate=2, checkpoint={"every": 3}, evaluate={"every": 4},
             log={"every": 1, "reconstruct_every": 0, "tensorboard": False},
@@ -55,6 +55,11 @@ def experiment_file(signals, tmp_path_factory):
             long["source"]["labelled"] = long["held_out"]["labelled"] = True
             long |= {"objective": "classification", "dropout": 0.3, "mixup": 0.8, "cutmix": 1.0}
             long |= {"label_smoothing": 0.1, "head_std": 0.02, "batch_size": 16}  # two samples of two rows a process
+        if contrast:
+            long = data["streams"]["long"]
+            for setting in ("masker", "loss", "held_out"):
+                del long[setting]
+            long |= {"objective": "contrastive", "hidden_dim": 24, "output_dim": 8}
         return save(data)
 
     def save(data):

@@ -72,6 +72,25 @@ def test_counts_that_vary_are_those_of_the_whole_batch(reference, experiment_fil
     same_up_to_rounding(one, reference(file, *dual, processes=2))
 
 
+def test_a_masker_learns_as_in_one_process(reference, experiment_file):
+    learns = "streams.long.masker={name: learned, mask_ratio: 0.75}"
+    one = reference(experiment_file(), learns)
+    weights = one.state["model"]["objectives.masked.learned_maskers.long.mlp.2.weight"]
+    assert weights.abs().max() > 1e-3
+    same_up_to_rounding(one, reference(experiment_file(), learns, processes=2))
+
+
+def test_views_are_compared_with_those_of_all_processes(reference, experiment_file):
+    file = experiment_file(contrast=True, accumulate=1)
+    # biases of keys have no gradient but rounding errors, which Adam makes steps of
+    biases = "model.encoder.qkv_bias=query_value"
+    one = reference(file, biases)
+    same_up_to_rounding(one, reference(file, biases, processes=2))
+    # micro-batches are not compared with each other, so that this is another loss
+    other = reference(file, biases, "training.accumulate=2")
+    assert abs(one.metrics[0]["loss/long"] - other.metrics[0]["loss/long"]) > 0.1
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
 def test_goes_on_with_another_number_of_processes(train, left, reference, experiment_file, tmp_path, before, after):
     file = experiment_file()

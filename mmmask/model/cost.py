@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmmask.data.streams import classes_of
 from mmmask.experiment import Experiment
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
@@ -48,10 +48,10 @@ def parameters(model: Model) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def meta_model(experiment: Experiment) -> Model:
-    """Builds the model of an experiment without memory for its weights."""
+def meta_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> Model:
+    """Builds the model of an experiment without memory for its weights; arguments as of `build_model`."""
     with torch.device("meta"):
-        return build_model(experiment, classes_of(experiment))
+        return build_model(experiment, classes)
 
 
 def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
@@ -61,7 +61,6 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
         modality = model.modalities[part]
         dtype = torch.float32 if modality.spec.vocab_size is None else torch.int64
         samples[short] = torch.empty((batch, *modality.sample_shape), dtype=dtype, device="meta")
-    plans = model.plan({stream: samples})
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -73,6 +72,7 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as forward, saving:
+        plans = model.plan({stream: samples})  # maskers may ask the encoder
         output = model(plans=plans)
     with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
         output.loss.backward()
