@@ -32,7 +32,7 @@ class BudgetMasker(TokenMasker):
             default=None, description="{part: share of the visible tokens}, the same in every sample; null: drawn"
         )
 
-    config: Config
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride] - with more settings
 
     def scores(self, context: MaskContext) -> Tensor:
         """(batch, tokens): above 1 what is beyond the share of its part, both in random order."""
