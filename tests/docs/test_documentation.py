@@ -213,7 +213,7 @@ def test_python_and_yaml_blocks_run(page, in_folder):
         experiment = mmmask.load_experiment("block.yaml")
         classes = {name: {"label": ("cat", "dog")} for name in experiment.streams}
         with torch.device("meta"):
-            assert mmmask.build_model(experiment, classes).modalities.keys() == experiment.streams.keys()
+            assert mmmask.build_model(experiment, classes).parts.keys() == experiment.streams.keys()
 
 
 def test_every_block_of_python_is_marked_as_such():
