@@ -204,6 +204,7 @@ class MaskedObjective(Objective):
                 masks[name] = of_parts[target.part]
                 counted = masks[name].counted
                 if target.settings.average == "samples":
+                    counted = counted.to(torch.promote_types(counted.dtype, next(self.heads.parameters()).dtype))
                     counted = counted / counted.sum(dim=1, keepdim=True).clamp(min=1)
                     masks[name], varies = replace(masks[name], counted=counted), True
                 counts[name] = counted.sum() if varies else float(counted.numel())

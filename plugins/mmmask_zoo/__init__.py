@@ -18,6 +18,7 @@ FORMATS = {
     ),
     "mae": ("mae:MAEFormat", "MAE: pretrained, the encoder alone, fine-tuned"),
     "mae_st": ("mae_st:MAESTFormat", "MAE-ST: pretrained, the encoder alone, fine-tuned"),
+    "multimae": ("multimae:MultiMAEFormat", "MultiMAE: pretrained on aligned modalities, with decoders or without"),
     "omnimae": ("omnimae:OmniMAEFormat", "OmniMAE: pretrained (hub, trainer), fine-tuned"),
     "simmim": ("simmim:SimMIMFormat", "SimMIM: ViT and Swin, pretrained and fine-tuned"),
     "timm_vit": ("timm:TimmFormat", "timm's VisionTransformer, mostly to be written"),

@@ -127,9 +127,14 @@ class Conversion:
             if (value := getattr(self.options, option, None)) and value % extent:
                 raise self.error(f"{option} {value} is not a multiple of the file's patches of {extent} {unit}")
 
-    def is_computed(self, foreign: str, computed: Tensor) -> bool:
-        """Whether a table (1, rows, width) is the one that mmmask computes, but for rounding; it is unused then."""
-        table = self.tensor(foreign, "1, positions, width")
+    def is_computed(self, foreign: str, computed: Tensor, axes: str = "1, positions, width") -> bool:
+        """Whether a table is the one that mmmask computes, (positions, width), but for rounding; it is unused then.
+
+        Args:
+            axes: as of `tensor`; of four the width is the second, before rows and columns.
+        """
+        table = self.tensor(foreign, axes)
+        table = table.flatten(2).mT if table.dim() == 4 else table
         rounding = torch.finfo(table.dtype).eps / 2  # of the file's dtype, relative
         same_shape = table.shape[1:] == computed.shape
         if not same_shape or not torch.allclose(table[0].float(), computed.float(), rtol=rounding, atol=1e-5):

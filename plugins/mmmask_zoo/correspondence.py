@@ -6,6 +6,7 @@ missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -128,6 +129,26 @@ def patch_embedding(foreign: str, own: str, patch: tuple[int, ...]) -> Iterator[
         axes=f"outputs, inputs, {', '.join(('frames', 'height', 'width')[-len(patch) :])} of a kernel",
     )
     yield Pair((f"{foreign}.bias",), f"{own}.bias")
+
+
+def channel_first_head(
+    foreign: str, own: str, channels: int, size: tuple[int, ...], convolution: bool = False
+) -> Iterator[Pair]:
+    """A linear layer or 1 x 1 convolution with outputs (channel, height, width) of a token; here channel fastest."""
+
+    def to_own(tensor: Tensor) -> Tensor:
+        if tensor.shape[0] != channels * math.prod(size):
+            raise ValueError(f"{tensor.shape[0]} outputs, a token has {times((channels, *size))}")
+        tensor = tensor.flatten(1) if tensor.dim() > 1 else tensor
+        return tensor.unflatten(0, (channels, *size)).movedim(0, len(size)).flatten(0, len(size))
+
+    def to_foreign(tensor: Tensor) -> list[Tensor]:
+        tensor = tensor.unflatten(0, (*size, channels)).movedim(len(size), 0).flatten(0, len(size))
+        return [tensor[..., None, None] if convolution and tensor.dim() > 1 else tensor]
+
+    how = "convolution and pixel shuffle as a linear layer, channel fastest" if convolution else "channel fastest"
+    for part, axes in (("weight", "outputs, width, 1, 1" if convolution else "outputs, width"), ("bias", "outputs")):
+        yield Pair((f"{foreign}.{part}",), f"{own}.{part}", how, to_own, to_foreign, axes)
 
 
 def stacked(foreign: tuple[str, ...], own: str) -> Pair:

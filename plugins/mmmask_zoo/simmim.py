@@ -14,7 +14,17 @@ from torch import Tensor
 from mmmask.interfaces import ForeignWeights, Format, Grid
 from mmmask.interop import HEADS, across_border, relative_index, resize_relative_table
 from mmmask_zoo.conversion import Conversion, Patches, pixel_patches, square
-from mmmask_zoo.correspondence import Computed, Pair, Table, linear, patch_embedding, read_all, vector, write_all
+from mmmask_zoo.correspondence import (
+    Computed,
+    Pair,
+    Table,
+    channel_first_head,
+    linear,
+    patch_embedding,
+    read_all,
+    vector,
+    write_all,
+)
 from mmmask_zoo.layout import Block, Layout, LayoutFormat
 from mmmask_zoo.options import FilesSize, NumHeads
 from mmmask_zoo.writing import Writing
@@ -91,22 +101,7 @@ def _streams(conversion: Conversion, patches: Patches, size: int) -> dict[str, A
 
 
 def _head(own: str, patches: Patches) -> Iterator[Pair]:
-    """A 1 x 1 convolution with outputs (channel, height, width) of a token; in mmmask linear, channel fastest."""
-    channels, (height, width) = patches.channels, patches.size
-
-    def to_own(tensor: Tensor) -> Tensor:
-        if tensor.shape[0] != channels * height * width:
-            raise ValueError(f"{tensor.shape[0]} outputs, a token has {channels} x {height} x {width}")
-        tensor = tensor.flatten(1) if tensor.dim() > 1 else tensor
-        return tensor.unflatten(0, (channels, height, width)).movedim(0, 2).flatten(0, 2)
-
-    def to_foreign(tensor: Tensor) -> list[Tensor]:
-        tensor = tensor.unflatten(0, (height, width, channels)).movedim(2, 0).flatten(0, 2)
-        return [tensor if tensor.dim() == 1 else tensor[..., None, None]]
-
-    how = "convolution and pixel shuffle as a linear layer, channel fastest"
-    for part, axes in (("weight", "outputs, width, 1, 1"), ("bias", "outputs")):
-        yield Pair((f"{LAYOUT.head}.{part}",), f"{own}.{part}", how, to_own, to_foreign, axes)
+    return channel_first_head(LAYOUT.head, own, patches.channels, patches.size, convolution=True)
 
 
 # --- the plain ViT

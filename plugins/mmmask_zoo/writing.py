@@ -36,7 +36,7 @@ class Writing:
     Attributes:
         settings: the experiment, validated.
         classes: {stream: {label set: names}}.
-        modalities: {stream: modality}.
+        modalities: {part: modality}; a stream's only part is named like the stream, others `STREAM/PART`.
         written: {foreign key: tensor}.
         left_out: {mmmask key: why the layout has no place for it}.
         dtype: of the model.
@@ -46,7 +46,9 @@ class Writing:
         self.format = format
         self.settings, self.classes = model_settings(settings, f"format {format}")
         self.modalities: dict[str, Modality] = {
-            name: build("modality", stream.modality) for name, stream in self.settings.streams.items()
+            part: build("modality", config)
+            for name, stream in self.settings.streams.items()
+            for part, (_, config) in stream.parts(name).items()
         }
         self._grids = {name: modality.grid(modality.sample_shape) for name, modality in self.modalities.items()}
         self.written: dict[str, Tensor] = {}
@@ -70,6 +72,12 @@ class Writing:
     def stream(self) -> str:
         """Name of the stream with the largest grid; a layout has one embedding, decoder and head for all streams."""
         for name, settings in self.settings.streams.items():
+            if settings.modality is None:
+                raise self.error(
+                    f"streams.{name}: {', '.join(settings.modalities)}; the layout is that of one modality"
+                )
+            if getattr(settings, "targets", None):
+                raise self.error(f"streams.{name}.targets: {', '.join(settings.targets)}; the layout has one `loss`")
             if settings.objective not in ("masked", "classification"):
                 raise self.error(f"streams.{name}.objective is {settings.objective}; the layout has no place for it")
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}
@@ -150,8 +158,9 @@ class Writing:
 
     def require_one_stream(self) -> None:
         """Checks that there are not several streams."""
-        if len(self.modalities) > 1:
-            raise self.error(f"streams: {', '.join(self.modalities)}; the layout is that of a model of one stream")
+        streams = self.settings.streams
+        if len(streams) > 1:
+            raise self.error(f"streams: {', '.join(streams)}; the layout is that of a model of one stream")
 
     def require(self, where: str, settings: StrictModel, **allowed: tuple[object, ...]) -> None:
         """Checks settings that the layout takes for granted, or can say in a few ways only.
@@ -185,10 +194,13 @@ class Writing:
         return settings
 
     def require_statistics(
-        self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+        self,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        modality: Modality | None = None,
     ) -> None:
         """Checks how colours are normalised, which no key tells."""
-        spec = self.modality.spec
+        spec = (modality or self.modality).spec
         if spec.channels == 3 and (spec.mean, spec.std) != (mean, std):
             raise self.error(
                 f"streams.{self.stream}.modality: mean and std must be {list(mean)} and {list(std)}, the system's"

@@ -253,7 +253,7 @@ MAE = ({"prefix_tokens": 1, "positions": "sincos_2d"}, {"positions": "sincos_2d"
 FORMATS = {
     **{
         name: lambda name=name: golden(name)
-        for name in ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae")
+        for name in ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae", "multimae")
     },
     "mmmask": lambda: written("mmmask", "image", {}, {}),
     "huggingface_vitmae": lambda: written("huggingface_vitmae", "image", *MAE, num_heads=2, decoder_num_heads=2),

@@ -49,6 +49,7 @@ NAMES = {
         "mae",
         "mae_st",
         "mmmask",
+        "multimae",
         "omnimae",
         "simmim",
         "timm_vit",

@@ -71,6 +71,11 @@ def test_the_plane_repeats_at_every_step(leading):
     assert all(torch.equal(step, plane) for step in steps)
 
 
+def test_the_row_first_is_the_transposed_table():
+    column, row = (sincos_2d_table((4, 4), 8, first).unflatten(0, (4, 4)) for first in ("column", "row"))
+    assert torch.equal(row, column.transpose(0, 1))
+
+
 def test_every_grid_is_computed_anew():
     positions = build(8, (1, 4, 4), (2, 6, 6))
     assert torch.equal(positions((1, 4, 4)), sincos_2d_table((4, 4), 8))

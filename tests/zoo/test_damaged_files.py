@@ -24,6 +24,7 @@ CASES = [
     ("simmim", "cases", "swin"),
     ("simmim", "classified", "only"),
     ("convmae", "cases", "norm_pix"),
+    ("multimae", "cases", "rgb_depth_semseg"),
 ]
 WRITTEN = [
     ("huggingface_vitmae", "mae", "cases", "norm_pix"),
@@ -32,7 +33,7 @@ WRITTEN = [
     ("huggingface_videomae", "videomae", "classified", "mean_pooling"),
     ("timm_vit", "mae", "classified", "global_pool"),
 ]
-LATER_BLOCK = re.compile(r"(blocks\d?|layers?|decoder_layers)\.[1-9]\d*\.")
+LATER_BLOCK = re.compile(r"(blocks\d?|layers?|decoder_layers|^encoder|decoder_transformer)\.[1-9]\d*\.")
 """Whatever holds of a block holds of the first."""
 
 

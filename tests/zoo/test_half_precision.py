@@ -8,7 +8,7 @@ from mmmask.interop import InteropError, load, read
 from mmmask.model.build import settings_of
 
 HALVES = (torch.float16, torch.bfloat16)
-SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae")
+SYSTEMS = ("omnimae", "mae", "mae_st", "videomae", "videomaev2", "simmim", "convmae", "multimae")
 
 
 def narrowed(state, dtype):

@@ -79,6 +79,7 @@ class TestTheEncoderAlone:
         ("videomae", ("decoder.", "encoder_to_decoder.", "mask_token")),
         ("videomaev2", ("decoder.", "encoder_to_decoder.", "mask_token")),
         ("convmae", ("decoder_", "mask_token")),
+        ("multimae", ("output_adapters.",)),
     ],
 )
 def test_every_system_loads_without_its_decoder(official, system, decoder):

@@ -22,6 +22,7 @@ OPTIONS = {
     "videomaev2": HEADS | {"size": 32, "num_frames": 8, "format": "videomaev2"},
     "simmim": {"num_heads": 4},
     "convmae": HEADS,
+    "multimae": HEADS,
 }
 PATCH = {"vit": 16, "swin": 32}  # SimMIM's: pixels of a token
 NORMALIZED = {"mae": "token", "mae_st": "token", "convmae": "token", "videomae": "channel", "videomaev2": "channel"}
@@ -43,6 +44,8 @@ def trim(system: str, full: dict) -> dict:
 
 def pretrained(system: str, full: dict, case: dict) -> dict:
     """One pretraining case."""
+    if system == "multimae":
+        return aligned(full["state_dict"], case)
     weights = full["state_dict_swin" if case["mask"].shape[1] == 256 else "state_dict"]
     if case.get("sep_pos_embed") is False:
         weights = {key: tensor for key, tensor in weights.items() if "pos_embed" not in key}
@@ -64,7 +67,6 @@ def pretrained(system: str, full: dict, case: dict) -> dict:
     if predictions.shape[1] == masked.shape[1]:
         predictions = predictions[asked].unflatten(0, (len(masked), -1))
     prefix = latents.shape[1] - (masked.shape[1] if system == "simmim" else int((~masked[0]).sum()))
-    gradients = case["grads"]
     return {
         "weights": weights,
         "options": options,
@@ -75,6 +77,35 @@ def pretrained(system: str, full: dict, case: dict) -> dict:
         "latents": latents[:, prefix:].clone(),
         "prefix": latents[:, :prefix].clone(),
         "predictions": predictions[..., ::STRIDE].clone(),
+        **losses_and_gradients(case),
+    }
+
+
+def aligned(weights: dict, case: dict) -> dict:
+    """One pretraining case of aligned parts: inputs and masks by part, predictions by target, of all tokens."""
+    latents, inputs = case["encoder_out_token_order"], case["inputs"]
+    sides = {"semseg": 4}
+    return {
+        "weights": weights,
+        "options": OPTIONS["multimae"],
+        "stream": "scenes",
+        "inputs": inputs | {"semseg": inputs["semseg"].unsqueeze(1)},
+        "depth_standardized": case["depth_standardized"],
+        "masked": case["mask"],
+        "asked": case["mask"],
+        "latents": latents[:, :-1].clone(),
+        "prefix": latents[:, -1:].clone(),
+        "predictions": {
+            target: patches(image, sides.get(target, 16))[..., ::STRIDE].clone()
+            for target, image in case["decoder_pred"].items()
+        },
+        **losses_and_gradients(case),
+    }
+
+
+def losses_and_gradients(case: dict) -> dict:
+    gradients = case["grads"]
+    return {
         "loss": case["loss"],
         "losses": case.get("losses", {}),
         "loss_float64": case["loss_float64"],
@@ -108,8 +139,8 @@ def stream_of(case: dict) -> tuple[str, torch.Tensor]:
 
 
 def patches(images: torch.Tensor, side: int) -> torch.Tensor:
-    """(batch, 3, height, width) -> (batch, tokens, side * side * 3), channel fastest."""
-    cells = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (batch, 3, rows, side, columns, side)
+    """(batch, channels, height, width) -> (batch, tokens, side * side * channels), channel fastest."""
+    cells = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (batch, channels, rows, side, columns, side)
     return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 

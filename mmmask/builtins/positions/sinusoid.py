@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
@@ -89,9 +89,10 @@ class FlatSinusoid(FixedTable):
 class SinCos2d(FixedTable):
     """Fixed sines and cosines of column and row, as in MAE; the same in every frame.
 
-    The first half of the channels encodes the column, the second the row. In each half of width / 2 channels all sines
-    come first, then all cosines, of the angles position * 10000^(-k / (width / 4)) with k = 0 .. width / 4 - 1 (MAE, He
-    et al. 2021, appendix A; Chen et al. 2021, MoCo v3; Vaswani et al. 2017, section 3.5, for each of the two).
+    The first half of the channels encodes the column, the second the row, or the reverse (`first: row`). In each half
+    of width / 2 channels all sines come first, then all cosines, of the angles position * 10000^(-k / (width / 4)) with
+    k = 0 .. width / 4 - 1 (MAE, He et al. 2021, appendix A; Chen et al. 2021, MoCo v3; Vaswani et al. 2017, section
+    3.5, for each of the two).
 
     Raises:
         ValueError: the width does not divide by 4, or a grid has one axis.
@@ -103,6 +104,12 @@ class SinCos2d(FixedTable):
             description="the grid that weights were trained on; the table of any other grid is that grid's, resized "
             "bicubically; null: computed for each grid anew",
         )
+        first: Literal["column", "row"] = Field(
+            default="column",
+            description="what the first half of the channels encodes: the column (MAE) or MultiMAE's row",
+        )
+
+    config: Config
 
     def __init__(
         self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
@@ -114,7 +121,7 @@ class SinCos2d(FixedTable):
 
     def compute(self, grid: Grid) -> Tensor:
         """(tokens, width)."""
-        return sincos_2d_table(grid, self.width)
+        return sincos_2d_table(grid, self.width, self.config.first)
 
 
 def flat_sinusoid_table(grid: Grid, width: int, reference: Grid) -> Tensor:
@@ -137,7 +144,7 @@ def flat_sinusoid_table(grid: Grid, width: int, reference: Grid) -> Tensor:
         return table
 
 
-def sincos_2d_table(grid: Grid, width: int) -> Tensor:
+def sincos_2d_table(grid: Grid, width: int, first: Literal["column", "row"] = "column") -> Tensor:
     """(tokens, width) float32 of the formula of `SinCos2d`, computed in float64 on the CPU, then rounded.
 
     Raises:
@@ -156,7 +163,8 @@ def sincos_2d_table(grid: Grid, width: int) -> Tensor:
 
         by_column = encode(columns)[None, :].expand(height, columns, -1)
         by_row = encode(height)[:, None].expand(height, columns, -1)
-        return torch.cat([by_column, by_row], dim=-1).flatten(0, 1).repeat(frames, 1)
+        halves = [by_column, by_row] if first == "column" else [by_row, by_column]
+        return torch.cat(halves, dim=-1).flatten(0, 1).repeat(frames, 1)
 
 
 def _check_sincos_2d(width: int, grids: Sequence[Grid]) -> None:
