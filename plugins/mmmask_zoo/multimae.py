@@ -201,7 +201,7 @@ def _trained_grid(conversion: Conversion, adapters: Sequence[str]) -> Grid:
     grids = set()
     for table in (table for adapter in adapters if (table := f"{adapter}.pos_emb") in conversion.source):
         _, width, *grid = conversion.shape(table, AXES)
-        if width % 4 or not conversion.is_computed(table, sincos_2d_table(grid, width, "row"), AXES):
+        if width % 4 or not conversion.is_computed(table, sincos_2d_table(tuple(grid), width, "row"), AXES):
             raise conversion.error(f"{table} is not the sinusoid that MultiMAE computes")
         grids.add(tuple(grid))
     if len(grids) != 1:

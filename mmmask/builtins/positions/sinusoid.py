@@ -109,7 +109,7 @@ class SinCos2d(FixedTable):
             description="what the first half of the channels encodes: the column (MAE) or MultiMAE's row",
         )
 
-    config: Config
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride] - never assigned anew
 
     def __init__(
         self, config: Component.Config, width: int, grids: Sequence[Grid], num_prefix: int = 0, heads: int = 0
