@@ -297,6 +297,7 @@ class TestRefusals:
             ({"layer_scale": 0.1}, r"^encoder.blocks.0.scale1.weight, .* in the model, and not in the weights"),
             ({"qkv_bias": False}, r"^encoder.blocks.0.attn.qkv.bias, .* in the weights, and not in the model"),
             ({"positions": "flat_sinusoid"}, r"positions: flat_sinusoid here, and sincos_2d in the weights: choose"),
+            ({"positions": {"name": "sincos_2d", "first": "row"}}, r"first: row here, and column in the weights"),
             ({"positions": "learned_separable"}, r"^encoder.positions.pixels_16x16x3: sincos_2d is not separable"),
         ],
     )  # fmt: skip

@@ -119,6 +119,12 @@ class SinCos2d(FixedTable):
         if self.trained_grid is not None:
             self.trained_grid = self.trained_grid[-2:]  # all frames are the same
 
+    def weights_from(self, other: Positions) -> dict[str, Tensor]:
+        """None, as the table is computed; the weights must be those of the same one."""
+        if isinstance(other, SinCos2d) and other.config.first != self.config.first:
+            raise ValueError(f"first: {self.config.first} here, and {other.config.first} in the weights: choose that")
+        return {}
+
     def compute(self, grid: Grid) -> Tensor:
         """(tokens, width)."""
         return sincos_2d_table(grid, self.width, self.config.first)
