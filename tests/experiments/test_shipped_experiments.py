@@ -124,7 +124,7 @@ PARAMETERS = {
     "mae/vit_huge": (630_435_840, 656_613_964),  # timm's hub: 630.8, with 0.33 of positions
     "mae_st/vit_large": (304_096_256, 317_731_584),  # PySlowFast: 304
     "mae_st/vit_huge": (631_527_680, 645_232_460),  # PySlowFast: 632
-    "multimae/pretrain_vit_base": (86_638_912, 97_917_072),  # counted by hand from the sizes of the layers
+    "multimae/vit_base": (86_638_912, 97_917_072),  # counted by hand from the sizes of the layers
     "omnimae/vit_base": (86_236_416, 94_217_856),  # official: 94,217,856
     "omnimae/vit_base_released": (86_236_416, 94_222_464),  # with biases in the decoder
     "omnimae/vit_large": (303_885_312, 317_803_520),  # official: 317,803,520
