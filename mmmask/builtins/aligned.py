@@ -106,27 +106,27 @@ class AlignedSource(Source):
         return {part: None if number < 0 else self._sources[part].load(number) for part, number in numbers.items()}
 
     def label(self, index: int) -> str | None:
-        """As the first part that has labels says."""
+        """Label by the first part that has labels."""
         number = int(self._numbers[self._labelled][index])
         return None if number < 0 else self._sources[self._labelled].label(number)
 
     def labels(self, index: int) -> Mapping[str, str | tuple[str, ...]]:
-        """As the first part that has labels says."""
+        """Label by the first part that has labels."""
         number = int(self._numbers[self._labelled][index])
         return {} if number < 0 else self._sources[self._labelled].labels(number)
 
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """Those of the first part that has labels."""
+        """Label sets of the first part that has labels."""
         return self._sources[self._labelled].classes
 
     @property
     def several(self) -> Collection[str]:  # pyright: ignore[reportIncompatibleVariableOverride] - computed
-        """Those of the first part that has labels."""
+        """Label sets of the first part that has labels."""
         return self._sources[self._labelled].several
 
     def describe(self, index: int) -> str:
-        """As the first part's source describes it that has the sample."""
+        """Description by the first part that has the sample."""
         part = next(part for part, numbers in self._numbers.items() if numbers[index] >= 0)
         return self._sources[part].describe(int(self._numbers[part][index]))
 

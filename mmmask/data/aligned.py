@@ -70,7 +70,7 @@ class AlignedPreparation(Preparation):
         }
 
     def empty(self, part: str) -> Tensor:
-        """What stands for a missing part."""
+        """Zeros that stand for a missing part: (channels, *extent)."""
         return torch.zeros(self.shapes[part], dtype=torch.int64 if self.ids[part] else torch.float32)
 
     def _parts(self, loaded: Any) -> dict[str, Any]:  # noqa: ANN401 - the source's

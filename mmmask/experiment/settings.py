@@ -34,7 +34,7 @@ Trainable = (
 
 
 class _SourceOfWeights(StrictModel):
-    """Where weights come from: a mapping, or `from` alone."""
+    """Source of weights: a mapping, or `from` alone."""
 
     format: str | None = Field(default=None, description="layout of the file; null: told by its keys")
     options: dict[str, Any] = Field(

@@ -76,7 +76,7 @@ class TokenSpec:
         return origin if None in self.range else origin + extent / 2
 
     def missing(self, content: Tensor) -> Tensor:
-        """Which values, or ids, are missing: bool, in the shape of the content."""
+        """Missing values, or ids: bool, in the shape of the content."""
         return content.isnan() if self.vocab_size is None else content == self.vocab_size
 
     def clamp(self, raw: Tensor) -> Tensor:

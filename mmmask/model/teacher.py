@@ -99,7 +99,7 @@ class Teacher(nn.Module):
         return latents
 
     def begin(self, encoder: Encoder) -> None:
-        """Takes the weights of an encoder as they are, where it follows one."""
+        """Copies the weights of an encoder, where it follows one."""
         if self.follows:
             self.encoder.load_state_dict(encoder.state_dict())
 

@@ -41,7 +41,7 @@ class DepthModality(PlaneModality):
 
         @property
         def resampling(self) -> Literal["nearest", "bilinear"]:
-            """As `interpolation` says."""
+            """The setting `interpolation`."""
             return self.interpolation
 
     config: Config

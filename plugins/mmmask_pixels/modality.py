@@ -51,7 +51,7 @@ class PlaneModality(Modality):
 
         @property
         def resampling(self) -> Resampling:
-            """How pixels are resized: by default to the nearest one."""
+            """Resampling of a resize: by default the nearest pixel."""
             return "nearest"
 
         @model_validator(mode="after")
@@ -83,7 +83,7 @@ class PixelModality(PlaneModality):
 
         @property
         def resampling(self) -> Resampling:
-            """As `interpolation` says."""
+            """The setting `interpolation`."""
             return self.interpolation
 
         @model_validator(mode="after")
