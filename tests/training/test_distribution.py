@@ -26,7 +26,8 @@ def same_up_to_rounding(one, several):
     assert sorted(map(str, one.bad_samples)) == sorted(map(str, several.bad_samples))
     for line, other in zip(one.evaluations, several.evaluations, strict=True):
         assert line.keys() == other.keys()
-        assert math.isclose(line["loss"], other["loss"], **NEAR)
+        for key in (key for key in line if key.rpartition("/")[2] == "loss"):
+            assert math.isclose(line[key], other[key], **NEAR), key
     for key, value in one.state["model"].items():
         torch.testing.assert_close(value, several.state["model"][key], rtol=1e-3, atol=2e-4, msg=key)
 
@@ -70,6 +71,23 @@ def test_counts_that_vary_are_those_of_the_whole_batch(reference, experiment_fil
     one = reference(file, *dual, "training.accumulate=1")
     same_up_to_rounding(one, reference(file, *dual, "training.accumulate=4"))
     same_up_to_rounding(one, reference(file, *dual, processes=2))
+
+
+def test_parts_of_one_sample(reference, experiment_file):
+    """Each sample shows another number of a part's tokens, and one target averages over samples."""
+    file, loss = experiment_file(), "loss: {name: pixels, normalize: none}"
+    parts = (
+        "streams.long.modality=null",
+        "streams.long.modalities={fine: {name: signal}, coarse: {name: signal, patch: 8}}",
+        "streams.long.masker={name: budget, mask_ratio: 0.75}",
+        "streams.long.loss=null",
+        f"streams.long.targets={{fine: {{{loss}}}, coarse: {{{loss}, average: samples}}}}",
+    )
+    one = reference(file, *parts)
+    coarse = [line["coarse/loss"] for line in one.evaluations if line["stream"] == "long"]
+    assert coarse[-1] < coarse[0]
+    same_up_to_rounding(one, reference(file, *parts, "training.accumulate=4"))
+    same_up_to_rounding(one, reference(file, *parts, processes=2))
 
 
 def test_a_masker_learns_as_in_one_process(reference, experiment_file):
