@@ -187,7 +187,7 @@ def test_settings_say_everything_a_writer_needs():
     settings = settings_of(build_model(experiment))
     encoder = settings["model"]["encoder"]
     assert (encoder["width"], encoder["depth"], encoder["num_heads"], encoder["mlp_ratio"]) == (192, 1, 3, 4.0)
-    assert encoder["positions"] == {"name": "sincos_2d", "trained_grid": None}
+    assert encoder["positions"] == {"name": "sincos_2d", "trained_grid": None, "first": "column"}
     again = build_model(experiment_from_data(settings))
     assert again.state_dict().keys() == build_model(experiment).state_dict().keys()
 
