@@ -28,7 +28,6 @@ from mmmask.interfaces import (
     StepContext,
     Tokens,
     build,
-    nothing_masked,
 )
 from mmmask.model.build import unusable_names
 from mmmask.model.precision import full_precision
@@ -170,8 +169,7 @@ class ClassificationObjective(Objective):
             shown = own
             if context.training and name in self.mixing and batches[name].labels:
                 shown, found = self._mixed(name, own, found, context.noise(name, "mixing"))
-            mask = nothing_masked(rows, own.grid, device)
-            inputs[name] = EncoderInput((Part(self.modalities[name].embedding, shown),), mask)
+            inputs[name] = EncoderInput.whole(Part(self.modalities[name].embedding, shown))
             targets[name] = found
             varies = self.streams[name].unlabelled or not batches[name].labels
             labelled = torch.stack([target.known for target in found.values()])

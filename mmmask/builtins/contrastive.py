@@ -26,7 +26,6 @@ from mmmask.interfaces import (
     StepContext,
     Tokens,
     build,
-    nothing_masked,
 )
 from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
@@ -79,8 +78,7 @@ class ContrastiveObjective(Objective):
                     f"streams.{name}.replicate: 1, and the objective contrastive compares views of a sample: set 2 or "
                     "more"
                 )
-            mask = nothing_masked(len(part.content), part.grid, part.content.device)
-            inputs[name] = EncoderInput((Part(self.modalities[name].embedding, part),), mask)
+            inputs[name] = EncoderInput.whole(Part(self.modalities[name].embedding, part))
         return Plan(tokens, batches, inputs, {name: float(len(part.content)) for name, part in tokens.items()})
 
     def losses(self, plan: Plan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:

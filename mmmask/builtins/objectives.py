@@ -35,7 +35,6 @@ from mmmask.interfaces import (
     StrictModel,
     Tokens,
     build,
-    nothing_masked,
     one_of,
 )
 from mmmask.model.blocks import initialize
@@ -140,18 +139,18 @@ class MaskedObjective(Objective):
 
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
         super().__init__(streams, context)
-        self.parts = {name: tuple(context.parts.get(name, {name: name}).values()) for name in streams}
-        self.modalities = {part: context.modalities[part] for parts in self.parts.values() for part in parts}
+        parts = {name: context.parts.get(name, {name: name}) for name in streams}
+        self.parts = {name: tuple(own.values()) for name, own in parts.items()}
+        self.modalities = {part: context.modalities[part] for own in self.parts.values() for part in own}
         self._encoder = (context.encoder,)  # in a tuple: registered once, by the model
         self._teacher: tuple[Any] = (context.teacher,)
         self._target_std: dict[str, Tensor] = {}
         self.targets: dict[str, Target] = {}
-        for name, settings in streams.items():
-            self.targets |= _targets(name, settings, context.parts.get(name, {name: name}))
-        self.loss_of: dict[str, Loss] = {name: self._build_loss(name) for name in self.targets}
         self.masker_of: dict[str, Masker] = {}
         for name, settings in streams.items():
-            self.masker_of |= _maskers(name, settings, context.parts.get(name, {name: name}))
+            self.targets |= _targets(name, settings, parts[name])
+            self.masker_of |= _maskers(name, settings, parts[name])
+        self.loss_of: dict[str, Loss] = {name: self._build_loss(name) for name in self.targets}
         self.decoder_masker_of: dict[str, Masker] = {
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
         }
@@ -344,8 +343,7 @@ class MaskedObjective(Objective):
         (encoder,) = self._encoder
         training = encoder.training
         encoder.eval()
-        mask = nothing_masked(len(tokens.content), tokens.grid, tokens.content.device)
-        (latents,) = encoder([EncoderInput((Part(self.modalities[part].embedding, tokens),), mask)])
+        (latents,) = encoder([EncoderInput.whole(Part(self.modalities[part].embedding, tokens))])
         encoder.train(training)
         return latents
 

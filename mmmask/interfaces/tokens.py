@@ -53,6 +53,11 @@ class TokenSpec:
     gaps: bool = False
 
     @property
+    def shape(self) -> tuple[tuple[int, ...], int, int | None]:
+        """Patch size, channels and vocabulary: tokens that agree in these fit one embedding."""
+        return self.patch_size, self.channels, self.vocab_size
+
+    @property
     def content_dim(self) -> int:
         """Number of values per token."""
         return math.prod(self.patch_size) * self.channels
@@ -209,6 +214,13 @@ class EncoderInput:
     parts: tuple[Part, ...]
     mask: Mask
     noise: Noise | None = None
+
+    @classmethod
+    def whole(cls, *parts: Part) -> EncoderInput:
+        """Samples with nothing masked."""
+        content = parts[0].tokens.content
+        tokens = sum(part.tokens.content.shape[1] for part in parts)
+        return cls(parts, nothing_masked(len(content), tokens, content.device))
 
     @property
     def layout(self) -> Layout:

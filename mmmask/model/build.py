@@ -14,7 +14,7 @@ from torch import nn
 from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
-from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, TokenSpec, build
+from mmmask.interfaces import Embedding, Encoder, Modality, ObjectiveContext, build
 from mmmask.interfaces.component import every_setting
 from mmmask.model.freezing import freeze
 from mmmask.model.memory import MOST_TOKENS, bounded_weights
@@ -154,7 +154,7 @@ def _embeddings(
         key = modality.embedding
         own = Embedding(modality.spec, (grid,), modality.build_embedding, key in aligned)
         earlier = found.setdefault(key, own)
-        if _shape(earlier.spec) != _shape(modality.spec):
+        if earlier.spec.shape != modality.spec.shape:
             raise ExperimentError(
                 [
                     f"{where[name]}.embedding: {key!r} belongs to tokens of another shape "
@@ -164,7 +164,3 @@ def _embeddings(
         if grid not in earlier.grids:
             found[key] = replace(earlier, grids=(*earlier.grids, grid))
     return found
-
-
-def _shape(spec: TokenSpec) -> tuple[object, ...]:
-    return spec.patch_size, spec.channels, spec.vocab_size

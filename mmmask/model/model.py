@@ -20,7 +20,6 @@ from mmmask.interfaces import (
     Plan,
     StepContext,
     Tokens,
-    nothing_masked,
 )
 from mmmask.model.compiling import compile_stages
 from mmmask.model.teacher import Teacher
@@ -303,9 +302,7 @@ class Model(nn.Module):
         inputs = []
         for stream in batches:
             parts = tuple(Part(self.modalities[part].embedding, tokens[part]) for part in known[stream].values())
-            contents = [part.tokens.content for part in parts]
-            count = sum(content.shape[1] for content in contents)
-            inputs.append(EncoderInput(parts, nothing_masked(len(contents[0]), count, contents[0].device)))
+            inputs.append(EncoderInput.whole(*parts))
         return inputs
 
     def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:

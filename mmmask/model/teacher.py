@@ -20,7 +20,6 @@ from mmmask.interfaces import (
     Part,
     Tokens,
     TokenSpec,
-    nothing_masked,
 )
 from mmmask_registry import MmmaskError
 
@@ -62,7 +61,7 @@ class Teacher(nn.Module):
             MmmaskError: the teacher knows no such tokens, or another grid of them.
         """
         spec, grid = modality.spec, modality.grid(modality.sample_shape)
-        alike = [key for key, known in self._embeddings.items() if _shape(known.spec) == _shape(spec)]
+        alike = [key for key, known in self._embeddings.items() if known.spec.shape == spec.shape]
         keys = [modality.embedding] if modality.embedding in alike else alike
         if len(keys) != 1:
             known = ", ".join(f"{key} ({_words(embedding.spec)})" for key, embedding in self._embeddings.items())
@@ -92,10 +91,7 @@ class Teacher(nn.Module):
         for part in parts:
             key = self._key_of[part.key]
             shown.append(Part(key, _as_known(part.tokens, self._embeddings[key].spec)))
-        content = parts[0].tokens.content
-        tokens = sum(part.tokens.content.shape[1] for part in parts)
-        mask = nothing_masked(len(content), (tokens,), content.device)
-        (latents,) = self.encoder([EncoderInput(tuple(shown), mask)], stages)
+        (latents,) = self.encoder([EncoderInput.whole(*shown)], stages)
         return latents
 
     def begin(self, encoder: Encoder) -> None:
@@ -131,10 +127,6 @@ def _as_known(tokens: Tokens, spec: TokenSpec) -> Tokens:
     if spec.vocab_size is not None:
         return replace(tokens, spec=spec)
     return Tokens(tokens.raw(), tokens.grid, replace(spec, scale=1.0), valid=tokens.valid)
-
-
-def _shape(spec: TokenSpec) -> tuple[object, ...]:
-    return spec.patch_size, spec.channels, spec.vocab_size
 
 
 def _words(spec: TokenSpec) -> str:
