@@ -59,7 +59,7 @@ class ClassificationPlan(Plan):
 
 
 class ClassificationObjective(Objective):
-    """Predicts the classes of samples; nothing is masked.
+    """Predicts the classes of samples; nothing is masked. Parts of a sample are encoded together, and pooled as one.
 
     loss = sum(error of a labelled sample) / number of labelled samples; the error is cross-entropy, or with sigmoids
     the mean binary cross-entropy over classes, added up over the label sets.
@@ -108,9 +108,11 @@ class ClassificationObjective(Objective):
 
     def __init__(self, streams: Mapping[str, Any], context: ObjectiveContext) -> None:
         super().__init__(streams, context)
-        self.modalities = {name: context.modality(name) for name in streams}
+        self.parts = {name: tuple(context.parts.get(name, {name: name}).values()) for name in streams}
+        self.modalities = {part: context.modalities[part] for own in self.parts.values() for part in own}
         self.classes = {name: _learned_classes(name, part, context.classes) for name, part in streams.items()}
         self.head_of = {name: part.head or name for name, part in streams.items()}
+        self.head_of |= {part: self.head_of[name] for name, own in self.parts.items() for part in own}
         self.mixing = {
             name: Mixing(part.mixup, part.cutmix, part.mix_probability, part.switch_probability, part.replicate)
             for name, part in streams.items()
@@ -161,20 +163,22 @@ class ClassificationObjective(Objective):
         inputs: dict[str, EncoderInput] = {}
         counts: dict[str, Tensor | float] = {}
         targets: dict[str, dict[str, Target]] = {}
-        for name, own in tokens.items():
-            rows, device = len(own.content), own.content.device
+        for name in batches:
+            own = [tokens[part] for part in self.parts[name]]
+            rows, device = len(own[0].content), own[0].content.device
             found = {
                 key: self._target(name, key, batches[name].labels.get(key), rows, device) for key in self.classes[name]
             }
             shown = own
             if context.training and name in self.mixing and batches[name].labels:
                 shown, found = self._mixed(name, own, found, context.noise(name, "mixing"))
-            inputs[name] = EncoderInput.whole(Part(self.modalities[name].embedding, shown))
+            keys = (self.modalities[part].embedding for part in self.parts[name])
+            inputs[name] = EncoderInput.whole(*map(Part, keys, shown))
             targets[name] = found
             varies = self.streams[name].unlabelled or not batches[name].labels
             labelled = torch.stack([target.known for target in found.values()])
             counts[name] = labelled.any(0).sum() if varies else float(rows)
-        noises = {name: context.noise(name, "head") for name in tokens} if context.training else {}
+        noises = {name: context.noise(name, "head") for name in batches} if context.training else {}
         return ClassificationPlan(tokens, batches, inputs, counts, targets, noises)
 
     def losses(self, plan: ClassificationPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
@@ -187,25 +191,26 @@ class ClassificationObjective(Objective):
                     (self._error(name, key, part.float(), plan.targets[name][key]) for key, part in logits.items()),
                     start=found.values.new_zeros((), dtype=torch.float32),
                 )
-            terms[name] = LossTerm(error, plan.counts[name], torch.cat(list(logits.values()), dim=1))
+            first = plan.tokens[self.parts[name][0]]
+            terms[name] = LossTerm(error, plan.counts[name], torch.cat(list(logits.values()), dim=1), first)
         return terms
 
     def features(self, stream: str, latents: Latents) -> Tensor:
-        """(batch, width), pooled and normalised: what the last layers see."""
+        """(batch, width) of a stream, or of one of its parts, pooled and normalised: what the last layers see."""
         head = cast(ClassificationHead, self.heads[self.head_of[stream]])
         return head.norm(head.pool(latents))
 
     def logits(self, stream: str, latents: Latents, noise: Noise | None = None) -> dict[str, Tensor]:
-        """{label set: (batch, classes)}.
+        """{label set: (batch, classes)} of a stream; of a part alone classes are not told.
 
         Args:
             noise: of dropout; None outside training.
         """
-        features, rate = self.features(stream, latents), self.streams[stream].dropout
-        if noise is not None and rate:
+        features = self.features(stream, latents)
+        if noise is not None and (rate := self.streams[stream].dropout):
             features = (features / (1 - rate)).masked_fill(noise(tuple(features.shape)) < rate, 0.0)
         linear = cast(ClassificationHead, self.heads[self.head_of[stream]]).linear
-        return {label_set: linear[label_set](features) for label_set in self.classes[stream]}
+        return {label_set: linear[label_set](features) for label_set in self.classes.get(stream, ())}
 
     def probabilities(self, stream: str, logits: Tensor) -> Tensor:
         """(batch, classes), by the stream's activation; float32."""
@@ -238,8 +243,8 @@ class ClassificationObjective(Objective):
         return Target(classes * (1 - smoothing) + smoothing / count, known)
 
     def _mixed(
-        self, stream: str, tokens: Tokens, targets: Mapping[str, Target], noise: Noise
-    ) -> tuple[Tokens, dict[str, Target]]:
+        self, stream: str, tokens: Sequence[Tokens], targets: Mapping[str, Target], noise: Noise
+    ) -> tuple[list[Tokens], dict[str, Target]]:
         labelled = torch.stack([target.known for target in targets.values()]).all(0)
         try:
             mixed, own = self.mixing[stream](tokens, noise, labelled)
@@ -257,8 +262,22 @@ class ClassificationObjective(Objective):
             known = {each for names in self.classes[name].values() for each in names}
             if strange := sorted(part.class_weights.keys() - known):
                 problems.append(f"streams.{name}.class_weights: {strange[0]!r} is no class of the source")
+            if len(self.parts[name]) > 1:
+                problems += self._problems_of_parts(name, part)
         if problems:
             raise ExperimentError(problems)
+
+    def _problems_of_parts(self, stream: str, settings: Any) -> list[str]:  # noqa: ANN401 - a stream's
+        problems, own = [], [self.modalities[part] for part in self.parts[stream]]
+        if settings.missing == "mask":
+            problems.append(f"streams.{stream}.missing: nothing is masked in classification: set skip")
+        grids = dict.fromkeys(modality.grid(modality.sample_shape) for modality in own)
+        if settings.cutmix and len(grids) > 1:
+            known = " and ".join(" x ".join(map(str, grid)) for grid in grids)
+            problems.append(
+                f"streams.{stream}.cutmix: parts of {known} tokens have no box in common: set it to 0; mixup takes any"
+            )
+        return problems
 
 
 class ClassificationHead(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -35,7 +36,7 @@ class Mixing:
     switch: float
     replicate: int = 1
 
-    def __call__(self, tokens: Tokens, noise: Noise, labelled: Tensor) -> tuple[Tokens, Tensor]:
+    def __call__(self, parts: Sequence[Tokens], noise: Noise, labelled: Tensor) -> tuple[list[Tokens], Tensor]:
         """Mixes every row with the other row of its pair: 0 with 1, 2 with 3 and so on, see `others`.
 
         Both rows of a pair share their draws, which come from the first row's noise. So results do not depend on how a
@@ -45,22 +46,25 @@ class Mixing:
         - CutMix (Yun et al. 2019, section 3.1): a box over the last two axes holds the other's values; its area is
           1 - Beta(cutmix, cutmix) of the whole, its centre uniform, and w is what is left outside once it is clipped.
 
+        Parts of a sample share all draws; a box is the same share of each.
+
         Args:
+            parts: of the samples, aligned, of equal grids where there is CutMix; mostly one.
             labelled: (batch,) bool; a pair in which one lacks a label stays as it is.
 
         Returns:
-            The tokens, normalised; and (batch,) float32, each row's share of its own target.
+            The parts, normalised; and (batch,) float32, each row's share of its own target.
 
         Raises:
             MmmaskError: an odd number of samples, or tokens that are ids.
         """
-        rows = len(tokens.content)
+        rows = len(labelled)
         alike = self.replicate
         if rows % (2 * alike):
             raise MmmaskError(
                 f"mixing needs pairs, and a micro-batch has {rows} samples: take a multiple of {2 * alike}"
             )
-        if tokens.spec.vocab_size is not None:
+        if any(tokens.spec.vocab_size is not None for tokens in parts):
             raise MmmaskError("ids cannot be mixed: set mixup and cutmix to 0")
         first = noise.keys.unflatten(0, (-1, 2, alike))[:, 0].flatten(0, 1)
         draws = Noise(first)((rows // 2, 6)).unflatten(0, (-1, 1, alike)).expand(-1, 2, -1, -1).flatten(0, 2)
@@ -68,19 +72,24 @@ class Mixing:
         mixed = (draws[:, 0] < self.probability) & both
         switch = self.switch if self.mixup and self.cutmix else float(self.cutmix > 0)
         cuts = draws[:, 1] < switch
-        values = tokens.values()
-        other = self.others(values)
-        own = torch.ones(rows, device=values.device)
+        own = torch.ones(rows, device=labelled.device)
         if self.mixup:
             own = torch.where(mixed & ~cuts, beta_quantile(draws[:, 2], self.mixup), own)
-            weight = own.view(-1, 1, 1).to(values.dtype)
-            values = torch.lerp(other, values, weight)
-        if self.cutmix:
-            inside = _boxes(tokens, beta_quantile(draws[:, 3], self.cutmix), draws[:, 4:])
-            inside &= (mixed & cuts).view(-1, 1, 1)
-            values = torch.where(inside.repeat_interleave(tokens.spec.channels, dim=-1), other, values)
-            own = torch.where(mixed & cuts, 1 - inside.float().mean(dim=(1, 2)), own)
-        return replace(tokens, content=values, normalized=True), own
+        found, covered = [], []
+        for tokens in parts:
+            values = tokens.values()
+            other = self.others(values)
+            if self.mixup:
+                values = torch.lerp(other, values, own.view(-1, 1, 1).to(values.dtype))
+            if self.cutmix:
+                inside = _boxes(tokens, beta_quantile(draws[:, 3], self.cutmix), draws[:, 4:])
+                inside &= (mixed & cuts).view(-1, 1, 1)
+                values = torch.where(inside.repeat_interleave(tokens.spec.channels, dim=-1), other, values)
+                covered.append(inside.float().mean(dim=(1, 2)))
+            found.append(replace(tokens, content=values, normalized=True))
+        if covered:  # parts of other resolutions round differently
+            own = torch.where(mixed & cuts, 1 - torch.stack(covered).mean(0), own)
+        return found, own
 
     def others(self, rows: Tensor) -> Tensor:
         """The other row of every pair: (batch, ...) with the rows 0 and 1, 2 and 3 and so on swapped.

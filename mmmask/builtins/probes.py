@@ -117,7 +117,7 @@ class _ProbeEvaluator(_FeatureEvaluator):
     def _labels(self, batch: Batch) -> Tensor:
         label_set = self.config.label_set or next((key for key, part in batch.labels.items() if part.ndim == 1), None)
         if label_set is None:
-            return torch.full((len(batch),), -1, device=batch.content.device)
+            return torch.full((len(batch),), -1, device=next(iter(batch.parts.values())).device)
         if label_set not in batch.labels:
             known = ", ".join(batch.labels)
             raise MmmaskError(

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--modality", action="append", default=[], metavar="KEY=VALUE",
-        help="another setting of the stream's modality, such as crop_share=1.0; may be given several times",
+        help="another setting of the stream's modality, such as crop_share=1.0, of a part rgb.crop_share=1.0; may be "
+        "given several times",
     )  # fmt: skip
     parser.add_argument(
         "--views", metavar="CxC", help="clips x crops of each sample, such as 5x3 (default: the stream's, or 1x1)"

@@ -29,10 +29,11 @@ from mmmask.evaluation.inputs import (
     known_split,
     read_model,
     source_of_split,
+    stream_preparation,
 )
 from mmmask.evaluation.pictures import stacked
 from mmmask.evaluation.reconstruction import ENDINGS as PICTURES
-from mmmask.interfaces import Modality, SourceError
+from mmmask.interfaces import Batch, Modality, SourceError
 from mmmask.interfaces.component import build
 from mmmask.interfaces.files import open_file
 from mmmask.interfaces.writing import written_whole
@@ -169,7 +170,7 @@ def evaluate(
         classes: names of the model's classes in the order of its outputs, or a file with a line for each. By default
             those that a run's checkpoint holds; of a file whose classes are numbers the source's names, sorted, as
             ImageNet's are numbered, or these numbers where the names are such.
-        modality: settings to change, such as `{"size": 256, "crop_share": 1.0}`.
+        modality: settings to change, such as `{"size": 256, "crop_share": 1.0}`; of aligned parts {part: settings}.
         views: clips and crops of each sample, whose probabilities are averaged, such as (5, 3) or "5x3"; by default
             the stream's.
         batch_size: views in a forward at most.
@@ -206,7 +207,8 @@ def evaluate(
         head = _head(opened, name)
         if split is not None:
             source = source_of_split(str(model), split, name)
-        preparation = after.enter_context(_changed_modality(opened, name, modality or {})).preparation
+        after.enter_context(_changed_modality(opened, name, modality or {}))
+        preparation, specs = stream_preparation(opened, name)
         built = built_source(source, preparation)
         paired = _paired(head.classes, built.classes, label_set)
         names = {key: _named(key, head.classes[key], built.classes[own], order) for key, own in paired.items()}
@@ -214,11 +216,11 @@ def evaluate(
             for key, own in paired.items():
                 _drawable(key, names[key], own in built.several)
         known = {own: names[key] for key, own in paired.items()}
-        loader = SampleLoader(built, preparation, opened.modalities[name].spec, 1, 0, name, known)
+        loader = SampleLoader(built, preparation, specs, 1, 0, name, known)
         inputs = Inputs(opened.eval().to(peers.device), report, {name: loader}, peers.device)
         shown = wanted_views or head.views
 
-        def forward(stream: str, rows: Tensor) -> dict[str, Tensor]:
+        def forward(stream: str, rows: Batch) -> dict[str, Tensor]:
             scores = class_scores(opened, stream, rows)
             return {key: scores[key] for key in paired}
 
@@ -242,8 +244,8 @@ def evaluate(
     return done
 
 
-def class_scores(model: Any, stream: str, samples: Tensor) -> dict[str, Tensor]:  # noqa: ANN401 - a Model
-    """{label set: probabilities (batch, classes)} of samples (batch, *sample_shape), float32."""
+def class_scores(model: Any, stream: str, samples: Batch) -> dict[str, Tensor]:  # noqa: ANN401 - a Model
+    """{label set: probabilities (batch, classes)} of a stream's samples, float32."""
     objective = model.objective(stream)
     logits = objective.logits(stream, model.encode({stream: samples})[stream])
     return {label_set: objective.probabilities(stream, part) for label_set, part in logits.items()}
@@ -319,24 +321,29 @@ def _stream(opened: Any, model: object, split: str | None, stream: str | None) -
 
 
 @contextmanager
-def _changed_modality(model: Any, stream: str, changes: Mapping[str, Any]) -> Iterator[Modality]:  # noqa: ANN401 - a Model
-    """The stream's modality with other settings; the model's while entered.
+def _changed_modality(model: Any, stream: str, changes: Mapping[str, Any]) -> Iterator[None]:  # noqa: ANN401 - a Model
+    """Gives the model other settings of the stream's modality, or of those of its parts, while entered.
 
     Raises:
-        MmmaskError: there are no such settings, or tokens would be others than the model's.
+        MmmaskError: there are no such settings or parts, or tokens would be others than the model's.
     """
-    before: Modality = model.modalities[stream]
-    if not changes:
-        yield before
-        return
-    after: Modality = build("modality", chosen("modality", before.config.model_dump(mode="json") | dict(changes)))
-    if (after.embedding, after.spec) != (before.embedding, before.spec):
-        raise MmmaskError(f"modality: {', '.join(changes)}: tokens would be others than those the model was trained on")
-    model.modalities[stream] = after
+    parts: Mapping[str, str] = model.parts[stream]
+    wanted = {stream: changes} if len(parts) == 1 else changes
+    before: dict[str, Modality] = dict(model.modalities)
+    for short, own in wanted.items():
+        if short not in parts:
+            raise UnknownName("part", short, parts)
+        if not own:
+            continue
+        known = before[parts[short]]
+        after: Modality = build("modality", chosen("modality", known.config.model_dump(mode="json") | dict(own)))
+        if (after.embedding, after.spec) != (known.embedding, known.spec):
+            raise MmmaskError(f"modality: {', '.join(own)}: tokens would be others than those the model was trained on")
+        model.modalities[parts[short]] = after
     try:
-        yield after
+        yield
     finally:
-        model.modalities[stream] = before
+        model.modalities.update(before)
 
 
 def _paired(head: Mapping[str, object], source: Mapping[str, object], wanted: str | None) -> dict[str, str]:

@@ -139,7 +139,7 @@ def shared_features(model: Any, stream: str, batch: Batch, pool: str | None = No
     key = id(batch), pool
     if shared is not None and key in shared:
         return shared[key][1]
-    found = model_features(model, stream, model.encode({stream: batch.content})[stream], pool)
+    found = model_features(model, stream, model.encode({stream: batch})[stream], pool)
     if shared is not None:
         shared[key] = batch, found  # the batch lives on, so that no other gets its id
     return found
@@ -159,7 +159,7 @@ def check_pool(pool: str | None) -> None:
 def features_of(
     model: Model,
     stream: str,
-    samples: Tensor,
+    samples: Batch,
     pool: str | None,
     maps: bool = False,
     tokens: bool = False,
@@ -167,7 +167,7 @@ def features_of(
     """{key of `Features.tensors`: (samples, ...)}, all of one forward; maps take another where the encoder has its own.
 
     Args:
-        samples: (samples, *sample_shape) of a stream.
+        samples: of a stream, or of a part of it.
         pool, maps: as of `extract`.
         tokens: also all tokens, prefix tokens first, as STREAM.tokens.
 
@@ -184,8 +184,11 @@ def features_of(
         prefix = () if latents.prefix is None else (latents.prefix,)
         found[f"{stream}.tokens"] = torch.cat([*prefix, latents.values], 1)
     if maps:
+        if len(samples.parts) > 1:
+            parts = " or ".join(f"stream={stream}/{part}" for part in samples.parts)
+            raise MmmaskError(f"streams.{stream}: maps of samples of several parts: name one, {parts}")
         if type(model.encoder).feature_maps is Encoder.feature_maps:  # the latents, which are here already
-            grid = model.modalities[stream].grid(samples.shape)
+            grid = model.modalities[stream].grid(samples.content.shape)
             layers = [latents.values.transpose(1, 2).unflatten(2, grid)]
         else:
             layers = model.feature_maps(batch)[stream]

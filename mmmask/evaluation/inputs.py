@@ -50,6 +50,10 @@ Progress = Callable[[int, int, Sequence[str]], None]
 """Called with (samples done, samples in all, reasons of newly skipped samples)."""
 
 
+Forward = Callable[[str, Batch], Mapping[str, Tensor]]
+"""Called with a stream and some of its samples."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A model on its device, in evaluation mode, and what it is given.
@@ -103,19 +107,19 @@ def open_inputs(
         name = stream or next(iter(opened.parts))
         if split is not None:
             source = source_of_split(str(model), split, name)
-        preparation, _ = _preparation(modalities, parts[name])
+        preparation, _ = stream_preparation(opened, name)
         sources = {name: built_source(source, preparation)}
     loaders = {}
     for name, found in sources.items():
-        preparation, specs = _preparation(modalities, parts[name])
+        preparation, specs = stream_preparation(opened, name)
         loaders[name] = SampleLoader(found, preparation, specs, replicate=1, seed=0, stream=name, classes={})
     return Inputs(opened.eval().to(place), report, loaders, place)
 
 
-def _preparation(
-    modalities: Mapping[str, Modality], parts: Mapping[str, str]
-) -> tuple[Preparation, dict[str, TokenSpec]]:
-    return streams.preparation_of({short: modalities[part] for short, part in parts.items()})
+def stream_preparation(model: Any, stream: str) -> tuple[Preparation, dict[str, TokenSpec]]:  # noqa: ANN401 - a Model
+    """The worker side of a stream, or of a part that stands for a stream of its own, and the specs of its parts."""
+    parts = model.parts.get(stream, {stream: stream})
+    return streams.preparation_of({short: model.modalities[part] for short, part in parts.items()})
 
 
 def known_precision(precision: str) -> None:
@@ -262,7 +266,7 @@ class Portion:
 
 def portions(
     inputs: Inputs,
-    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    forward: Forward,
     batch_size: int,
     precision: str,
     views: tuple[int, int] = (1, 1),
@@ -271,8 +275,8 @@ def portions(
     """Samples to batches to what a model makes of them, while the next are being decoded; every sample once.
 
     Args:
-        forward: called in inference mode with a stream and (rows, *sample_shape) on the device; {key: (rows, ...)},
-            floating point. Of several views of a sample the mean is taken.
+        forward: called in inference mode with a stream and samples on the device; {key: (rows, ...)}, floating point.
+            Of several views of a sample the mean is taken.
         batch_size: rows of a forward at most.
         views: clips and crops of each sample.
         peers: processes among which batches are shared as wholes; results do not depend on how many they are.
@@ -283,9 +287,6 @@ def portions(
     rows = views[0] * views[1]
     size = max(1, batch_size // rows)
     for name, loader in inputs.loaders.items():
-        if len(several := inputs.model.parts.get(name, ())) > 1:
-            parts = " or ".join(f"stream={name}/{part}" for part in several)
-            raise MmmaskError(f"streams.{name}: samples of several parts: name one, {parts}")
         count = len(loader.source)
         batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
         batches = batches[peers.rank :: peers.world_size]
@@ -293,7 +294,7 @@ def portions(
             tensors, labels = {}, {}
             if samples:
                 stacked = Batch.of([view for sample in samples for view in sample], loader.preparation.collate)
-                tensors = _forward(forward, name, stacked.content, inputs.device, batch_size, rows, precision)
+                tensors = _forward(forward, name, stacked.parts, inputs.device, batch_size, rows, precision)
                 labels = {key: label[::rows] for key, label in stacked.labels.items()}
             yield Portion(name, [sample[0].index for sample in samples], tensors, labels, bad, batch[-1] + 1)
 
@@ -317,7 +318,7 @@ class Computed:
 
 def compute(
     inputs: Inputs,
-    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    forward: Forward,
     batch_size: int,
     precision: str,
     progress: Progress,
@@ -346,9 +347,9 @@ def compute(
 
 
 def _forward(
-    forward: Callable[[str, Tensor], Mapping[str, Tensor]],
+    forward: Forward,
     stream: str,
-    content: Tensor,
+    parts: Mapping[str, Tensor],
     device: torch.device,
     batch_size: int,
     rows: int,
@@ -357,8 +358,9 @@ def _forward(
     pieces: list[Mapping[str, Tensor]] = []
     try:
         with torch.inference_mode(), autocast(device, precision):
-            for piece in content.split(batch_size):
-                found = forward(stream, piece.to(device))
+            for piece in zip(*(part.split(batch_size) for part in parts.values()), strict=True):
+                rows_of = {name: part.to(device) for name, part in zip(parts, piece, strict=True)}
+                found = forward(stream, Batch(rows_of))
                 pieces.append({key: tensor.float().cpu().contiguous() for key, tensor in found.items()})
     except torch.OutOfMemoryError as error:
         raise MmmaskError(f"batch size {batch_size}: {device} has not enough memory; take less") from error

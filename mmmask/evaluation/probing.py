@@ -30,9 +30,10 @@ from mmmask.evaluation.inputs import (
     open_inputs,
     portions,
     read_model,
+    stream_preparation,
     streams_that_take,
 )
-from mmmask.interfaces import BadSample, Source, SourceFile
+from mmmask.interfaces import BadSample, Batch, Source, SourceFile
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import InteropError, Report
 from mmmask.interop.checkpoint_file import new_file, read_plain, write_tensors
@@ -220,8 +221,8 @@ def probe(
         raise MmmaskError("only a run has samples of its own; give a run's folder, or train= and test=")
     chosen_device = find_device(device)
     opened, report = read_model(model, reading)
-    if stream is not None and stream not in opened.modalities:
-        raise UnknownName("stream", stream, opened.modalities)
+    if stream is not None and stream not in (known := opened.modalities.keys() | opened.parts):
+        raise UnknownName("stream", stream, sorted(known))
     if train is not None:
         named = True
         if stream is None:
@@ -295,7 +296,7 @@ def _task(
         MmmaskError: the labels cannot be learned or told; or there are none, and the stream was `named`.
     """
 
-    preparation = model.modalities[stream].preparation
+    preparation, _ = stream_preparation(model, stream)
     train_source = built_source(train, preparation)
     test_source = None if test is None else built_source(test, preparation)
     if samples is not None and samples < len(train_source):
@@ -383,7 +384,7 @@ class _Encode:
         self.progress(doing, 0, total, ())
         inputs = open_inputs(self.model, (), source, None, self.stream, str(self.device), self.precision, None)
 
-        def forward(stream: str, rows: Tensor) -> dict[str, Tensor]:
+        def forward(stream: str, rows: Batch) -> dict[str, Tensor]:
             return features_of(self.model, stream, rows, self.pool, tokens=self.tokens)
 
         for some in portions(inputs, forward, self.batch_size, self.precision):
@@ -442,12 +443,13 @@ def _source_digest(source: Source) -> str | None:
         digest.update(source.describe(index).encode("utf-8", "surrogateescape") + b"\0")
         try:
             loaded = source.load(index)
-            if isinstance(loaded, SourceFile) and loaded.data is None:
-                stat = os.stat(loaded.path)
-                digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
-            if isinstance(loaded, Tensor):  # whose pickle differs from time to time
-                loaded = (loaded.dtype, loaded.numpy())
-            digest.update(pickle.dumps(loaded))
+            for part in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
+                if isinstance(part, SourceFile) and part.data is None:
+                    stat = os.stat(part.path)
+                    digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
+                if isinstance(part, Tensor):  # whose pickle differs from time to time
+                    part = (part.dtype, part.numpy())  # noqa: PLW2901
+                digest.update(pickle.dumps(part))
         except BadSample:
             digest.update(b"bad")
         except Exception:  # a remote file, or what cannot be pickled

@@ -138,7 +138,9 @@ def tokens_of(rows=64, grid=(2, 8, 8)):
 
 def test_mixup_follows_its_weight():
     tokens = tokens_of()
-    mixed, own = Mixing(0.8, 0, 1.0, 0.5)(tokens, sample_noise(0, 0, 64, torch.device("cpu")), torch.ones(64).bool())
+    (mixed,), own = Mixing(0.8, 0, 1.0, 0.5)(
+        [tokens], sample_noise(0, 0, 64, torch.device("cpu")), torch.ones(64).bool()
+    )
     partner = torch.arange(64).view(-1, 2).flip(1).flatten()
     torch.testing.assert_close(mixed.content[:, 0, 0], own * torch.arange(64) + (1 - own) * partner)
     assert torch.equal(own[::2], own[1::2])
@@ -148,7 +150,9 @@ def test_mixup_follows_its_weight():
 def test_a_sample_is_not_mixed_with_another_crop_of_itself():
     tokens, labelled = tokens_of(), torch.ones(64).bool()
     labelled[5] = False
-    mixed, own = Mixing(0.8, 0, 1.0, 0.5, replicate=2)(tokens, sample_noise(0, 0, 64, torch.device("cpu")), labelled)
+    (mixed,), own = Mixing(0.8, 0, 1.0, 0.5, replicate=2)(
+        [tokens], sample_noise(0, 0, 64, torch.device("cpu")), labelled
+    )
     partner = torch.arange(64).view(-1, 2, 2).flip(1).flatten()
     torch.testing.assert_close(mixed.content[:, 0, 0], own * torch.arange(64) + (1 - own) * partner)
     assert torch.equal(own, own[partner])
@@ -158,7 +162,9 @@ def test_a_sample_is_not_mixed_with_another_crop_of_itself():
 
 def test_cutmix_is_a_box_over_all_frames_and_its_area_is_the_weight():
     tokens = tokens_of()
-    mixed, own = Mixing(0, 1.0, 1.0, 0.5)(tokens, sample_noise(0, 0, 64, torch.device("cpu")), torch.ones(64).bool())
+    (mixed,), own = Mixing(0, 1.0, 1.0, 0.5)(
+        [tokens], sample_noise(0, 0, 64, torch.device("cpu")), torch.ones(64).bool()
+    )
     dense = mixed.dense()  # (rows, channels, frames, height, width)
     foreign = dense != torch.arange(64).view(-1, 1, 1, 1, 1)
     assert torch.equal(foreign[:, :1, :1].expand_as(foreign), foreign)
@@ -174,7 +180,7 @@ def test_pairs_without_a_label_stay_and_probabilities_are_kept():
     labelled[::5] = False
     tokens = tokens_of(4000, (1, 1, 1))
     tokens = Tokens(tokens.content[:, :1], (1, 1, 1), tokens.spec, normalized=True)
-    mixed, own = Mixing(0.8, 1.0, 0.6, 0.25)(tokens, sample_noise(1, 0, 4000, torch.device("cpu")), labelled)
+    (mixed,), own = Mixing(0.8, 1.0, 0.6, 0.25)([tokens], sample_noise(1, 0, 4000, torch.device("cpu")), labelled)
     both = labelled.view(-1, 2).all(1).repeat_interleave(2)
     assert torch.equal(own[~both], torch.ones_like(own[~both]))
     values = mixed.content[both][:, 0]
