@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal, cast
@@ -54,6 +54,8 @@ from mmmask.randomness import Noise
 MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
 LossChoice = Annotated[Component.Config, ChosenByName("loss")]
 
+
+Look = Callable[[], Latents]
 
 KnownLatents = dict[tuple[tuple[str, ...], tuple[int, ...]], Latents]
 """{(parts that the teacher saw, stages asked for): its latents}."""
@@ -154,6 +156,13 @@ class MaskedObjective(Objective):
         self.decoder_masker_of: dict[str, Masker] = {
             name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
         }
+        for name, masker in (*self.masker_of.items(), *self.decoder_masker_of.items()):
+            if masker.needs_teacher:
+                stream, _, part = name.partition("/")
+                where = f"streams.{stream}.maskers.{part}" if part else f"streams.{stream}"
+                teacher = self._teacher_for(f"{where}: masker {masker.config.name!r} asks a teacher for its latents")
+                if name in self.modalities:
+                    teacher.admit(where, self.modalities[name])
         self.head_of = {
             name: target.settings.head or self.modalities[target.part].embedding
             for name, target in self.targets.items()
@@ -299,8 +308,8 @@ class MaskedObjective(Objective):
             masks = {}
             for part, own in tokens.items():
                 noise = context.noise(stream, f"mask/{_short(part)}")
-                look = partial(self._features, part, own)
-                asked = MaskContext(own.grid, rows, device, noise, context.step, own, part, look)
+                look, taught = self._looks(part, own)
+                asked = MaskContext(own.grid, rows, device, noise, context.step, own, part, look, taught=taught)
                 masks[part] = self._drawn(part, f"maskers.{_short(part)}", stream, asked, whole=True)
             try:
                 return joined_masks(list(masks.values())), masks
@@ -313,9 +322,9 @@ class MaskedObjective(Objective):
         else:
             grid = (sum(sizes.values()),) if alone is None else alone.grid
             parts = {} if alone is not None else {_short(part): size for part, size in sizes.items()}
-            look = None if alone is None else partial(self._features, stream, alone)
+            look, taught = (None, None) if alone is None else self._looks(stream, alone)
             noise = context.noise(stream, "mask")
-            asked = MaskContext(grid, rows, device, noise, context.step, alone, stream, look, parts)
+            asked = MaskContext(grid, rows, device, noise, context.step, alone, stream, look, parts, taught=taught)
             mask = self._drawn(stream, "masker", stream, asked, valid)
         if alone is not None:
             return mask, {stream: mask}
@@ -337,6 +346,12 @@ class MaskedObjective(Objective):
         except MaskError as error:
             raise MaskError(f"streams.{stream}.{key}: {error}") from error
 
+    def _looks(self, part: str, tokens: Tokens) -> tuple[Look, Look | None]:
+        """What gives the latents of whole samples: the encoder, and the teacher where there is one."""
+        (teacher,) = self._teacher
+        whole = [Part(self.modalities[part].embedding, tokens)]
+        return partial(self._features, part, tokens), None if teacher is None else partial(teacher.latents, whole)
+
     @torch.no_grad()
     def _features(self, part: str, tokens: Tokens) -> Latents:
         """Latents of whole samples, by the encoder as it stands, in evaluation mode."""
@@ -352,17 +367,21 @@ class MaskedObjective(Objective):
         config = own.settings.loss
         if not components().get("loss", config.name).needs_teacher:
             return build("loss", config)
+        teacher = self._teacher_for(f"{_where(target)}.loss: {config.name!r} is an error of a teacher's latents")
+        for part in self._shown(target):
+            teacher.admit(f"streams.{own.stream}", self.modalities[part])
+        return build("loss", config, teacher=teacher.encoder)
+
+    def _teacher_for(self, why: str) -> Any:  # noqa: ANN401 - the model's
         (teacher,) = self._teacher
         if teacher is None:
             raise ExperimentError(
                 [
-                    f"{_where(target)}.loss: {config.name!r} is an error of a teacher's latents, and there is no "
-                    "teacher: set model.teacher, to {from: ema} or to the weights of another model"
+                    f"{why}, and there is no teacher: set model.teacher, to {{from: ema}} or to the weights of another "
+                    "model"
                 ]
             )
-        for part in self._shown(target):
-            teacher.admit(f"streams.{own.stream}", self.modalities[part])
-        return build("loss", config, teacher=teacher.encoder)
+        return teacher
 
     def _shown(self, target: str) -> tuple[str, ...]:
         """Parts that the teacher sees: a moving average all of the sample, another encoder the predicted one alone."""

@@ -30,6 +30,7 @@ class MaskContext:
         parts: {part: number of its tokens} of a sample of several parts, which follow each other; else empty.
         features: `features()` gives the encoder's latents of the samples with nothing masked, in evaluation mode and
             without gradient, for maskers that ask the model.
+        taught: `taught()` gives the same of the model's teacher; None where it has none.
     """
 
     grid: Grid
@@ -40,6 +41,7 @@ class MaskContext:
     tokens: Tokens | None
     stream: str = ""
     features: Callable[[], Latents] | None = None
+    taught: Callable[[], Latents] | None = field(default=None, kw_only=True)
     parts: Mapping[str, int] = field(default_factory=dict)
 
     def ranks(self, groups: int) -> Tensor:
@@ -56,6 +58,11 @@ class Masker(Component):
     A masker with weights is a `torch.nn.Module` too: it moves, trains and saves with the model. Its gradient comes
     through `loss`, as the choice of tokens itself has none.
     """
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it asks the model's teacher; a model without one is then refused. Default: it does not."""
+        return False
 
     @abstractmethod
     def scores(self, context: MaskContext) -> Tensor:

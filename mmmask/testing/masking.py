@@ -71,7 +71,7 @@ class MaskerCase(BatchCase, PickledCase):
         noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
         latents = torch.randn(BATCH, math.prod(self.grid), 8, generator=seeded_generator("latents", seed))[rows]
         features = lambda: Latents(latents.clone())  # noqa: E731
-        return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens, features=features)
+        return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens, features=features, taught=features)
 
     def _part(self, given: MaskContext, rows: slice) -> MaskContext:
         return self._given(rows=rows)

@@ -9,6 +9,8 @@ import mmmask
 from mmmask.builtins.maskers import AttentionMasker, LearnedMasker, RandomMasker
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import Latents, Mask, MaskContext, Tokens, TokenSpec
+from mmmask.interop import save, with_teacher
+from mmmask.interop.teaching import teach
 from mmmask.model.masks import draw_mask
 from mmmask.randomness import sample_noise
 
@@ -144,5 +146,34 @@ class TestTheAttentionMasker:
         output = model({"long": samples}).streams["long"]
         assert (cosines * output.mask.masked).sum() > (cosines * ~output.mask.masked).sum()
         output.loss.backward()
-        with pytest.raises(mmmask.MmmaskError, match="masker 'attention' asks the model for features"):
-            attention().scores(context_of())
+        for by in ("model", "teacher"):
+            with pytest.raises(mmmask.MmmaskError, match=f"masker 'attention' asks the {by} for features"):
+                attention(by=by).scores(context_of())
+
+    def test_it_asks_the_teacher(self, signals, tmp_path):
+        data = signals.signal_data()
+        for stream in data["streams"].values():
+            stream["masker"] = {"name": "attention", "strength": 20.0, "mask_ratio": 0.5, "by": "teacher"}
+        with pytest.raises(
+            mmmask.MmmaskError, match=r"streams.long: masker 'attention' asks a teacher .*set model.teacher"
+        ):
+            mmmask.build_model(experiment_from_data(data))
+        other = mmmask.build_model(experiment_from_data(signals.signal_data(seed=5)))
+        save(other, tmp_path / "other.safetensors")
+        data["model"]["teacher"] = str(tmp_path / "other.safetensors")
+        experiment = with_teacher(experiment_from_data(data))
+        model = mmmask.build_model(experiment)
+        teach(model, experiment)
+        samples = torch.randint(256, (3, 2, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        masks = [model({"long": samples}).streams["long"].mask.masked]
+        with torch.no_grad():
+            for parameter in model.encoder.parameters():
+                parameter.normal_()
+        masks.append(model({"long": samples}).streams["long"].mask.masked)
+        assert torch.equal(*masks)
+        values = other.encode({"long": samples})["long"].values
+        cosines = torch.nn.functional.cosine_similarity(values, values.mean(1, keepdim=True), dim=-1)
+        assert (cosines * masks[0]).sum() > (cosines * ~masks[0]).sum()
+        data["streams"]["long"]["modality"]["patch"] = 8
+        with pytest.raises(mmmask.MmmaskError, match=r"streams\.long: model\.teacher: its tokens .* are none of"):
+            mmmask.build_model(with_teacher(experiment_from_data(data)))

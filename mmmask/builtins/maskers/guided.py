@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -92,12 +93,17 @@ class LearnedMasker(_GuidedMasker, nn.Module):
 class AttentionMasker(_GuidedMasker):
     """Masks tokens whose features are like the sample's as a whole more often, as AttMask (Kakogeorgiou et al. 2022).
 
+    Theirs are the attention of the class token in a teacher that is a moving average: here `by: teacher`, and cosines.
+
     Preference = strength * cosine of the token's latent and the mean latent of the sample (or its first prefix token),
-    less the mean over the sample and in units of the deviation. Latents are the encoder's, of the whole sample, which
-    costs one more forward without gradient.
+    less the mean over the sample and in units of the deviation. Latents are of the whole sample, which costs one more
+    forward without gradient.
     """
 
     class Config(TokenMasker.Config):
+        by: Literal["model", "teacher"] = Field(
+            default="model", description="whose latents these are: the encoder's, or those of `model.teacher`"
+        )
         strength: float = Field(
             default=1.0,
             ge=-20,
@@ -107,15 +113,28 @@ class AttentionMasker(_GuidedMasker):
 
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride] - narrower
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Setting `by`."""
+        return self.config.by == "teacher"
+
     def preference(self, context: MaskContext) -> Tensor:
         """(batch, tokens), without graph.
 
         Raises:
             MmmaskError: there is no encoder to ask.
         """
-        if context.features is None:
-            raise MmmaskError("masker 'attention' asks the model for features, and there is no model: use 'random'")
-        latents = context.features()
+        asked = context.taught if self.needs_teacher else context.features
+        if asked is None and context.parts:
+            raise MmmaskError(
+                "masker 'attention' asks for features of one part: use 'budget', or `maskers`, one a part"
+            )
+        if asked is None:
+            raise MmmaskError(
+                f"masker 'attention' asks the {self.config.by} for features, and there is no {self.config.by}: use "
+                "'random'"
+            )
+        latents = asked()
         values = latents.values.float()
         whole = values.mean(1) if latents.prefix is None else latents.prefix[:, 0].float()
         cosines = F.cosine_similarity(values, whole.unsqueeze(1), dim=-1)
