@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmmask.builtins.transformer import TransformerSettings, part_embeddings, pick, positions_of_parts
-from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding
+from mmmask.interfaces import Component, Decoder, DecoderInput, Embedding, Latents
 from mmmask.model.blocks import MLP, Blocks, initialize
+from mmmask_registry import MmmaskError
 
 
 class CrossAttention(nn.Module):
@@ -49,7 +50,12 @@ class CrossAttentionDecoder(Decoder):
 
     A query is the mask token, or with `queries: part` the latent where the token is visible, plus its position and a
     learned vector of its part (MultiMAE, section 3.3). With `queries: predicted`, `residual: true`, `depth: 0` and as
-    many `cross_depth` as wanted it is CrossMAE's decoder, without its weights over the encoder's stages.
+    many `cross_depth` as wanted it is CrossMAE's decoder.
+
+    `latent_stages` gives each block of cross-attention its own learned weighted sum over stages of the encoder
+    (CrossMAE, inter-block attention): of the latents, and of the outputs of the stages before the last one, normalised
+    without learned factors. Weights begin as 1 for the latents and 0 for the others, so it begins as the decoder
+    without them. Prefix tokens are the last stage's for all blocks.
     """
 
     class Config(TransformerSettings):
@@ -63,8 +69,15 @@ class CrossAttentionDecoder(Decoder):
         residual: bool = Field(
             default=False, description="whether queries are added to what cross-attention gives (CrossMAE)"
         )
+        latent_stages: int = Field(
+            default=0,
+            ge=0,
+            description="each block of cross-attention sees a learned weighted sum over so many of the encoder's last "
+            "stages (CrossMAE); 0: the latents",
+        )
 
     config: Config
+    no_weight_decay = ("stage_weights",)
 
     def __init__(self, config: Component.Config, embeddings: Mapping[str, Embedding], latent_width: int) -> None:
         super().__init__(config, embeddings, latent_width)
@@ -76,6 +89,10 @@ class CrossAttentionDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.empty(settings.width).normal_(std=0.02))
         self.positions = settings.positions_by_key(embeddings, settings.width)
         self.part_embeddings = part_embeddings(embeddings, settings.width)
+        if settings.latent_stages:
+            weights = torch.zeros(settings.cross_depth, settings.latent_stages)
+            weights[:, -1] = 1
+            self.stage_weights = nn.Parameter(weights)
 
     @property
     def width(self) -> int:
@@ -86,6 +103,11 @@ class CrossAttentionDecoder(Decoder):
     def stages(self) -> Sequence[nn.Module]:
         """The blocks of cross-attention, then those of self-attention."""
         return [*self.cross, *self.blocks]
+
+    @property
+    def latent_stages(self) -> int:
+        """Setting of this name."""
+        return self.config.latent_stages
 
     def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every input."""
@@ -98,12 +120,34 @@ class CrossAttentionDecoder(Decoder):
         latents, positions = own.latents, positions_of_parts(self.positions, self.part_embeddings, own)
         seen = self.embed(latents.values)
         queries = self._queries(own, seen, positions)
-        context = seen if positions is None else seen + pick(positions, latents.index)
-        if latents.prefix is not None:
-            context = torch.cat([self.embed(latents.prefix), context], dim=1)
-        for block in self.cross:
+        for block, context in zip(self.cross, self._contexts(latents, seen, positions), strict=True):
             queries = block(queries, context)
         return queries
+
+    def _contexts(self, latents: Latents, seen: Tensor, positions: Tensor | None) -> list[Tensor]:
+        """(batch, prefix + latents, width) that each block of cross-attention looks at."""
+        places = None if positions is None else pick(positions, latents.index)
+        contexts = [self.embed(x) for x in self._sums(latents)] if self.latent_stages else [seen]
+        contexts = [x if places is None else x + places for x in contexts]
+        if latents.prefix is not None:
+            prefix = self.embed(latents.prefix)
+            contexts = [torch.cat([prefix, x], dim=1) for x in contexts]
+        return contexts if self.latent_stages else contexts * len(self.cross)
+
+    def _sums(self, latents: Latents) -> Sequence[Tensor]:
+        """Weighted sums of the encoder's stages, one for each block: (batch, latents, width of the encoder).
+
+        Raises:
+            MmmaskError: the stages are of different widths.
+        """
+        last, earlier = latents.values, latents.stages[:-1]
+        if any(x.shape != last.shape for x in earlier):
+            widths = ", ".join(str(x.shape[-1]) for x in (*earlier, last))
+            raise MmmaskError(
+                f"model.decoder.latent_stages: the encoder's last stages have the widths {widths}: take fewer"
+            )
+        normal = [F.layer_norm(x, x.shape[-1:], eps=self.config.norm_epsilon).to(last.dtype) for x in earlier]
+        return torch.einsum("bn,n...->b...", self.stage_weights, torch.stack([*normal, last])).unbind()
 
     def _queries(self, own: DecoderInput, seen: Tensor, positions: Tensor | None) -> Tensor:
         first, tokens = own.first, own.mask.masked.shape[1]

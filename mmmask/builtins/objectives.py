@@ -171,6 +171,13 @@ class MaskedObjective(Objective):
             raise ExperimentError(problems)
         decoders = self._build_decoders(context)
         self.decoders = nn.ModuleDict(decoders)
+        depth = len(context.encoder.stages)
+        wanted = max(decoder.latent_stages for decoder in decoders.values())
+        if wanted > depth:
+            raise ExperimentError(
+                [f"model.decoder: outputs of {wanted} stages, and the encoder has {depth}: take fewer"]
+            )
+        self._latent_stages = tuple(range(depth - wanted, depth))
         self.heads = nn.ModuleDict(self._build_heads(decoders))
         # losses and maskers with weights of their own move, train and save with the model
         self.learned_losses = _modules(self.loss_of)
@@ -217,7 +224,7 @@ class MaskedObjective(Objective):
                     masks[name], varies = replace(masks[name], counted=counted), True
                 counts[name] = counted.sum() if varies else float(counted.numel())
         noises = {name: self._decoder_noise(name, context) for name in masks} if context.training else {}
-        return MaskedPlan(tokens, batches, inputs, counts, masks, noises)
+        return MaskedPlan(tokens, batches, inputs, counts, masks, noises, stages=self._latent_stages)
 
     def losses(self, plan: MaskedPlan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:  # pyright: ignore[reportIncompatibleMethodOverride] - its own plan
         """The summed error of the counted predictions of every target."""

@@ -35,6 +35,11 @@ class Decoder(Component, nn.Module):
     def stages(self) -> Sequence[nn.Module]:
         """Units of depth in the order of computation, as `Encoder.stages`; empty where there are none."""
 
+    @property
+    def latent_stages(self) -> int:
+        """How many of the encoder's last stages it gets the outputs of, as `Latents.stages`; by default none."""
+        return 0
+
     @abstractmethod
     def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every input, in order."""

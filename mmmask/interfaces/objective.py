@@ -82,12 +82,14 @@ class Plan:
         inputs: {stream: what the encoder is shown}; further inputs of a stream are named `STREAM/anything`.
         counts: {target: how many errors enter the loss}, a scalar tensor or a number; a target is named like its
             stream, or `STREAM/anything` where a stream has several.
+        stages: numbers of the encoder's stages whose outputs `losses` gets as `Latents.stages`.
     """
 
     tokens: Mapping[str, Tokens]
     batches: Mapping[str, Batch]
     inputs: Mapping[str, EncoderInput]
     counts: Mapping[str, Tensor | float]
+    stages: Sequence[int] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,12 @@ class Model(nn.Module):
     def latents(self, plans: Mapping[str, Plan]) -> dict[str, Latents]:
         """{stream: latents} of all plans, by one call of the encoder."""
         inputs = {stream: part for plan in plans.values() for stream, part in plan.inputs.items()}
-        return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
+        asked = sorted({number for plan in plans.values() for number in plan.stages})
+        found: dict[str, Latents] = dict(zip(inputs, self.encoder(list(inputs.values()), asked), strict=True))
+        for plan in plans.values() if asked else ():
+            own = [asked.index(number) for number in plan.stages]
+            found |= {key: replace(found[key], stages=tuple(found[key].stages[i] for i in own)) for key in plan.inputs}
+        return found
 
     def tokenize(self, part: str, samples: Tensor) -> Tokens:
         """The samples of one part as tokens; raises as `mmmask.model.tokenizing.tokenize`."""

@@ -44,7 +44,7 @@ GRIDS: tuple[tuple[Grid, ...], ...] = (
 )  # fmt: skip
 """Grids to build them with: one, or those of two streams that share an embedding."""
 SMALL = {"name": "vit", "width": 32, "depth": 1, "num_heads": 2}
-ENCODERS = ({**SMALL, "prefix_tokens": 2}, {**SMALL, "masked_tokens": "replace"})
+ENCODERS = ({**SMALL, "depth": 2, "prefix_tokens": 2}, {**SMALL, "depth": 2, "masked_tokens": "replace"})
 """One that leaves masked tokens out and has prefix tokens, one that keeps them all."""
 STREAM = "stream"
 CLASSES = ("cat", "dog")
@@ -322,8 +322,10 @@ class DecoderCase(BehindEncoder, SequenceCase):
     def _input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> DecoderInput:
         """Input as the model would give it."""
         scene, mask = self.scene, self.scene.mask(count, ratio, seed)
+        depth, wanted = len(self.encoder.stages), self.component.latent_stages
         with torch.no_grad():
-            (latents,) = self.encoder([scene.input(scene.tokens(count, seed), mask)])
+            shown = [scene.input(scene.tokens(count, seed), mask)]
+            (latents,) = self.encoder(shown, range(depth - wanted, depth))
         return DecoderInput(scene.modality.embedding, latents, mask, scene.grid)
 
     def _outputs(self, given: list[DecoderInput]) -> list[Tensor]:
@@ -371,7 +373,7 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
             return sample_noise(derive_seed(stream, purpose, step), 0, BATCH, CPU)
 
         plan = self.component.plan({STREAM: tokens}, {STREAM: batch}, StepContext(step, noise))
-        latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values())), strict=True))
+        latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values()), plan.stages), strict=True))
         return plan, self.component.losses(plan, latents)[STREAM]
 
     def _outputs(self, given: tuple[Tokens, Batch, int]) -> list[Tensor]:

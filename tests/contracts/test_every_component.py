@@ -47,6 +47,9 @@ VARIANTS = {
         {"positions_at": "decoder", "prefix_tokens": 1, "drop_path": 0.3},
     ],
     ("decoder", "in_place"): [{"depth": 0}],
+    ("decoder", "cross_attention"): [
+        {"queries": "predicted", "residual": True, "depth": 0, "cross_depth": 2, "latent_stages": 2}
+    ],
     ("loss", "pixels"): [
         {"normalize": "none", "unnormalize": False, "error": "absolute"},
         {"normalize": "token", "slices": 1, "error": "smooth_l1"},

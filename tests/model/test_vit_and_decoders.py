@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 import mmmask
 from mmmask.experiment import experiment_from_data
+from mmmask.experiment.settings import TrainingSettings
 from mmmask.model.blocks import LARGEST_LOG_SCALE, Attention, BlockSettings
 from mmmask.model.build import build_model
+from mmmask.training.optimizer import parameter_groups
 from mmmask_registry import MmmaskError
 
 ENCODER = {"name": "vit", "width": 32, "depth": 2, "num_heads": 4}
@@ -233,3 +235,73 @@ def test_a_plain_encoders_feature_map_is_its_latents():
     (found,) = model.feature_maps(batch)["images"]
     latents = model.encode(batch)["images"].values
     assert torch.equal(found.flatten(2).transpose(1, 2), latents)
+
+
+class TestLatentStages:
+    CROSS = {"name": "cross_attention", "width": 32, "depth": 0, "num_heads": 4, "cross_depth": 2}
+    CROSSMAE = CROSS | {"queries": "predicted", "residual": True}
+
+    @pytest.mark.parametrize("encoder", [{}, {"prefix_tokens": 1}, {"masked_tokens": "replace"}])
+    @pytest.mark.parametrize("decoder", [CROSS, CROSSMAE])
+    def test_it_begins_as_the_decoder_without_them(self, encoder, decoder):
+        plain, summed = build(encoder, decoder), build(encoder, decoder | {"latent_stages": 2})
+        more = {"objectives.masked.decoders.shared.stage_weights"}
+        assert summed.state_dict().keys() - plain.state_dict().keys() == more
+        first, second = (model({"a": samples()}, masks={"a": masked()}).streams["a"] for model in (plain, summed))
+        assert torch.equal(first.predictions, second.predictions)
+        assert first.loss == second.loss
+
+    def test_each_block_sees_its_own_sum(self):
+        model = build({"depth": 3}, self.CROSSMAE | {"latent_stages": 2, "positions": {"name": "learned"}})
+        decoder, seen = model.objectives["masked"].decoders["shared"], []
+        with torch.no_grad():
+            decoder.stage_weights.copy_(torch.tensor([[2.0, 0.0], [0.5, -1.0]]))
+        for block in decoder.cross:
+            block.register_forward_pre_hook(lambda block, given: seen.append(given[1]))
+        model({"a": samples()}, masks={"a": masked()})
+        plans = model.plan({"a": samples()}, {"a": masked()})
+        assert plans["masked"].stages == (1, 2)
+        latents = model.latents(plans)["a"]
+        earlier = F.layer_norm(latents.stages[0], (32,), eps=1e-6)
+        places = decoder.positions["pixels_16x16x3"]((4, 4))[latents.index]
+        for context, mixed in zip(seen, (2 * earlier, 0.5 * earlier - latents.values), strict=True):
+            torch.testing.assert_close(context, decoder.embed(mixed) + places)
+
+    def test_weights_learn_and_do_not_decay(self):
+        model = build({"depth": 3}, self.CROSS | {"latent_stages": 3})
+        model({"a": samples()}).loss.backward()
+        weights = model.objectives["masked"].decoders["shared"].stage_weights
+        assert weights.shape == (2, 3)
+        assert weights.grad.abs().min() > 0
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        (group,) = (
+            group
+            for group in parameter_groups(model, TrainingSettings(steps=1).optimizer)
+            if any(part is weights for part in group["params"])
+        )
+        assert group["weight_decay"] == 0
+
+    def test_more_stages_than_there_are(self):
+        with pytest.raises(MmmaskError, match="model.decoder: outputs of 3 stages, and the encoder has 2: take fewer"):
+            build(decoder=self.CROSS | {"latent_stages": 3})
+
+    def test_stages_of_other_widths(self):
+        swin = {"name": "swin", "width": 32, "depths": [1, 1], "embed_patch": 8, "window": 2, "num_heads": 4}
+        model = build_model(
+            experiment_from_data(
+                {
+                    "model": {"encoder": swin, "decoder": self.CROSS | {"latent_stages": 2}},
+                    "streams": {
+                        "a": {
+                            "modality": {"name": "image", "size": 64, "patch_size": [16, 16]},
+                            "masker": {"name": "random", "mask_ratio": 0.75},
+                            "loss": {"name": "pixels"},
+                        }
+                    },
+                }
+            )
+        )
+        with pytest.raises(
+            MmmaskError, match=r"latent_stages: the encoder's last stages have the widths .*: take fewer"
+        ):
+            model({"a": samples()})
