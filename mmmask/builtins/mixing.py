@@ -46,7 +46,7 @@ class Mixing:
         - CutMix (Yun et al. 2019, section 3.1): a box over the last two axes holds the other's values; its area is
           1 - Beta(cutmix, cutmix) of the whole, its centre uniform, and w is what is left outside once it is clipped.
 
-        Parts of a sample share all draws; a box is the same share of each.
+        Parts of a sample share all draws; a box is the same share of each. A sum is missing where one value is.
 
         Args:
             parts: of the samples, aligned, of equal grids where there is CutMix; mostly one.
@@ -80,7 +80,9 @@ class Mixing:
             values = tokens.values()
             other = self.others(values)
             if self.mixup:
-                values = torch.lerp(other, values, own.view(-1, 1, 1).to(values.dtype))
+                weight = own.view(-1, 1, 1).to(values.dtype)
+                sums = torch.lerp(other, values, weight)
+                values = torch.where(weight < 1, sums, values) if tokens.spec.gaps else sums
             if self.cutmix:
                 inside = _boxes(tokens, beta_quantile(draws[:, 3], self.cutmix), draws[:, 4:])
                 inside &= (mixed & cuts).view(-1, 1, 1)

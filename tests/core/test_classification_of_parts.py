@@ -146,3 +146,17 @@ def test_fine_tuning_starts_from_pretraining_on_the_same_parts_or_on_more(signal
     torch.testing.assert_close(
         alone.encode({"coarse": rows})["coarse"].values, before.encode({"scene/coarse": rows})["scene/coarse"].values
     )
+
+
+def test_what_a_partner_lacks_stays_where_nothing_is_mixed():
+    spec = TokenSpec((4,), 1, gaps=True)
+    content = torch.ones(64, 4, 4)
+    content[::2, 1] = float("nan")
+    tokens = Tokens(content, (4,), spec, normalized=True)
+    noise = sample_noise(0, 0, 64, torch.device("cpu"))
+    (mixed,), own = Mixing(0.8, 0, 0.5, 0.5)([tokens], noise, torch.ones(64).bool())
+    lacks = mixed.content[:, 1].isnan().all(1)
+    assert 0 < (own[1::2] < 1).sum() < 32
+    assert torch.equal(lacks[1::2], own[1::2] < 1)
+    assert lacks[::2].all()
+    assert not mixed.content[:, [0, 2, 3]].isnan().any()

@@ -124,3 +124,35 @@ def test_its_cost_is_counted(tmp_path):
     (tmp_path / "experiment.yaml").write_text(json.dumps(experiment(tmp_path, "depth")))
     found = stream_cost(meta_model(mmmask.load_experiment(tmp_path / "experiment.yaml")), "depth")
     assert (found.tokens, found.visible) == (16, 8)
+
+
+def test_fine_tuning_starts_from_pretraining_on_colour_and_depth(tmp_path):
+    for number in range(16):
+        kind, near = ("far", "near")[number % 2], number % 2
+        depth, light = np.full((32, 32), 4000 - 3000 * near, np.uint16), np.full((32, 32, 3), 60 + 120 * near, np.uint8)
+        depth[:8, : 2 * number] = 0
+        for part, image in (("depth", depth), ("rgb", light)):
+            (tmp_path / part / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / part / kind / f"{number:02}.png")
+    data = experiment(tmp_path, "depth", steps=2)
+    source = {part: {"name": "folder", "path": str(tmp_path / part)} for part in ("rgb", "depth")}
+    pair = {"source": {"name": "aligned", "parts": source}, "held_out": {"name": "aligned", "parts": source}}
+    colour = {"name": "image", "size": 32, "patch_size": [8, 8], "embedding": "colour"}
+    parts = {"modalities": {"rgb": colour, "depth": MAPS["depth"]["modality"]}, "batch_size": 8}
+    classify = {"objective": "classification", "mixup": 0.8, "cutmix": 1.0, "batch_size": 8}
+
+    def train(name, stream, **model):
+        given = data | {"model": data["model"] | model, "streams": {name: stream}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(given))
+        return mmmask.train(mmmask.load_experiment(tmp_path / f"{name}.yaml"), tmp_path / name)
+
+    masking = {"masker": {"name": "budget", "mask_ratio": 0.5}, "targets": {"depth": {"loss": "depth"}}}
+    before = train("before", parts | pair | masking).model.encoder.embeddings
+    data["training"] = {"steps": 40, "optimizer": {"learning_rate": 3e-3}}
+    train("both", parts | pair | classify, weights=str(tmp_path / "before"))
+    assert mmmask.evaluate(tmp_path / "both").figures["top1"] == 1
+    data["training"] = {"steps": 1, "optimizer": {"learning_rate": 1e-30}}
+    alone = {"modality": colour, "source": source["rgb"], "held_out": source["rgb"]}
+    after = train("alone", alone | classify, weights=str(tmp_path / "before")).model.encoder.embeddings
+    assert list(after) == ["colour"]
+    torch.testing.assert_close(after["colour"].weight, before["colour"].weight, rtol=1e-4, atol=1e-5)
