@@ -193,7 +193,7 @@ def test_fixed_shares(data):
             {"modalities": {"a": {"name": "signal"}, "b": {"name": "signal", "length": 32}}},
             "streams.scene.modalities.b.embedding: 'signal_4' is that of another part",
         ),
-        ({"objective": "contrastive", "masker": None, "targets": None}, "streams.scene.modalities: its objective"),
+        ({"objective": "classification", "masker": None, "targets": None}, "streams.scene.source: the objective class"),
     ],
 )
 def test_mistakes_are_named(data, changes, problem):

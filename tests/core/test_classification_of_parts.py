@@ -160,3 +160,18 @@ def test_what_a_partner_lacks_stays_where_nothing_is_mixed():
     assert torch.equal(lacks[1::2], own[1::2] < 1)
     assert lacks[::2].all()
     assert not mixed.content[:, [0, 2, 3]].isnan().any()
+
+
+def test_beside_masked_of_the_same_samples(signals):
+    data = masked_data(signals)
+    data["model"]["decoder"] = {"name": "cross_attention", "width": 16, "depth": 1, "num_heads": 2, "latent_stages": 2}
+    stream = data["streams"]["scene"]
+    masked = {key: stream.pop(key) for key in ("masker", "targets")}
+    classify = {"weight": 0.5, "mixup": 0.8, "head_std": 0.5}
+    stream |= {"source": WAVES, "objectives": {"masked": masked, "classification": classify}}
+    model = mmmask.build_model(experiment_from_data(data), CLASSES)
+    output = model(batch_of())
+    assert list(output.streams) == ["scene/fine", "scene/coarse", "scene/classification"]
+    output.loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    assert model.logits({"scene": batch_of()["scene"]})["scene"].shape == (4, 3)

@@ -261,7 +261,7 @@ class TestLatentStages:
         model({"a": samples()}, masks={"a": masked()})
         plans = model.plan({"a": samples()}, {"a": masked()})
         assert plans["masked"].stages == (1, 2)
-        latents = model.latents(plans)["a"]
+        latents = model.latents(plans)["masked"]["a"]
         earlier = F.layer_norm(latents.stages[0], (32,), eps=1e-6)
         places = decoder.positions["pixels_16x16x3"]((4, 4))[latents.index]
         for context, mixed in zip(seen, (2 * earlier, 0.5 * earlier - latents.values), strict=True):
