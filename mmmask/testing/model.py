@@ -15,24 +15,29 @@ from mmmask.interfaces import (
     Batch,
     Decoder,
     DecoderInput,
+    Embedding,
     Encoder,
     EncoderInput,
     Grid,
     Latents,
     Objective,
     ObjectiveContext,
+    Part,
     Pool,
     Positions,
     StepContext,
     Tokens,
     build,
+    gather_rows,
     nothing_masked,
 )
+from mmmask.model.masks import mask_from_bool, mask_of_part
 from mmmask.randomness import derive_seed, sample_noise, seeded, seeded_generator
 from mmmask.testing import expect
 from mmmask.testing.check import Case, NotApplicable
 from mmmask.testing.computing import BATCH, CPU, BatchCase, ModuleCase, SequenceCase, randomize
 from mmmask.testing.synthetic import Scene, SyntheticModality, chosen, scenes, synthetic
+from mmmask_registry import MmmaskError
 
 KEPT_AT_MOST = 0.6
 """Share of the memory of three times as many visible tokens; a third would be perfect."""
@@ -49,6 +54,25 @@ ENCODERS = ({**SMALL, "prefix_tokens": 2}, {**SMALL, "masked_tokens": "replace"}
 STREAM = "stream"
 CLASSES = ("cat", "dog")
 DECODER = {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2}
+
+
+def companion(scene: Scene) -> Scene:
+    """A part beside that of a scene: of another grid, with another embedding."""
+    spec = scene.modality.spec
+    return synthetic([size + 1 for size in scene.grid], spec.patch_size, channels=spec.channels + 1)
+
+
+def aligned_embeddings(scene: Scene) -> dict[str, Embedding]:
+    """Embeddings of samples that have a part of the scene, and one of its companion."""
+    both = scene.embeddings | companion(scene).embeddings
+    return {key: replace(embedding, aligned=True) for key, embedding in both.items()}
+
+
+def aligned_input(scene: Scene, seed: int = 0) -> EncoderInput:
+    """Samples of these two parts, half of each masked; the companion's content is that of the seed."""
+    both, seeds = (scene, companion(scene)), (0, seed)
+    parts = (Part(of.modality.embedding, of.tokens(BATCH, one)) for of, one in zip(both, seeds, strict=True))
+    return EncoderInput(tuple(parts), mask_from_bool(torch.cat([of.mask(BATCH).masked for of in both], dim=1)))
 
 
 class EncoderCase(SequenceCase):
@@ -150,6 +174,24 @@ class EncoderCase(SequenceCase):
         """Outputs of all stages, and the latents."""
         (latents,) = self.component(self._given(), range(len(self.component.stages)))
         return [*latents.stages, torch.cat([latents.values, *([] if latents.prefix is None else [latents.prefix])], 1)]
+
+    @torch.no_grad()
+    def encodes_parts_together(self) -> None:
+        """Parts of a sample are encoded together, their tokens numbered part after part; or they are refused."""
+        given, other = aligned_input(self.scene), aligned_input(self.scene, seed=1)
+        try:
+            self.component = self.subject(self.config, embeddings=aligned_embeddings(self.scene)).eval()
+            (latents,), (changed,) = self.component([given]), self.component([other])
+        except MmmaskError as error:
+            raise NotApplicable(str(error)) from error
+        (rows, tokens), masked = given.mask.masked.shape, given.mask.masked
+        index = torch.arange(tokens).expand(rows, -1) if latents.index is None else latents.index
+        expect.finite(latents.values, (*index.shape, self.component.width), "latents of two parts")
+        expect.that((index.diff(dim=1) > 0).all(), "latents in the order of parts and tokens", index)
+        seen = torch.zeros_like(masked).scatter_(1, index, True)
+        expect.that((seen | masked).all(), "a latent for every visible token of both parts", "some have none")
+        alike = torch.isclose(latents.values, changed.values).all(dim=2) & (index < math.prod(self.scene.grid))
+        expect.that(not alike.any(), "latents of one part that depend on the other", "some do not")
 
     def does_not_see_what_is_masked(self) -> None:
         """Nothing of what is masked reaches the latents."""
@@ -308,6 +350,24 @@ class BehindEncoder(Case):
             return build("encoder", chosen("encoder", self.block), embeddings=self.scene.embeddings)
 
 
+def asked_in_both_orders(shown: EncoderInput, latents: Latents) -> list[list[DecoderInput]]:
+    """Inputs that ask for all tokens of both parts, and the same ones of samples whose parts are in the other order."""
+    rows, tokens = shown.mask.masked.shape
+    first = math.prod(shown.layout[0][1])
+    index = torch.arange(tokens).expand(rows, -1) if latents.index is None else latents.index
+    moved, order = torch.where(index < first, index + tokens - first, index - first).sort(dim=1)
+    moved = None if latents.index is None else moved  # all tokens are there, in order
+    turned = replace(latents, values=gather_rows(latents.values, order), index=moved)
+
+    def asked(number: int, latents: Latents, turn: bool) -> DecoderInput:
+        key, grid = shown.layout[number]
+        mask = mask_of_part(shown.mask, number * first, math.prod(grid), None)
+        layout = shown.layout[::-1] if turn else shown.layout
+        return DecoderInput(key, latents, mask, grid, None, layout, 1 - number if turn else number)
+
+    return [[asked(number, found, found is turned) for number in (0, 1)] for found in (latents, turned)]
+
+
 class DecoderCase(BehindEncoder, SequenceCase):
     """A decoder behind small ViTs, or the `encoder` that is given."""
 
@@ -335,6 +395,22 @@ class DecoderCase(BehindEncoder, SequenceCase):
             given = self._input(0, count, ratio)
             (found,) = self._results([given])
             expect.finite(found, (*given.mask.predicted.shape, self.component.width), "features")
+
+    @torch.no_grad()
+    def knows_latents_by_layout(self) -> None:
+        """Of several parts it tells latents apart by `layout`, whatever the order of parts; or it refuses them."""
+        embeddings, shown = aligned_embeddings(self.scene), aligned_input(self.scene)
+        encoder = build("encoder", chosen("encoder", self.block), embeddings=embeddings).eval()
+        try:
+            self.component = self.subject(self.config, embeddings=embeddings, latent_width=encoder.width).eval()
+            randomize(self.component)
+            (latents,) = encoder([shown])
+            answers = [self.component(asked) for asked in asked_in_both_orders(shown, latents)]
+        except MmmaskError as error:
+            raise NotApplicable(str(error)) from error
+        for found, (_, grid) in zip(answers[0], shown.layout, strict=True):
+            expect.finite(found, (BATCH, math.prod(grid), self.component.width), "features of a part")
+        expect.same(answers[1], answers[0], "features where parts are in the other order", expect.CLOSE)
 
     def tells_predicted_places_apart(self) -> None:
         """Its answers differ from place to place."""
@@ -372,15 +448,27 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
 
         plan = self.component.plan({STREAM: tokens}, {STREAM: batch}, StepContext(step, noise))
         latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values())), strict=True))
-        return plan, self.component.losses(plan, latents)[STREAM]
+        return plan, self.component.losses(plan, latents)
 
     def _outputs(self, given: tuple[Tokens, Batch, int]) -> list[Tensor]:
-        return [self._terms(*given)[1].sum]
+        return [term.sum for term in self._terms(*given)[1].values()]
 
     def sums_what_it_counts(self) -> None:
-        """Every stream has a finite scalar loss, float32 or wider, and the count that its plan says."""
-        plan, term = self._terms(*self._given())
-        expect.finite(term.sum, (), "the summed loss")
-        expect.that(term.sum.dtype in (torch.float32, torch.float64), "a loss in float32 or wider", term.sum.dtype)
-        count = float(plan.counts[STREAM])
-        expect.that(float(term.count) == count >= 0, f"the plan's count {count}, 0 or more", float(term.count))
+        """Every target has a finite scalar loss, float32 or wider, and the count that its plan says."""
+        plan, terms = self._terms(*self._given())
+        for name, term in terms.items():
+            expect.finite(term.sum, (), "the summed loss")
+            expect.that(term.sum.dtype in (torch.float32, torch.float64), "a loss in float32 or wider", term.sum.dtype)
+            count = float(plan.counts[name])
+            expect.that(float(term.count) == count >= 0, f"the plan's count {count}, 0 or more", float(term.count))
+
+    def names_its_targets(self) -> None:
+        """Losses, counts and `weights` have the same names: the stream's, or `STREAM/anything` of several."""
+        plan, terms = self._terms(*self._given())
+        wanted, weights = sorted(terms), self.component.weights(STREAM)
+        strange = [name for name in wanted if name != STREAM and not name.startswith(f"{STREAM}/")]
+        expect.none(strange, f"losses named {STREAM}, or {STREAM}/anything")
+        expect.that(wanted, "a loss or more", "none")
+        expect.equal(sorted(plan.counts), wanted, "names of the counts")
+        expect.equal(sorted(weights), wanted, "names of the weights")
+        expect.none((name for name, weight in weights.items() if not weight >= 0), "weights of 0 or more")
