@@ -347,7 +347,12 @@ class BehindEncoder(Case):
     def encoder(self) -> Encoder:
         """The encoder in front."""
         with seeded("weights", 1):
-            return build("encoder", chosen("encoder", self.block), embeddings=self.scene.embeddings)
+            return build("encoder", chosen("encoder", self.block), embeddings=self.embeddings)
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """What encoder and component are built with."""
+        return self.scene.embeddings
 
 
 def asked_in_both_orders(shown: EncoderInput, latents: Latents) -> list[list[DecoderInput]]:
@@ -377,7 +382,7 @@ class DecoderCase(BehindEncoder, SequenceCase):
         return ENCODERS if self.options.get("encoder") is None else [self.options["encoder"]]
 
     def _context(self) -> dict[str, Any]:
-        return {"embeddings": self.scene.embeddings, "latent_width": self.encoder.width}
+        return {"embeddings": self.embeddings, "latent_width": self.encoder.width}
 
     def _input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> DecoderInput:
         """Input as the model would give it."""
@@ -422,35 +427,57 @@ class DecoderCase(BehindEncoder, SequenceCase):
 
 
 class ObjectiveCase(BehindEncoder, ModuleCase):
-    """An objective of one stream, which has the settings of this kind alone."""
+    """An objective of one stream, which has the settings of this kind alone.
+
+    Samples have one part, or two, `first` and `second`.
+    """
 
     kind, interface, extras = "objective", Objective, ("modality",)
     follows_the_models_dtype = None  # pyright: ignore[reportAssignmentType] - losses choose their own precision
+    two_parts: bool = False
+
+    def _situations(self) -> list[dict[str, Any]]:
+        alone = super()._situations()
+        return [*alone, *({**situation, "two_parts": True} for situation in alone[:2])]
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """Of the stream's parts."""
+        return aligned_embeddings(self.scene) if self.two_parts else super().embeddings
+
+    @property
+    def parts(self) -> dict[str, Scene]:
+        """{name of a part within the stream: its samples}."""
+        return {"first": self.scene, "second": companion(self.scene)} if self.two_parts else {STREAM: self.scene}
+
+    def _full(self, part: str) -> str:
+        return f"{STREAM}/{part}" if self.two_parts else part
 
     def _make(self) -> Objective:
-        modalities, classes = {STREAM: self.scene.modality}, {STREAM: {"label": CLASSES}}
-        decoder = chosen("decoder", DECODER)
-        context = ObjectiveContext(modalities, self.scene.embeddings, self.encoder, decoder, classes)
+        modalities = {self._full(name): scene.modality for name, scene in self.parts.items()}
+        decoder, classes = chosen("decoder", DECODER), {STREAM: {"label": CLASSES}}
+        parts = {STREAM: {name: self._full(name) for name in self.parts}}
+        context = ObjectiveContext(modalities, self.embeddings, self.encoder, decoder, classes, parts=parts)
         return self.subject({STREAM: self.config}, context)
 
-    def _given(self, seed: int = 0) -> tuple[Tokens, Batch, int]:
+    def _given(self, seed: int = 0) -> tuple[dict[str, Tokens], Batch, int]:
         """Labelled samples, the first two of them views of one, also as tokens, and a step."""
-        samples = self.scene.samples(BATCH, seed)
+        samples = {name: scene.samples(BATCH, seed) for name, scene in self.parts.items()}
         labels = torch.randint(len(CLASSES), (BATCH,), generator=seeded_generator("labels", seed))
-        batch = Batch({STREAM: samples}, {"label": labels}, torch.arange(BATCH).clamp(min=1))
-        return self.scene.modality.tokenize(samples), batch, seed
+        tokens = {self._full(name): scene.modality.tokenize(samples[name]) for name, scene in self.parts.items()}
+        return tokens, Batch(samples, {"label": labels}, torch.arange(BATCH).clamp(min=1)), seed
 
-    def _terms(self, tokens: Tokens, batch: Batch, step: int) -> tuple[Any, Any]:
-        """The plan of a step and its loss."""
+    def _terms(self, tokens: dict[str, Tokens], batch: Batch, step: int) -> tuple[Any, Any]:
+        """The plan of a step and its losses."""
 
         def noise(stream: str, purpose: str) -> Any:  # noqa: ANN401 - a noise function
             return sample_noise(derive_seed(stream, purpose, step), 0, BATCH, CPU)
 
-        plan = self.component.plan({STREAM: tokens}, {STREAM: batch}, StepContext(step, noise))
+        plan = self.component.plan(tokens, {STREAM: batch}, StepContext(step, noise))
         latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values())), strict=True))
         return plan, self.component.losses(plan, latents)
 
-    def _outputs(self, given: tuple[Tokens, Batch, int]) -> list[Tensor]:
+    def _outputs(self, given: tuple[dict[str, Tokens], Batch, int]) -> list[Tensor]:
         return [term.sum for term in self._terms(*given)[1].values()]
 
     def sums_what_it_counts(self) -> None:
