@@ -59,7 +59,7 @@ DECODER = {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2}
 def companion(scene: Scene) -> Scene:
     """A part beside that of a scene: of another grid, with another embedding."""
     spec = scene.modality.spec
-    return synthetic([size + 1 for size in scene.grid], spec.patch_size, channels=spec.channels + 1)
+    return synthetic(tuple(size + 1 for size in scene.grid), spec.patch_size, channels=spec.channels + 1)
 
 
 def aligned_embeddings(scene: Scene) -> dict[str, Embedding]:

@@ -577,6 +577,10 @@ masker_faults = {
     "Wasting": ("leaves_global_random_state_alone", {"scores": waste}),
     "Neighbourly": ("keeps_samples_apart", {"scores": lambda self, context: scores(self, context).roll(1, dims=0)}),
     "Contrasting": ("keeps_samples_apart", {"scores": contrast}),
+    "Comparing": (
+        "keeps_samples_apart",
+        {"scores": lambda self, context: contrast_batch(self, context.features().values.double()).mean(-1)},
+    ),
     "Erasing": ("leaves_its_input_alone", {"scores": erase}),
     "Locked": ("can_be_pickled", {"__init__": with_attribute("lock", threading.Lock)}),
     "Partial": (
