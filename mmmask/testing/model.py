@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmmask.experiment.settings import stream_settings
 from mmmask.interfaces import (
     Batch,
     Decoder,
@@ -427,7 +428,7 @@ class DecoderCase(BehindEncoder, SequenceCase):
 
 
 class ObjectiveCase(BehindEncoder, ModuleCase):
-    """An objective of one stream, which has the settings of this kind alone.
+    """An objective of one stream, of which all other settings but `replicate` are the defaults.
 
     Samples have one part, or two, `first` and `second`.
     """
@@ -458,7 +459,8 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
         decoder, classes = chosen("decoder", DECODER), {STREAM: {"label": CLASSES}}
         parts = {STREAM: {name: self._full(name) for name in self.parts}}
         context = ObjectiveContext(modalities, self.embeddings, self.encoder, decoder, classes, parts=parts)
-        return self.subject({STREAM: self.config}, context)
+        own = {key: getattr(self.config, key) for key in self.subject.Config.model_fields}
+        return self.subject({STREAM: stream_settings(self.subject).model_construct(**own, replicate=2)}, context)
 
     def _given(self, seed: int = 0) -> tuple[dict[str, Tokens], Batch, int]:
         """Labelled samples, the first two of them views of one, also as tokens, and a step."""

@@ -53,6 +53,7 @@ VARIANTS = {
     ("objective", "masked"): [
         {"targets": {"values": {"loss": PLAIN}, "tokens": {"loss": PLAIN, "head": "own", "average": "samples"}}},
         {"targets": {"second": {"loss": PLAIN}, "again": {"part": "first", "loss": PLAIN, "weight": 0.5}}},
+        {"maskers": {"first": "random", "second": "random"}, "targets": {"first": {"loss": PLAIN}}},
     ],
     ("loss", "cross_entropy"): [{"label_smoothing": 0.1}],
     ("loss", "depth"): [{"normalize": "none", "error": "smooth_l1"}, {"trim": 0.0}],
@@ -96,8 +97,8 @@ def examined():
                 label = f"{kind}-{name}{f'-{number}' if number else ''}-{check}"
                 marks = [pytest.mark.slow] if check.name == "compiles_once" else []
                 settings = small(kind, name) | variant
-                if "targets" in settings:  # in place of
-                    settings.pop("loss")
+                for several, one in (("maskers", "masker"), ("targets", "loss")):
+                    settings = {key: settings[key] for key in settings if key != one or several not in settings}
                 yield pytest.param(kind, name, check, settings, id=label, marks=marks)
 
 
