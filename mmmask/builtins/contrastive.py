@@ -102,7 +102,7 @@ class ContrastiveObjective(Objective):
         counts: dict[str, Tensor | float] = {}
         for stream, batch in batches.items():
             parts = self.parts[stream]
-            if len(parts) == 1 and context.training and getattr(self.streams[stream], "replicate", 2) < 2:
+            if len(parts) == 1 and context.training and self.streams[stream].replicate < 2:
                 raise MmmaskError(
                     f"streams.{stream}.replicate: 1, and the objective contrastive compares views of a sample: set 2 "
                     "or more"

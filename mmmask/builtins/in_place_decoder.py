@@ -53,12 +53,17 @@ class InPlaceDecoder(Decoder):
         """Features (batch, predicted, width) of every input.
 
         Raises:
-            MmmaskError: the encoder left masked tokens out.
+            MmmaskError: the encoder left masked tokens out, or there are blocks, and several parts of a sample.
         """
         if any(own.latents.index is not None for own in inputs):
             raise MmmaskError(
                 "model.decoder: 'in_place' answers from the latents of masked tokens, and this encoder leaves them "
                 "out: set model.encoder.masked_tokens=replace, or choose the decoder 'transformer'"
+            )
+        if self.config.depth and any(len(own.parts) > 1 for own in inputs):
+            raise MmmaskError(
+                "model.decoder: 'in_place' with blocks takes one modality per stream: set model.decoder.depth=0, or "
+                "choose the decoder 'transformer'"
             )
         if self.config.depth:
             embedded = [placed(self.embed(own.latents.values), self.positions, own.key, own.grid) for own in inputs]
@@ -67,4 +72,4 @@ class InPlaceDecoder(Decoder):
             features = [self.norm(x) for x in outputs]
         else:
             features = [own.latents.values for own in inputs]
-        return [gather_rows(x, own.mask.predicted) for x, own in zip(features, inputs, strict=True)]
+        return [gather_rows(x, own.first + own.mask.predicted) for x, own in zip(features, inputs, strict=True)]

@@ -54,8 +54,8 @@ class Augmentation(Component):
 
         Args:
             content: (..., channels, *extent) as decoded; leading axes (frames) share every draw.
-            view: `view.place` draws geometry (crops, flips), `view.generator` appearance; a generator that is None asks
-                for no change.
+            view: `view.place` draws geometry (crops, flips), equally often whatever the resolution, as aligned parts
+                share the draws; `view.generator` appearance. A generator that is None asks for no change.
             target: resizes a part of the content to the extent of a sample, and says what stored values mean.
 
         Raises:

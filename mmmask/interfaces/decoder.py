@@ -15,6 +15,9 @@ from mmmask.interfaces.tokens import DecoderInput, Embedding
 class Decoder(Component, nn.Module):
     """Owns its mask token, its positions, and how prefix tokens enter.
 
+    Where a sample has several parts, latents of all of them are numbered part after part, by `DecoderInput.layout`. A
+    decoder that knows one part only refuses several, with a `MmmaskError`.
+
     Built with `embeddings`, {embedding key: Embedding} in the experiment's order, and the encoder's `latent_width`.
 
     Every parameter takes part in every joint step: training on several processes stops with an error where one gets no

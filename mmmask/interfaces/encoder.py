@@ -18,6 +18,9 @@ class Encoder(Component, nn.Module):
 
     Built with `embeddings`, {embedding key: Embedding} in the experiment's order.
 
+    Parts of one sample are encoded in one attention, their tokens numbered part after part. An encoder that takes one
+    asks for `EncoderInput.part`, which refuses several.
+
     Every parameter takes part in every joint step: training on several processes stops with an error where one gets no
     gradient. Only with `alternate` mixing may a step leave out what belongs to other streams.
 

@@ -25,7 +25,8 @@ class MaskContext:
             step, row): independent of how rows are spread over processes, micro-batches and workers. A second
             call draws other numbers.
         step: of training, from 0.
-        tokens: the samples themselves, for maskers that look at the data; None where only the grid is known.
+        tokens: the samples themselves, for maskers that look at the data; None where only the grid is known, as of
+            several parts. A masker that cannot do without raises a `MmmaskError`.
         stream: its name.
         parts: {part: number of its tokens} of a sample of several parts, which follow each other; else empty.
         features: `features()` gives the encoder's latents of the samples with nothing masked, in evaluation mode and

@@ -146,7 +146,7 @@ class Objective(Component, nn.Module):
 
     @abstractmethod
     def losses(self, plan: Plan, latents: Mapping[str, Latents]) -> dict[str, LossTerm]:
-        """{target: loss} of every stream of the plan, given the encoder's latents of `plan.inputs`."""
+        """{target: loss} of every stream of the plan, named as in its `counts`, given latents of `plan.inputs`."""
 
     def weights(self, stream: str) -> Mapping[str, float]:
         """{target: weight} of a stream's losses among each other; by default one target, the stream's."""

@@ -18,7 +18,8 @@ class Source(Component):
     """A numbered set of samples.
 
     Built with `extensions`, the file name endings that the stream's modality can decode. With `pairs_parts` they are
-    those of each part of a stream of several, {part: endings}, and `load` gives {part: what was loaded, or None}.
+    those of each part of a stream of several, {part: endings}, and `load` gives {part: what was loaded} of all of
+    them, with None for parts that the sample lacks; one without any is a `BadSample`.
 
     Every worker process has a pickled copy, so a source holds nothing open before `load`. Where threads load
     (`data.process: false`, and where it cannot be pickled) one object serves all of a stream's, so that `load` runs at

@@ -41,6 +41,9 @@ TEXT = "What a source of texts would load. "
 BROKEN = (b"", b"not what its name says", bytes(5000), b"\xff\xfe\x00" * 999)
 VIEWS = 3, 2
 """Clips, and crops of each."""
+SEEDS = 5
+ALIKE = 0.3
+"""Correlation of values, or share of equal ids, of which crops of noise that do not overlap have about none."""
 LOOKED_AT = 6
 """Samples at the start and at the end that are loaded."""
 Looked = dict[int, tuple[str, str | None, tuple[str, str]]]
@@ -294,6 +297,25 @@ class ModalityCase(PureCase):
                 expect.shape(crop, self.component.sample_shape, "a crop")
                 expect.same(self.preparation.prepare(alone, look), crop, "the same crop again")
 
+    def moves_with_the_geometry_alone(self) -> None:
+        """Windows, crops and flips are those of `view.geometry`, which aligned parts share, whatever its appearance."""
+        likeness = []
+        for seed in range(SEEDS):
+            one, other = (self._aligned(seed, appearance).double().nan_to_num().flatten() for appearance in (0, 1))
+            equal = float((one == other).double().mean())
+            same = self.scene.holds_ids or equal == 1
+            likeness.append(equal if same else abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])))
+        found = sorted(likeness)[SEEDS // 2]
+        expect.that(found > ALIKE, f"samples of one geometry alike by {ALIKE:.0%} or more", f"{found:.0%}")
+
+    def _aligned(self, geometry: int, appearance: int) -> Tensor:
+        """A sample as a part beside others is prepared."""
+        views = [
+            View(seeded_generator(use, appearance), geometry=seeded_generator(use, "geometry", geometry))
+            for use in ("decode", "prepare")
+        ]
+        return self.preparation.prepare(self.preparation.decode(copy.deepcopy(self._loadable()), views[0]), views[1])
+
     def calls_broken_files_bad_samples(self) -> None:
         """A file that it cannot read is a BadSample, whatever is in the file."""
         if not self.preparation.extensions:
@@ -388,6 +410,18 @@ class SourceCase(Case):
         look(self.component)
         expect.not_held(nn.Parameter | nn.Module, self.component)
 
+    def gives_every_part(self) -> None:
+        """With `pairs_parts` a sample is {part: what was loaded} of all parts asked for, None where it has none."""
+        asked = self.component.extensions
+        if not self.subject.pairs_parts or not isinstance(asked, Mapping):
+            whole = "it gives every sample as a whole"
+            raise NotApplicable("give extensions={part: endings}" if self.subject.pairs_parts else whole)
+        for index, (_, _, (what, _)) in look(self.component).items():
+            found = {} if what == "bad" else self.component.load(index)
+            names = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+            expect.that(what == "bad" or names == sorted(asked), f"a sample of {sorted(asked)}", names)
+            expect.that(what == "bad" or any(part is not None for part in found.values()), "some part", "none at all")
+
     def _expect_the_same(self, whose: str, source: Source, wanted: Looked) -> None:
         found = look(source, backwards=True)
         different = [index for index in found | wanted if found.get(index) != wanted.get(index)]
@@ -464,3 +498,14 @@ class AugmentationCase(PickledCase):
             (found,) = self._results(given)
             frames = found.reshape(-1, *found.shape[-3:])
             expect.same(frames, frames[:1].expand_as(frames), "frames that were the same before")
+
+    def stays_in_step(self) -> None:
+        """It draws as often from `view.place` whatever the resolution, so that aligned parts share what comes after."""
+        if not self.random:
+            raise NotApplicable("nothing is drawn")
+        (content, _, target), places = self._given(), [seeded_generator("geometry") for _ in range(2)]
+        for scale, place in enumerate(places, start=1):
+            larger = content.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+            self.component(larger, View(seeded_generator("appearance"), geometry=place), target)
+        after, wanted = (place.get_state() for place in places[::-1])
+        expect.same(after, wanted, "state of `view.place` after content of twice the resolution")

@@ -25,6 +25,8 @@ GRIDS: tuple[Grid, ...] = (
     (16,), (7,), (4, 4), (14, 14), (4, 6), (5, 3), (1, 14, 14), (4, 10, 10), (2, 4, 6), (3, 5, 7), (2, 2, 4, 4),
 )  # fmt: skip
 ID_GRIDS: tuple[Grid, ...] = ((16,), (4, 6))
+PARTS = {"first": 16, "second": 8}
+"""Tokens of the parts of a sample."""
 RATIOS = (0.0, 0.3, 0.9)
 ALL = slice(0, BATCH)
 CONFIDENT = 5.0
@@ -40,6 +42,7 @@ class MaskerCase(BatchCase, PickledCase):
     kind, interface = "masker", Masker
     grid: Grid
     ids: bool = False
+    parts: dict[str, int] = {}
     changes: dict[str, float] = {}
     """Settings that are other than those that are set."""
 
@@ -49,6 +52,7 @@ class MaskerCase(BatchCase, PickledCase):
             *({"grid": grid} for grid in GRIDS),
             *({"grid": grid, "changes": {"mask_ratio": ratio}} for ratio in ratios for grid in GRIDS[::3]),
             *({"grid": grid, "ids": True} for grid in ID_GRIDS),
+            {"grid": (sum(PARTS.values()),), "parts": PARTS},
         ]
 
     def _make(self) -> Masker:
@@ -71,6 +75,8 @@ class MaskerCase(BatchCase, PickledCase):
         noise = sample_noise(123 + seed, rows.start, BATCH, CPU)
         latents = torch.randn(BATCH, math.prod(self.grid), 8, generator=seeded_generator("latents", seed))[rows]
         features = lambda: Latents(latents.clone())  # noqa: E731
+        if self.parts:  # of which neither content nor features are given
+            return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, None, parts=self.parts)
         return MaskContext(self.grid, rows.stop - rows.start, CPU, noise, 0, tokens, features=features, taught=features)
 
     def _part(self, given: MaskContext, rows: slice) -> MaskContext:
@@ -108,14 +114,17 @@ class MaskerCase(BatchCase, PickledCase):
         expect.same(masks[1:], masks[:1] * 3, "the mask where texts hash otherwise")
 
     def is_a_module_where_it_learns(self) -> None:
-        """A masker with weights is a module, whose parameters get gradients through its scores or its `loss`."""
+        """A masker with weights is a module, whose `loss` of each prediction has a gradient for every parameter."""
         if not issubclass(self.subject, nn.Module):
             expect.not_held(Tensor | nn.Module, self.component)
             return
         context = self._given()
         mask = draw_mask(self.component, None, context)
-        learned = self.component.scores(context), self.component.loss(mask, torch.rand(mask.predicted.shape))
-        expect_gradients([part for part in learned if part is not None], self.component)
+        if not mask.predicted.shape[1]:
+            raise NotApplicable("nothing is masked")
+        learned = self.component.loss(mask, torch.rand(mask.predicted.shape))
+        expect.finite(learned, mask.predicted.shape, "loss of the masker")
+        expect_gradients([learned], self.component)
 
 
 class LossCase(BatchCase):
@@ -197,6 +206,21 @@ class LossCase(BatchCase):
             expect.finite(error, shape, f"errors of predictions in {dtype}")
             wide = error.dtype in (torch.float32, torch.float64)
             expect.that(wide, f"errors of predictions in {dtype}: float32 or wider", error.dtype)
+
+    def gives_every_token_its_target(self) -> None:
+        """The target of a token is the same whatever else is predicted, and has no gradient."""
+        tokens, mask, whole, _ = self._given()
+        some = self._target(tokens, mask.predicted[:, ::2])
+        expect.same(some, whole[:, ::2], "targets of every other token", expect.CLOSE)
+        expect.that(not whole.requires_grad, "a target without gradient", "one that would learn to be predicted")
+
+    def keeps_sizes_of_the_teacher(self) -> None:
+        """Of a teacher it keeps sizes only, as the model moves and saves it."""
+        if not self.subject.needs_teacher:
+            raise NotApplicable("it asks for no teacher")
+        loss, taught = self.component, set(map(id, self.teacher.modules()))
+        held = [*vars(loss).items(), *(loss.named_modules() if isinstance(loss, nn.Module) else ())]
+        expect.none((name for name, part in held if id(part) in taught), "nothing of the teacher kept")
 
     def takes_no_predictions(self) -> None:
         """No predictions give no errors, and no complaint either."""

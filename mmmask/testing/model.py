@@ -11,28 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmmask.experiment.settings import stream_settings
 from mmmask.interfaces import (
     Batch,
     Decoder,
     DecoderInput,
+    Embedding,
     Encoder,
     EncoderInput,
     Grid,
     Latents,
     Objective,
     ObjectiveContext,
+    Part,
     Pool,
     Positions,
     StepContext,
     Tokens,
     build,
+    gather_rows,
     nothing_masked,
 )
+from mmmask.model.masks import mask_from_bool, mask_of_part
 from mmmask.randomness import derive_seed, sample_noise, seeded, seeded_generator
 from mmmask.testing import expect
 from mmmask.testing.check import Case, NotApplicable
 from mmmask.testing.computing import BATCH, CPU, BatchCase, ModuleCase, SequenceCase, randomize
 from mmmask.testing.synthetic import Scene, SyntheticModality, chosen, scenes, synthetic
+from mmmask_registry import MmmaskError
 
 KEPT_AT_MOST = 0.6
 """Share of the memory of three times as many visible tokens; a third would be perfect."""
@@ -49,6 +55,25 @@ ENCODERS = ({**SMALL, "depth": 2, "prefix_tokens": 2}, {**SMALL, "depth": 2, "ma
 STREAM = "stream"
 CLASSES = ("cat", "dog")
 DECODER = {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2}
+
+
+def companion(scene: Scene) -> Scene:
+    """A part beside that of a scene: of another grid, with another embedding."""
+    spec = scene.modality.spec
+    return synthetic(tuple(size + 1 for size in scene.grid), spec.patch_size, channels=spec.channels + 1)
+
+
+def aligned_embeddings(scene: Scene) -> dict[str, Embedding]:
+    """Embeddings of samples that have a part of the scene, and one of its companion."""
+    both = scene.embeddings | companion(scene).embeddings
+    return {key: replace(embedding, aligned=True) for key, embedding in both.items()}
+
+
+def aligned_input(scene: Scene, seed: int = 0) -> EncoderInput:
+    """Samples of these two parts, half of each masked; the companion's content is that of the seed."""
+    both, seeds = (scene, companion(scene)), (0, seed)
+    parts = (Part(of.modality.embedding, of.tokens(BATCH, one)) for of, one in zip(both, seeds, strict=True))
+    return EncoderInput(tuple(parts), mask_from_bool(torch.cat([of.mask(BATCH).masked for of in both], dim=1)))
 
 
 class EncoderCase(SequenceCase):
@@ -150,6 +175,24 @@ class EncoderCase(SequenceCase):
         """Outputs of all stages, and the latents."""
         (latents,) = self.component(self._given(), range(len(self.component.stages)))
         return [*latents.stages, torch.cat([latents.values, *([] if latents.prefix is None else [latents.prefix])], 1)]
+
+    @torch.no_grad()
+    def encodes_parts_together(self) -> None:
+        """Parts of a sample are encoded together, their tokens numbered part after part; or they are refused."""
+        given, other = aligned_input(self.scene), aligned_input(self.scene, seed=1)
+        try:
+            self.component = self.subject(self.config, embeddings=aligned_embeddings(self.scene)).eval()
+            (latents,), (changed,) = self.component([given]), self.component([other])
+        except MmmaskError as error:
+            raise NotApplicable(str(error)) from error
+        (rows, tokens), masked = given.mask.masked.shape, given.mask.masked
+        index = torch.arange(tokens).expand(rows, -1) if latents.index is None else latents.index
+        expect.finite(latents.values, (*index.shape, self.component.width), "latents of two parts")
+        expect.that((index.diff(dim=1) > 0).all(), "latents in the order of parts and tokens", index)
+        seen = torch.zeros_like(masked).scatter_(1, index, True)
+        expect.that((seen | masked).all(), "a latent for every visible token of both parts", "some have none")
+        alike = torch.isclose(latents.values, changed.values).all(dim=2) & (index < math.prod(self.scene.grid))
+        expect.that(not alike.any(), "latents of one part that depend on the other", "some do not")
 
     def does_not_see_what_is_masked(self) -> None:
         """Nothing of what is masked reaches the latents."""
@@ -305,7 +348,30 @@ class BehindEncoder(Case):
     def encoder(self) -> Encoder:
         """The encoder in front."""
         with seeded("weights", 1):
-            return build("encoder", chosen("encoder", self.block), embeddings=self.scene.embeddings)
+            return build("encoder", chosen("encoder", self.block), embeddings=self.embeddings)
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """What encoder and component are built with."""
+        return self.scene.embeddings
+
+
+def asked_in_both_orders(shown: EncoderInput, latents: Latents) -> list[list[DecoderInput]]:
+    """Inputs that ask for all tokens of both parts, and the same ones of samples whose parts are in the other order."""
+    rows, tokens = shown.mask.masked.shape
+    first = math.prod(shown.layout[0][1])
+    index = torch.arange(tokens).expand(rows, -1) if latents.index is None else latents.index
+    moved, order = torch.where(index < first, index + tokens - first, index - first).sort(dim=1)
+    moved = None if latents.index is None else moved  # all tokens are there, in order
+    turned = replace(latents, values=gather_rows(latents.values, order), index=moved)
+
+    def asked(number: int, latents: Latents, turn: bool) -> DecoderInput:
+        key, grid = shown.layout[number]
+        mask = mask_of_part(shown.mask, number * first, math.prod(grid), None)
+        layout = shown.layout[::-1] if turn else shown.layout
+        return DecoderInput(key, latents, mask, grid, None, layout, 1 - number if turn else number)
+
+    return [[asked(number, found, found is turned) for number in (0, 1)] for found in (latents, turned)]
 
 
 class DecoderCase(BehindEncoder, SequenceCase):
@@ -317,7 +383,7 @@ class DecoderCase(BehindEncoder, SequenceCase):
         return ENCODERS if self.options.get("encoder") is None else [self.options["encoder"]]
 
     def _context(self) -> dict[str, Any]:
-        return {"embeddings": self.scene.embeddings, "latent_width": self.encoder.width}
+        return {"embeddings": self.embeddings, "latent_width": self.encoder.width}
 
     def _input(self, seed: int = 0, count: int = BATCH, ratio: float = 0.5) -> DecoderInput:
         """Input as the model would give it."""
@@ -338,6 +404,22 @@ class DecoderCase(BehindEncoder, SequenceCase):
             (found,) = self._results([given])
             expect.finite(found, (*given.mask.predicted.shape, self.component.width), "features")
 
+    @torch.no_grad()
+    def knows_latents_by_layout(self) -> None:
+        """Of several parts it tells latents apart by `layout`, whatever the order of parts; or it refuses them."""
+        embeddings, shown = aligned_embeddings(self.scene), aligned_input(self.scene)
+        encoder = build("encoder", chosen("encoder", self.block), embeddings=embeddings).eval()
+        try:
+            self.component = self.subject(self.config, embeddings=embeddings, latent_width=encoder.width).eval()
+            randomize(self.component)
+            (latents,) = encoder([shown])
+            answers = [self.component(asked) for asked in asked_in_both_orders(shown, latents)]
+        except MmmaskError as error:
+            raise NotApplicable(str(error)) from error
+        for found, (_, grid) in zip(answers[0], shown.layout, strict=True):
+            expect.finite(found, (BATCH, math.prod(grid), self.component.width), "features of a part")
+        expect.same(answers[1], answers[0], "features where parts are in the other order", expect.CLOSE)
+
     def tells_predicted_places_apart(self) -> None:
         """Its answers differ from place to place."""
         if len(self.scene.grid) > 2:
@@ -348,41 +430,76 @@ class DecoderCase(BehindEncoder, SequenceCase):
 
 
 class ObjectiveCase(BehindEncoder, ModuleCase):
-    """An objective of one stream, which has the settings of this kind alone."""
+    """An objective of one stream, of which all other settings but `replicate` are the defaults.
+
+    Samples have one part, or two, `first` and `second`.
+    """
 
     kind, interface, extras = "objective", Objective, ("modality",)
     follows_the_models_dtype = None  # pyright: ignore[reportAssignmentType] - losses choose their own precision
+    two_parts: bool = False
+
+    def _situations(self) -> list[dict[str, Any]]:
+        alone = super()._situations()
+        return [*alone, *({**situation, "two_parts": True} for situation in alone[:2])]
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """Of the stream's parts."""
+        return aligned_embeddings(self.scene) if self.two_parts else super().embeddings
+
+    @property
+    def parts(self) -> dict[str, Scene]:
+        """{name of a part within the stream: its samples}."""
+        return {"first": self.scene, "second": companion(self.scene)} if self.two_parts else {STREAM: self.scene}
+
+    def _full(self, part: str) -> str:
+        return f"{STREAM}/{part}" if self.two_parts else part
 
     def _make(self) -> Objective:
-        modalities, classes = {STREAM: self.scene.modality}, {STREAM: {"label": CLASSES}}
-        decoder = chosen("decoder", DECODER)
-        context = ObjectiveContext(modalities, self.scene.embeddings, self.encoder, decoder, classes)
-        return self.subject({STREAM: self.config}, context)
+        modalities = {self._full(name): scene.modality for name, scene in self.parts.items()}
+        decoder, classes = chosen("decoder", DECODER), {STREAM: {"label": CLASSES}}
+        parts = {STREAM: {name: self._full(name) for name in self.parts}}
+        context = ObjectiveContext(modalities, self.embeddings, self.encoder, decoder, classes, parts=parts)
+        own = {key: getattr(self.config, key) for key in self.subject.Config.model_fields}
+        return self.subject({STREAM: stream_settings(self.subject).model_construct(**own, replicate=2)}, context)
 
-    def _given(self, seed: int = 0) -> tuple[Tokens, Batch, int]:
+    def _given(self, seed: int = 0) -> tuple[dict[str, Tokens], Batch, int]:
         """Labelled samples, the first two of them views of one, also as tokens, and a step."""
-        samples = self.scene.samples(BATCH, seed)
+        samples = {name: scene.samples(BATCH, seed) for name, scene in self.parts.items()}
         labels = torch.randint(len(CLASSES), (BATCH,), generator=seeded_generator("labels", seed))
-        batch = Batch({STREAM: samples}, {"label": labels}, torch.arange(BATCH).clamp(min=1))
-        return self.scene.modality.tokenize(samples), batch, seed
+        tokens = {self._full(name): scene.modality.tokenize(samples[name]) for name, scene in self.parts.items()}
+        return tokens, Batch(samples, {"label": labels}, torch.arange(BATCH).clamp(min=1)), seed
 
-    def _terms(self, tokens: Tokens, batch: Batch, step: int) -> tuple[Any, Any]:
-        """The plan of a step and its loss."""
+    def _terms(self, tokens: dict[str, Tokens], batch: Batch, step: int) -> tuple[Any, Any]:
+        """The plan of a step and its losses."""
 
         def noise(stream: str, purpose: str) -> Any:  # noqa: ANN401 - a noise function
             return sample_noise(derive_seed(stream, purpose, step), 0, BATCH, CPU)
 
-        plan = self.component.plan({STREAM: tokens}, {STREAM: batch}, StepContext(step, noise))
+        plan = self.component.plan(tokens, {STREAM: batch}, StepContext(step, noise))
         latents = dict(zip(plan.inputs, self.encoder(list(plan.inputs.values()), plan.stages), strict=True))
-        return plan, self.component.losses(plan, latents)[STREAM]
+        return plan, self.component.losses(plan, latents)
 
-    def _outputs(self, given: tuple[Tokens, Batch, int]) -> list[Tensor]:
-        return [self._terms(*given)[1].sum]
+    def _outputs(self, given: tuple[dict[str, Tokens], Batch, int]) -> list[Tensor]:
+        return [term.sum for term in self._terms(*given)[1].values()]
 
     def sums_what_it_counts(self) -> None:
-        """Every stream has a finite scalar loss, float32 or wider, and the count that its plan says."""
-        plan, term = self._terms(*self._given())
-        expect.finite(term.sum, (), "the summed loss")
-        expect.that(term.sum.dtype in (torch.float32, torch.float64), "a loss in float32 or wider", term.sum.dtype)
-        count = float(plan.counts[STREAM])
-        expect.that(float(term.count) == count >= 0, f"the plan's count {count}, 0 or more", float(term.count))
+        """Every target has a finite scalar loss, float32 or wider, and the count that its plan says."""
+        plan, terms = self._terms(*self._given())
+        for name, term in terms.items():
+            expect.finite(term.sum, (), "the summed loss")
+            expect.that(term.sum.dtype in (torch.float32, torch.float64), "a loss in float32 or wider", term.sum.dtype)
+            count = float(plan.counts[name])
+            expect.that(float(term.count) == count >= 0, f"the plan's count {count}, 0 or more", float(term.count))
+
+    def names_its_targets(self) -> None:
+        """Losses, counts and `weights` have the same names: the stream's, or `STREAM/anything` of several."""
+        plan, terms = self._terms(*self._given())
+        wanted, weights = sorted(terms), self.component.weights(STREAM)
+        strange = [name for name in wanted if name != STREAM and not name.startswith(f"{STREAM}/")]
+        expect.none(strange, f"losses named {STREAM}, or {STREAM}/anything")
+        expect.that(wanted, "a loss or more", "none")
+        expect.equal(sorted(plan.counts), wanted, "names of the counts")
+        expect.equal(sorted(weights), wanted, "names of the weights")
+        expect.none((name for name, weight in weights.items() if not weight >= 0), "weights of 0 or more")

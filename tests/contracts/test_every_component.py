@@ -24,9 +24,8 @@ from mmmask.model.build import build_model, settings_of
 
 ENTRIES = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
 # settings that have no default
-REQUIRED = {
-    ("objective", "masked"): {"masker": {"name": "random"}, "loss": {"name": "pixels", "normalize": "none"}},
-}
+PLAIN = {"name": "pixels", "normalize": "none"}
+REQUIRED = {("objective", "masked"): {"masker": {"name": "random"}, "loss": PLAIN}}
 # so that a model is small: taken where a component has such settings
 SMALL = {"width": 32, "depth": 2, "num_heads": 4}
 # what fits a component to the synthetic samples, beyond that
@@ -53,6 +52,11 @@ VARIANTS = {
     ("loss", "pixels"): [
         {"normalize": "none", "unnormalize": False, "error": "absolute"},
         {"normalize": "token", "slices": 1, "error": "smooth_l1"},
+    ],
+    ("objective", "masked"): [
+        {"targets": {"values": {"loss": PLAIN}, "tokens": {"loss": PLAIN, "head": "own", "average": "samples"}}},
+        {"targets": {"second": {"loss": PLAIN}, "again": {"part": "first", "loss": PLAIN, "weight": 0.5}}},
+        {"maskers": {"first": "random", "second": "random"}, "targets": {"first": {"loss": PLAIN}}},
     ],
     ("loss", "cross_entropy"): [{"label_smoothing": 0.1}],
     ("loss", "depth"): [{"normalize": "none", "error": "smooth_l1"}, {"trim": 0.0}],
@@ -95,7 +99,10 @@ def examined():
             for check in testing.checks(kind):
                 label = f"{kind}-{name}{f'-{number}' if number else ''}-{check}"
                 marks = [pytest.mark.slow] if check.name == "compiles_once" else []
-                yield pytest.param(kind, name, check, small(kind, name) | variant, id=label, marks=marks)
+                settings = small(kind, name) | variant
+                for several, one in (("maskers", "masker"), ("targets", "loss")):
+                    settings = {key: settings[key] for key in settings if key != one or several not in settings}
+                yield pytest.param(kind, name, check, settings, id=label, marks=marks)
 
 
 @pytest.mark.parametrize(("kind", "name", "check", "settings"), list(examined()))

@@ -1,5 +1,6 @@
 """The kit itself: what it gives, takes and refuses, and that it costs nothing until it is asked for."""
 
+import math
 import pickle
 import re
 import subprocess
@@ -18,8 +19,7 @@ class HalfMasker(Masker):
     """Masks the first half."""
 
     def scores(self, context):
-        tokens = context.tokens.content.shape[1]
-        return -context.noise((context.batch, 1)).expand(-1, tokens).cumsum(1)
+        return -context.noise((context.batch, 1)).expand(-1, math.prod(context.grid)).cumsum(1)
 
     def num_masked(self, grid, step):
         return grid[0] // 2 if len(grid) == 1 else 0
