@@ -106,14 +106,13 @@ def write_codebook(
         model = build_model(experiment, classes_of(experiment)).eval().to(place)
     objective, target = _chosen(model, stream)
     loss = cast(CodebookLoss, objective.loss_of[target])
+    if loss.config.needs_teacher and model.teacher is not None and model.teacher.follows:
+        raise MmmaskError(
+            "model.teacher: a moving average has learned nothing yet, and its latents move: a codebook is made of "
+            "those of frozen weights, model.teacher={from: RUN}"
+        )
     path = new_file(os.path.expanduser(loss.config.path), (".safetensors",), overwrite)
-    if loss.config.needs_teacher:
-        if model.teacher is not None and model.teacher.follows:
-            raise MmmaskError(
-                "model.teacher: a moving average has learned nothing yet, and its latents move: a codebook is made of "
-                "those of frozen weights, model.teacher={from: RUN}"
-            )
-        teach(model, experiment)
+    teach(model, experiment)
     values, present, count = _values(experiment, model, objective, target, samples, seed, progress)
     ids = loss.config.ids
     if len(values) < FEWEST_TOKENS_PER_ID * ids:
@@ -198,9 +197,10 @@ def _chosen(model: Model, stream: str | None) -> tuple[MaskedObjective, str]:
 def k_means(
     values: Tensor, present: Tensor | None, ids: int, seed: int, progress: Callable[[int], Any] = lambda done: None
 ) -> tuple[Tensor, Tensor, float]:
-    """Lloyd's algorithm from tokens at random; a centroid that no token is nearest to begins anew.
+    """Lloyd's algorithm. Centroids begin at tokens that are drawn by their squared distance to those there are.
 
-    It begins at a token that is drawn by its squared distance (k-means++, Arthur and Vassilvitskii 2007).
+    As k-means++ (Arthur and Vassilvitskii 2007), but as many at a time as there are already. A centroid that no token
+    is nearest to begins anew in the same way.
 
     Args:
         values, present: (tokens, dim), 0 where missing; present is None where all are.
@@ -212,7 +212,15 @@ def k_means(
     weights = torch.ones_like(values) if present is None else present.float()
     mean = values.sum(0) / weights.sum(0).clamp(min=1)
     variance = float(((values - mean * weights).square()).sum())
-    centroids = values[torch.randperm(len(values), generator=generator)[:ids].to(values.device)]
+
+    def drawn(count: int, distances: Tensor) -> Tensor:
+        odds = distances.double().cpu() + 1e-9  # where all are 0, any
+        return values[torch.multinomial(odds, count, generator=generator).to(values.device)]
+
+    centroids = drawn(1, values.new_zeros(len(values)))
+    while len(centroids) < ids:
+        further = drawn(min(len(centroids), ids - len(centroids)), nearest(values, present, centroids)[1])
+        centroids = torch.cat([centroids, further])
     before = math.inf
     for number in range(1, ROUNDS + 1):
         nearest_ids, distances = nearest(values, present, centroids)
@@ -224,10 +232,8 @@ def k_means(
         # where no token of a centroid has a value, it stays
         centroids = torch.where(known > 0, sums / known.clamp(min=1), centroids)
         empty = (nearest_ids.bincount(minlength=ids) == 0).nonzero().squeeze(1)
-        odds = distances.double().cpu()
-        empty = empty[: int((odds > 0).sum())]
         if len(empty):
-            centroids[empty] = values[torch.multinomial(odds, len(empty), generator=generator).to(values.device)]
+            centroids[empty] = drawn(len(empty), distances)
         progress(number)
         if before - total <= SETTLED * total and not len(empty):
             break
