@@ -127,8 +127,8 @@ class CodebookLoss(Loss, nn.Module):
 
     @torch.no_grad()
     def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
-        """What the inner loss makes of the centroid of the most likely id; raises as that does."""
-        return self.of.restore(self.centroids[prediction.argmax(-1)], tokens, index, statistics)
+        """What the inner loss makes of the mean of the centroids by their probability; raises as that does."""
+        return self.of.restore(prediction.float().softmax(-1) @ self.centroids, tokens, index, statistics)
 
     def _check_known(self) -> None:
         """Refuses centroids that nobody gave it. Looked at once, as a GPU is waited for."""
