@@ -65,7 +65,8 @@ class CodebookLoss(Loss, nn.Module):
         nn.Module.__init__(self)
         super().__init__(config)
         self.of: Loss = build("loss", config.of, **({"teacher": teacher} if config.needs_teacher else {}))
-        found = {"centroids": torch.zeros(config.ids, config.dim or 1), "counts": torch.zeros(config.ids)}
+        counts = torch.zeros(config.ids, dtype=torch.int64)
+        found = {"centroids": torch.zeros(config.ids, config.dim or 1), "counts": counts}
         with suppress(MmmaskError):
             read = _read(config)
             if read["centroids"].shape[1] == config.dim:
@@ -128,7 +129,7 @@ class CodebookLoss(Loss, nn.Module):
     @torch.no_grad()
     def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
         """What the inner loss makes of the mean of the centroids by their probability; raises as that does."""
-        return self.of.restore(prediction.float().softmax(-1) @ self.centroids, tokens, index, statistics)
+        return self.of.restore(prediction.float().softmax(-1) @ self.centroids.float(), tokens, index, statistics)
 
     def _check_known(self) -> None:
         """Refuses centroids that nobody gave it. Looked at once, as a GPU is waited for."""
@@ -144,9 +145,8 @@ def present_values(target: Tensor, dim: int, gaps: bool) -> tuple[Tensor, Tensor
     """Values of a loss's target (..., dim), 0 where missing, and which are present; None for all.
 
     Args:
-        target: with NaN where missing, or with weights beside the values (..., 2 * dim), as losses have them where
-            the tokens have gaps.
-        gaps: whether they have.
+        target: with NaN where missing, or with weights beside the values (..., 2 * dim).
+        gaps: whether some may be missing.
 
     Raises:
         MmmaskError: the target is no such values.
@@ -154,12 +154,10 @@ def present_values(target: Tensor, dim: int, gaps: bool) -> tuple[Tensor, Tensor
     if not target.is_floating_point() or target.shape[-1] not in (dim, 2 * dim):
         raise MmmaskError("loss 'codebook': targets that are ids already have no centroids: take their own loss")
     target = target.float()
-    if not gaps:
-        return target, None
     if target.shape[-1] == 2 * dim:
         values, weights = target.chunk(2, dim=-1)
-        return values, weights > 0
-    return target.nan_to_num(), ~target.isnan()
+        return values, weights > 0 if gaps else None
+    return (target.nan_to_num(), ~target.isnan()) if gaps else (target, None)
 
 
 def nearest(values: Tensor, present: Tensor | None, centroids: Tensor) -> tuple[Tensor, Tensor]:

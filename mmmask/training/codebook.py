@@ -240,4 +240,4 @@ def k_means(
         before = total
     progress(ROUNDS)
     nearest_ids, distances = nearest(values, present, centroids)
-    return centroids, nearest_ids.bincount(minlength=ids).float(), float(distances.sum()) / max(variance, 1e-12)
+    return centroids, nearest_ids.bincount(minlength=ids), float(distances.sum()) / max(variance, 1e-12)

@@ -133,7 +133,7 @@ def write_codebook(folder):
     """Centroids of tokens of 16 numbers, such as synthetic ones with gaps."""
     of = chosen("loss", {"name": "pixels", "normalize": "none"})
     centroids = torch.rand(6, 16, generator=torch.Generator().manual_seed(0))
-    save_codebook(folder / "book.safetensors", centroids, torch.arange(6.0), of, TokenSpec((2, 2, 2), 2))
+    save_codebook(folder / "book.safetensors", centroids, torch.arange(6), of, TokenSpec((2, 2, 2), 2))
     return {"path": str(folder / "book.safetensors"), "ids": 6, "of": of.model_dump()}
 
 

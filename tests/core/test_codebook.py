@@ -7,7 +7,7 @@ import torch
 
 import mmmask
 from mmmask import testing
-from mmmask.builtins.codebook import nearest, save_codebook
+from mmmask.builtins.codebook import nearest, present_values, save_codebook
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import Tokens, TokenSpec, build
 from mmmask.interop import load, save, start_from
@@ -37,7 +37,7 @@ def experiment(signals):
 
 
 def save_book(centroids, of):
-    counts = torch.arange(float(len(centroids)))
+    counts = torch.arange(len(centroids))
     save_codebook(Path("book.safetensors"), centroids, counts, chosen("loss", of), TokenSpec((2,), 1))
 
 
@@ -77,6 +77,13 @@ def test_missing_values_are_no_distance():
     torch.testing.assert_close(error, torch.tensor([[2.0, 2.0, 1.0]]).log())
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_beside_values_say_what_is_missing(gaps):
+    values, present = present_values(torch.tensor([[0.5, 0.0, 1.0, 0.0]]), 2, gaps)
+    assert values.tolist() == [[0.5, 0.0]]
+    assert present is None if not gaps else present.tolist() == [[True, False]]
+
+
 def test_the_baseline_is_how_often_each_id_is_seen():
     loss = make(torch.randn(3, 2))  # seen 0, 1 and 2 times
     mask = testing.synthetic.synthetic((4,), (2,), channels=1).mask(2)
@@ -108,7 +115,7 @@ def test_k_means_finds_clusters_whatever_it_begins_with(gaps):
     again = k_means(values, present, 12, seed=0)
     assert torch.equal(again[0], centroids)
     assert not torch.equal(k_means(values, present, 12, seed=1)[0], centroids)
-    assert torch.equal(nearest(values, present, centroids)[0].bincount(minlength=12), counts.long())
+    assert torch.equal(nearest(values, present, centroids)[0].bincount(minlength=12), counts)
 
 
 def test_fewer_kinds_of_tokens_than_ids():
