@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from mmmask.interop.runs import Run, load_run
     from mmmask.model.build import build_model
+    from mmmask.training.codebook import Codebook, write_codebook
     from mmmask.training.train import train
 
 __version__ = "0.1.0"
@@ -52,11 +53,11 @@ __version__ = "0.1.0"
 __getattr__ = lazy_attributes(__name__)
 
 __all__ = [
-    "Augmentation", "BadSample", "Batch", "Callback", "Component", "Decoder", "Encoder", "Evaluation", "Evaluator",
-    "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
+    "Augmentation", "BadSample", "Batch", "Callback", "Codebook", "Component", "Decoder", "Encoder", "Evaluation",
+    "Evaluator", "Experiment", "Features", "Format", "Loss", "Mask", "MaskContext", "Masker", "MmmaskError", "Modality",
     "Objective", "Optimizer", "Pool", "Positions", "Preparation", "Probes", "Run", "Sample", "Source", "TokenSpec",
     "Tokens", "View", "build_model", "evaluate", "extract", "hookimpl", "interfaces", "interop", "load_experiment",
-    "load_run", "probe", "reconstruct", "register", "testing", "train", "write_sample_data",
+    "load_run", "probe", "reconstruct", "register", "testing", "train", "write_codebook", "write_sample_data",
 ]  # fmt: skip
 
 

@@ -41,6 +41,7 @@ COMPONENTS = (
     ("loss", "pixels", "pixels:PixelLoss", "error of the values a token holds, normalised or not"),
     ("loss", "hog", "hog:HogLoss", "histograms of oriented gradients, as in MaskFeat"),
     ("loss", "cross_entropy", "cross_entropy:CrossEntropyLoss", "which id a token is, in nats"),
+    ("loss", "codebook", "codebook:CodebookLoss", "which of the ids of a codebook made by k-means a token is"),
     ("loss", "latents", "latent_targets:LatentLoss", "error of the latents that a teacher gives a token"),
     ("pool", "mean", "pools:MeanPool", "the mean over all tokens"),
     ("pool", "prefix", "pools:PrefixPool", "the first prefix token (cls)"),

@@ -24,6 +24,7 @@ class LatentLoss(Loss):
     """
 
     class Config(Loss.Config):
+        needs_teacher = True
         stages: int = Field(
             default=8, gt=0, description="how many of the teacher's last stages the target is the mean of; 1: the last"
         )
@@ -43,7 +44,6 @@ class LatentLoss(Loss):
         )
 
     config: Config
-    needs_teacher = True
 
     def __init__(self, config: Any, teacher: Encoder) -> None:  # noqa: ANN401
         super().__init__(config)

@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmmask.components import components
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import PartName
 from mmmask.interfaces import (
@@ -249,16 +248,22 @@ class MaskedObjective(Objective):
             known: latents of the teacher that the plan's earlier targets asked for.
         """
         loss, mask, tokens = self.loss_of[target], plan.masks[target], plan.tokens[self.targets[target].part]
-        taught = self._taught(plan, target, {} if known is None else known)
+        expected = self.expected(plan, target, known)
         with full_precision(predictions.device):
-            expected = cast("Any", loss).target(tokens, mask.predicted, *taught)
-            if taught and self.training:
+            if loss.config.needs_teacher and self.training and expected.is_floating_point():
                 self._target_std[target] = expected.detach().flatten(0, 1).std(0, correction=0).mean()
             error = loss.error(predictions, expected)
             if self.training and mask.scores is not None:
                 learned = self.masker_of[self.targets[target].part].loss(mask, error.detach())
                 error = error if learned is None else error + learned
             return LossTerm((error * mask.counted).sum(), plan.counts[target], predictions, tokens, mask)
+
+    def expected(self, plan: MaskedPlan, target: str, known: KnownLatents | None = None) -> Tensor:
+        """What a target's predictions are compared with: (batch, predicted, ...); arguments as of `term`."""
+        mask, tokens = plan.masks[target], plan.tokens[self.targets[target].part]
+        taught = self._taught(plan, target, {} if known is None else known)
+        with full_precision(mask.predicted.device):
+            return cast("Any", self.loss_of[target]).target(tokens, mask.predicted, *taught)
 
     def metrics(self) -> dict[str, float]:
         """Standard deviation of a teacher's targets over the tokens of a batch, mean over channels; 0 is collapse."""
@@ -372,10 +377,10 @@ class MaskedObjective(Objective):
 
     def _build_loss(self, target: str) -> Loss:
         own = self.targets[target]
-        config = own.settings.loss
-        if not components().get("loss", config.name).needs_teacher:
+        config = cast("Loss.Config", own.settings.loss)
+        if not config.needs_teacher:
             return build("loss", config)
-        teacher = self._teacher_for(f"{_where(target)}.loss: {config.name!r} is an error of a teacher's latents")
+        teacher = self._teacher_for(f"{_where(target)}.loss: {config.name!r} is of a teacher's latents")
         for part in self._shown(target):
             teacher.admit(f"streams.{own.stream}", self.modalities[part])
         return build("loss", config, teacher=teacher.encoder)
@@ -399,7 +404,7 @@ class MaskedObjective(Objective):
     def _taught(self, plan: MaskedPlan, target: str, known: KnownLatents) -> tuple[Latents, ...]:
         """The teacher's latents of the predicted part, in whole samples, for losses that need them."""
         (teacher,), loss = self._teacher, self.loss_of[target]
-        if not loss.needs_teacher:
+        if not loss.config.needs_teacher:
             return ()
         names, stages = self._shown(target), tuple(loss.stages)
         if (names, stages) not in known:

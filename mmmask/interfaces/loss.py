@@ -20,12 +20,14 @@ class Loss(Component):
 
     A loss with weights of its own (a tokeniser, say) is a `torch.nn.Module` too, and moves and saves with the model.
 
-    A loss of a teacher's latents says so in `needs_teacher`. It is built with `teacher`, the teacher's encoder, and
-    keeps its sizes only; its `target` takes a third argument, the `Latents` of all tokens with the stages it asks for.
+    A loss of a teacher's latents says so in `Config.needs_teacher`. It is built with `teacher`, the teacher's encoder,
+    and keeps its sizes only; its `target` takes a third argument, the `Latents` of all tokens with the stages it asks
+    for.
     """
 
-    needs_teacher: ClassVar[bool] = False
-    """Whether targets are made of the latents of `model.teacher`."""
+    class Config(Component.Config):
+        needs_teacher: ClassVar[bool] = False
+        """Whether targets are made of the latents of `model.teacher`; a property where other settings tell."""
 
     @abstractmethod
     def prediction_dim(self, spec: TokenSpec) -> int:

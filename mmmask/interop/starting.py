@@ -128,6 +128,7 @@ class _Transfer:
         )
         stages = set(model.encoder.stages)
         self.stages = [f"{ENCODER}{name}." for name, part in self.modules.items() if part in stages]
+        self.targets = {key for key, _ in model.named_buffers() if ".learned_losses." in key}
         self.tensors: dict[str, Tensor] = {}
         self.origin: dict[str, tuple[str, ...]] = {}
         self.adapted: dict[str, str] = {}
@@ -292,6 +293,8 @@ class _Transfer:
                 self._problem(self.missing[key], key)
         elif not in_encoder and self._is_of_other_classes(key):
             self.missing[key] = "of other classes in the weights"
+        elif key in self.targets:
+            self.missing[key] = "says what is predicted here"
         else:
             self.tensors[key], self.origin[key] = given, (name,)
 

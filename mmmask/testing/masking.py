@@ -151,12 +151,16 @@ class LossCase(BatchCase):
         with seeded("teacher", 0):
             return build("encoder", chosen("encoder", TEACHER), embeddings=self.scene.embeddings).eval()
 
+    @property
+    def _needs_teacher(self) -> bool:
+        return getattr(self.config, "needs_teacher", False)
+
     def _context(self) -> dict[str, Any]:
-        return {"teacher": self.teacher} if self.subject.needs_teacher else {}
+        return {"teacher": self.teacher} if self._needs_teacher else {}
 
     def _target(self, tokens: Tokens, index: Tensor) -> Tensor:
         """Target of some tokens, made of the teacher's latents where the loss asks for them."""
-        if not self.subject.needs_teacher:
+        if not self._needs_teacher:
             return self.component.target(tokens, index)
         content = tokens.content
         shown = self.scene.input(tokens, nothing_masked(len(content), tokens.grid, content.device))

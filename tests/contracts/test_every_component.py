@@ -16,11 +16,14 @@ from PIL import Image
 from pydantic import BaseModel
 
 from mmmask import testing
+from mmmask.builtins.codebook import save_codebook
 from mmmask.components import INTERFACES, components
 from mmmask.experiment import Experiment, StreamSettings, experiment_from_data
+from mmmask.interfaces import TokenSpec
 from mmmask.interfaces.component import chosen_kind, validate_strictly
 from mmmask.interfaces.files import SourceFile
 from mmmask.model.build import build_model, settings_of
+from mmmask.testing.synthetic import chosen
 
 ENTRIES = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
 # settings that have no default
@@ -127,11 +130,21 @@ def examples(tmp_path_factory):
                 return {"loaded": SourceFile(str(LOADED[name](folder)))} if name in LOADED else {}
             case "evaluator":
                 return {"model": {"classification": small_classifier, "retrieval": small_pair}.get(name, small_model)()}
+            case "loss":
+                return write_codebook(folder) if name == "codebook" else {}
             case "format":
                 return dict(FORMATS[name]()) if name in FORMATS else {}
         return {}
 
     return example
+
+
+def write_codebook(folder):
+    """Centroids of tokens of 16 numbers, such as synthetic ones with gaps."""
+    of = chosen("loss", {"name": "pixels", "normalize": "none"})
+    centroids = torch.rand(6, 16, generator=torch.Generator().manual_seed(0))
+    save_codebook(folder / "book.safetensors", centroids, torch.arange(6), of, TokenSpec((2, 2, 2), 2))
+    return {"path": str(folder / "book.safetensors"), "ids": 6, "of": of.model_dump()}
 
 
 def write_files(folder):

@@ -113,7 +113,7 @@ def test_normalisations_and_errors(build, batch):
 @pytest.mark.parametrize(
     ("teacher", "loss", "said"),
     [
-        (None, {}, "streams.long.loss: 'latents' is an error of a teacher's latents, and there is no teacher: set"),
+        (None, {}, "streams.long.loss: 'latents' is of a teacher's latents, and there is no teacher: set"),
         ("ema", {"stages": 3}, "the last 3 stages of a teacher of 2: set stages to 2"),
         ({"from": "ema", "format": "mmmask"}, {}, "ema is the model's own encoder"),
         ("nowhere/at_all.safetensors", {}, "model.teacher: nowhere/at_all.safetensors"),

@@ -1,0 +1,243 @@
+"""The step before training on ids: k-means of a loss's targets."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmmask.builtins.codebook import CodebookLoss, nearest, present_values, save_codebook, writing_codebooks
+from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
+from mmmask.data.order import Draw
+from mmmask.data.pipeline import read_ahead
+from mmmask.data.process import guarded
+from mmmask.data.samples import LoadedBatch, SampleLoader
+from mmmask.data.streams import classes_of, sample_loader
+from mmmask.experiment.settings import Experiment
+from mmmask.interop.checkpoint_file import new_file
+from mmmask.interop.teaching import teach, with_teacher
+from mmmask.model.build import build_model
+from mmmask.model.model import Model
+from mmmask.model.precision import autocast, find_device
+from mmmask.randomness import seeded_generator
+from mmmask_registry import MmmaskError, UnknownName
+
+BATCH = 32
+"""Samples of one forward, before replication."""
+TOKENS_PER_ID = 256
+"""Tokens that k-means sees at most for each id; more hardly move the centroids."""
+FEWEST_TOKENS_PER_ID = 4
+"""As more ids than that would tell single tokens apart."""
+ROUNDS = 50
+SETTLED = 1e-3
+"""Share of the error that a round must take away, or it is the last."""
+
+Progress = Callable[[str, int, int, Sequence[str]], None]
+"""Called with (what is being done, how much of it is done, in all, reasons of newly skipped samples)."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A codebook that was written.
+
+    Attributes:
+        path: of its file.
+        target: whose it is: a stream, or `STREAM/TARGET`.
+        centroids: (ids, dim), on the CPU.
+        counts: (ids,) tokens that are nearest to each.
+        error: mean squared distance of a token to its centroid, as a share of that to the mean of all tokens.
+        samples: that the tokens are of.
+    """
+
+    path: Path
+    target: str
+    centroids: Tensor
+    counts: Tensor
+    error: float
+    samples: int
+
+    @property
+    def used(self) -> int:
+        """Ids that some token has."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the entropy of the ids: so many, used evenly, would be as hard to guess."""
+        shares = self.counts.double() / self.counts.sum()
+        return float(torch.special.entr(shares).sum().exp())
+
+
+@torch.no_grad()
+def write_codebook(
+    experiment: Experiment,
+    stream: str | None = None,
+    *,
+    samples: int = 4096,
+    seed: int = 0,
+    device: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda doing, done, total, skipped: None,
+) -> Codebook:
+    """Makes the codebook of a loss `codebook` by k-means, and writes it where the loss looks for it.
+
+    Takes training samples of the stream, evenly spaced in its source and cropped as in training, and of these the
+    targets of tokens that its masker masks, at most 256 for each id.
+
+    Args:
+        stream: or `STREAM/TARGET`; by default the only one with this loss.
+        samples: at most.
+        seed: of the tokens that are taken, and of the centroids to begin with.
+        device: by default a GPU where there is one.
+        overwrite: whether a file that is there is replaced.
+
+    Raises:
+        MmmaskError: there is no such stream, or nothing to make a codebook of.
+    """
+    place, experiment = find_device(device), with_teacher(experiment)
+    with writing_codebooks():
+        model = build_model(experiment, classes_of(experiment)).eval().to(place)
+    objective, target = _chosen(model, stream)
+    loss = cast(CodebookLoss, objective.loss_of[target])
+    if loss.config.needs_teacher and model.teacher is not None and model.teacher.follows:
+        raise MmmaskError(
+            "model.teacher: a moving average has learned nothing yet, and its latents move: a codebook is made of "
+            "those of frozen weights, model.teacher={from: RUN}"
+        )
+    path = new_file(os.path.expanduser(loss.config.path), (".safetensors",), overwrite)
+    teach(model, experiment)
+    values, present, count = _values(experiment, model, objective, target, samples, seed, progress)
+    ids = loss.config.ids
+    if len(values) < FEWEST_TOKENS_PER_ID * ids:
+        raise MmmaskError(
+            f"streams.{target}: {len(values)} tokens of {count} samples are too few for {ids} ids: take more samples, "
+            f"or at most {len(values) // FEWEST_TOKENS_PER_ID} `ids`"
+        )
+    centroids, counts, error = k_means(values, present, ids, seed, lambda done: progress("rounds", done, ROUNDS, ()))
+    spec = objective.modalities[objective.targets[target].part].spec
+    save_codebook(path, centroids, counts, loss.config.of, spec)
+    return Codebook(path, target, centroids.cpu(), counts.cpu(), error, count)
+
+
+def _values(
+    experiment: Experiment,
+    model: Model,
+    objective: MaskedObjective,
+    target: str,
+    samples: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[Tensor, Tensor | None, int]:
+    """(tokens, dim) of what the inner loss has for target, which are present, and the number of samples."""
+    loss, stream = cast(CodebookLoss, objective.loss_of[target]), objective.targets[target].stream
+    spec, device = objective.modalities[objective.targets[target].part].spec, next(model.parameters()).device
+    objective.loss_of[target] = loss.of  # so that these are what is expected
+    dim, count, found = loss.of.prediction_dim(spec), 0, []
+    loader = sample_loader(experiment, stream)
+    total = min(samples, size := len(loader.source))
+    draws = [(0, number * size // total) for number in range(total)]
+    batches = [draws[first : first + BATCH] for first in range(0, total, BATCH)]
+    most = math.ceil(TOKENS_PER_ID * loss.config.ids / len(batches))
+    for number, loaded in enumerate(_loaded(experiment, loader, batches)):
+        with autocast(device, experiment.training.precision):
+            (plan,) = model.plan({stream: loaded.batch.map(lambda part: part.to(device))}, step=number).values()
+            assert isinstance(plan, MaskedPlan)
+            values, present = present_values(objective.expected(plan, target), dim, spec.gaps)
+        usable = plan.masks[target].counted.bool()
+        usable = usable if present is None else usable & present.any(-1)
+        chosen = usable.flatten().nonzero().squeeze(1)
+        order = torch.randperm(len(chosen), generator=seeded_generator(seed, "codebook", number))
+        chosen = chosen[order[:most].to(device)]
+        found.append([part if part is None else part.flatten(0, 1)[chosen] for part in (values, present)])
+        count += len(batches[number])
+        progress("samples", count, total, [f"{bad.sample}: {bad.reason}" for bad in loaded.bad])
+    values, present = ([part[number] for part in found] for number in (0, 1))
+    return torch.cat(values), torch.cat(present) if spec.gaps else None, count
+
+
+def _loaded(experiment: Experiment, loader: SampleLoader, batches: list[list[Draw]]) -> Iterator[LoadedBatch]:
+    """Batches, while workers load the next."""
+    with guarded({loader.stream: loader}, experiment.data) as loaders:
+        load, workers = loaders[loader.stream].batch, experiment.data.workers
+        for loaded in read_ahead(batches, load, workers, ready=2, pin=False):
+            if isinstance(loaded, MmmaskError):
+                raise loaded
+            yield loaded
+
+
+def _chosen(model: Model, stream: str | None) -> tuple[MaskedObjective, str]:
+    """The target that a codebook is of, and its objective."""
+    known = {
+        name: objective
+        for objective in model.objectives.values()
+        if isinstance(objective, MaskedObjective)
+        for name, loss in objective.loss_of.items()
+        if isinstance(loss, CodebookLoss)
+    }
+    if not known:
+        raise MmmaskError(
+            "no stream has the loss codebook; such as loss: {name: codebook, path: book.safetensors, ids: 512, "
+            "of: {name: hog}}"
+        )
+    if stream is None and len(known) > 1:
+        raise MmmaskError(f"several targets have the loss codebook: give stream={' or stream='.join(known)}")
+    name = stream or next(iter(known))
+    if name not in known:
+        raise UnknownName("target of the loss codebook", name, known)
+    return known[name], name
+
+
+def k_means(
+    values: Tensor, present: Tensor | None, ids: int, seed: int, progress: Callable[[int], Any] = lambda done: None
+) -> tuple[Tensor, Tensor, float]:
+    """Lloyd's algorithm. Centroids begin at tokens that are drawn by their squared distance to those there are.
+
+    As k-means++ (Arthur and Vassilvitskii 2007), but as many at a time as there are already. A centroid that no token
+    is nearest to begins anew in the same way.
+
+    Args:
+        values, present: (tokens, dim), 0 where missing; present is None where all are.
+
+    Returns:
+        (ids, dim) centroids, (ids,) tokens of each, and the mean squared distance as a share of the variance.
+    """
+    generator = seeded_generator(seed, "k-means")
+    weights = torch.ones_like(values) if present is None else present.float()
+    mean = values.sum(0) / weights.sum(0).clamp(min=1)
+    variance = float(((values - mean * weights).square()).sum())
+
+    def drawn(count: int, distances: Tensor) -> Tensor:
+        odds = distances.double().cpu() + 1e-9  # where all are 0, any
+        return values[torch.multinomial(odds, count, generator=generator).to(values.device)]
+
+    centroids = drawn(1, values.new_zeros(len(values)))
+    while len(centroids) < ids:
+        further = drawn(min(len(centroids), ids - len(centroids)), nearest(values, present, centroids)[1])
+        centroids = torch.cat([centroids, further])
+    before = math.inf
+    for number in range(1, ROUNDS + 1):
+        nearest_ids, distances = nearest(values, present, centroids)
+        total = float(distances.sum())
+        sums, known = torch.zeros_like(centroids), torch.zeros_like(centroids)
+        for rows in torch.arange(len(values), device=values.device).split(max(1, 2**25 // ids)):
+            assigned = F.one_hot(nearest_ids[rows], ids).float()
+            sums, known = sums + assigned.T @ values[rows], known + assigned.T @ weights[rows]
+        # where no token of a centroid has a value, it stays
+        centroids = torch.where(known > 0, sums / known.clamp(min=1), centroids)
+        empty = (nearest_ids.bincount(minlength=ids) == 0).nonzero().squeeze(1)
+        if len(empty):
+            centroids[empty] = drawn(len(empty), distances)
+        progress(number)
+        if before - total <= SETTLED * total and not len(empty):
+            break
+        before = total
+    progress(ROUNDS)
+    nearest_ids, distances = nearest(values, present, centroids)
+    return centroids, nearest_ids.bincount(minlength=ids), float(distances.sum()) / max(variance, 1e-12)
