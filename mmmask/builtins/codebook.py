@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +21,6 @@ MADE_OF = "mmmask.codebook"
 """Key of a file's metadata: what its centroids are of, as JSON."""
 DISTANCES = 2**25
 """Distances that are in memory at one time."""
-_WRITING: ContextVar[bool] = ContextVar("codebooks are being written", default=False)
 
 
 class CodebookLoss(Loss, nn.Module):
@@ -87,7 +84,7 @@ class CodebookLoss(Loss, nn.Module):
             MmmaskError: there is no codebook, or it is of other targets.
         """
         dim = self.of.prediction_dim(spec)
-        if not _WRITING.get() and self.config.dim != dim:
+        if self.config.dim != dim:
             if self.config.dim is None:
                 _read(self.config)
             raise MmmaskError(
@@ -177,24 +174,13 @@ def nearest(values: Tensor, present: Tensor | None, centroids: Tensor) -> tuple[
     return torch.cat(ids), torch.cat(distances)
 
 
-@contextmanager
-def writing_codebooks() -> Iterator[None]:
-    """Within, models are built without the files of codebooks."""
-    token = _WRITING.set(True)
-    try:
-        yield
-    finally:
-        _WRITING.reset(token)
-
-
-def save_codebook(path: Path, centroids: Tensor, counts: Tensor, of: Component.Config, spec: TokenSpec) -> None:
+def save_codebook(path: Path, centroids: Tensor, counts: Tensor, of: Component.Config) -> None:
     """Writes centroids (ids, dim), how many tokens each had, (ids,), and what they are of.
 
     Raises:
         WriteError: it cannot be written.
     """
-    made_of = {"of": of.model_dump(mode="json"), "patch_size": spec.patch_size, "channels": spec.channels}
-    write_tensors(path, {"centroids": centroids, "counts": counts}, {MADE_OF: json.dumps(made_of)})
+    write_tensors(path, {"centroids": centroids, "counts": counts}, {MADE_OF: of.model_dump_json()})
 
 
 def _read(config: CodebookLoss.Config) -> dict[str, Tensor]:
@@ -210,7 +196,7 @@ def _read(config: CodebookLoss.Config) -> dict[str, Tensor]:
         raise MmmaskError(f"{where}: there is no such file: {write}")
     try:
         with safe_open(path, "pt") as file:
-            of = json.loads((file.metadata() or {})[MADE_OF])["of"]
+            of = json.loads((file.metadata() or {})[MADE_OF])
             tensors = {name: file.get_tensor(name) for name in ("centroids", "counts")}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise MmmaskError(f"{where}: it is no codebook, or damaged: {write}") from error

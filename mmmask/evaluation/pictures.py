@@ -87,10 +87,10 @@ def reconstruct(
             require_masked(masks[stream], masker, tokens.grid)
         plans = model.plan({stream: batch}, masks)
         for target, output in model(plans=plans).streams.items():
-            objective, own = model.learned_by[target]
+            objective, name = model.learned_by[target]
             try:
                 restored = model.objective_named(objective).restore(
-                    plans[objective], own, output.predictions, true_statistics
+                    plans[objective], name, output.predictions, true_statistics
                 )
             except NotImplementedError as error:
                 problem = error

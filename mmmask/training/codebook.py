@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmmask.builtins.codebook import CodebookLoss, nearest, present_values, save_codebook, writing_codebooks
+from mmmask.builtins.codebook import CodebookLoss, nearest, present_values, save_codebook
 from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
 from mmmask.data.order import Draw
 from mmmask.data.pipeline import read_ahead
 from mmmask.data.process import guarded
 from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.data.streams import classes_of, sample_loader
-from mmmask.experiment.settings import Experiment
+from mmmask.experiment import Experiment, experiment_from_data
+from mmmask.interfaces.naming import full_name, stream_of
 from mmmask.interop.checkpoint_file import new_file
 from mmmask.interop.teaching import teach, with_teacher
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
+from mmmask.model.teacher import EMA
 from mmmask.model.precision import autocast, find_device
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError, UnknownName
 
+MASKED, CODEBOOK = "masked", "codebook"
 BATCH = 32
 """Samples of one forward, before replication."""
 TOKENS_PER_ID = 256
@@ -101,54 +104,54 @@ def write_codebook(
     Raises:
         MmmaskError: there is no such stream, or nothing to make a codebook of.
     """
-    place, experiment = find_device(device), with_teacher(experiment)
-    with writing_codebooks():
-        model = build_model(experiment, classes_of(experiment)).eval().to(place)
-    objective, target = _chosen(model, stream)
-    loss = cast(CodebookLoss, objective.loss_of[target])
-    if loss.config.needs_teacher and model.teacher is not None and model.teacher.follows:
+    target, config = _chosen(experiment, stream)
+    teacher = experiment.model.teacher
+    if config.needs_teacher and teacher is not None and getattr(teacher, "from") == EMA:
         raise MmmaskError(
             "model.teacher: a moving average has learned nothing yet, and its latents move: a codebook is made of "
             "those of frozen weights, model.teacher={from: RUN}"
         )
-    path = new_file(os.path.expanduser(loss.config.path), (".safetensors",), overwrite)
+    path = new_file(os.path.expanduser(config.path), (".safetensors",), overwrite)
+    experiment = with_teacher(experiment)
+    data = experiment.to_data()
+    experiment = experiment_from_data(data | {"streams": _inner(data["streams"])})
+    model = build_model(experiment, classes_of(experiment)).eval().to(find_device(device))
     teach(model, experiment)
-    values, present, count = _values(experiment, model, objective, target, samples, seed, progress)
-    ids = loss.config.ids
+    ids = config.ids
+    values, present, count = _values(experiment, model, target, ids, samples, seed, progress)
     if len(values) < FEWEST_TOKENS_PER_ID * ids:
         raise MmmaskError(
             f"streams.{target}: {len(values)} tokens of {count} samples are too few for {ids} ids: take more samples, "
             f"or at most {len(values) // FEWEST_TOKENS_PER_ID} `ids`"
         )
     centroids, counts, error = k_means(values, present, ids, seed, lambda done: progress("rounds", done, ROUNDS, ()))
-    spec = objective.modalities[objective.targets[target].part].spec
-    save_codebook(path, centroids, counts, loss.config.of, spec)
+    save_codebook(path, centroids, counts, config.of)
     return Codebook(path, target, centroids.cpu(), counts.cpu(), error, count)
 
 
 def _values(
     experiment: Experiment,
     model: Model,
-    objective: MaskedObjective,
     target: str,
+    ids: int,
     samples: int,
     seed: int,
     progress: Progress,
 ) -> tuple[Tensor, Tensor | None, int]:
-    """(tokens, dim) of what the inner loss has for target, which are present, and the number of samples."""
-    loss, stream = cast(CodebookLoss, objective.loss_of[target]), objective.targets[target].stream
-    spec, device = objective.modalities[objective.targets[target].part].spec, next(model.parameters()).device
-    objective.loss_of[target] = loss.of  # so that these are what is expected
-    dim, count, found = loss.of.prediction_dim(spec), 0, []
+    """(tokens, dim) of what a target's loss expects, which are present, and the number of samples."""
+    stream, device = stream_of(target), next(model.parameters()).device
+    objective: MaskedObjective = model.objective(stream, MASKED)
+    spec = objective.modalities[objective.targets[target].part].spec
+    dim, count, found = objective.loss_of[target].prediction_dim(spec), 0, []
     loader = sample_loader(experiment, stream)
     total = min(samples, size := len(loader.source))
     draws = [(0, number * size // total) for number in range(total)]
     batches = [draws[first : first + BATCH] for first in range(0, total, BATCH)]
-    most = math.ceil(TOKENS_PER_ID * loss.config.ids / len(batches))
+    most = math.ceil(TOKENS_PER_ID * ids / len(batches))
     for number, loaded in enumerate(_loaded(experiment, loader, batches)):
         with autocast(device, experiment.training.precision):
-            (plan,) = model.plan({stream: loaded.batch.map(lambda part: part.to(device))}, step=number).values()
-            assert isinstance(plan, MaskedPlan)
+            batch = {stream: loaded.batch.map(lambda part: part.to(device))}
+            plan = cast(MaskedPlan, model.plan(batch, step=number, objectives=[MASKED])[MASKED])
             values, present = present_values(objective.expected(plan, target), dim, spec.gaps)
         usable = plan.masks[target].counted.bool()
         usable = usable if present is None else usable & present.any(-1)
@@ -172,14 +175,15 @@ def _loaded(experiment: Experiment, loader: SampleLoader, batches: list[list[Dra
             yield loaded
 
 
-def _chosen(model: Model, stream: str | None) -> tuple[MaskedObjective, str]:
-    """The target that a codebook is of, and its objective."""
+def _chosen(experiment: Experiment, stream: str | None) -> tuple[str, CodebookLoss.Config]:
+    """The target that a codebook is of, and the settings of its loss."""
     known = {
-        name: objective
-        for objective in model.objectives.values()
-        if isinstance(objective, MaskedObjective)
-        for name, loss in objective.loss_of.items()
-        if isinstance(loss, CodebookLoss)
+        full_name(name, short): target.loss
+        for name, settings in experiment.streams.items()
+        for objective, (own, _) in settings.learned().items()
+        if objective == MASKED
+        for short, target in (own.targets or {"": own}).items()
+        if target.loss.name == CODEBOOK
     }
     if not known:
         raise MmmaskError(
@@ -191,7 +195,14 @@ def _chosen(model: Model, stream: str | None) -> tuple[MaskedObjective, str]:
     name = stream or next(iter(known))
     if name not in known:
         raise UnknownName("target of the loss codebook", name, known)
-    return known[name], name
+    return name, known[name]
+
+
+def _inner(data: Any) -> Any:  # noqa: ANN401 - settings as plain data
+    """The same settings with the inner loss of every loss `codebook` in its place, whose targets k-means sees."""
+    if isinstance(data, dict):
+        return data["of"] if data.get("name") == CODEBOOK else {key: _inner(part) for key, part in data.items()}
+    return [_inner(part) for part in data] if isinstance(data, list) else data
 
 
 def k_means(

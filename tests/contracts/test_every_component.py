@@ -19,7 +19,6 @@ from mmmask import testing
 from mmmask.builtins.codebook import save_codebook
 from mmmask.components import INTERFACES, components
 from mmmask.experiment import Experiment, StreamSettings, experiment_from_data
-from mmmask.interfaces import TokenSpec
 from mmmask.interfaces.component import chosen_kind, validate_strictly
 from mmmask.interfaces.files import SourceFile
 from mmmask.model.build import build_model, settings_of
@@ -143,7 +142,7 @@ def write_codebook(folder):
     """Centroids of tokens of 16 numbers, such as synthetic ones with gaps."""
     of = chosen("loss", {"name": "pixels", "normalize": "none"})
     centroids = torch.rand(6, 16, generator=torch.Generator().manual_seed(0))
-    save_codebook(folder / "book.safetensors", centroids, torch.arange(6), of, TokenSpec((2, 2, 2), 2))
+    save_codebook(folder / "book.safetensors", centroids, torch.arange(6), of)
     return {"path": str(folder / "book.safetensors"), "ids": 6, "of": of.model_dump()}
 
 

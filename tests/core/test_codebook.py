@@ -38,7 +38,7 @@ def experiment(signals):
 
 def save_book(centroids, of):
     counts = torch.arange(len(centroids))
-    save_codebook(Path("book.safetensors"), centroids, counts, chosen("loss", of), TokenSpec((2,), 1))
+    save_codebook(Path("book.safetensors"), centroids, counts, chosen("loss", of))
 
 
 def make(centroids, of=RAW):

@@ -94,12 +94,13 @@ def test_several_objectives_of_parts(reference, experiment_file):
     """Masked parts and, of the same samples, parts that are compared with those of all processes."""
     loss = "loss: {name: pixels, normalize: none}"
     masked = f"masker: {{name: budget, mask_ratio: 0.75}}, targets: {{fine: {{{loss}}}, coarse: {{{loss}}}}}"
+    contrastive = "weight: 0.1, hidden_dim: 24, output_dim: 8"
     parts = (
         "streams.long.modality=null",
         "streams.long.masker=null",
         "streams.long.loss=null",
         "streams.long.modalities={fine: {name: signal}, coarse: {name: signal, patch: 8}}",
-        f"streams.long.objectives={{masked: {{{masked}}}, contrastive: {{weight: 0.1, hidden_dim: 24, output_dim: 8}}}}",
+        f"streams.long.objectives={{masked: {{{masked}}}, contrastive: {{{contrastive}}}}}",
         "training.accumulate=1",
         "model.encoder.qkv_bias=query_value",
     )
