@@ -69,6 +69,7 @@ COMPONENTS = (
     ("evaluator", "linear", "probes:LinearEvaluator", "classes told by logistic regression on features"),
     ("evaluator", "effective_rank", "probes:EffectiveRankEvaluator", "directions that features fill, without labels"),
     ("evaluator", "classification", "accuracy:ClassificationEvaluator", "loss, accuracy, mean average precision"),
+    ("evaluator", "retrieval", "retrieval:RetrievalEvaluator", "recall of one part of a sample by another"),
     ("callback", "tensorboard", "callbacks:TensorBoard", "TensorBoard events"),
 )
 

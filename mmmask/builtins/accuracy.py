@@ -12,7 +12,8 @@ from mmmask.builtins.classification import ClassificationObjective
 from mmmask.evaluation import metrics
 from mmmask.interfaces import Batch, Evaluator
 from mmmask.model.model import Model
-from mmmask_registry import MmmaskError
+
+OBJECTIVE = "classification"
 
 
 class ClassificationEvaluator(Evaluator):
@@ -28,24 +29,17 @@ class ClassificationEvaluator(Evaluator):
 
     def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
         super().__init__(config, model, stream)
-        objective = model.objective(stream)
-        if not isinstance(objective, ClassificationObjective):
-            raise MmmaskError(
-                "evaluator 'classification' is for streams of the objective 'classification', not "
-                f"{type(objective).__name__}"
-            )
-        self.objective: ClassificationObjective = objective
+        self.objective: ClassificationObjective = model.objective(stream, OBJECTIVE)
         self._sum = self._count = 0.0
         # {label set: scores and labels of each batch}
-        self._found: dict[str, list[tuple[Tensor, Tensor]]] = {key: [] for key in objective.classes[stream]}
+        self._found: dict[str, list[tuple[Tensor, Tensor]]] = {key: [] for key in self.objective.classes[stream]}
 
     @torch.no_grad()
     def add(self, batch: Batch, first: int, total: int) -> None:
         """Adds the held-out samples `first ..` of `total`, on the model's device."""
         stream = self.stream
-        plans = self.model.plan({stream: batch}, shard={stream: (first, total)})
-        (plan,) = plans.values()
-        term = self.objective.losses(plan, self.model.latents(plans))[stream]  # type: ignore[arg-type] - its own plan
+        plans = self.model.plan({stream: batch}, shard={stream: (first, total)}, objectives=[OBJECTIVE])
+        term = self.objective.losses(plans[OBJECTIVE], self.model.latents(plans)[OBJECTIVE])[stream]  # type: ignore[arg-type] - its own plan
         self._sum += float(term.sum)
         self._count += float(term.count)
         assert term.predictions is not None

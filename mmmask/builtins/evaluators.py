@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
 from mmmask.interfaces import Batch, Evaluator, Mask, Tokens
+from mmmask.interfaces.naming import name_within
 from mmmask.model.model import Model
-from mmmask_registry import MmmaskError
+
+OBJECTIVE = "masked"
 
 
 class ReconstructionEvaluator(Evaluator):
@@ -30,21 +32,16 @@ class ReconstructionEvaluator(Evaluator):
 
     def __init__(self, config: Any, model: Model, stream: str) -> None:  # noqa: ANN401
         super().__init__(config, model, stream)
-        self.objective = objective = model.objective(stream)
-        if not isinstance(objective, MaskedObjective):
-            raise MmmaskError(
-                f"evaluator 'reconstruction' is for streams of the objective 'masked', not {type(objective).__name__}"
-            )
-        self._targets = {target: _Figures(model, stream, target) for target in objective.weights(stream)}
+        self.objective: MaskedObjective = model.objective(stream, OBJECTIVE)
+        self._targets = {target: _Figures(model, self.objective, target) for target in self.objective.weights(stream)}
 
     @torch.no_grad()
     def add(self, batch: Batch, first: int, total: int) -> None:
         """Adds the held-out samples `first ..` of `total`, on the model's device."""
         stream, objective = self.stream, self.objective
-        plans = self.model.plan({stream: batch}, shard={stream: (first, total)})
-        (plan,) = plans.values()
-        assert isinstance(plan, MaskedPlan)
-        predictions = objective.predict(plan, self.model.latents(plans))
+        plans = self.model.plan({stream: batch}, shard={stream: (first, total)}, objectives=[OBJECTIVE])
+        plan = cast(MaskedPlan, plans[OBJECTIVE])
+        predictions = objective.predict(plan, self.model.latents(plans)[OBJECTIVE])
         swapped = self._of_another_sample(plan, batch) if len(batch) > 1 else {}
         for target, figures in self._targets.items():
             figures.add(plan, predictions[target], swapped.get(target))
@@ -52,7 +49,7 @@ class ReconstructionEvaluator(Evaluator):
     def figures(self) -> dict[str, float | None]:
         """Means over all samples so far, and decibels; of several targets `TARGET/figure`."""
         return {
-            f"{target.partition('/')[2]}/{key}".lstrip("/"): value
+            f"{name_within(self.model.target_name(OBJECTIVE, target))}/{key}".lstrip("/"): value
             for target, own in self._targets.items()
             for key, value in own.figures().items()
         }
@@ -73,14 +70,14 @@ class ReconstructionEvaluator(Evaluator):
         tokens = [self.model.tokenize(part, batch.parts[short].roll(-1, 0)) for short, part in names]
         parts = tuple(replace(part, tokens=own) for part, own in zip(seen.parts, tokens, strict=True))
         swapped = replace(plan, inputs={self.stream: replace(seen, parts=parts)})
-        return self.objective.predict(plan, self.model.latents({"": swapped}))
+        return self.objective.predict(plan, self.model.latents({OBJECTIVE: swapped})[OBJECTIVE])
 
 
 class _Figures:
     """Sums over held-out samples for one target."""
 
-    def __init__(self, model: Model, stream: str, target: str) -> None:
-        self.model, self.objective, self.target = model, model.objective(stream), target
+    def __init__(self, model: Model, objective: MaskedObjective, target: str) -> None:
+        self.objective, self.target = objective, target
         self.part = self.objective.targets[target].part
         self.modality = model.modalities[self.part]
         self._sums = {"loss": 0.0, "loss_shuffled": 0.0, "loss_baseline": 0.0, "error": 0.0, "error_baseline": 0.0}

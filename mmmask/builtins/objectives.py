@@ -36,6 +36,7 @@ from mmmask.interfaces import (
     build,
     one_of,
 )
+from mmmask.interfaces.naming import full_name, name_within, stream_of
 from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
 from mmmask.model.masks import (
@@ -272,7 +273,7 @@ class MaskedObjective(Objective):
         return any(self.loss_of[name].needs_statistics for name in self.weights(stream))
 
     def _decoder_noise(self, target: str, context: StepContext) -> Noise:
-        purpose = f"decoder/{_short(target)}" if _short(target) else "decoder"
+        purpose = f"decoder/{name_within(target)}" if name_within(target) else "decoder"
         return context.noise(self.targets[target].stream, purpose)
 
     def _counts_vary(self, stream: str) -> bool:
@@ -299,14 +300,14 @@ class MaskedObjective(Objective):
         (rows, *_), device = next((content.shape, content.device) for content in contents.values())
         given = context.given.get(stream)
         if isinstance(given, Mapping):
-            given = joined_given(stream, given, {_short(part): size for part, size in sizes.items()}, rows)
+            given = joined_given(stream, given, {name_within(part): size for part, size in sizes.items()}, rows)
         if given is None and stream not in self.masker_of:
             masks = {}
             for part, own in tokens.items():
-                noise = context.noise(stream, f"mask/{_short(part)}")
+                noise = context.noise(stream, f"mask/{name_within(part)}")
                 look = partial(self._features, part, own)
                 asked = MaskContext(own.grid, rows, device, noise, context.step, own, part, look)
-                masks[part] = self._drawn(part, f"maskers.{_short(part)}", stream, asked, whole=True)
+                masks[part] = self._drawn(part, f"maskers.{name_within(part)}", stream, asked, whole=True)
             try:
                 return joined_masks(list(masks.values())), masks
             except MaskError as error:
@@ -317,7 +318,7 @@ class MaskedObjective(Objective):
             mask = given_mask(stream, given, (rows, sum(sizes.values())), device)
         else:
             grid = (sum(sizes.values()),) if alone is None else alone.grid
-            parts = {} if alone is not None else {_short(part): size for part, size in sizes.items()}
+            parts = {} if alone is not None else {name_within(part): size for part, size in sizes.items()}
             look = None if alone is None else partial(self._features, stream, alone)
             noise = context.noise(stream, "mask")
             asked = MaskContext(grid, rows, device, noise, context.step, alone, stream, look, parts)
@@ -465,7 +466,7 @@ def _targets(stream: str, settings: Any, parts: Mapping[str, str]) -> dict[str, 
         if short not in parts:
             raise ExperimentError([f"streams.{stream}.targets.{name}.part: {short!r} is none of {', '.join(parts)}"])
         part = parts[short]
-        found[f"{stream}/{name}"] = Target(stream, part, places[part], own)
+        found[full_name(stream, name)] = Target(stream, part, places[part], own)
     return found
 
 
@@ -482,14 +483,9 @@ def _maskers(stream: str, settings: Any, parts: Mapping[str, str]) -> dict[str, 
     return {part: build("masker", settings.maskers[short]) for short, part in parts.items()}
 
 
-def _short(name: str) -> str:
-    """Name of a part or target within its stream."""
-    return name.partition("/")[2]
-
-
 def _where(target: str) -> str:
     """Key of a target's settings."""
-    stream, _, name = target.partition("/")
+    stream, name = stream_of(target), name_within(target)
     return f"streams.{stream}.targets.{name}" if name else f"streams.{stream}"
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmmask.cli.arguments import add_experiment, load
-from mmmask.components import components
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ def run(arguments: argparse.Namespace) -> None:
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
-            learns = components().get("objective", stream.objective).needs_labels
-            held_out = sample_loader(experiment, name, held_out=True, classes=source.classes if learns else None)
+            classes = source.classes if stream.labelled() is not None else None
+            held_out = sample_loader(experiment, name, held_out=True, classes=classes)
             print(f"{name}: {len(held_out.source)} held-out samples")
         for part, samples in parts.items():
             shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[part].sample_shape)

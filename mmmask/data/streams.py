@@ -215,8 +215,7 @@ def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _streams_with_labels(experiment: Experiment) -> list[str]:
-    streams = experiment.streams.items()
-    return [name for name, stream in streams if components().get("objective", stream.objective).needs_labels]
+    return [name for name, stream in experiment.streams.items() if stream.labelled() is not None]
 
 
 def sample_loader(
@@ -289,8 +288,8 @@ def _check_labels(settings: Any, source: Source, where: str, known: Mapping[str,
     Args:
         known: {label set: classes} of the training source.
     """
-    learns = components().get("objective", settings.objective).needs_labels
-    if not learns or getattr(settings, "unlabelled", True):
+    settings = settings.labelled()
+    if settings is None or getattr(settings, "unlabelled", True):
         return
     counts = count_labels(source)
     for label_set in getattr(settings, "label_sets", None) or known:

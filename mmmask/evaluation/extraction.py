@@ -139,7 +139,7 @@ def shared_features(model: Any, stream: str, batch: Batch, pool: str | None = No
     key = id(batch), pool
     if shared is not None and key in shared:
         return shared[key][1]
-    found = model_features(model, stream, model.encode({stream: batch.content})[stream], pool)
+    found = model_features(model, stream, model.encode({stream: batch})[stream], pool)
     if shared is not None:
         shared[key] = batch, found  # the batch lives on, so that no other gets its id
     return found

@@ -60,7 +60,7 @@ class HeldOut:
         wanted = {name: self._training_samples(name) for name in self.held_out}
         check_samples(model.sample_shapes, {name: count for name, (count, _) in wanted.items()})
         for name in self.held_out:
-            needs = model.objective(name).needs_labels or any(map(_needs_labels, self._chosen[name]))
+            needs = experiment.streams[name].labelled() is not None or any(map(_needs_labels, self._chosen[name]))
             classes = loaders[name].classes if needs else None
             chosen[name] = sample_loader(experiment, name, held_out=True, classes=classes)
         self.samples: dict[str, list[Sample]] = {}
@@ -160,7 +160,7 @@ class HeldOut:
         own = self.experiment.streams[stream].evaluators
         chosen: list[Component.Config] = list(own or ())
         if own is None:
-            named = self.model.objective(stream).evaluators
+            named = dict.fromkeys(name for own in self.model.objectives_of(stream).values() for name in own.evaluators)
             chosen = [validate_strictly(components().get("evaluator", name).Config, {"name": name}) for name in named]
         several = loader.source.several
         labelled = any(len(names) > 1 for label_set, names in loader.classes.items() if label_set not in several)

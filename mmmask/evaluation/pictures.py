@@ -25,6 +25,7 @@ from mmmask.interfaces import (
     Sample,
     Tokens,
 )
+from mmmask.interfaces.naming import name_within
 from mmmask.model.masks import draw_mask, require_masked
 from mmmask.model.model import Model
 from mmmask.randomness import derive_seed, sample_noise
@@ -85,10 +86,12 @@ def reconstruct(
             masks = {stream: draw_mask(masker, None, context)}
             require_masked(masks[stream], masker, tokens.grid)
         plans = model.plan({stream: batch}, masks)
-        (plan,) = plans.values()
         for target, output in model(plans=plans).streams.items():
+            objective, own = model.learned_by[target]
             try:
-                restored = model.objective(stream).restore(plan, target, output.predictions, true_statistics)
+                restored = model.objective_named(objective).restore(
+                    plans[objective], own, output.predictions, true_statistics
+                )
             except NotImplementedError as error:
                 problem = error
                 continue
@@ -114,8 +117,9 @@ def pictures_of(
     """
     pages, problem = [], None
     for target, (tokens, made) in reconstructions.items():
-        part = model.objective(stream).targets[target].part
-        own = [f"{caption}, {target.partition('/')[2]}".rstrip(", ") for caption in captions]
+        objective, name = model.learned_by[target]
+        part = model.objective_named(objective).targets[name].part
+        own = [f"{caption}, {name_within(target)}".rstrip(", ") for caption in captions]
         try:
             pages.append(picture(tokens, made, model, part, own, note))
         except NotImplementedError as error:
@@ -184,7 +188,7 @@ def stacked(images: Sequence[Image.Image]) -> Image.Image:
 
 def statistics_note(model: Model, stream: str, true_statistics: bool) -> str:
     """Says which statistics a picture used, where the target is normalised."""
-    if not model.objective(stream).needs_statistics(stream):
+    if not any(own.needs_statistics(stream) for own in model.objectives_of(stream).values()):
         return ""
     if true_statistics:
         return "mean and deviation of masked tokens: the true ones, which the model cannot know"

@@ -13,6 +13,7 @@ from torch import nn
 from mmmask.evaluation import pictures
 from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_samples
 from mmmask.interfaces import Batch, Masker
+from mmmask.interfaces.naming import name_within
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop import Report
 from mmmask.interop.checkpoint_file import new_file
@@ -122,9 +123,9 @@ def reconstruct(
         try:
             with autocast(inputs.device, precision):
                 made = pictures.reconstruct(opened, name, batch, maskers, true_statistics, seed, given)
-            wanted = {key: part for key, part in made.items() if not predict or key.partition("/")[2] in predict}
+            wanted = {key: part for key, part in made.items() if not predict or name_within(key) in predict}
             if not wanted:
-                raise UnknownName("target", predict[0], [key.partition("/")[2] for key in made])
+                raise UnknownName("target", predict[0], [name_within(key) for key in made])
             captions = [Path(path).name for path in names[name]]
             drawn.append(pictures.pictures_of(opened, name, wanted, captions, notes[name]))
         except NotImplementedError as error:
@@ -151,7 +152,9 @@ def _maskers(model: Model, stream: str, ratios: Sequence[float]) -> dict[str, Ma
     Raises:
         MmmaskError: nothing is masked in this stream, or its masker has no ratio.
     """
-    maskers = getattr(model.objective(stream), "masker_of", {})
+    maskers = {
+        key: own for each in model.objectives_of(stream).values() for key, own in getattr(each, "masker_of", {}).items()
+    }
     if stream not in maskers:
         raise MmmaskError(f"streams.{stream}: its objective masks nothing, so there is nothing to reconstruct")
     masker = maskers[stream]

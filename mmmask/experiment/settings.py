@@ -13,6 +13,7 @@ from mmmask.components import components
 from mmmask.experiment.compose import dump_yaml
 from mmmask.interfaces import Objective, Optimizer
 from mmmask.interfaces.component import ChosenByName, Component, StrictModel, one_of, validate_strictly
+from mmmask.interfaces.naming import full_name
 from mmmask_registry import MmmaskError
 
 EncoderChoice = Annotated[Component.Config, ChosenByName("encoder")]
@@ -112,7 +113,14 @@ class ModelSettings(StrictModel):
 class StreamSettings(StrictModel):
     """One flow of samples into training: the keys that every stream has; its objective adds its own."""
 
-    objective: str = Field(default="masked", description="what is learned from it; its settings are keys of the stream")
+    objectives: Any = Field(
+        default=None,
+        description="instead of objective, {objective: its settings, and its weight among the others}; all learn from "
+        "the same samples",
+    )
+    objective: str | None = Field(
+        default="masked", description="what is learned from it; its settings are keys of the stream"
+    )
     modalities: dict[PartName, ModalityChoice] | None = Field(
         default=None,
         min_length=2,
@@ -148,7 +156,30 @@ class StreamSettings(StrictModel):
         """{part: its name within the stream, and its modality}; the only one is named like the stream."""
         if self.modality is not None:
             return {stream: (stream, self.modality)}
-        return {f"{stream}/{name}": (name, modality) for name, modality in (self.modalities or {}).items()}
+        return {full_name(stream, name): (name, modality) for name, modality in (self.modalities or {}).items()}
+
+    def learned(self) -> dict[str, tuple[Any, float]]:
+        """{objective: settings of the stream as if it were the only one, and its weight}."""
+        if self.objectives is None:
+            return {str(self.objective): (self, 1.0)}
+        common, found = {key: getattr(self, key) for key in StreamSettings.model_fields}, {}
+        for name in type(self.objectives).model_fields:
+            own, objective = getattr(self.objectives, name), components().get("objective", name)
+            settings = common | {key: getattr(own, key) for key in objective.Config.model_fields}
+            settings |= {"objectives": None, "objective": name}
+            found[name] = stream_settings(objective).model_construct(**settings), own.weight
+        return found
+
+    def labelled(self) -> Any | None:  # noqa: ANN401 - with the objective's keys
+        """Settings of the objective that learns labels; None where none does."""
+        learned = self.learned().items()
+        return next((own for name, (own, _) in learned if components().get("objective", name).needs_labels), None)
+
+
+class _Share(StrictModel):
+    """One of several objectives of a stream."""
+
+    weight: float = Field(default=1.0, ge=0, description="weight of this objective's loss among those of the stream")
 
 
 @cache
@@ -163,17 +194,38 @@ def stream_settings(objective: type[Objective]) -> type[StreamSettings]:
     return create_model("StreamSettings", __base__=(objective.Config, StreamSettings))  # type: ignore[return-value]
 
 
+@cache
+def _settings_of_several(objectives: tuple[tuple[str, type[Objective]], ...]) -> type[StreamSettings]:
+    """The settings of a stream with several objectives: the common keys, and a block for each."""
+    blocks = {name: create_model("Objective", __base__=(objective.Config, _Share)) for name, objective in objectives}
+    fields: dict[str, Any] = {name: (block, ...) for name, block in blocks.items()}
+    several = create_model("Objectives", __base__=StrictModel, **fields)
+    return create_model("StreamSettings", __base__=StreamSettings, objectives=(several, ...), objective=(None, None))  # type: ignore[return-value]
+
+
 def _validated_stream(value: object) -> StreamSettings:
     """The settings of a stream, whose keys depend on its `objective`."""
     if isinstance(value, StreamSettings):
         value = value.model_dump(mode="json")
     if not isinstance(value, dict):
         raise PydanticCustomError("no_stream", "{message}", {"message": f"should be an object, not {value!r}"})
-    name = value.get("objective", StreamSettings.model_fields["objective"].default)
+    several, at = value.get("objectives"), "objective"
     try:
-        model = stream_settings(components().get("objective", str(name)))
+        if several is None:
+            name = value.get("objective", StreamSettings.model_fields["objective"].default)
+            model = stream_settings(components().get("objective", str(name)))
+        else:
+            at = "objectives"
+            if not isinstance(several, dict) or len(several) < 2:
+                raise MmmaskError("expected two or more, {masked: {...}, contrastive: {weight: 0.1, ...}}")
+            if value.get("objective") is not None:
+                raise MmmaskError("objective and objectives: one of the two")
+            # keys of the one objective of an experiment that this one extends are taken back by null
+            value = {key: own for key, own in value.items() if own is not None or key in StreamSettings.model_fields}
+            names = map(str, several)
+            model = _settings_of_several(tuple((name, components().get("objective", name)) for name in names))
     except MmmaskError as error:
-        raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": "objective"}) from None
+        raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": at}) from None
     return validate_strictly(model, value)
 
 

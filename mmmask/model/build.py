@@ -72,7 +72,8 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
             )
             members: dict[str, dict[str, Any]] = {}
             for name, stream in experiment.streams.items():
-                members.setdefault(stream.objective, {})[name] = stream
+                for objective, (own, _) in stream.learned().items():
+                    members.setdefault(objective, {})[name] = own
             objectives = {
                 name: components().get("objective", name)(streams, context) for name, streams in members.items()
             }
@@ -81,6 +82,10 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
         except ValueError as error:
             raise ExperimentError([f"model: {error}"]) from error
     weights = {name: stream.loss_weight for name, stream in experiment.streams.items()}
+    shares = {
+        name: {objective: weight for objective, (_, weight) in stream.learned().items()}
+        for name, stream in experiment.streams.items()
+    }
     try:
         freeze(encoder, experiment.model.trainable)
     except ValueError as error:
@@ -88,7 +93,7 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
         raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
     settings = _settings(experiment, classes or {})
-    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings, parts, teacher)
+    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings, parts, teacher, shares)
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:

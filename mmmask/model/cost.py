@@ -76,13 +76,13 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
         output = model(plans=plans)
     with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
         output.loss.backward()
-    (plan,) = plans.values()
-    mask = plan.inputs[stream].mask
+    plan = next(iter(plans.values()))
+    masks = [shown.mask for shown in plan.inputs.values()]
     flops, backward_flops = forward.get_total_flops(), backward.get_total_flops()
     return StreamCost(
         grids={part: tuple(plan.tokens[part].grid) for part in model.parts[stream].values()},
-        tokens=mask.masked.shape[1],
-        visible=mask.visible.shape[1],
+        tokens=sum(mask.masked.shape[1] for mask in masks),
+        visible=sum(mask.visible.shape[1] for mask in masks),
         predicted=sum(part.mask.predicted.shape[1] for part in output.streams.values()),
         forward_flops=flops // batch,
         training_flops=(flops + backward_flops) // batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from mmmask.interfaces import (
     StepContext,
     Tokens,
 )
+from mmmask.interfaces.naming import full_name, name_within, stream_of
 from mmmask.model.compiling import compile_stages
 from mmmask.model.teacher import Teacher
 from mmmask.model.tokenizing import Given, batches_of, tokenize, tokenize_all
@@ -81,6 +82,7 @@ class Model(nn.Module):
         seed: of all random draws.
         settings: plain data that the model can be built from again.
         teacher: whose latents the objectives predict; None where there is none.
+        shares: {stream: {objective: weight among those of the stream}}; by default what the objectives say, at 1.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Model(nn.Module):
         settings: Mapping[str, Any] | None = None,
         parts: Mapping[str, Mapping[str, str]] | None = None,
         teacher: Teacher | None = None,
+        shares: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__()
         self.parts = {name: {name: name} for name in modalities} if parts is None else dict(parts)
@@ -102,14 +105,19 @@ class Model(nn.Module):
         self.teacher = teacher
         self.seed = seed
         self._plain_settings = dict(settings or {})
-        self._objective_of = {stream: name for name, part in objectives.items() for stream in part.streams}
-        self.stream_of = {
-            target: stream for part in objectives.values() for stream in part.streams for target in part.weights(stream)
+        self._shares = shares or {
+            stream: {name: 1.0 for name, own in objectives.items() if stream in own.streams} for stream in weights
         }
-        self.weights = {
-            target: weights[stream] * self.objective(stream).weights(stream)[target]
-            for target, stream in self.stream_of.items()
-        }
+        self.weights: dict[str, float] = {}
+        self.learned_by: dict[str, tuple[str, str]] = {}  # {target: its objective, and its name there}
+        for stream, named in self._shares.items():
+            for name, share in named.items():
+                for target, weight in objectives[name].weights(stream).items():
+                    key = self.target_name(name, target)
+                    if key in self.weights:
+                        raise MmmaskError(f"streams.{stream}.objectives: two losses are called {key!r}: rename one")
+                    self.weights[key] = weights[stream] * share * weight
+                    self.learned_by[key] = name, target
         self.train()
 
     def train(self, mode: bool = True) -> Model:
@@ -168,13 +176,15 @@ class Model(nn.Module):
         latents = self.latents(plans)
         streams: dict[str, StreamOutput] = {}
         for name, plan in plans.items():
-            terms = self.objective_named(name).losses(plan, {stream: latents[stream] for stream in plan.inputs})
-            for target, term in terms.items():
-                stream = self.stream_of[target]
+            terms = self.objective_named(name).losses(plan, latents[name])
+            for own, term in terms.items():
+                target, stream = self.target_name(name, own), stream_of(own)
+                shown = next(key for key in plan.inputs if stream_of(key) == stream)
+                tokens = term.tokens or next(part for key, part in plan.tokens.items() if stream_of(key) == stream)
                 streams[target] = StreamOutput(
                     term.sum / (at_least_one(term.count) if counts is None else counts[target]),
-                    term.sum, term.count, term.mask or plan.inputs[stream].mask, latents[stream].values,
-                    term.predictions, latents[stream].prefix, term.tokens or plan.tokens[stream],
+                    term.sum, term.count, term.mask or plan.inputs[shown].mask, latents[name][shown].values,
+                    term.predictions, latents[name][shown].prefix, tokens,
                 )  # fmt: skip
         loss = torch.stack([self.weights[target] * output.loss for target, output in streams.items()]).sum()
         return Output(loss, streams)
@@ -185,29 +195,43 @@ class Model(nn.Module):
         masks: Mapping[str, Tensor | Mask | Mapping[str, Tensor]] | None = None,
         step: int = 0,
         shard: Shard | None = None,
+        objectives: Collection[str] | None = None,
     ) -> dict[str, Plan]:
-        """{objective: all randomness and all counts of a batch}; arguments as of `forward`."""
+        """{objective: all randomness and all counts of a batch}; arguments as of `forward`.
+
+        Args:
+            objectives: those that are wanted; by default all of the streams.
+        """
         batches = batches_of(self.parts, batch)
         tokens = tokenize_all(self.modalities, self.parts, batches)
         if unknown := set(masks or {}) - set(batches):
             raise MmmaskError(f"masks: {sorted(unknown)} are not in the batch, which holds {sorted(batches)}")
         context = StepContext(step, self._noise(tokens, step, shard or {}), masks or {}, self.training)
         plans = {}
-        for name in dict.fromkeys(self._objective_of[stream] for stream in batches):
-            own = {stream: part for stream, part in batches.items() if self._objective_of[stream] == name}
+        for name in dict.fromkeys(name for stream in batches for name in self._shares[stream]):
+            if objectives is not None and name not in objectives:
+                continue
+            own = {stream: part for stream, part in batches.items() if name in self._shares[stream]}
             shown = {part: tokens[part] for stream in own for part in self.parts[stream].values()}
             plan = self.objective_named(name).plan(shown, own, context)
             if self.encoder.training:
-                noises = {key: _input_noise(context, key, batches) for key in plan.inputs}
-                inputs = {key: replace(part, noise=noises[key]) for key, part in plan.inputs.items()}
+                inputs = {
+                    key: replace(own, noise=self._input_noise(context, name, key)) for key, own in plan.inputs.items()
+                }
                 plan = replace(plan, inputs=inputs)
             plans[name] = plan
         return plans
 
-    def latents(self, plans: Mapping[str, Plan]) -> dict[str, Latents]:
-        """{stream: latents} of all plans, by one call of the encoder."""
-        inputs = {stream: part for plan in plans.values() for stream, part in plan.inputs.items()}
-        return dict(zip(inputs, self.encoder(list(inputs.values())), strict=True))
+    def counts(self, plans: Mapping[str, Plan]) -> dict[str, Tensor | float]:
+        """{target: how many errors enter its loss}."""
+        return {
+            self.target_name(name, key): count for name, plan in plans.items() for key, count in plan.counts.items()
+        }
+
+    def latents(self, plans: Mapping[str, Plan]) -> dict[str, dict[str, Latents]]:
+        """{objective: {input of its plan: latents}}, by one call of the encoder."""
+        found = iter(self.encoder([shown for plan in plans.values() for shown in plan.inputs.values()]))
+        return {name: {key: next(found) for key in plan.inputs} for name, plan in plans.items()}
 
     def tokenize(self, part: str, samples: Tensor) -> Tokens:
         """The samples of one part as tokens; raises as `mmmask.model.tokenizing.tokenize`."""
@@ -251,31 +275,48 @@ class Model(nn.Module):
         for name, latents in self.encode(batch).items():
             if not (logits := self.objective(name).logits(name, latents)):
                 raise MmmaskError(
-                    f"streams.{name}: its objective, {self._objective_of[name]}, has no logits: take features or encode"
+                    f"streams.{name}: its objective, {next(iter(self._shares[name]))}, has no logits: take features or "
+                    "encode"
                 )
             found[name] = torch.cat(list(logits.values()), dim=1)
         return found
 
-    def objective(self, stream: str) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
+    def objective(self, stream: str, name: str | None = None) -> Any:  # noqa: ANN401 - the Objective; its own methods are its evaluators' affair
         """Objective of a stream, or of a part of it.
 
+        Args:
+            name: of the objective; by default of several the one that learns labels, or else the first, whose features
+                and logits are the stream's.
+
         Raises:
-            UnknownName: there is no such stream.
+            UnknownName: there is no such stream, or it does not have the objective.
         """
-        if stream in self.modalities:
-            stream = next(name for name, parts in self.parts.items() if stream in parts.values())
-        if stream not in self._objective_of:
-            raise UnknownName("stream", stream, self._objective_of)
-        return self.objectives[self._objective_of[stream]]
+        stream = stream_of(stream)
+        if stream not in self._shares:
+            raise UnknownName("stream", stream, self._shares)
+        known = self._shares[stream]
+        if name is not None and name not in known:
+            raise UnknownName(f"objective of streams.{stream}", name, known)
+        labelled = (each for each in known if self.objective_named(each).needs_labels)
+        return self.objectives[name or next(labelled, next(iter(known)))]
+
+    def objectives_of(self, stream: str) -> dict[str, Any]:
+        """{name: objective} of a stream, in its order."""
+        return {name: self.objectives[name] for name in self._shares[stream]}
 
     def objective_named(self, name: str) -> Any:  # noqa: ANN401 - ModuleDict says Module
         """The objective of this name."""
         return self.objectives[name]
 
+    def target_name(self, objective: str, target: str) -> str:
+        """Full name of an objective's target: with several objectives, `STREAM/OBJECTIVE` where it has one."""
+        alone = len(self._shares[stream_of(target)]) == 1 or name_within(target)
+        return target if alone else full_name(target, objective)
+
     def counts_vary(self, streams: Iterable[str]) -> bool:
         """Whether some of these streams count another number of errors from batch to batch."""
-        named = [self.stream_of.get(stream, stream) for stream in streams]
-        return any(stream in self.objective(stream).counts_vary for stream in named)
+        named = [stream_of(stream) for stream in streams]
+        return any(stream in own.counts_vary for stream in named for own in self.objectives_of(stream).values())
 
     def after_step(self, step: int) -> None:
         """Called after every optimiser step: the teacher follows, then objectives."""
@@ -305,6 +346,11 @@ class Model(nn.Module):
             inputs.append(EncoderInput.whole(*parts))
         return inputs
 
+    def _input_noise(self, context: StepContext, objective: str, key: str) -> Noise:
+        stream, name = stream_of(key), name_within(key)
+        several = len(self._shares[stream]) > 1
+        return context.noise(stream, "/".join(filter(None, ("encoder", name, objective if several else ""))))
+
     def _noise(self, tokens: Mapping[str, Tokens], step: int, shard: Shard) -> Callable[[str, str], Noise]:
         def noise(stream: str, purpose: str) -> Noise:
             content = tokens[next(iter(self.parts[stream].values()))].content
@@ -317,9 +363,3 @@ class Model(nn.Module):
 def at_least_one(count: Tensor | float) -> Tensor | float:
     """Divisor of a sum of errors: 1 where none counts."""
     return count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, count)
-
-
-def _input_noise(context: StepContext, key: str, streams: Container[str]) -> Noise:
-    """Noise of an encoder's input, whose key is that of its stream or `STREAM/anything`."""
-    stream, more = (key, "") if key in streams else key.rsplit("/", 1)
-    return context.noise(stream, f"encoder/{more}" if more else "encoder")

@@ -98,13 +98,15 @@ class EvaluatorCase(Case):
         model = self.options.get("model")
         if model is None:
             raise NotApplicable("give model=, such as mmmask.build_model(experiment)")
-        stream = self.options.get("stream") or next(iter(model.modalities))
+        stream = self.options.get("stream") or next(iter(model.parts))
         evaluator = self.subject(self.config, model=model.eval(), stream=stream)
         fitted = min(evaluator.training_samples, FITTED)
-        samples = Scene(model.modalities[stream]).samples(fitted + SAMPLES)
+        parts = model.parts[stream].items()
+        samples = {name: Scene(model.modalities[part]).samples(fitted + SAMPLES) for name, part in parts}
 
         def batch(some: Tensor) -> Batch:
-            return Batch({stream: samples[some]}, {"label": some % 2} if evaluator.needs_labels else {})
+            shown = {name: part[some] for name, part in samples.items()}
+            return Batch(shown, {"label": some % 2} if evaluator.needs_labels else {})
 
         for some in torch.arange(fitted).split(size):
             evaluator.fit(batch(some))

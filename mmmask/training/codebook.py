@@ -138,6 +138,7 @@ def _values(
     """(tokens, dim) of what the inner loss has for target, which are present, and the number of samples."""
     loss, stream = cast(CodebookLoss, objective.loss_of[target]), objective.targets[target].stream
     spec, device = objective.modalities[objective.targets[target].part].spec, next(model.parameters()).device
+    own = [name for name, other in model.objectives.items() if other is objective]
     objective.loss_of[target] = loss.of  # so that these are what is expected
     dim, count, found = loss.of.prediction_dim(spec), 0, []
     loader = sample_loader(experiment, stream)
@@ -147,7 +148,8 @@ def _values(
     most = math.ceil(TOKENS_PER_ID * loss.config.ids / len(batches))
     for number, loaded in enumerate(_loaded(experiment, loader, batches)):
         with autocast(device, experiment.training.precision):
-            (plan,) = model.plan({stream: loaded.batch.map(lambda part: part.to(device))}, step=number).values()
+            batch = {stream: loaded.batch.map(lambda part: part.to(device))}
+            (plan,) = model.plan(batch, step=number, objectives=own).values()
             assert isinstance(plan, MaskedPlan)
             values, present = present_values(objective.expected(plan, target), dim, spec.gaps)
         usable = plan.masks[target].counted.bool()

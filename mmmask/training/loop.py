@@ -160,7 +160,9 @@ class TrainingLoop:
             planned = list(planned)
             added_up = self._added_up(plans for _, plans in planned)
         for number, (micro, plans) in enumerate(planned, 1):
-            totals = added_up or {name: at_least_one(count * chunks) for name, count in _counts(plans).items()}
+            totals = added_up or {
+                name: at_least_one(count * chunks) for name, count in self.model.counts(plans).items()
+            }
             yield micro, plans, totals, number == self.settings.accumulate
 
     def _loaded(self, step: int) -> Iterator[MicroStep]:
@@ -182,13 +184,9 @@ class TrainingLoop:
 
     def _added_up(self, plans: Iterable[Mapping[str, Plan]]) -> dict[str, Tensor]:
         """Counts of all micro-batches of all processes, at least 1."""
-        parts = [_counts(each) for each in plans]
+        parts = [self.model.counts(each) for each in plans]
         counts = [torch.stack([_tensor(part[name], self.device) for name in part]) for part in parts]
         return dict(zip(parts[0], self.processes.sum(torch.stack(counts).sum(0)).clamp(min=1), strict=True))
-
-
-def _counts(plans: Mapping[str, Plan]) -> dict[str, Tensor | float]:
-    return {name: count for plan in plans.values() for name, count in plan.counts.items()}
 
 
 def _tensor(count: Tensor | float, device: torch.device) -> Tensor:

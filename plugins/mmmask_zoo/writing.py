@@ -78,6 +78,9 @@ class Writing:
                 )
             if getattr(settings, "targets", None):
                 raise self.error(f"streams.{name}.targets: {', '.join(settings.targets)}; the layout has one `loss`")
+            if settings.objectives is not None:
+                several = ", ".join(settings.learned())
+                raise self.error(f"streams.{name}.objectives: {several}; the layout has a place for one")
             if settings.objective not in ("masked", "classification"):
                 raise self.error(f"streams.{name}.objective is {settings.objective}; the layout has no place for it")
         shared = {(part.embedding, *self._decoder_and_head(name)) for name, part in self.modalities.items()}

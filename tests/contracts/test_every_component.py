@@ -119,7 +119,7 @@ def examples(tmp_path_factory):
             case "modality":
                 return {"loaded": SourceFile(str(LOADED[name](folder)))} if name in LOADED else {}
             case "evaluator":
-                return {"model": small_classifier() if name == "classification" else small_model()}
+                return {"model": {"classification": small_classifier, "retrieval": small_pair}.get(name, small_model)()}
             case "loss":
                 return write_codebook(folder) if name == "codebook" else {}
             case "format":
@@ -252,6 +252,15 @@ def small_classifier():
         "streams": {"a": {"modality": {"name": "image", **MODALITIES["image"]}, "objective": "classification"}},
     }
     return build_model(experiment_from_data(data), {"a": {"label": ("cat", "dog", "owl")}})
+
+
+def small_pair():
+    parts = {name: {"name": "image", **MODALITIES["image"], "embedding": name} for name in ("left", "right")}
+    data = {
+        "model": {"encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2}},
+        "streams": {"a": {"modalities": parts, "objective": "contrastive", "hidden_dim": 24, "output_dim": 8}},
+    }
+    return build_model(experiment_from_data(data))
 
 
 def written(name, modality, encoder, decoder, **options):

@@ -40,7 +40,7 @@ NAMES = {
         "rand_augment",
         "spec_augment",
     ],
-    "evaluator": ["classification", "effective_rank", "knn", "linear", "reconstruction"],
+    "evaluator": ["classification", "effective_rank", "knn", "linear", "reconstruction", "retrieval"],
     "callback": ["tensorboard"],
     "format": [
         "convmae",

@@ -287,7 +287,7 @@ def test_a_decoder_that_drops_the_prefix_does_not_read_it(data):
     model = build(data, "model.encoder.prefix_tokens=2", "model.decoder.prefix=drop")
     batch = {"long": samples()["long"]}
     plans = model.plan(batch)
-    latents, predict = model.latents(plans), model.objective("long").predict
+    latents, predict = model.latents(plans)["masked"], model.objective("long").predict
     expected = predict(plans["masked"], latents)["long"]
     other = {"long": type(latents["long"])(latents["long"].values, latents["long"].index, torch.ones(3, 2, 24))}
     assert torch.equal(predict(plans["masked"], other)["long"], expected)
@@ -297,7 +297,7 @@ def test_the_decoder_never_unshuffles(data):
     """Latents given in another order, with their rows, give the same answers."""
     model = build(data)
     plans = model.plan({"long": samples()["long"]})
-    latents, predict = model.latents(plans)["long"], model.objective("long").predict
+    latents, predict = model.latents(plans)["masked"]["long"], model.objective("long").predict
     order = torch.tensor([2, 0, 3, 1])
     shuffled = type(latents)(latents.values[:, order], latents.index[:, order])
     expected = predict(plans["masked"], {"long": latents})["long"]

@@ -90,6 +90,24 @@ def test_parts_of_one_sample(reference, experiment_file):
     same_up_to_rounding(one, reference(file, *parts, processes=2))
 
 
+def test_several_objectives_of_parts(reference, experiment_file):
+    """Masked parts and, of the same samples, parts that are compared with those of all processes."""
+    loss = "loss: {name: pixels, normalize: none}"
+    masked = f"masker: {{name: budget, mask_ratio: 0.75}}, targets: {{fine: {{{loss}}}, coarse: {{{loss}}}}}"
+    parts = (
+        "streams.long.modality=null",
+        "streams.long.masker=null",
+        "streams.long.loss=null",
+        "streams.long.modalities={fine: {name: signal}, coarse: {name: signal, patch: 8}}",
+        f"streams.long.objectives={{masked: {{{masked}}}, contrastive: {{weight: 0.1, hidden_dim: 24, output_dim: 8}}}}",
+        "training.accumulate=1",
+        "model.encoder.qkv_bias=query_value",
+    )
+    one = reference(experiment_file(), *parts)
+    assert one.metrics[-1]["loss/long/contrastive"] < one.metrics[0]["loss/long/contrastive"]
+    same_up_to_rounding(one, reference(experiment_file(), *parts, processes=2))
+
+
 def test_a_masker_learns_as_in_one_process(reference, experiment_file):
     learns = "streams.long.masker={name: learned, mask_ratio: 0.75}"
     one = reference(experiment_file(), learns)
