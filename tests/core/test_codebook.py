@@ -183,7 +183,7 @@ def test_ids_of_a_frozen_teacher(experiment, signals):
     with pytest.raises(mmmask.MmmaskError, match=r"^model\.teacher: a moving average has learned nothing yet"):
         mmmask.write_codebook(experiment(latents, change=lambda data: data["model"].update(teacher="ema")))
     with pytest.raises(mmmask.MmmaskError, match=r"'codebook' is of a teacher's latents, and there is no teacher"):
-        mmmask.write_codebook(experiment(latents))
+        mmmask.write_codebook(experiment(latents), overwrite=True)
 
 
 def test_ids_of_latents_keep_the_promises_of_losses():
