@@ -220,7 +220,7 @@ class LossCase(BatchCase):
 
     def keeps_sizes_of_the_teacher(self) -> None:
         """Of a teacher it keeps sizes only, as the model moves and saves it."""
-        if not self.subject.needs_teacher:
+        if not self._needs_teacher:
             raise NotApplicable("it asks for no teacher")
         loss, taught = self.component, set(map(id, self.teacher.modules()))
         held = [*vars(loss).items(), *(loss.named_modules() if isinstance(loss, nn.Module) else ())]

@@ -280,7 +280,8 @@ class SoundLoss(Loss):
 class TaughtLoss(SoundLoss):
     """Mean squared difference to the teacher's latents."""
 
-    needs_teacher = True
+    class Config(SoundLoss.Config):
+        needs_teacher = True
 
     def __init__(self, config, teacher):
         super().__init__(config)
