@@ -363,7 +363,8 @@ def asked_in_both_orders(shown: EncoderInput, latents: Latents) -> list[list[Dec
     index = torch.arange(tokens).expand(rows, -1) if latents.index is None else latents.index
     moved, order = torch.where(index < first, index + tokens - first, index - first).sort(dim=1)
     moved = None if latents.index is None else moved  # all tokens are there, in order
-    turned = replace(latents, values=gather_rows(latents.values, order), index=moved)
+    values, *stages = (gather_rows(part, order) for part in (latents.values, *latents.stages))
+    turned = replace(latents, values=values, index=moved, stages=tuple(stages))
 
     def asked(number: int, latents: Latents, turn: bool) -> DecoderInput:
         key, grid = shown.layout[number]
@@ -412,7 +413,8 @@ class DecoderCase(BehindEncoder, SequenceCase):
         try:
             self.component = self.subject(self.config, embeddings=embeddings, latent_width=encoder.width).eval()
             randomize(self.component)
-            (latents,) = encoder([shown])
+            depth = len(encoder.stages)
+            (latents,) = encoder([shown], range(depth - self.component.latent_stages, depth))
             answers = [self.component(asked) for asked in asked_in_both_orders(shown, latents)]
         except MmmaskError as error:
             raise NotApplicable(str(error)) from error

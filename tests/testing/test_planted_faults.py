@@ -280,7 +280,7 @@ class SoundLoss(Loss):
 class TaughtLoss(SoundLoss):
     """Mean squared difference to the teacher's latents."""
 
-    class Config(Loss.Config):
+    class Config(SoundLoss.Config):
         needs_teacher = True
 
     def __init__(self, config, teacher):
