@@ -123,8 +123,9 @@ def wait(pid, seconds):
 
 def serve():
     for module in ("mmmask.cli.train", "mmmask.training.train", "mmmask.cli.progress", "mmmask.evaluation.pictures",
-                   "mmmask.builtins.pixels", "mmmask.builtins.vit", "mmmask.builtins.transformer_decoder",
-                   "mmmask.builtins.maskers", "mmmask.builtins.positions", "PIL.PngImagePlugin",
+                   "mmmask.builtins.losses.pixels", "mmmask.builtins.encoders.vit",
+                   "mmmask.builtins.decoders.transformer", "mmmask.builtins.maskers", "mmmask.builtins.positions",
+                   "PIL.PngImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)
     gc.collect()

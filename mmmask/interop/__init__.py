@@ -12,9 +12,9 @@ from mmmask.interop.errors import InteropError
 from mmmask_registry import lazy_attributes
 
 if TYPE_CHECKING:
+    from mmmask.builtins.encoders.windows import across_border
     from mmmask.builtins.positions import flat_sinusoid_table, resize_relative_table, resize_table, sincos_2d_table
     from mmmask.builtins.positions.relative import relative_index
-    from mmmask.builtins.windows import across_border
     from mmmask.interop.fine_tuned import CLASSIFIER, CLASSIFIERS, LABEL_SET, classification
     from mmmask.interop.loading import DECODERS, HEADS, Loaded, Report, load, model_settings, read
     from mmmask.interop.saving import Converted, convert, save

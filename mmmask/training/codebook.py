@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmmask.builtins.codebook import CodebookLoss, nearest, present_values, save_codebook
-from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
+from mmmask.builtins.losses.codebook import CodebookLoss, nearest, present_values, save_codebook
+from mmmask.builtins.objectives.masked.objective import MaskedObjective, MaskedPlan
 from mmmask.data.order import Draw
 from mmmask.data.pipeline import read_ahead
 from mmmask.data.process import guarded
@@ -26,8 +26,8 @@ from mmmask.interop.checkpoint_file import new_file
 from mmmask.interop.teaching import teach, with_teacher
 from mmmask.model.build import build_model
 from mmmask.model.model import Model
-from mmmask.model.teacher import EMA
 from mmmask.model.precision import autocast, find_device
+from mmmask.model.teacher import EMA
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError, UnknownName
 

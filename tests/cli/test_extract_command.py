@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mmmask
-from mmmask.builtins.swin import SwinEncoder
-from mmmask.builtins.vit import ViTEncoder
+from mmmask.builtins.encoders.swin import SwinEncoder
+from mmmask.builtins.encoders.vit import ViTEncoder
 from mmmask.cli import progress
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import PLAIN, SourceFile

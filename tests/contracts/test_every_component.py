@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from mmmask import testing
-from mmmask.builtins.codebook import save_codebook
+from mmmask.builtins.losses.codebook import save_codebook
 from mmmask.components import INTERFACES, components
 from mmmask.experiment import Experiment, StreamSettings, experiment_from_data
 from mmmask.interfaces.component import chosen_kind, validate_strictly

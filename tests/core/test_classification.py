@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import mmmask
-from mmmask.builtins.mixing import Mixing, beta_quantile
+from mmmask.builtins.objectives.classification.mixing import Mixing, beta_quantile
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import Batch, Tokens, TokenSpec
 from mmmask.randomness import sample_noise

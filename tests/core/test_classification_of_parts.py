@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmmask
-from mmmask.builtins.mixing import Mixing
+from mmmask.builtins.objectives.classification.mixing import Mixing
 from mmmask.experiment import ExperimentError, experiment_from_data
 from mmmask.interfaces import Batch, Tokens, TokenSpec
 from mmmask.interop import save, start_from

@@ -7,7 +7,7 @@ import torch
 
 import mmmask
 from mmmask import testing
-from mmmask.builtins.codebook import nearest, present_values, save_codebook
+from mmmask.builtins.losses.codebook import nearest, present_values, save_codebook
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import Tokens, TokenSpec, build
 from mmmask.interop import load, save, start_from
@@ -182,7 +182,7 @@ def test_ids_of_a_frozen_teacher(experiment, signals):
     assert torch.equal(ids, torch.cdist(values, book.centroids).argmin(-1))
     with pytest.raises(mmmask.MmmaskError, match=r"^model\.teacher: a moving average has learned nothing yet"):
         mmmask.write_codebook(experiment(latents, change=lambda data: data["model"].update(teacher="ema")))
-    with pytest.raises(mmmask.MmmaskError, match=r"'codebook' is of a teacher's latents, and there is no teacher"):
+    with pytest.raises(mmmask.MmmaskError, match=r"'latents' is of a teacher's latents, and there is no teacher"):
         mmmask.write_codebook(experiment(latents), overwrite=True)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmmask.builtins.cross_entropy import CrossEntropyLoss
+from mmmask.builtins.losses.cross_entropy import CrossEntropyLoss
 from mmmask.interfaces import Mask, Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmmask.builtins.hog import HogLoss
+from mmmask.builtins.losses.hog import HogLoss
 from mmmask.interfaces import Mask, Tokens, TokenSpec, patchify
 from mmmask_registry import MmmaskError
 

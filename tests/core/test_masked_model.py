@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmmask
-from mmmask.builtins.pixels import PixelLoss
+from mmmask.builtins.losses.pixels import PixelLoss
 from mmmask.components import components
 from mmmask.experiment import ExperimentError, experiment_from_data
 from mmmask.interfaces import Mask

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmask.builtins.pixels import PixelLoss
+from mmmask.builtins.losses.pixels import PixelLoss
 from mmmask.interfaces import Tokens, TokenSpec
 from mmmask_registry import MmmaskError
 

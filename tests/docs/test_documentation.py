@@ -21,7 +21,7 @@ from PIL import Image
 
 import mmmask
 from mmmask import hooks, testing
-from mmmask.builtins.pixels import PixelLoss
+from mmmask.builtins.losses.pixels import PixelLoss
 from mmmask.cli import COMMANDS, main
 from mmmask.components import INTERFACES, components
 from mmmask.data.streams import Streams, sample_loader

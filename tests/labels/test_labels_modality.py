@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmmask.builtins.cross_entropy import CrossEntropyLoss
+from mmmask.builtins.losses.cross_entropy import CrossEntropyLoss
 from mmmask.interfaces import PLAIN, BadSample, Mask, SourceFile
 from mmmask.interfaces.component import validate_strictly
 from mmmask.model.tokenizing import tokenize

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from mmmask.builtins.conv_vit import ConvViTEncoder, places_on_plane
+from mmmask.builtins.encoders.conv_vit import ConvViTEncoder, places_on_plane
 from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Part, Tokens, TokenSpec, gather_rows, patchify
 from mmmask.model.compiling import compile_stages
 from mmmask_registry import MmmaskError

@@ -7,14 +7,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from mmmask.builtins.positions.relative import relative_index
-from mmmask.builtins.swin import PatchMerging, SwinBlock, SwinEncoder
-from mmmask.builtins.windows import (
+from mmmask.builtins.encoders.swin import PatchMerging, SwinBlock, SwinEncoder
+from mmmask.builtins.encoders.windows import (
     WindowAttention,
     across_border,
     join_windows,
     split_windows,
 )
+from mmmask.builtins.positions.relative import relative_index
 from mmmask.interfaces import Embedding, EncoderInput, GridError, Mask, Part, Tokens, TokenSpec, patchify
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 4, "window": 4, "embed_patch": 2}  # a token is 16 x 16

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmmask.builtins.aligned import AlignedSource, ArraysSource
+from mmmask.builtins.sources.aligned import AlignedSource, ArraysSource
 from mmmask.interfaces import BadSample
 from mmmask.interfaces.component import validate_strictly
 from mmmask.interfaces.source import SourceError

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mmmask.builtins.sources import FolderSource, GlobSource, ListSource
+from mmmask.builtins.sources.listings import FolderSource, GlobSource, ListSource
 from mmmask.interfaces.files import BadSample, SourceFile
 from mmmask.interfaces.source import SourceError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmask.builtins.files import ClassNames
+from mmmask.builtins.sources.files import ClassNames
 from mmmask.components import components
 from mmmask.data.labels import count_labels
 from mmmask.interfaces import SourceError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmask.builtins.table import TableSource
+from mmmask.builtins.sources.table import TableSource
 from mmmask.interfaces import SourceError
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import mmmask
-from mmmask.builtins.pixels import PixelLoss
+from mmmask.builtins.losses.pixels import PixelLoss
 
 
 class LateLoss(PixelLoss, nn.Module):

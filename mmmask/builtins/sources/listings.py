@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import Field
 
-from mmmask.builtins.files import (
+from mmmask.builtins.sources.files import (
     FileSource,
     Label,
     LabelledFileSource,

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from mmmask.builtins.files import Label, Listing, lines_of, open_text, read_json, shortened
-from mmmask.builtins.sources import SEPARATORS, NamedFileSource
+from mmmask.builtins.sources.files import Label, Listing, lines_of, open_text, read_json, shortened
+from mmmask.builtins.sources.listings import SEPARATORS, NamedFileSource
 from mmmask.interfaces.source import SourceError
 from mmmask_registry import did_you_mean
 

@@ -11,8 +11,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmmask.builtins.encoders.windows import check_planes, cut, join
 from mmmask.builtins.transformer import TransformerSettings, check_stages, placed, visible_index
-from mmmask.builtins.windows import check_planes, cut, join
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, PositionsChoice
 from mmmask.model.blocks import MLP, Blocks, initialize, run
 from mmmask.model.dropping import path_factors, scaled

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.builtins.classification import ClassificationObjective
+from mmmask.builtins.objectives.classification.objective import ClassificationObjective
 from mmmask.evaluation import metrics
 from mmmask.interfaces import Batch, Evaluator
 from mmmask.model.model import Model

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmask.builtins.contrastive import ContrastiveObjective, present
+from mmmask.builtins.objectives.contrastive.objective import ContrastiveObjective, present
 from mmmask.interfaces import Batch, Evaluator
 from mmmask.model.model import Model
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmmask.builtins.objectives.masked.masking import MaskerChoice, Masking
+from mmmask.builtins.objectives.masked.targets import (
+    DecoderName,
+    HeadName,
+    LossChoice,
+    Target,
+    TargetSettings,
+    targets_of,
+    where,
+)
+from mmmask.builtins.objectives.masked.teaching import KnownLatents, Teaching
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import PartName
 from mmmask.interfaces import (
     Batch,
-    ChosenByName,
-    Component,
     Decoder,
     DecoderInput,
     EncoderInput,
@@ -24,41 +32,20 @@ from mmmask.interfaces import (
     Loss,
     LossTerm,
     Mask,
-    MaskContext,
-    Masker,
     Objective,
     ObjectiveContext,
     Part,
     Plan,
     StepContext,
-    StrictModel,
     Tokens,
     build,
     one_of,
 )
-from mmmask.interfaces.naming import full_name, name_within, stream_of
+from mmmask.interfaces.naming import name_within
 from mmmask.model.blocks import initialize
 from mmmask.model.build import unusable_names
-from mmmask.model.masks import (
-    MaskError,
-    draw_mask,
-    given_mask,
-    joined_given,
-    joined_masks,
-    mask_of_part,
-    require_masked,
-)
 from mmmask.model.precision import full_precision
 from mmmask.randomness import Noise
-
-MaskerChoice = Annotated[Component.Config, ChosenByName("masker")]
-LossChoice = Annotated[Component.Config, ChosenByName("loss")]
-
-
-Look = Callable[[], Latents]
-
-KnownLatents = dict[tuple[tuple[str, ...], tuple[int, ...]], Latents]
-"""{(parts that the teacher saw, stages asked for): its latents}."""
 
 
 @dataclass(frozen=True)
@@ -67,37 +54,6 @@ class MaskedPlan(Plan):
 
     masks: Mapping[str, Mask]
     noises: Mapping[str, Noise]
-
-
-DecoderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", description="targets with one name share a decoder")]
-HeadName = Annotated[
-    str | None,
-    Field(pattern=r"^[A-Za-z0-9_]+$", description="targets with one name share a head; default: the embedding's"),
-]
-
-
-class TargetSettings(StrictModel):
-    """One of several predictions of a stream."""
-
-    part: str | None = Field(default=None, description="the part that is predicted; default: that of the target's name")
-    loss: LossChoice = Field(description="what is predicted, and how far off a prediction is")
-    decoder: DecoderName = "shared"
-    head: HeadName = None
-    weight: float = Field(default=1.0, ge=0, description="weight of this loss among those of the stream")
-    average: Literal["tokens", "samples"] = Field(
-        default="tokens",
-        description="mean over all predicted tokens that count, or over samples of the mean of each (MultiMAE)",
-    )
-
-
-@dataclass(frozen=True)
-class Target:
-    """A prediction: the full names of its stream and part, the part's place in the sample, and its settings."""
-
-    stream: str
-    part: str
-    number: int
-    settings: TargetSettings
 
 
 class MaskedObjective(Objective):
@@ -144,25 +100,15 @@ class MaskedObjective(Objective):
         parts = {name: context.parts.get(name, {name: name}) for name in streams}
         self.parts = {name: tuple(own.values()) for name, own in parts.items()}
         self.modalities = {part: context.modalities[part] for own in self.parts.values() for part in own}
-        self._encoder = (context.encoder,)  # in a tuple: registered once, by the model
-        self._teacher: tuple[Any] = (context.teacher,)
         self._target_std: dict[str, Tensor] = {}
         self.targets: dict[str, Target] = {}
-        self.masker_of: dict[str, Masker] = {}
         for name, settings in streams.items():
-            self.targets |= _targets(name, settings, parts[name])
-            self.masker_of |= _maskers(name, settings, parts[name])
+            self.targets |= targets_of(name, settings, parts[name])
+        # neither is a module: encoder and teacher are registered once, by the model
+        self.teaching = Teaching(context.teacher, self.parts, self.modalities)
+        self.masking = Masking(streams, parts, self.modalities, context.encoder, self.teaching)
+        self.masker_of = self.masking.masker_of
         self.loss_of: dict[str, Loss] = {name: self._build_loss(name) for name in self.targets}
-        self.decoder_masker_of: dict[str, Masker] = {
-            name: build("masker", part.decoder_masker) for name, part in streams.items() if part.decoder_masker
-        }
-        for name, masker in (*self.masker_of.items(), *self.decoder_masker_of.items()):
-            if masker.needs_teacher:
-                stream, _, part = name.partition("/")
-                where = f"streams.{stream}.maskers.{part}" if part else f"streams.{stream}"
-                teacher = self._teacher_for(f"{where}: masker {masker.config.name!r} asks a teacher for its latents")
-                if name in self.modalities:
-                    teacher.admit(where, self.modalities[name])
         self.head_of = {
             name: target.settings.head or self.modalities[target.part].embedding
             for name, target in self.targets.items()
@@ -211,7 +157,7 @@ class MaskedObjective(Objective):
         counts: dict[str, Tensor | float] = {}
         for stream in batches:
             own = {part: tokens[part] for part in self.parts[stream]}
-            mask, of_parts = self._masks(stream, own, context)
+            mask, of_parts = self.masking.masks(stream, own, context)
             inputs[stream] = EncoderInput(tuple(Part(self.modalities[part].embedding, own[part]) for part in own), mask)
             varies = self._counts_vary(stream) or stream in context.given
             for name in self.weights(stream):
@@ -261,9 +207,10 @@ class MaskedObjective(Objective):
     def expected(self, plan: MaskedPlan, target: str, known: KnownLatents | None = None) -> Tensor:
         """What a target's predictions are compared with: (batch, predicted, ...); arguments as of `term`."""
         mask, tokens = plan.masks[target], plan.tokens[self.targets[target].part]
-        taught = self._taught(plan, target, {} if known is None else known)
+        loss = self.loss_of[target]
+        taught = self.teaching.latents(loss, self.targets[target], plan.tokens, {} if known is None else known)
         with full_precision(mask.predicted.device):
-            return cast("Any", self.loss_of[target]).target(tokens, mask.predicted, *taught)
+            return cast("Any", loss).target(tokens, mask.predicted, *taught)
 
     def metrics(self) -> dict[str, float]:
         """Standard deviation of a teacher's targets over the tokens of a batch, mean over channels; 0 is collapse."""
@@ -295,9 +242,8 @@ class MaskedObjective(Objective):
     def _counts_vary(self, stream: str) -> bool:
         parts = self.parts[stream]
         averaged = any(self.targets[name].settings.average == "samples" for name in self.weights(stream))
-        several = averaged or len(parts) > 1 and (stream in self.masker_of or self.streams[stream].missing == "mask")
         gaps = any(self.modalities[part].spec.gaps for part in parts)
-        return several or gaps or stream in self.decoder_masker_of
+        return averaged or gaps or self.masking.varies(stream, len(parts))
 
     def _decoder_input(self, plan: MaskedPlan, target: str, latents: Mapping[str, Latents]) -> DecoderInput:
         own = self.targets[target]
@@ -309,114 +255,11 @@ class MaskedObjective(Objective):
             part.key, latents[own.stream], plan.masks[target], part.tokens.grid, noise, layout, own.number
         )
 
-    def _masks(self, stream: str, tokens: Mapping[str, Tokens], context: StepContext) -> tuple[Mask, dict[str, Mask]]:
-        """The mask of a sample's tokens, and {part: the mask of its own}."""
-        contents = {part: own.content for part, own in tokens.items()}
-        sizes = {part: content.shape[1] for part, content in contents.items()}
-        (rows, *_), device = next((content.shape, content.device) for content in contents.values())
-        given = context.given.get(stream)
-        if isinstance(given, Mapping):
-            given = joined_given(stream, given, {name_within(part): size for part, size in sizes.items()}, rows)
-        if given is None and stream not in self.masker_of:
-            masks = {}
-            for part, own in tokens.items():
-                noise = context.noise(stream, f"mask/{name_within(part)}")
-                look, taught = self._looks(part, own)
-                asked = MaskContext(own.grid, rows, device, noise, context.step, own, part, look, taught=taught)
-                masks[part] = self._drawn(part, f"maskers.{name_within(part)}", stream, asked, whole=True)
-            try:
-                return joined_masks(list(masks.values())), masks
-            except MaskError as error:
-                raise MaskError(f"streams.{stream}.maskers: {error}") from error
-        alone = tokens[stream] if stream in tokens and len(tokens) == 1 else None
-        valid = _joined_valid(tokens)
-        if given is not None:
-            mask = given_mask(stream, given, (rows, sum(sizes.values())), device)
-        else:
-            grid = (sum(sizes.values()),) if alone is None else alone.grid
-            parts = {} if alone is not None else {name_within(part): size for part, size in sizes.items()}
-            look, taught = (None, None) if alone is None else self._looks(stream, alone)
-            noise = context.noise(stream, "mask")
-            asked = MaskContext(grid, rows, device, noise, context.step, alone, stream, look, parts, taught=taught)
-            mask = self._drawn(stream, "masker", stream, asked, valid)
-        if alone is not None:
-            return mask, {stream: mask}
-        first, of_parts = 0, {}
-        for part, size in sizes.items():
-            of_parts[part] = mask_of_part(mask, first, size, valid)
-            first += size
-        return mask, of_parts
-
-    def _drawn(
-        self, name: str, key: str, stream: str, asked: MaskContext, valid: Tensor | None = None, whole: bool = False
-    ) -> Mask:
-        masker = self.masker_of[name]
-        try:
-            mask = draw_mask(masker, self.decoder_masker_of.get(name), asked, valid, whole)
-            if not whole:
-                require_masked(mask, masker, asked.grid)
-            return mask
-        except MaskError as error:
-            raise MaskError(f"streams.{stream}.{key}: {error}") from error
-
-    def _looks(self, part: str, tokens: Tokens) -> tuple[Look, Look | None]:
-        """What gives the latents of whole samples: the encoder, and the teacher where there is one."""
-        (teacher,) = self._teacher
-        whole = [Part(self.modalities[part].embedding, tokens)]
-        return partial(self._features, part, tokens), None if teacher is None else partial(teacher.latents, whole)
-
-    @torch.no_grad()
-    def _features(self, part: str, tokens: Tokens) -> Latents:
-        """Latents of whole samples, by the encoder as it stands, in evaluation mode."""
-        (encoder,) = self._encoder
-        training = encoder.training
-        encoder.eval()
-        (latents,) = encoder([EncoderInput.whole(Part(self.modalities[part].embedding, tokens))])
-        encoder.train(training)
-        return latents
-
-    def _build_loss(self, target: str) -> Loss:
-        own = self.targets[target]
-        config = cast("Loss.Config", own.settings.loss)
-        if not config.needs_teacher:
-            return build("loss", config)
-        teacher = self._teacher_for(f"{_where(target)}.loss: {config.name!r} is of a teacher's latents")
-        for part in self._shown(target):
-            teacher.admit(f"streams.{own.stream}", self.modalities[part])
-        return build("loss", config, teacher=teacher.encoder)
-
-    def _teacher_for(self, why: str) -> Any:  # noqa: ANN401 - the model's
-        (teacher,) = self._teacher
-        if teacher is None:
-            raise ExperimentError(
-                [
-                    f"{why}, and there is no teacher: set model.teacher, to {{from: ema}} or to the weights of another "
-                    "model"
-                ]
-            )
-        return teacher
-
-    def _shown(self, target: str) -> tuple[str, ...]:
-        """Parts that the teacher sees: a moving average all of the sample, another encoder the predicted one alone."""
-        own, (teacher,) = self.targets[target], self._teacher
-        return self.parts[own.stream] if teacher.follows else (own.part,)
-
-    def _taught(self, plan: MaskedPlan, target: str, known: KnownLatents) -> tuple[Latents, ...]:
-        """The teacher's latents of the predicted part, in whole samples, for losses that need them."""
-        (teacher,), loss = self._teacher, self.loss_of[target]
-        if not loss.config.needs_teacher:
-            return ()
-        names, stages = self._shown(target), tuple(loss.stages)
-        if (names, stages) not in known:
-            parts = [Part(self.modalities[name].embedding, plan.tokens[name]) for name in names]
-            known[names, stages] = teacher.latents(parts, stages)
-        latents = known[names, stages]
-        if len(names) == 1:
-            return (latents,)
-        sizes = [plan.tokens[name].content.shape[1] for name in names]
-        number = names.index(self.targets[target].part)
-        values, *outputs = (part.split(sizes, dim=1)[number] for part in (latents.values, *latents.stages))
-        return (replace(latents, values=values, index=None, stages=tuple(outputs)),)
+    def _build_loss(self, name: str) -> Loss:
+        target = self.targets[name]
+        config = cast("Loss.Config", target.settings.loss)
+        taught = {"teacher": self.teaching.encoder_for(target, where(name))} if config.needs_teacher else {}
+        return build("loss", config, **taught)
 
     def _build_decoders(self, context: ObjectiveContext) -> dict[str, Decoder]:
         if context.decoder is None:
@@ -442,90 +285,23 @@ class MaskedObjective(Objective):
             elif (head.in_features, head.out_features) != (width, dim):
                 raise ExperimentError(
                     [
-                        f"{_where(name)}.head: {key!r} predicts {head.out_features} numbers for an earlier stream or "
+                        f"{where(name)}.head: {key!r} predicts {head.out_features} numbers for an earlier stream or "
                         f"target and {dim} for this one: give this one a `head` of its own"
                     ]
                 )
         return heads
 
     def _problems(self) -> list[str]:
-        """Names that no module can have, and decoder maskers that cannot be."""
+        """Names that no module can have."""
         named: dict[str, str] = {}
         for name, target in self.targets.items():
-            named[f"{_where(name)}.decoder"] = target.settings.decoder
+            named[f"{where(name)}.decoder"] = target.settings.decoder
             if target.settings.head:
-                named[f"{_where(name)}.head"] = target.settings.head
+                named[f"{where(name)}.head"] = target.settings.head
             if isinstance(self.loss_of[name], nn.Module):
                 named[f"streams.{name}"] = name
         named |= {f"streams.{name}": name for name, masker in self.masker_of.items() if isinstance(masker, nn.Module)}
-        return [
-            *unusable_names(named),
-            *(
-                f"streams.{name}.decoder_masker: {masker.config.name!r} has weights, which only a `masker` can train"
-                for name, masker in self.decoder_masker_of.items()
-                if isinstance(masker, nn.Module)
-            ),
-            *(
-                f"streams.{name}.decoder_masker: of aligned parts all that is masked is decoded: leave it out"
-                for name in self.decoder_masker_of
-                if len(self.parts[name]) > 1
-            ),
-        ]
-
-
-def _targets(stream: str, settings: Any, parts: Mapping[str, str]) -> dict[str, Target]:  # noqa: ANN401 - a stream's
-    """{full name: target} of a stream.
-
-    Raises:
-        ExperimentError: one has no part, or a stream of several parts says what to predict of none.
-    """
-    places = {part: number for number, part in enumerate(parts.values())}
-    (alone, *others) = parts
-    if settings.targets is None:
-        if others:
-            raise ExperimentError([f"streams.{stream}.loss: of several parts; set targets, one for each prediction"])
-        own = TargetSettings(loss=settings.loss, decoder=settings.decoder, head=settings.head)
-        return {stream: Target(stream, parts[alone], 0, own)}
-    found = {}
-    for name, own in settings.targets.items():
-        short = own.part or (name if others else alone)
-        if short not in parts:
-            raise ExperimentError([f"streams.{stream}.targets.{name}.part: {short!r} is none of {', '.join(parts)}"])
-        part = parts[short]
-        found[full_name(stream, name)] = Target(stream, part, places[part], own)
-    return found
-
-
-def _maskers(stream: str, settings: Any, parts: Mapping[str, str]) -> dict[str, Masker]:  # noqa: ANN401 - a stream's
-    """The stream's masker by its name, or those of its parts by theirs.
-
-    Raises:
-        ExperimentError: maskers of other parts than the stream has.
-    """
-    if settings.maskers is None:
-        return {stream: build("masker", settings.masker)}
-    if settings.maskers.keys() != parts.keys() or len(parts) == 1:
-        raise ExperimentError([f"streams.{stream}.maskers: one for each of the stream's parts, {', '.join(parts)}"])
-    return {part: build("masker", settings.maskers[short]) for short, part in parts.items()}
-
-
-def _where(target: str) -> str:
-    """Key of a target's settings."""
-    stream, name = stream_of(target), name_within(target)
-    return f"streams.{stream}.targets.{name}" if name else f"streams.{stream}"
-
-
-def _joined_valid(tokens: Mapping[str, Tokens]) -> Tensor | None:
-    """(batch, tokens of all parts) bool, None where all are valid."""
-    if all(own.valid is None for own in tokens.values()):
-        return None
-    return torch.cat(
-        [
-            torch.ones_like(own.content[..., 0], dtype=torch.bool) if own.valid is None else own.valid
-            for own in tokens.values()
-        ],
-        dim=1,
-    )
+        return unusable_names(named)
 
 
 def _modules(parts: Mapping[str, object]) -> nn.ModuleDict:

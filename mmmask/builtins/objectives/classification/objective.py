@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmask.builtins.mixing import Mixing
+from mmmask.builtins.objectives.classification.mixing import Mixing
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces import (
     Batch,

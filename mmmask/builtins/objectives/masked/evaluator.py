@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mmmask.builtins.objectives import MaskedObjective, MaskedPlan
+from mmmask.builtins.objectives.masked.objective import MaskedObjective, MaskedPlan
 from mmmask.interfaces import Batch, Evaluator, Mask, Tokens
 from mmmask.interfaces.naming import name_within
 from mmmask.model.model import Model

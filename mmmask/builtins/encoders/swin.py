@@ -10,8 +10,15 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from mmmask.builtins.encoders.windows import (
+    WindowAttention,
+    across_border,
+    check_planes,
+    cut,
+    join_windows,
+    split_windows,
+)
 from mmmask.builtins.transformer import check_stages
-from mmmask.builtins.windows import WindowAttention, across_border, check_planes, cut, join_windows, split_windows
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, patchify
 from mmmask.model.blocks import MLP, DropPath, Recompute, initialize, run
 from mmmask.model.dropping import path_factors, scaled

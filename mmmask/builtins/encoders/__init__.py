@@ -1,0 +1,1 @@
+"""Encoders that drop, replace or convolve masked tokens."""

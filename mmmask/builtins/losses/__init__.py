@@ -1,0 +1,1 @@
+"""Losses that need no modality."""

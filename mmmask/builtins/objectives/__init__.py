@@ -1,0 +1,1 @@
+"""What is learned from a stream: an objective each, with what measures it."""

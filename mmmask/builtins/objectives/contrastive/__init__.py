@@ -1,0 +1,1 @@
+"""Telling what belongs together."""

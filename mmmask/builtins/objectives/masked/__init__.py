@@ -1,0 +1,1 @@
+"""Predicting masked tokens."""

@@ -1,0 +1,1 @@
+"""Sources of files, whatever is in them."""
