@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mmmask.builtins.losses.codebook import CodebookLoss, nearest, present_values, save_codebook
+from mmmask.builtins.losses.codebook import CodebookLoss, present_values, save_codebook
+from mmmask.builtins.losses.k_means import ROUNDS, k_means
 from mmmask.builtins.objectives.masked.objective import MaskedObjective, MaskedPlan
 from mmmask.data.order import Draw
 from mmmask.data.pipeline import read_ahead
@@ -38,9 +38,6 @@ TOKENS_PER_ID = 256
 """Tokens that k-means sees at most for each id; more hardly move the centroids."""
 FEWEST_TOKENS_PER_ID = 4
 """As more ids than that would tell single tokens apart."""
-ROUNDS = 50
-SETTLED = 1e-3
-"""Share of the error that a round must take away, or it is the last."""
 
 Progress = Callable[[str, int, int, Sequence[str]], None]
 """Called with (what is being done, how much of it is done, in all, reasons of newly skipped samples)."""
@@ -203,52 +200,3 @@ def _inner(data: Any) -> Any:  # noqa: ANN401 - settings as plain data
     if isinstance(data, dict):
         return data["of"] if data.get("name") == CODEBOOK else {key: _inner(part) for key, part in data.items()}
     return [_inner(part) for part in data] if isinstance(data, list) else data
-
-
-def k_means(
-    values: Tensor, present: Tensor | None, ids: int, seed: int, progress: Callable[[int], Any] = lambda done: None
-) -> tuple[Tensor, Tensor, float]:
-    """Lloyd's algorithm. Centroids begin at tokens that are drawn by their squared distance to those there are.
-
-    As k-means++ (Arthur and Vassilvitskii 2007), but as many at a time as there are already. A centroid that no token
-    is nearest to begins anew in the same way.
-
-    Args:
-        values, present: (tokens, dim), 0 where missing; present is None where all are.
-
-    Returns:
-        (ids, dim) centroids, (ids,) tokens of each, and the mean squared distance as a share of the variance.
-    """
-    generator = seeded_generator(seed, "k-means")
-    weights = torch.ones_like(values) if present is None else present.float()
-    mean = values.sum(0) / weights.sum(0).clamp(min=1)
-    variance = float(((values - mean * weights).square()).sum())
-
-    def drawn(count: int, distances: Tensor) -> Tensor:
-        odds = distances.double().cpu() + 1e-9  # where all are 0, any
-        return values[torch.multinomial(odds, count, generator=generator).to(values.device)]
-
-    centroids = drawn(1, values.new_zeros(len(values)))
-    while len(centroids) < ids:
-        further = drawn(min(len(centroids), ids - len(centroids)), nearest(values, present, centroids)[1])
-        centroids = torch.cat([centroids, further])
-    before = math.inf
-    for number in range(1, ROUNDS + 1):
-        nearest_ids, distances = nearest(values, present, centroids)
-        total = float(distances.sum())
-        sums, known = torch.zeros_like(centroids), torch.zeros_like(centroids)
-        for rows in torch.arange(len(values), device=values.device).split(max(1, 2**25 // ids)):
-            assigned = F.one_hot(nearest_ids[rows], ids).float()
-            sums, known = sums + assigned.T @ values[rows], known + assigned.T @ weights[rows]
-        # where no token of a centroid has a value, it stays
-        centroids = torch.where(known > 0, sums / known.clamp(min=1), centroids)
-        empty = (nearest_ids.bincount(minlength=ids) == 0).nonzero().squeeze(1)
-        if len(empty):
-            centroids[empty] = drawn(len(empty), distances)
-        progress(number)
-        if before - total <= SETTLED * total and not len(empty):
-            break
-        before = total
-    progress(ROUNDS)
-    nearest_ids, distances = nearest(values, present, centroids)
-    return centroids, nearest_ids.bincount(minlength=ids), float(distances.sum()) / max(variance, 1e-12)

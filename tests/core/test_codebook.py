@@ -7,7 +7,8 @@ import torch
 
 import mmmask
 from mmmask import testing
-from mmmask.builtins.losses.codebook import nearest, present_values, save_codebook
+from mmmask.builtins.losses.codebook import present_values, save_codebook
+from mmmask.builtins.losses.k_means import nearest
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import Tokens, TokenSpec, build
 from mmmask.interop import load, save, start_from

@@ -13,14 +13,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmmask.builtins.losses.k_means import nearest
 from mmmask.interfaces import ChosenByName, Component, Encoder, Latents, Loss, Mask, Tokens, TokenSpec, build
 from mmmask.interop.checkpoint_file import write_tensors
 from mmmask_registry import MmmaskError
 
 MADE_OF = "mmmask.codebook"
 """Key of a file's metadata: what its centroids are of, as JSON."""
-DISTANCES = 2**25
-"""Distances that are in memory at one time."""
 
 
 class CodebookLoss(Loss, nn.Module):
@@ -155,23 +154,6 @@ def present_values(target: Tensor, dim: int, gaps: bool) -> tuple[Tensor, Tensor
         values, weights = target.chunk(2, dim=-1)
         return values, weights > 0 if gaps else None
     return (target.nan_to_num(), ~target.isnan()) if gaps else (target, None)
-
-
-def nearest(values: Tensor, present: Tensor | None, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the nearest centroid and the squared distance to it, over the values that are present: (rows,) each.
-
-    Args:
-        values, present: (rows, dim). centroids: (ids, dim).
-    """
-    centroids, found = centroids.float(), []
-    squares, rows = centroids.square(), max(1, DISTANCES // len(centroids))
-    for first in range(0, max(1, len(values)), rows):
-        some = values[first : first + rows]
-        known = squares.sum(1) if present is None else present[first : first + rows].float() @ squares.T
-        distance, ids = (known - 2 * some @ centroids.T).min(1)
-        found.append((ids, (distance + some.square().sum(1)).clamp(min=0)))
-    ids, distances = zip(*found, strict=True)
-    return torch.cat(ids), torch.cat(distances)
 
 
 def save_codebook(path: Path, centroids: Tensor, counts: Tensor, of: Component.Config) -> None:
