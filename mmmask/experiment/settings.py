@@ -152,6 +152,12 @@ class StreamSettings(StrictModel):
 
     _modality_or_modalities = one_of("modality", "modalities")
 
+    @model_validator(mode="after")
+    def _one_modality_lacks_no_part(self) -> StreamSettings:
+        if self.modality is not None and self.missing != "skip":
+            raise ValueError(f"missing: {self.missing} is for a stream with `modalities`; this one has one `modality`")
+        return self
+
     def parts(self, stream: str) -> dict[str, tuple[str, Component.Config]]:
         """{part: its name within the stream, and its modality}; the only one is named like the stream."""
         if self.modality is not None:

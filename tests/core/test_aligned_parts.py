@@ -262,3 +262,10 @@ def test_the_command_line_draws_one_part_from_another(data, signals, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").stat().st_size
+
+
+def test_missing_parts_are_a_matter_of_several(signals):
+    data = signals.signal_data()
+    data["streams"]["long"]["missing"] = "mask"
+    with pytest.raises(ExperimentError, match="streams.long: missing: mask is for a stream with `modalities`"):
+        experiment_from_data(data)
