@@ -226,13 +226,14 @@ def _validated_stream(value: object) -> StreamSettings:
                 raise MmmaskError("expected two or more, {masked: {...}, contrastive: {weight: 0.1, ...}}")
             if value.get("objective") is not None:
                 raise MmmaskError("objective and objectives: one of the two")
-            # keys of the one objective of an experiment that this one extends are taken back by null
-            value = {key: own for key, own in value.items() if own is not None or key in StreamSettings.model_fields}
             names = map(str, several)
             model = _settings_of_several(tuple((name, components().get("objective", name)) for name in names))
     except MmmaskError as error:
         raise PydanticCustomError("unknown_name", "{message}", {"message": str(error), "at": at}) from None
-    return validate_strictly(model, value)
+    # keys of the objective of an experiment that this one extends are taken back by null
+    return validate_strictly(
+        model, {key: own for key, own in value.items() if own is not None or key in model.model_fields}
+    )
 
 
 # Any: a StreamSettings with the keys of the stream's objective, which no type checker knows

@@ -135,6 +135,15 @@ def test_problems_are_told_where_they_are(signals, objectives, changes, problem)
         build(parts_of(signals, objectives, **changes))
 
 
+def test_null_takes_back_what_another_objective_was_given(signals):
+    data = signals.signal_data()
+    data["streams"]["long"] |= {"objective": "contrastive", "replicate": 2, "masker": None, "loss": None} | SMALL
+    assert list(build(data).weights) == ["long", "short"]
+    data["streams"]["long"]["masker"] = {"name": "random"}
+    with pytest.raises(ExperimentError, match="streams.long.masker: unknown key"):
+        build(data)
+
+
 def test_two_losses_of_one_name_are_refused(signals):
     named = MASKED | {"targets": {"contrastive": {"part": "fine", "loss": LOSS}}}
     with pytest.raises(mmmask.MmmaskError, match="streams.scene.objectives: two losses are called 'scene/contrastive'"):
