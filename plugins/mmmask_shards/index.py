@@ -83,7 +83,7 @@ def _places(path: str, label: str) -> tuple[str, str]:
 def _read(place: str, stamp: tuple[int, int]) -> ShardIndex | None:
     """A kept index, None where there is none that is whole and of the file as it is now."""
     try:
-        with np.load(place, allow_pickle=False) as kept:
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as kept:
             if kept["stamp"].tolist() != [VERSION, *stamp]:
                 return None
             names, labels = (_texts(kept[key]) for key in ("names", "labels"))
@@ -150,8 +150,8 @@ def _build(path: str, label: str, stamp: tuple[int, int]) -> ShardIndex:
         # tarfile ends without a word at a header that is damaged
         file.seek(archive.offset)
         damage = archive.offset if file.read(512).strip(b"\0") else -1
-    columns = np.array(rows, np.int64).reshape(-1, 3).T.copy()
-    return ShardIndex(names, *columns, labels, damage, stamp)
+    offsets, sizes, kinds = np.array(rows, np.int64).reshape(-1, 3).T.copy()
+    return ShardIndex(names, offsets, sizes, kinds, labels, damage, stamp)
 
 
 def _archive(file: IO[bytes], path: str) -> tarfile.TarFile:
@@ -173,7 +173,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             return
         if member is None or member.size < 0:
             return
-        archive.members.clear()  # which would hold all of them
+        archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it would hold all of them
         yield member
 
 
