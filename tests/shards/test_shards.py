@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmmask import hookimpl
 from mmmask.data.streams import sample_loader
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import BadSample, SourceError, build
@@ -99,7 +100,7 @@ class TestAgainstTheFolder:
                         "batch_size": 4,
                     }
                 },
-                "training": {"steps": 6, "log": {"every": 1, "reconstruct_every": 0, "tensorboard": False}},
+                "training": {"steps": 6, "checkpoint": {"every": 2}, "log": {"every": 1, "reconstruct_every": 0, "tensorboard": False}},
                 "data": {"max_bad_share": 0.5, "workers": 0},
             }
         )
@@ -124,7 +125,7 @@ class TestAgainstTheFolder:
             loader = sample_loader(self.experiment(source), "pictures")
             loaded.append([loader.batch([(epoch, index) for index in range(18)]).batch for epoch in range(2)])
         for one, other in zip(*loaded, strict=True):
-            assert torch.equal(one.samples, other.samples)
+            assert torch.equal(one.content, other.content)
             assert torch.equal(one.labels["label"], other.labels["label"])
 
     def test_a_run_has_the_same_metrics_and_bad_samples(self, pictures, packed, tmp_path):
@@ -142,6 +143,18 @@ class TestAgainstTheFolder:
         assert len(lines[0]) == 6
         assert all(lines[0])
         assert bad[0] == bad[1]
+
+        class Stop:
+            @hookimpl
+            def optimizer_stepped(self, run):
+                if run.step == 3:
+                    raise MmmaskError("stopped here")
+
+        folder, tar = {"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}
+        with pytest.raises(MmmaskError, match="stopped here"):
+            train(self.experiment(folder), tmp_path / "runs/both", plugins=(Stop(),))
+        train(self.experiment(tar), tmp_path / "runs/both")
+        assert [line for line in losses("both")] == lines[0]
         assert len(bad[0]) == 2
 
 
