@@ -118,28 +118,31 @@ class ShardSource(Source):
         """(name of the member, (offset, bytes, kind), label) of each sample of a tar file."""
         stems: dict[str, list[int]] = {}
         for number, name in enumerate(index.names):
-            folder, base = posixpath.split(name)
-            stems.setdefault(posixpath.join(folder, base.partition(".")[0]), []).append(number)
-        found = []
+            dot = name.find(".", name.rfind("/") + 1)
+            stems.setdefault(name if dot < 0 else name[:dot], []).append(number)
+        offsets, sizes, kinds = (column.tolist() for column in (index.offsets, index.sizes, index.kinds))
+        found: list[tuple[str, tuple[int, int, int], str]] = []
         for stem, members in stems.items():
             label = next((index.labels[number] for number in members if index.labels[number]), "")
             chosen = self._chosen(stem, {number: index.names[number][len(stem) :].lower() for number in members}, shard)
-            if not chosen:
+            if chosen:
+                first = chosen[0]
+                row = offsets[first], sizes[first], TWICE if chosen[1:] else kinds[first]
+                found.append((index.names[first], row, label))
+            else:
                 found.append((stem, (0, 0, MISSING), label))
-                continue
-            row = int(index.offsets[chosen[0]]), int(index.sizes[chosen[0]]), int(index.kinds[chosen[0]])
-            found.append((index.names[chosen[0]], (*row[:2], TWICE) if chosen[1:] else row, label))
         if index.damage >= 0:
             found.append((f"{posixpath.basename(shard)} after byte {index.damage}", (0, 0, DAMAGED), ""))
         return found
 
     def _chosen(self, stem: str, endings: Mapping[int, str], shard: str) -> list[int]:
         """Numbers of the members to load; several where they all have one name."""
-        whole = [number for number, ending in endings.items() if ending in self._wanted]
-        chosen = whole or [number for number, ending in endings.items() if ending.endswith(self._wanted or "")]
-        if not self._wanted:
+        wanted = self._wanted
+        whole = [number for number, ending in endings.items() if ending in wanted]
+        chosen = whole or [number for number, ending in endings.items() if ending.endswith(wanted or "")]
+        if not wanted:
             chosen = [number for number in chosen if endings[number] not in SIDE] or chosen
-        if len({endings[number] for number in chosen}) > 1:
+        if chosen[1:] and len({endings[number] for number in chosen}) > 1:
             raise SourceError(
                 f"source {self.config.name}: {shard}: {stem} has several members that could be loaded "
                 f"({', '.join(sorted(endings[number] for number in chosen))}). Set source.member to the ending of one."

@@ -100,7 +100,11 @@ class TestAgainstTheFolder:
                         "batch_size": 4,
                     }
                 },
-                "training": {"steps": 6, "checkpoint": {"every": 2}, "log": {"every": 1, "reconstruct_every": 0, "tensorboard": False}},
+                "training": {
+                    "steps": 6,
+                    "checkpoint": {"every": 2},
+                    "log": {"every": 1, "reconstruct_every": 0, "tensorboard": False},
+                },
                 "data": {"max_bad_share": 0.5, "workers": 0},
             }
         )
@@ -129,20 +133,18 @@ class TestAgainstTheFolder:
             assert torch.equal(one.labels["label"], other.labels["label"])
 
     def test_a_run_has_the_same_metrics_and_bad_samples(self, pictures, packed, tmp_path):
-        lines, bad = [], []
-        for name, source in (
-            ("folder", {"name": "folder", "path": str(pictures)}),
-            ("tar", {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}),
-        ):
-            train(self.experiment(source), tmp_path / "runs" / name)
-            read = [json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-            lines.append([{key: value for key, value in line.items() if "loss" in key} for line in read])
-            written = (tmp_path / "runs" / name / "bad_samples.jsonl").read_text().splitlines()
-            bad.append([json.loads(line)["reason"] for line in written])
-        assert lines[0] == lines[1]
-        assert len(lines[0]) == 6
-        assert all(lines[0])
-        assert bad[0] == bad[1]
+        folder, tar = {"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}
+
+        def trained(name, source, *plugins):
+            """Losses of the steps, and reasons of bad samples."""
+            train(self.experiment(source), tmp_path / name, plugins=plugins)
+            losses, bad = (
+                [json.loads(line) for line in (tmp_path / name / f"{log}.jsonl").read_text().splitlines()]
+                for log in ("metrics", "bad_samples")
+            )
+            return [{key: line[key] for key in line if "loss" in key} for line in losses], [
+                line["reason"] for line in bad
+            ]
 
         class Stop:
             @hookimpl
@@ -150,12 +152,15 @@ class TestAgainstTheFolder:
                 if run.step == 3:
                     raise MmmaskError("stopped here")
 
-        folder, tar = {"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}
+        losses, bad = wanted = trained("of_folder", folder)
+        assert len(losses) == 6
+        assert all(losses)
+        assert len(bad) == 2
+        assert trained("of_tar", tar) == wanted
         with pytest.raises(MmmaskError, match="stopped here"):
-            train(self.experiment(folder), tmp_path / "runs/both", plugins=(Stop(),))
-        train(self.experiment(tar), tmp_path / "runs/both")
-        assert [line for line in losses("both")] == lines[0]
-        assert len(bad[0]) == 2
+            trained("cut_anew", tar, Stop())
+        assert len(pack(str(pictures), f"{tmp_path}/other/%d.tar", 40960)) < len(packed)
+        assert trained("cut_anew", tar | {"path": f"{tmp_path}/other/*.tar"})[0] == losses
 
 
 class TestLayout:
