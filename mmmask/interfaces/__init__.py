@@ -36,6 +36,7 @@ from mmmask.interfaces.tokens import (
     patchify,
     unpatchify,
 )
+from mmmask.interfaces.writing import written_whole
 from mmmask.randomness import Noise
 
 __all__ = [
@@ -98,4 +99,5 @@ __all__ = [
     "path_manager",
     "unpatchify",
     "write_part",
+    "written_whole",
 ]

@@ -23,6 +23,7 @@ from mmmask.interfaces.component import chosen_kind, validate_strictly
 from mmmask.interfaces.files import SourceFile
 from mmmask.model.build import build_model, settings_of
 from mmmask.testing.synthetic import chosen
+from mmmask_shards import pack
 
 ENTRIES = [(kind, entry.name) for kind, registry in components().registries.items() for entry in registry]
 # settings that have no default
@@ -71,6 +72,7 @@ VARIANTS = {
     ("source", "json_lines"): [{"window": None}],
     ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
     ("source", "folder"): [{"per_class": 1}],
+    ("source", "shards"): [{"label": ".cls", "limit": 2}, {"classes": 12, "label": "json:label"}],
     ("source", "table"): [
         {"file": "{path}", "labels": {"kind": "label", "size": "number"}, "classes": {"size": 12}, "start": "number"},
         {"labels": {"label": "number"}, "label_separator": "1", "limit": 2},
@@ -182,6 +184,12 @@ def write_parts(folder):
     return folder
 
 
+def write_shards(folder):
+    write_files(folder)
+    pack(str(folder / "files"), str(folder / "shards/%02d.tar"), max_bytes=10240, endings=(".jpg",))
+    return folder / "shards/{00..00}.tar"
+
+
 PARTS = {"rgb": (".jpg",), "depth": (".png",)}
 SOURCES = {
     "aligned": lambda folder: {
@@ -196,6 +204,7 @@ SOURCES = {
     "list": lambda folder: {"path": str(write_files(folder) / "list.csv"), "extensions": (".jpg",)},
     "table": lambda folder: {"path": str(write_files(folder) / "table.csv")},
     "glob": lambda folder: {"path": str(write_files(folder) / "files/**/*.[jJ]*"), "extensions": (".jpg",)},
+    "shards": lambda folder: {"path": str(write_shards(folder)), "extensions": (".jpg",)},
     "text_files": lambda folder: {"path": str(write_texts(folder) / "*.txt"), "extensions": (".txt",)},
     "json_lines": lambda folder: {"path": str(write_texts(folder)), "label_field": "kind"},
 }

@@ -23,6 +23,7 @@ PLUGINS = [
     "mmmask_labels",
     "mmmask_pixels",
     "mmmask_samples",
+    "mmmask_shards",
     "mmmask_text",
     "mmmask_video",
     "mmmask_zoo",
