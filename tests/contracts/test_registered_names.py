@@ -26,7 +26,7 @@ NAMES = {
     "positions": ["flat_sinusoid", "learned", "learned_separable", "relative_bias", "sincos_2d"],
     "encoder": ["conv_vit", "swin", "vit"],
     "decoder": ["cross_attention", "in_place", "transformer"],
-    "loss": ["cross_entropy", "depth", "hog", "latents", "pixels"],
+    "loss": ["codebook", "cross_entropy", "depth", "hog", "latents", "pixels"],
     "objective": ["classification", "contrastive", "masked"],
     "pool": ["attentive", "first", "mean", "prefix"],
     "optimizer": ["adamw", "lars", "sgd"],
