@@ -227,7 +227,7 @@ def test_every_block_of_python_is_marked_as_such():
 def test_every_python_block_imports_what_it_uses():
     for page, text in TEXTS.items():
         for _, code in fenced(text, "python"):
-            assert re.search(r"^import mmmask$", code, re.MULTILINE), f"{page}: {code[:200]}"
+            assert re.search(r"^(import mmmask$|from mmmask_\w+ import )", code, re.MULTILINE), f"{page}: {code[:200]}"
 
 
 def test_what_a_page_registers_is_forgotten(tmp_path, monkeypatch):

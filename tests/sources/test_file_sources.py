@@ -172,7 +172,7 @@ def test_a_listed_file_that_is_missing_is_a_bad_sample(tmp_path):
 def test_a_remote_folder_is_walked_through_iopath(tree, monkeypatch, root):
     from iopath.common.file_io import NativePathHandler, PathManager
 
-    from mmmask.builtins import sources
+    from mmmask.builtins.sources import listings
     from mmmask.interfaces import files
 
     class Bucket(NativePathHandler):
@@ -184,7 +184,7 @@ def test_a_remote_folder_is_walked_through_iopath(tree, monkeypatch, root):
 
     manager = PathManager()
     manager.register_handler(Bucket())
-    monkeypatch.setattr(sources, "path_manager", lambda: manager)
+    monkeypatch.setattr(listings, "path_manager", lambda: manager)
     monkeypatch.setattr(files, "path_manager", lambda: manager)
     source = folder(root)
     found = [source.describe(i) for i in range(len(source))]
