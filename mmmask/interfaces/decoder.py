@@ -40,7 +40,7 @@ class Decoder(Component, nn.Module):
 
     @property
     def latent_stages(self) -> int:
-        """How many of the encoder's last stages it gets the outputs of, as `Latents.stages`; by default none."""
+        """Number of the encoder's last stages whose outputs it gets as `Latents.stages`; by default none."""
         return 0
 
     @abstractmethod

@@ -219,7 +219,7 @@ class LossCase(BatchCase):
         expect.that(not whole.requires_grad, "a target without gradient", "one that would learn to be predicted")
 
     def keeps_sizes_of_the_teacher(self) -> None:
-        """Of a teacher it keeps sizes only, as the model moves and saves it."""
+        """It keeps nothing of a teacher but sizes, as the model moves and saves it."""
         if not self._needs_teacher:
             raise NotApplicable("it asks for no teacher")
         loss, taught = self.component, set(map(id, self.teacher.modules()))

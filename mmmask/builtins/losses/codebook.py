@@ -73,7 +73,7 @@ class CodebookLoss(Loss, nn.Module):
 
     @property
     def stages(self) -> Any:  # noqa: ANN401 - as Loss.stages
-        """Those of the inner loss."""
+        """Stages of the inner loss."""
         return self.of.stages
 
     def prediction_dim(self, spec: TokenSpec) -> int:
@@ -124,7 +124,7 @@ class CodebookLoss(Loss, nn.Module):
 
     @torch.no_grad()
     def restore(self, prediction: Tensor, tokens: Tokens, index: Tensor, statistics: Tensor | None) -> Tensor:
-        """What the inner loss makes of the mean of the centroids by their probability; raises as that does."""
+        """Content of the mean centroid, weighted by probability, as the inner loss restores it; raises as that does."""
         return self.of.restore(prediction.float().softmax(-1) @ self.centroids.float(), tokens, index, statistics)
 
     def _check_known(self) -> None:

@@ -1,1 +1,1 @@
-"""What is learned from a stream: an objective each, with what measures it."""
+"""Objectives, a folder each, with their evaluators."""

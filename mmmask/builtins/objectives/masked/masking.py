@@ -144,7 +144,7 @@ class Masking:
             raise MaskError(f"streams.{stream}.{key}: {error}") from error
 
     def _looks(self, part: str, tokens: Tokens) -> tuple[Look, Look | None]:
-        """What gives the latents of whole samples: the encoder, and the teacher where there is one."""
+        """Functions that give latents of whole samples: by the encoder, and by the teacher where there is one."""
         whole, teacher = Part(self._modalities[part].embedding, tokens), self._teaching.teacher
         return partial(self._features, whole), None if teacher is None else partial(teacher.latents, [whole])
 

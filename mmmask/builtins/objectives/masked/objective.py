@@ -205,7 +205,7 @@ class MaskedObjective(Objective):
             return LossTerm((error * mask.counted).sum(), plan.counts[target], predictions, tokens, mask)
 
     def expected(self, plan: MaskedPlan, target: str, known: KnownLatents | None = None) -> Tensor:
-        """What a target's predictions are compared with: (batch, predicted, ...); arguments as of `term`."""
+        """Values that a target's predictions are compared with: (batch, predicted, ...); arguments as of `term`."""
         mask, tokens = plan.masks[target], plan.tokens[self.targets[target].part]
         loss = self.loss_of[target]
         taught = self.teaching.latents(loss, self.targets[target], plan.tokens, {} if known is None else known)

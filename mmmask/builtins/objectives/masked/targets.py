@@ -1,4 +1,4 @@
-"""What is predicted: the targets of a stream, and their settings."""
+"""Targets of a stream, and their settings."""
 
 from __future__ import annotations
 

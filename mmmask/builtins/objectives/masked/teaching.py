@@ -15,7 +15,7 @@ KnownLatents = dict[tuple[tuple[str, ...], tuple[int, ...]], Latents]
 
 
 class Teaching:
-    """What the objective asks of the model's teacher.
+    """The model's teacher, as the objective asks it.
 
     Args:
         teacher: the model's, None where it has none.
