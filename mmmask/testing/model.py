@@ -352,7 +352,7 @@ class BehindEncoder(Case):
 
     @property
     def embeddings(self) -> dict[str, Embedding]:
-        """What encoder and component are built with."""
+        """Embeddings that encoder and component are built with."""
         return self.scene.embeddings
 
 
@@ -407,7 +407,7 @@ class DecoderCase(BehindEncoder, SequenceCase):
 
     @torch.no_grad()
     def knows_latents_by_layout(self) -> None:
-        """Of several parts it tells latents apart by `layout`, whatever the order of parts; or it refuses them."""
+        """Latents of several parts are told apart by `layout`, whatever the order of parts; or they are refused."""
         embeddings, shown = aligned_embeddings(self.scene), aligned_input(self.scene)
         encoder = build("encoder", chosen("encoder", self.block), embeddings=embeddings).eval()
         try:
@@ -447,7 +447,7 @@ class ObjectiveCase(BehindEncoder, ModuleCase):
 
     @property
     def embeddings(self) -> dict[str, Embedding]:
-        """Of the stream's parts."""
+        """Embeddings of the stream's parts."""
         return aligned_embeddings(self.scene) if self.two_parts else super().embeddings
 
     @property

@@ -37,7 +37,7 @@ BATCH = 32
 TOKENS_PER_ID = 256
 """Tokens that k-means sees at most for each id; more hardly move the centroids."""
 FEWEST_TOKENS_PER_ID = 4
-"""As more ids than that would tell single tokens apart."""
+"""Tokens that k-means needs for each id, so that ids do not tell single tokens apart."""
 
 Progress = Callable[[str, int, int, Sequence[str]], None]
 """Called with (what is being done, how much of it is done, in all, reasons of newly skipped samples)."""

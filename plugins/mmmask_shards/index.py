@@ -23,7 +23,7 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\
 LARGEST_LABEL = 2**20
 """Bytes of a member that holds a label."""
 FINE, LINK, SPECIAL, OUTSIDE, CUT = range(5)
-"""What a member is; all but the first are bad samples."""
+"""Kinds of members; all but the first are bad samples."""
 
 
 @dataclass(frozen=True)
