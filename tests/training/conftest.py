@@ -108,11 +108,12 @@ class Left:
 def left():
     def left(folder):
         folder = Path(folder)
+        checkpoints = Checkpoints(folder / "checkpoints")
         return Left(
             read(folder / "metrics.jsonl", TIMINGS),
             read(folder / "evaluations.jsonl"),
             read(folder / "bad_samples.jsonl"),
-            Checkpoints(folder / "checkpoints").newest(),
+            checkpoints.complete(checkpoints.newest()),
         )
 
     return left
