@@ -93,7 +93,11 @@ def read_state(folder: Path) -> Any:  # noqa: ANN401 - whatever was saved
     metadata = _Reader(folder).read_metadata()
     for where in (metadata.storage_data or {}).values():
         file = folder / Path(where.relative_path).name  # never outside of it
-        if str(where.relative_path) != file.name or not file.is_file() or file.stat().st_size < where.offset + where.length:
+        if (
+            str(where.relative_path) != file.name
+            or not file.is_file()
+            or file.stat().st_size < where.offset + where.length
+        ):
             raise InteropError(f"{where.relative_path} is missing or cut off")
     return state
 
@@ -114,8 +118,10 @@ def with_shards(state: Any, folder: Path | None, like: Like | None = None) -> An
         parameter = like(path) if like is not None else None
         sharded = parameter if isinstance(parameter, DTensor) and parameter.shape == tensor.shape else None
         if tensor.is_meta:
-            target = torch.empty(tensor.shape, dtype=tensor.dtype) if sharded is None else torch.empty_like(
-                sharded, dtype=tensor.dtype, requires_grad=False
+            target = (
+                torch.empty(tensor.shape, dtype=tensor.dtype)
+                if sharded is None
+                else torch.empty_like(sharded, dtype=tensor.dtype, requires_grad=False)
             )
             return wanted.setdefault(_key(path), target)
         if sharded is None:

@@ -34,7 +34,7 @@ from mmmask.model.cost import meta_model
 from mmmask.model.memory import check_samples
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
-from mmmask.model.processes import Processes, local, processes
+from mmmask.model.processes import ALONE, Processes, local, processes
 from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
@@ -125,11 +125,13 @@ class _Training:
         settings = experiment.training
         self.experiment, self.folder, self.processes = experiment, folder, peers
         self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
-        model = build_model(experiment, self.streams.classes)
+        # of a sharded model only the main process has all weights
+        receives = not peers.is_main and settings.sharding != "none"
+        model = (meta_model if receives else build_model)(experiment, self.streams.classes)
         check_samples(model.sample_shapes, self.streams.under_way)
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
-        if saved is None:  # a run that goes on never reads them again
+        if saved is None and not receives:  # a run that goes on never reads them again
             self._start()
         if settings.compile:
             model.compile()
@@ -256,6 +258,7 @@ class _Training:
         metrics |= self.loop.model.metrics()
         metrics["learning_rate"] = self.loop.learning_rate(state.step - 1)
         metrics["gradient_norm"] = float(result.gradient_norm)
+        metrics |= {"loss_scale": self.parallelism.scaler.get_scale()} if "scaler" in self.parts else {}
         metrics["samples"] = sum(distinct[name] * part.replicate for name, part in self.experiment.streams.items())
         metrics["distinct_samples"] = sum(distinct.values())
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
@@ -325,8 +328,9 @@ class _Training:
     def _start(self) -> None:
         """Loads the weights that the experiment starts from, and those of its teacher."""
         model: Model = self.state.model
-        self.state.weights = _main_first(self.processes, partial(start, model, self.experiment))
-        _main_first(self.processes, partial(teach, model, self.experiment))
+        peers = self.processes if self.experiment.training.sharding == "none" else ALONE  # or it sends them
+        self.state.weights = _main_first(peers, partial(start, model, self.experiment))
+        _main_first(peers, partial(teach, model, self.experiment))
 
     def _restore(self, saved: dict[str, Any] | None) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""
