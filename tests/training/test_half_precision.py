@@ -1,7 +1,5 @@
 """fp16: the loss is scaled, and a step whose gradients overflow is left out."""
 
-import math
-
 import pytest
 
 FP16 = "training.precision=fp16"
@@ -15,7 +13,7 @@ def test_overflow_costs_steps_until_the_scale_is_small_enough(reference, experim
     scales = [line["loss_scale"] for line in run.metrics]
     assert scales[0] == 2.0**15  # the first step has overflowed
     assert scales[-1] == scales[-2] < 2.0**10
-    skipped = [not math.isfinite(line["gradient_norm"]) for line in run.metrics]
+    skipped = [line["gradient_norm"] is None for line in run.metrics]
     assert skipped == sorted(skipped, reverse=True)
     assert 5 < sum(skipped) < 20
     before, after = (run.metrics[number]["loss/long"] for number in (sum(skipped), -1))
@@ -30,7 +28,7 @@ def test_goes_on_exactly(train, left, reference, experiment_file, tmp_path):
     assert ended.code == 0, ended.err
     run, undisturbed = left(tmp_path / "run"), reference(file, *overflowing)
     assert run.state["scaler"] == undisturbed.state["scaler"]
-    assert str(run.metrics) == str(undisturbed.metrics)  # nan is not nan
+    assert run.metrics == undisturbed.metrics
 
 
 def test_trains_like_fp32(reference, experiment_file):
