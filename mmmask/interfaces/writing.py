@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,8 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         WriteError: it cannot be written; also where a library conceals why, as `torch.save` does.
     """
-    partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
+    # of its own, as several processes may write the same file
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with reporting(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = _Remembering(partial, "w")
@@ -45,6 +47,16 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         finally:
             partial.unlink(missing_ok=True)
         _sync(path.parent)  # or a power cut may undo the move
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes partial files of killed processes; for a folder that nobody else writes to.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

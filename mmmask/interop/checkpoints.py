@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces.out_of_memory import is_out_of_memory
-from mmmask.interfaces.writing import reporting, written_whole
+from mmmask.interfaces.writing import remove_leftovers, reporting, written_whole
 from mmmask.interop.checkpoint_file import misfits, read_plain
 from mmmask_registry import MmmaskError
 
@@ -61,8 +61,7 @@ class Checkpoints:
         Raises:
             WriteError: it cannot be written.
         """
-        for leftover in self.folder.glob("*.partial"):  # of a process killed while it wrote
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
         path = self.path(step)
         with written_whole(path, _size(state)) as file:
             torch.save(state | {"version": VERSION, "step": step}, file)

@@ -18,7 +18,7 @@ import portalocker
 from mmmask.components import components
 from mmmask.experiment import Experiment
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces.writing import reporting, written_whole
+from mmmask.interfaces.writing import remove_leftovers, reporting, written_whole
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.interop.runs import RunFolder, log_lines, read_line
 from mmmask_registry import MmmaskError
@@ -31,7 +31,7 @@ MAY_CHANGE = re.compile(
 )
 
 LOCK = ".lock"
-OURS_BEFORE_A_RUN = (LOCK, "versions.json", ".versions.json.partial", ".experiment.yaml.partial")
+OURS_BEFORE_A_RUN = re.compile(rf"{re.escape(LOCK)}|versions\.json|\.(versions\.json|experiment\.yaml)\.\w+\.partial")
 """Names allowed in a folder without a run: leftovers of a refused command or a killed process."""
 
 
@@ -75,6 +75,7 @@ def opened(folder: RunFolder, experiment: Experiment) -> Iterator[Callable[[], N
         with reporting(folder.path):
             if closed is not None:
                 raise closed
+            remove_leftovers(folder.path)
         write_atomically(folder.versions, json.dumps(versions(), indent=2).encode() + b"\n")
         write_atomically(folder.experiment_file, experiment.to_yaml().encode())
 
@@ -94,8 +95,8 @@ def _check_settings(folder: RunFolder, experiment: Experiment) -> None:
 def _check_new(folder: RunFolder, experiment: Experiment) -> None:
     """Refuses a folder that holds something else, or that a source would look through."""
     a_run = folder.experiment_file.is_file() and folder.versions.is_file()
-    found = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
-    if not a_run and not found.issubset(OURS_BEFORE_A_RUN):
+    found = [path.name for path in folder.path.iterdir()] if folder.path.is_dir() else []
+    if not a_run and not all(map(OURS_BEFORE_A_RUN.fullmatch, found)):
         raise MmmaskError(f"{folder.path}: not empty, and no run of mmmask: choose another folder with --output")
     output = folder.path.resolve()
     for name, stream in experiment.streams.items():

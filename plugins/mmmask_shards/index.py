@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 import tarfile
-import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 from iopath.common.file_io import get_cache_dir
 
-from mmmask.interfaces import SourceError
+from mmmask import MmmaskError
+from mmmask.interfaces import SourceError, written_whole
 
 VERSION = 1
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"7z\xbc\xaf")
@@ -99,10 +99,8 @@ def _read(place: str, stamp: tuple[int, int]) -> ShardIndex | None:
 
 def _keep(place: str, index: ShardIndex) -> bool:
     """Writes it whole, or not at all where that cannot be."""
-    partial = f"{place}.{uuid.uuid4().hex}.partial"  # of its own, as several processes may write the same index
     try:
-        os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
-        with open(partial, "wb") as file:
+        with written_whole(Path(place)) as file:
             np.savez(
                 file,
                 stamp=[VERSION, *index.stamp],
@@ -113,12 +111,8 @@ def _keep(place: str, index: ShardIndex) -> bool:
                 kinds=index.kinds,
                 damage=index.damage,
             )
-        os.replace(partial, place)
-    except OSError:
+    except MmmaskError:
         return False
-    finally:
-        with suppress(OSError):
-            os.unlink(partial)
     return True
 
 
