@@ -297,7 +297,7 @@ class TestDamage:
         source = shards(path)
         write_tar(path, [("1.jpg", b"yy")])
         os.utime(path, ns=(1, 1))
-        with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: the tar file has changed since the start"):
+        with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: the file has changed since the start"):
             source.load(0)
         path.rename(tmp_path / "renamed.tar")
         with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: FileNotFoundError"):
