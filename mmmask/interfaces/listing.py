@@ -197,7 +197,7 @@ class LabelledFileSource(FileSource):
 
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """Names that are labels of some file, sorted; or those of the setting `classes` or the listing, in its order."""
+        """Names that are labels of some file, sorted; or as the setting `classes` or the listing orders them."""
         given = {label_set: found.names for label_set, found in self._class_names.items()}
         return {**super().classes, **self.files.classes, **given}
 

@@ -99,7 +99,9 @@ def _read(place: str, stamp: tuple[int, int]) -> ShardIndex | None:
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
         return None
     columns = (offsets, sizes, kinds)
-    if not len(labels) == len(originals) == len(names) or any(part.shape != (len(names),) or part.dtype != np.int64 for part in columns):
+    if not len(labels) == len(originals) == len(names) or any(
+        part.shape != (len(names),) or part.dtype != np.int64 for part in columns
+    ):
         return None
     return ShardIndex(names, originals, offsets, sizes, kinds, labels, damage, stamp)
 

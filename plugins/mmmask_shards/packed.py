@@ -86,7 +86,9 @@ class PackedSource(LabelledFileSource):
         sizes = [os.path.getsize(path) for path in self._paths if os.path.exists(path)]
         # appears after so many seconds: most files have an index already
         alone = os.environ.get("RANK", "0") == "0"
-        with tqdm(desc="index", total=sum(sizes), unit="B", unit_scale=True, delay=5, leave=False, disable=not alone) as bar:
+        with tqdm(
+            desc="index", total=sum(sizes), unit="B", unit_scale=True, delay=5, leave=False, disable=not alone
+        ) as bar:
             opened = [self._opened(path, bar) for path in self._paths]
         self._stamps, held = [stamp for stamp, _ in opened], [found for _, found in opened]
         names = [name for found in held for name in found.names]

@@ -372,7 +372,9 @@ class TestPack:
             (folder / name).write_bytes(name.encode())
         pack(str(folder), str(tmp_path / "x-%d.tar"))
         found = contents(shards(tmp_path / "x-0.tar"))
-        assert found == {"0.jpg": b"0.jpg", "0-png.png": b"0.png", "a.1.jpg": b"a.1.jpg", "a-2-jpg.jpg": b"a.2.jpg"}
+        assert found == {"0.jpg": b"0.jpg", "0.png": b"0.png", "a.1.jpg": b"a.1.jpg", "a.2.jpg": b"a.2.jpg"}
+        with tarfile.open(tmp_path / "x-0.tar") as archive:
+            assert set(archive.getnames()) == {"0.jpg", "0.json", "0-png.png", "a.1.jpg", "a-2-jpg.jpg"}
 
     def test_the_command(self, pictures, tmp_path, capsys):
         output = str(tmp_path / "t/x-%02d.tar")
