@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
 )
+SOURCE = re.compile(r"streams\.\w+\.(source|held_out)(?=\.)")
+"""A block that may be replaced by a source of another kind, which is compared too; of the same kind only the path may
+change, as another column or field would be other samples of the same names."""
 
 LOCK = ".lock"
 OURS_BEFORE_A_RUN = re.compile(rf"{re.escape(LOCK)}|versions\.json|\.(versions\.json|experiment\.yaml)\.\w+\.partial")
@@ -150,8 +153,14 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
         for key in {**before, **after}
-        if before.get(key) != after.get(key) and not MAY_CHANGE.match(key)
+        if before.get(key) != after.get(key) and not MAY_CHANGE.match(key) and not _of_another_kind(key, before, after)
     ]
+
+
+def _of_another_kind(key: str, before: Mapping[str, object], after: Mapping[str, object]) -> bool:
+    block = SOURCE.match(key)
+    kinds = [block and settings.get(f"{block[0]}.name") for settings in (before, after)]
+    return all(kinds) and kinds[0] != kinds[1]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

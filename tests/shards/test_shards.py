@@ -1,7 +1,6 @@
-"""Tar files in WebDataset's layout have the samples of the folder they were packed from; damage makes bad samples."""
+"""Tar files in WebDataset's layout: which members are samples, and what damage makes of them."""
 
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -10,15 +9,10 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from mmmask import hookimpl
-from mmmask.data.streams import sample_loader
-from mmmask.experiment import experiment_from_data
-from mmmask.interfaces import BadSample, SourceError, build
+from mmmask.interfaces import BadSample, SourceError
 from mmmask.interfaces.component import validate_strictly
-from mmmask.training.train import train
 from mmmask_registry import MmmaskError
 from mmmask_shards import pack
 from mmmask_shards.__main__ import main
@@ -85,82 +79,6 @@ def pictures(tmp_path):
 @pytest.fixture
 def packed(pictures, tmp_path):
     return pack(str(pictures), str(tmp_path / "tar/train-%03d.tar"), max_bytes=20480)
-
-
-class TestAgainstTheFolder:
-    def experiment(self, source):
-        return experiment_from_data(
-            {
-                "model": {"encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2}},
-                "streams": {
-                    "pictures": {
-                        "objective": "classification",
-                        "modality": {"name": "image", "size": 32, "patch_size": [16, 16]},
-                        "source": source,
-                        "batch_size": 4,
-                    }
-                },
-                "training": {
-                    "steps": 6,
-                    "checkpoint": {"every": 2},
-                    "log": {"every": 1, "reconstruct_every": 0, "tensorboard": False},
-                },
-                "data": {"max_bad_share": 0.5, "workers": 0},
-            }
-        )
-
-    def test_samples_names_and_labels_are_the_same(self, pictures, packed, tmp_path):
-        assert len(packed) > 2
-        folder, tar = (
-            build("source", self.experiment(source).streams["pictures"].source, extensions=ENDINGS)
-            for source in (
-                {"name": "folder", "path": str(pictures)},
-                {"name": "shards", "path": f"{tmp_path}/tar/*.tar"},
-            )
-        )
-        assert contents(tar) == contents(folder)
-        assert labels(tar) == labels(folder)
-        assert tar.classes == folder.classes == {"label": ("0", "1", "2")}
-        assert tar.describe(0) == f"{packed[0]}: 0/000.jpg"
-
-    def test_batches_are_identical(self, pictures, packed, tmp_path):
-        loaded = []
-        for source in ({"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}):
-            loader = sample_loader(self.experiment(source), "pictures")
-            loaded.append([loader.batch([(epoch, index) for index in range(18)]).batch for epoch in range(2)])
-        for one, other in zip(*loaded, strict=True):
-            assert torch.equal(one.content, other.content)
-            assert torch.equal(one.labels["label"], other.labels["label"])
-
-    def test_a_run_has_the_same_metrics_and_bad_samples(self, pictures, packed, tmp_path):
-        folder, tar = {"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}
-
-        def trained(name, source, *plugins):
-            """Losses of the steps, and reasons of bad samples."""
-            train(self.experiment(source), tmp_path / name, plugins=plugins)
-            losses, bad = (
-                [json.loads(line) for line in (tmp_path / name / f"{log}.jsonl").read_text().splitlines()]
-                for log in ("metrics", "bad_samples")
-            )
-            return [{key: line[key] for key in line if "loss" in key} for line in losses], [
-                line["reason"] for line in bad
-            ]
-
-        class Stop:
-            @hookimpl
-            def optimizer_stepped(self, run):
-                if run.step == 3:
-                    raise MmmaskError("stopped here")
-
-        losses, bad = wanted = trained("of_folder", folder)
-        assert len(losses) == 6
-        assert all(losses)
-        assert len(bad) == 2
-        assert trained("of_tar", tar) == wanted
-        with pytest.raises(MmmaskError, match="stopped here"):
-            trained("cut_anew", tar, Stop())
-        assert len(pack(str(pictures), f"{tmp_path}/other/%d.tar", 40960)) < len(packed)
-        assert trained("cut_anew", tar | {"path": f"{tmp_path}/other/*.tar"})[0] == losses
 
 
 class TestLayout:
