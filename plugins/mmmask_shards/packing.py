@@ -8,6 +8,7 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, BinaryIO, Protocol
@@ -36,8 +37,8 @@ class Writer(Protocol):
 
     samples: Iterator[Sequence[int]]
 
-    def begin(self, file: BinaryIO) -> None:
-        """Begins a file."""
+    def writing(self, file: BinaryIO) -> AbstractContextManager[None]:
+        """Begins a file, and ends it."""
         ...
 
     def add(self, files: Sequence[tuple[int, bytes]]) -> None:
@@ -46,10 +47,6 @@ class Writer(Protocol):
 
     def size_with(self, files: Sequence[tuple[int, bytes]]) -> int:
         """Bytes that the whole file would have with this sample, or a little more."""
-        ...
-
-    def end(self) -> None:
-        """Writes what is left."""
         ...
 
 
@@ -74,14 +71,12 @@ def write_shards(
         while waiting is not None:
             path = Path(str(pattern) % len(written))
             size, count = 0, 0
-            with written_whole(path) as file:
+            with written_whole(path) as file, writer.writing(file):
                 written.append(path)
-                writer.begin(file)
                 while waiting is not None and (not count or writer.size_with(waiting) <= max_bytes):
                     writer.add(waiting)
                     size, count = size + sum(len(data) for _, data in waiting), count + 1
                     waiting = next(samples, None)
-                writer.end()
             progress(f"{path}: {count} samples, {size / 1e6:.1f} MB")
     except BaseException as error:
         for path in written:
@@ -121,9 +116,11 @@ class TarWriter:
         grouped = itertools.groupby(range(len(source)), key=lambda number: _stem(self._names[number]))
         self.samples = (list(numbers) for _, numbers in grouped)
 
-    def begin(self, file: BinaryIO) -> None:
-        """Begins a tar file."""
-        self._archive = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT)
+    @contextmanager
+    def writing(self, file: BinaryIO) -> Iterator[None]:
+        """Begins a tar file, and ends it."""
+        with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as self._archive:
+            yield
 
     def add(self, files: Sequence[tuple[int, bytes]]) -> None:
         """Adds members of no owner and no time, so that equal folders give equal bytes."""
@@ -142,10 +139,6 @@ class TarWriter:
             extended = name != self._originals[number] or not name.isascii() or len(name) > 99
             size += 512 + 3072 * extended + -len(data) // 512 * -512
         return -size // tarfile.RECORDSIZE * -tarfile.RECORDSIZE
-
-    def end(self) -> None:
-        """Writes the end."""
-        self._archive.close()
 
 
 def _members(source: Source, originals: Sequence[str]) -> list[str]:

@@ -72,15 +72,15 @@ class ParquetSource(PackedSource):
     def read(self, path: str, local: str, stamp: Stamp, bar: tqdm) -> Held:
         """By columns of names and labels; a sample's place is its row group, and its row there."""
         try:
-            file = pq.ParquetFile(local)
-            schema, metadata = file.schema_arrow, file.metadata
-            contents, id_ = self._contents(schema)
-            features = json.loads((schema.metadata or {}).get(FEATURES, b"{}")).get("info", {}).get("features", {})
-            columns = self._label_columns(schema, features)
-            wanted = [*columns.values(), *([id_] if id_ else [])]
-            table = file.read(columns=wanted, use_threads=False).flatten() if wanted else None
-            given = {name: table.column(name).to_pylist() for name in wanted} if table else {}
-        except (pa.ArrowException, ValueError, AttributeError, KeyError) as error:
+            with pq.ParquetFile(local) as file:
+                schema, metadata = file.schema_arrow, file.metadata
+                self._leaf, id_ = self._contents(schema)
+                features = json.loads((schema.metadata or {}).get(FEATURES, b"{}")).get("info", {}).get("features", {})
+                columns = self._label_columns(schema, features)
+                wanted = {*columns.values(), *([id_] if id_ else [])}
+                table = file.read(columns=list(wanted), use_threads=False).flatten()
+                given = {name: table.column(name).to_pylist() for name in wanted}
+        except (pa.ArrowException, OSError, ValueError, AttributeError, KeyError) as error:
             raise SourceError(
                 f"{path} is no parquet file, or damaged ({' '.join(str(error).split())[:200]})"
             ) from error
@@ -88,7 +88,6 @@ class ParquetSource(PackedSource):
         counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         groups = np.repeat(np.arange(len(counts)), counts)
         rows = np.arange(len(groups)) - np.repeat(np.cumsum([0, *counts])[:-1], counts)
-        self._leaf = contents
         paths = ["" if name is None else str(name) for name in given[id_]] if id_ else [""] * len(groups)
         alone = len(set(paths)) == len(paths) and "" not in paths
         names = paths if alone else [f"{number}/{name}".rstrip("/") for number, name in enumerate(paths)]
@@ -104,14 +103,10 @@ class ParquetSource(PackedSource):
         group, row = place
         try:
             if _bytes(local, stamp, self._leaf, group) <= self.config.kept_bytes:
-                value = _kept(local, stamp, self._leaf, group)[row]
+                content = _kept(local, stamp, self._leaf, group)[row].as_py()
             else:
-                batches = _opened(local, stamp).iter_batches(BATCH, [group], [self._leaf], use_threads=False)
-                value = next(
-                    _column(found)[row % BATCH] for number, found in enumerate(batches) if number == row // BATCH
-                )
-            content = value.as_py()
-        except (pa.ArrowException, StopIteration) as error:
+                content = _read_up_to(row, local, stamp, self._leaf, group)
+        except (pa.ArrowException, OSError) as error:
             raise BadSample(f"its row group cannot be read ({' '.join(str(error).split())[:200]})") from error
         if content is None:
             raise BadSample("the row holds no bytes")
@@ -192,7 +187,18 @@ def _opened(local: str, stamp: Stamp) -> Any:  # noqa: ANN401
 @lru_cache(maxsize=2)
 def _kept(local: str, stamp: Stamp, leaf: str, group: int) -> Any:  # noqa: ANN401
     """Contents of a row group; the last two stay in memory."""
-    return _column(_opened(local, stamp).read_row_group(group, [leaf], use_threads=False))
+    with _opened(local, stamp) as file:
+        return _column(file.read_row_group(group, [leaf], use_threads=False))
+
+
+def _read_up_to(row: int, local: str, stamp: Stamp, leaf: str, group: int) -> bytes | None:
+    """One value of a row group, of which no more is held than a few rows."""
+    with _opened(local, stamp) as file:
+        for batch in file.iter_batches(BATCH, [group], [leaf], use_threads=False):
+            if row < batch.num_rows:
+                return _column(batch)[row].as_py()
+            row -= batch.num_rows
+    raise OSError("fewer rows than were announced")
 
 
 def _column(table: Any) -> Any:  # noqa: ANN401

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from mmmask.interfaces import Source
@@ -33,14 +34,16 @@ class ParquetWriter:
             fields.append(("label", pa.int64()))
         self._schema = pa.schema(fields, {FEATURES: json.dumps({"info": {"features": features}})})
 
-    def begin(self, file: BinaryIO) -> None:
-        """Begins a parquet file."""
-        # contents are compressed already; statistics of them would be copies
-        self._writer = pq.ParquetWriter(
-            file, self._schema, compression="none", use_dictionary=False, write_statistics=False
-        )
+    @contextmanager
+    def writing(self, file: BinaryIO) -> Iterator[None]:
+        """Begins a parquet file, and ends it."""
         self._rows: list[dict[str, object]] = []
         self._waiting, self._written = 0, 4096 + len(self._schema.metadata[FEATURES])
+        # contents are compressed already; statistics of them would be copies
+        plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        with pq.ParquetWriter(file, self._schema, **plain) as self._writer:
+            yield
+            self._write()
 
     def add(self, files: Sequence[tuple[int, bytes]]) -> None:
         """Adds a row; a row group is written once it is large enough."""
@@ -59,12 +62,6 @@ class ParquetWriter:
         """Contents, names and a share for what parquet adds."""
         ((number, data),) = files
         return self._written + self._waiting + self._size(self._source.name(number), data) + 2 * ROW_GROUP
-
-    def end(self) -> None:
-        """Writes what waits, and the footer."""
-        if self._rows:
-            self._write()
-        self._writer.close()
 
     def _write(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema), row_group_size=len(self._rows))
