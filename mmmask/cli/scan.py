@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from mmmask.cli.arguments import add_experiment, load, positive
 from mmmask_registry import MmmaskError, UnknownName
@@ -13,7 +12,7 @@ from mmmask_registry import MmmaskError, UnknownName
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT [key=value ...] and the options."""
     add_experiment(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a .csv; replaced where it is there")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a new .csv")
     parser.add_argument("--stream", metavar="NAME", help="whose samples (default: the only stream's)")
     parser.add_argument("--split", choices=("source", "held_out"), default="source", help="default: source")
     parser.add_argument("--clips", type=positive, default=1, metavar="N", help="decoded of each sample (default 1)")
@@ -26,10 +25,9 @@ def run(arguments: argparse.Namespace) -> None:
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.scanning import scan
     from mmmask.data.streams import sample_loader
+    from mmmask.interop.checkpoint_file import new_file
 
-    experiment, output = load(arguments), Path(arguments.output)
-    if output.suffix != ".csv":
-        raise MmmaskError(f"--output {output}: expected a name that ends in .csv")
+    experiment, output = load(arguments), new_file(arguments.output, (".csv",))
     if arguments.stream is None and len(experiment.streams) > 1:
         raise MmmaskError(f"--stream: name one of {', '.join(experiment.streams)}")
     stream = arguments.stream or next(iter(experiment.streams))

@@ -50,7 +50,7 @@ def scan(
     (empty for a good one) and the label sets.
 
     Args:
-        path: a .csv, replaced where it is there.
+        path: a .csv.
         data: number of workers, and the limits of a sample.
         clips: decoded of each sample, evenly spaced; a recording may be damaged where one does not lie.
         progress: called with (samples done, samples in all, reasons of newly found bad samples).

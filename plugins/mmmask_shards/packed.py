@@ -18,6 +18,8 @@ from tqdm import tqdm
 from mmmask.interfaces import BadSample, LabelledFileSource, Listing, SourceError, SourceFile
 
 RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+DELAY = 5
+"""Seconds after which progress is shown: most files have an index already."""
 Stamp = tuple[int, int]
 """Size and time of the last change of a file."""
 
@@ -84,10 +86,9 @@ class PackedSource(LabelledFileSource):
         expanded = (path for one in given for path in _expanded(os.path.expanduser(one), self.config.name))
         self._paths = list(dict.fromkeys(expanded))
         sizes = [os.path.getsize(path) for path in self._paths if os.path.exists(path)]
-        # appears after so many seconds: most files have an index already
         alone = os.environ.get("RANK", "0") == "0"
         with tqdm(
-            desc="index", total=sum(sizes), unit="B", unit_scale=True, delay=5, leave=False, disable=not alone
+            desc="index", total=sum(sizes), unit="B", unit_scale=True, delay=DELAY, leave=False, disable=not alone
         ) as bar:
             opened = [self._opened(path, bar) for path in self._paths]
         self._stamps, held = [stamp for stamp, _ in opened], [found for _, found in opened]

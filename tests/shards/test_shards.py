@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmmask.components import components
 from mmmask.interfaces import BadSample, SourceError
 from mmmask.interfaces.component import validate_strictly
 from mmmask_registry import MmmaskError
@@ -263,6 +266,58 @@ class TestIndex:
         assert index.name.endswith(".index.npz")
         monkeypatch.setattr(tarfile, "open", None)
         assert contents(shards(path)) == {"0.jpg": b"x"}
+
+    def test_that_it_is_built_is_shown_where_it_takes_long(self, tmp_path, monkeypatch, capsys):
+        path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"x" * 5000) for number in range(9)])
+        monkeypatch.setattr("mmmask_shards.packed.DELAY", 0)
+        shards(path)
+        shown = capsys.readouterr().err
+        assert "index" in shown
+        assert "B/s" in shown
+        monkeypatch.setattr("mmmask_shards.packed.DELAY", 5)
+        shards(path)
+        assert capsys.readouterr().err == ""
+
+
+class TestRemote:
+    @pytest.fixture
+    def server(self, tmp_path, monkeypatch):
+        """Address of the folder, and the paths that were asked for."""
+        monkeypatch.setenv("no_proxy", "*")
+        asked = []
+
+        class Handler(SimpleHTTPRequestHandler):
+            def __init__(self, *arguments):
+                super().__init__(*arguments, directory=str(tmp_path))
+
+            def log_message(self, *arguments):
+                asked.append(self.path)
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}", asked
+            server.shutdown()
+
+    @pytest.mark.parametrize("kind", ["shards", "parquet"])
+    def test_files_behind_addresses_are_fetched_once(self, pictures, tmp_path, server, cache, kind):
+        address, asked = server
+        ending = {"shards": "tar"}.get(kind, kind)
+        local = pack(str(pictures), str(tmp_path / f"t/%02d.{ending}"), max_bytes=20480)
+        component = components().get("source", kind)
+        here, there = (
+            component(component.Config(name=kind, path=f"{folder}/t/{{00..{len(local) - 1:02}}}.{ending}"), ENDINGS)
+            for folder in (tmp_path, address)
+        )
+        assert contents(there) == contents(here)
+        assert labels(there) == labels(here)
+        assert there.describe(0) == f"{address}/t/00.{ending}: 0/000.jpg"
+        gets = [path for path in asked if path.endswith(ending)]
+        assert sorted(set(gets)) == [f"/t/{path.name}" for path in local]
+        component(component.Config(name=kind, path=f"{address}/t/00.{ending}"), ENDINGS).load(0)
+        assert [path for path in asked if path.endswith(ending)] == gets, "it lies in the cache"
+        with pytest.raises(SourceError, match=rf"{address}/t/99\.{ending} cannot be read .*404"):
+            component(component.Config(name=kind, path=f"{address}/t/99.{ending}"), ENDINGS)
+        assert not [path for path in (tmp_path / "t").iterdir() if "index" in path.name and kind == "parquet"]
 
 
 class TestPack:
