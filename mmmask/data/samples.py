@@ -184,7 +184,7 @@ class SampleLoader:
                 files = loaded.values() if isinstance(loaded, Mapping) else [loaded]
                 found = [file for file in files if isinstance(file, SourceFile)]
                 size = sum(file.size() for file in found) if found else None
-                if found == [loaded] and loaded.data is None and loaded.window is None:
+                if isinstance(loaded, SourceFile) and loaded.data is None and loaded.window is None:
                     path = loaded.path
                 seconds = self.preparation.seconds(loaded)
                 parts = [self.preparation.prepare(clip, PLAIN) for clip in self.preparation.decode_clips(loaded, clips)]

@@ -6,12 +6,11 @@ from mmmask import MmmaskError
 
 try:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ImportError as error:
     raise MmmaskError("parquet files need the library pyarrow: pip install 'mmmask[parquet]'") from error
 
-__all__ = ["FEATURES", "pa", "pc", "pq"]
+__all__ = ["FEATURES", "pa", "pq"]
 
 FEATURES = b"huggingface"
 """Key of a file's metadata: JSON that describes the columns, such as the names of classes."""

@@ -55,8 +55,6 @@ class PackedSource(LabelledFileSource):
             default=1, description="level of the folders in samples' names that are labels: 2 for phylum/species/file"
         )
 
-    config: Config
-
     @property
     @abstractmethod
     def labelled_by_folder(self) -> bool:

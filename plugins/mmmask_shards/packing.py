@@ -114,7 +114,7 @@ class TarWriter:
         self._originals = [source.name(number) for number in range(len(source))]
         self._names = _members(source, self._originals)
         grouped = itertools.groupby(range(len(source)), key=lambda number: _stem(self._names[number]))
-        self.samples = (list(numbers) for _, numbers in grouped)
+        self.samples: Iterator[Sequence[int]] = (list(numbers) for _, numbers in grouped)
 
     @contextmanager
     def writing(self, file: BinaryIO) -> Iterator[None]:

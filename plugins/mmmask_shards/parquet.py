@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt
 from tqdm import tqdm
 
 from mmmask.interfaces import BadSample, Listing, SourceError
-from mmmask_shards.arrow import FEATURES, pa, pc, pq
+from mmmask_shards.arrow import FEATURES, pa, pq
 from mmmask_shards.packed import Held, PackedSource, Stamp
 
 BATCH = 16
@@ -171,7 +171,7 @@ def _label(value: Any, classes: Sequence[str] | None, where: str) -> str | None:
         return str(value)
     if not 0 <= value < len(classes):
         raise SourceError(f"{where}: {value} is none of the {len(classes)} classes that the file names")
-    return classes[value]
+    return classes[int(value)]
 
 
 @lru_cache(maxsize=1024)
@@ -204,7 +204,7 @@ def _read_up_to(row: int, local: str, stamp: Stamp, leaf: str, group: int) -> by
 def _column(table: Any) -> Any:  # noqa: ANN401
     """The only leaf column of a table or a batch."""
     column = table.column(0)
-    return pc.struct_field(column, 0) if pa.types.is_struct(column.type) else column
+    return column.flatten()[0] if pa.types.is_struct(column.type) else column
 
 
 @lru_cache(maxsize=4096)

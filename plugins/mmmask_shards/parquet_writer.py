@@ -23,7 +23,7 @@ class ParquetWriter:
         self._source = source
         self._classes = source.classes.get("label", ())
         self._numbers = {name: number for number, name in enumerate(self._classes)}
-        self.samples = ([number] for number in range(len(source)))
+        self.samples: Iterator[Sequence[int]] = ([number] for number in range(len(source)))
         value = {"_type": "Value"}
         features: dict[str, object] = {
             "file": {"bytes": value | {"dtype": "binary"}, "path": value | {"dtype": "string"}}

@@ -72,7 +72,7 @@ VARIANTS = {
     ("source", "json_lines"): [{"window": None}],
     ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
     ("source", "folder"): [{"per_class": 1}],
-    ("source", "shards"): [{"label": ".cls", "limit": 2}, {"classes": 12, "label": "json:label"}],
+    ("source", "shards"): [{"label": ".cls", "limit": 2}, {"per_class": 1, "label": "folder"}],
     ("source", "parquet"): [{"labels": "folder", "kept_bytes": 0}],
     ("source", "table"): [
         {"file": "{path}", "labels": {"kind": "label", "size": "number"}, "classes": {"size": 12}, "start": "number"},
