@@ -87,8 +87,11 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
         return experiment_from_data(data)
 
     folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / ".versions.json.0123abcd.partial").touch()  # of a process killed before it trained
     with opened(folder, experiment("here")) as begin:
         begin()
+    assert not list(folder.path.glob(".*.partial"))
     Checkpoints(folder.checkpoints).save(1, {})
     with opened(folder, experiment("there")):
         pass
