@@ -41,22 +41,17 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
             with io.BufferedWriter(raw) as file:
                 yield file
             _sync(partial)
-            partial.replace(path)
+            moved_whole(partial, path)
         except Exception as error:
             raise raw.error or error from error
         finally:
             partial.unlink(missing_ok=True)
-        _sync(path.parent)  # or a power cut may undo the move
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes partial files of killed processes; for a folder that nobody else writes to.
-
-    Raises:
-        OSError: one cannot be removed.
-    """
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+def moved_whole(partial: Path, path: Path) -> None:
+    """Gives a file or folder that is on disk its name, in one move."""
+    partial.replace(path)
+    _sync(path.parent)  # or a power cut may undo the move
 
 
 @contextmanager

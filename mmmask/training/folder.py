@@ -18,7 +18,7 @@ import portalocker
 from mmmask.components import components
 from mmmask.experiment import Experiment
 from mmmask.experiment.errors import ExperimentError
-from mmmask.interfaces.writing import remove_leftovers, reporting, written_whole
+from mmmask.interfaces.writing import reporting, written_whole
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.interop.runs import RunFolder, log_lines, read_line
 from mmmask_registry import MmmaskError
@@ -26,7 +26,7 @@ from mmmask_registry import MmmaskError
 # keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
 # are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
-    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
+    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|sharding)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
 )
 SOURCE = re.compile(r"streams\.\w+\.(source|held_out)(?=\.)")
@@ -78,7 +78,8 @@ def opened(folder: RunFolder, experiment: Experiment) -> Iterator[Callable[[], N
         with reporting(folder.path):
             if closed is not None:
                 raise closed
-            remove_leftovers(folder.path)
+            for leftover in folder.path.glob(".*.partial"):  # of a process killed while it wrote
+                leftover.unlink(missing_ok=True)
         write_atomically(folder.versions, json.dumps(versions(), indent=2).encode() + b"\n")
         write_atomically(folder.experiment_file, experiment.to_yaml().encode())
 
