@@ -49,10 +49,10 @@ class ParquetSource(PackedSource):
     config: Config
 
     def find(self) -> Listing:
-        """The rows whose names the modality can decode, or all where no name has an ending."""
+        """The rows whose paths the modality can decode; all where these have no endings, or names are of a column."""
         files = super().find()
         endings = Counter(os.path.splitext(name)[1].lower() for name in files.names)
-        if not self.extensions or not any(endings):
+        if self.config.id is not None or not self.extensions or not any(endings):
             return files
         kept = [number for number, name in enumerate(files.names) if name.lower().endswith(self.extensions)]
         others = {ending or "no ending" for ending in endings if not ending.endswith(self.extensions)}
@@ -141,7 +141,8 @@ class ParquetSource(PackedSource):
         for column in given.values():
             if column not in schema.names or pa.types.is_nested(schema.field(column).type):
                 raise SourceError(
-                    f"column {column!r} holds no labels, or is not there (columns: {', '.join(schema.names)})"
+                    f"column {column!r} holds no labels, or is not there (columns: {', '.join(schema.names)}). "
+                    "Set source.labels."
                 )
         return given
 

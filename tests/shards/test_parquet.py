@@ -116,6 +116,21 @@ def test_columns_are_told_or_chosen(tmp_path):
         parquet(path, column="rgb", labels={"label": "kind"})
 
 
+def test_bytes_and_nothing_else(tmp_path):
+    path = write(tmp_path / "a.parquet", [{"x": b"0"}, {"x": b"1"}], [("x", pa.binary())])
+    source = parquet(path)
+    assert [source.load(index).read() for index in range(2)] == [b"0", b"1"]
+    assert (names(source), labels(source), source.classes) == (["0", "1"], [None, None], {})
+
+
+def test_names_of_a_column_may_have_dots(tmp_path):
+    rows = [{"x": b"0", "id": "clip.1"}, {"x": b"1", "id": "clip.2"}]
+    assert names(parquet(write(tmp_path / "a.parquet", rows, [("x", pa.binary()), ("id", pa.string())]), id="id")) == [
+        "clip.1",
+        "clip.2",
+    ]
+
+
 def test_labels_of_folders_and_without_names(tmp_path):
     path = write(tmp_path / "a.parquet", [{"image": {"bytes": b"x", "path": "a/b/0.jpg"}}], [("image", IMAGE)])
     assert labels(parquet(path)) == ["a"]
