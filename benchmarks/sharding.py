@@ -22,7 +22,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 @mmmask.hookimpl
-def run_ended(run, outcome):
+def run_ended(run: mmmask.hooks.RunState, outcome: str) -> None:
     """Writes down the largest memory of this process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     Path(os.environ["MEMORY"], os.environ["RANK"]).write_text(line.split()[1])
