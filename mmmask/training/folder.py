@@ -31,7 +31,9 @@ MAY_CHANGE = re.compile(
 )
 
 LOCK = ".lock"
-OURS_BEFORE_A_RUN = (LOCK, "versions.json", ".versions.json.partial", ".experiment.yaml.partial")
+JOBS = "logs"
+"""Folder of the jobs of a cluster, and of what their processes print."""
+OURS_BEFORE_A_RUN = (LOCK, JOBS, "versions.json", ".versions.json.partial", ".experiment.yaml.partial")
 """Names allowed in a folder without a run: leftovers of a refused command or a killed process."""
 
 
