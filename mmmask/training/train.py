@@ -44,6 +44,7 @@ from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
+from mmmask.training.watchdog import Watchdog
 from mmmask_registry import MmmaskError
 
 Result = TypeVar("Result")
@@ -67,7 +68,7 @@ def train(
     """
     folder = RunFolder(output or Path("runs") / experiment.name)
     try:
-        with processes(device) as peers:
+        with processes(device, experiment.training.hang_minutes) as peers:
             experiment = _main_first(peers, partial(with_teacher, experiment, folder))
             with opened(folder, experiment) if peers.is_main else nullcontext(_nothing) as begin:
                 if peers.is_main and experiment.data.sample_data:
@@ -153,7 +154,7 @@ class _Training:
         ]
         if settings.compile:
             model.compile()
-        self.control = RunControl(peers, bad_samples, interruption)
+        self.control = RunControl(peers, bad_samples, interruption, Watchdog(settings.hang_minutes, peers.rank))
         rate = learning_rate_schedule(settings.schedule, peak_learning_rate(experiment), steps)
         self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
 
@@ -174,7 +175,8 @@ class _Training:
         with self.audience:
             try:
                 self.audience.tell("run_started", state)
-                self._run()
+                with self.control.watchdog:
+                    self._run()
                 outcome = "finished" if state.step == state.total_steps else "interrupted"
             except (NotFinite, WriteError) as error:
                 kept = self.checkpoints.paths()
@@ -257,7 +259,7 @@ class _Training:
     def _evaluate(self) -> None:
         """Held-out figures, on every process."""
         self.loop.parallelism.share_statistics()
-        with self._inference():
+        with self._inference(), self.control.watchdog.paused():
             found = self.held_out.evaluate()
             if self.average is not None:
                 averaged = found

@@ -7,12 +7,14 @@ import io
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import torch
 
 import mmmask
+from mmmask.evaluation.held_out import HeldOut
 from mmmask.training import folder, logs
 
 moment, _, number = os.environ.get("TEST_MOMENT", "").partition(":")
@@ -79,6 +81,9 @@ elif moment in ("before_rename", "after_rename"):
     Path.replace = lambda self, target: rename_and_die(self, target, moment == "before_rename")
 elif moment == "evaluation":
     logs.append_jsonl = append_evaluation
+elif moment == "slow_evaluation":
+    evaluate = HeldOut.evaluate
+    HeldOut.evaluate = lambda self: (time.sleep(number), evaluate(self))[1]
 elif moment == "rewrite":
     folder.write_atomically = counted(rewrite, number, write_half_and_die)
 
@@ -106,6 +111,14 @@ class AfterEverybody:
                 die()
             elif moment in ("sigint", "sigterm"):
                 os.kill(os.getpid(), getattr(signal, moment.upper()))
+
+    @mmmask.hookimpl(trylast=True)
+    def optimizer_stepped(self, run):
+        if moment == "hang" and run.step == number and not run.is_main:
+            time.sleep(3600)
+        if moment == "stopped" and run.step == number and not run.is_main:
+            subprocess.Popen(["sh", "-c", f"sleep 12; kill -9 {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     @mmmask.hookimpl(trylast=True)
     def checkpoint_saved(self, run, path):

@@ -23,12 +23,12 @@ COMMANDS = {
     echo Submitted batch job $SLURM_JOB_ID
     """,
     "srun": """#!/bin/sh
-    output=$3 error=$5
+    out=$3 err=$5
     shift 5
     for rank in $(seq 0 $((SLURM_NTASKS - 1))); do
         named="s/%j/$SLURM_JOB_ID/g; s/%t/$rank/"
-        mkdir -p $(dirname $output | sed "$named")
-        SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" >> $(echo $output | sed "$named") 2>> $(echo $error | sed "$named") &
+        mkdir -p $(dirname $out | sed "$named")
+        SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" >> $(echo $out | sed "$named") 2>> $(echo $err | sed "$named") &
     done
     wait
     """,
