@@ -196,6 +196,7 @@ class _Training:
         self.control.interruption.requested |= state.stop
         results: list[StepResult] = []
         started = time.perf_counter()
+        self.loop.pace.begin()
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             self.evaluated = False
@@ -218,6 +219,7 @@ class _Training:
                 raise
             if logs or saves or shows:
                 results, started = [], time.perf_counter()  # what has been done here is no part of a step
+                self.loop.pace.begin()
             self.control.interruption.requested |= state.stop
         if state.step < state.total_steps:
             self._save()
@@ -254,6 +256,7 @@ class _Training:
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
         metrics["bad_samples"] = sum(self.control.bad_samples.failed.values())
         metrics |= speed(results, time.perf_counter() - started)
+        metrics |= self.loop.pace.figures([result.wait for result in results])
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:

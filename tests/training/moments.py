@@ -116,6 +116,8 @@ class AfterEverybody:
     def optimizer_stepped(self, run):
         if moment == "hang" and run.step == number and not run.is_main:
             time.sleep(3600)
+        if moment == "slow_process" and not run.is_main:
+            time.sleep(number)
         if moment == "stopped" and run.step == number and not run.is_main:
             subprocess.Popen(["sh", "-c", f"sleep 12; kill -9 {os.getpid()}"])
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,0 +1,86 @@
+"""Pace of the processes: the slowest one, and how long the others wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mmmask.model.processes import Processes
+
+Mark = float | torch.cuda.Event
+
+
+class Pace:
+    """Measures this process's own work in each step, up to where it may wait for others.
+
+    There are two such places, the forward of the last micro-batch (or what counts over all processes before it) and the
+    backward; each has been reached so many seconds after the last step. On a GPU these are marks in its queue, which
+    nothing waits for before they are read.
+
+    Args:
+        model: whose forward is marked.
+    """
+
+    def __init__(self, model: nn.Module, processes: Processes) -> None:
+        self.processes = processes
+        self._steps: list[tuple[Mark, Mark, Mark]] = []
+        self._began = self._ready = self._computed = self._mark()
+        self._counts = False
+        if processes.world_size > 1:
+            model.register_forward_pre_hook(lambda *_: self._forward_begins())
+            model.register_forward_hook(lambda *_: self._forward_ended())
+
+    def begin(self) -> None:
+        """Leaves out what has been done since the last step."""
+        self._steps, self._began = [], self._mark()
+
+    def counts(self) -> None:
+        """Notes that from here on processes may wait for each other, before the forward."""
+        self._ready, self._counts = self._mark(), True
+
+    def step_ended(self) -> None:
+        """Ends a step: all processes are here at the same time."""
+        self._steps.append((self._began, self._ready, self._computed))
+        self._began, self._counts = self._mark(), False
+
+    def figures(self, data_waits: Sequence[float]) -> dict[str, float]:
+        """Figures of the steps since `begin`, of all processes; none where there is only one.
+
+        Args:
+            data_waits: seconds of each of these steps that this process waited for its data.
+        """
+        if self.processes.world_size == 1:
+            return {}
+        own = [[_seconds(began, ready), _seconds(began, computed)] for began, ready, computed in self._steps]
+        gathered = self.processes.gather((own, sum(data_waits) / len(data_waits)))
+        reached = torch.tensor([steps for steps, _ in gathered])  # (processes, steps, 2)
+        waits = (reached.amax(0) - reached).amax(-1).mean(-1)
+        slowest = int(waits.argmin())
+        return {
+            "slowest_process": slowest,
+            "wait_for_slowest_seconds": round(float(waits.sum()) / (len(waits) - 1), 4),
+            "slowest_data_wait_seconds": round(gathered[slowest][1], 4),
+        }
+
+    def _forward_begins(self) -> None:
+        if not self._counts:
+            self._ready = self._mark()
+
+    def _forward_ended(self) -> None:
+        self._computed = self._mark()
+
+    def _mark(self) -> Mark:
+        if self.processes.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _seconds(earlier: Mark, later: Mark) -> float:
+    if isinstance(earlier, torch.cuda.Event):
+        return earlier.elapsed_time(later) / 1000
+    return later - earlier  # pyright: ignore[reportOperatorIssue]
