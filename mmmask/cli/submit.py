@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks-per-node", type=positive, metavar="N", help="processes (default: one per GPU; without any, 1)"
     )
-    parser.add_argument("--cpus-per-task", type=positive, metavar="N", help="cores of a process, for its workers too")
+    parser.add_argument(
+        "--cpus-per-task", type=positive, metavar="N", help="cores of a process (default: 1, and 1 for each worker)"
+    )
     parser.add_argument(
         "--time", type=minutes, default="24:00:00", metavar="T", help="minutes, or [D-]HH:MM:SS (default 24:00:00)"
     )
@@ -49,10 +51,12 @@ def run(arguments: argparse.Namespace) -> None:
     if incomplete := [word for word in arguments.slurm if "=" not in word]:
         raise MmmaskError(f"--slurm {incomplete[0]}: expected key=value, an option of sbatch without its dashes")
     tasks = arguments.tasks_per_node or arguments.gpus_per_node or 1
+    cores = arguments.cpus_per_task or 1 + experiment.data.workers * len(experiment.streams)
     parameters = {
         "name": experiment.name, "nodes": arguments.nodes, "gpus_per_node": arguments.gpus_per_node or None,
-        "tasks_per_node": tasks, "cpus_per_task": arguments.cpus_per_task, "timeout_min": arguments.time,
+        "tasks_per_node": tasks, "cpus_per_task": cores, "timeout_min": arguments.time,
         "slurm_signal_delay_s": SIGNAL_DELAY,
+        "slurm_srun_args": ["--cpus-per-task", str(cores)],  # which srun does not take over from sbatch since 22.05
         "slurm_additional_parameters": {key.replace("-", "_"): value for key, value in given.items()},
     }  # fmt: skip
     for name in ("partition", "account", "qos", "mem", "constraint"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -24,12 +25,15 @@ MOST_TIMEOUTS = 1000
 SIGNAL_DELAY = 300
 """Seconds before the time limit in which the step at hand ends and is saved."""
 
+PATIENCE = 600
+"""Seconds in which SLURM ends what it sent SIGTERM to; what it preempts so it requeues only if it had to end it."""
+
 
 class Job:
     """A command of mmmask in every process of a job.
 
     At submitit's signal, before the time limit or at a preemption, all processes save after the step at hand and end;
-    then the job is requeued. At SIGTERM, as of `scancel`, they do the same, and the job has ended.
+    then the job is requeued. At SIGTERM alone they do the same, and wait for SLURM to end the job, or to requeue it.
 
     Args:
         main: the command line, which returns an exit code.
@@ -51,6 +55,8 @@ class Job:
         code = self.main(self.arguments)
         if code == INTERRUPTED and preemption.noted and callable(requeue):
             requeue(number, None)
+        if code == INTERRUPTED and submitit.JobEnvironment().cluster == "slurm":
+            time.sleep(PATIENCE)
         if code:
             sys.exit(code)
 

@@ -37,7 +37,7 @@ from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.budget import budgeted, with_batch_sizes
-from mmmask.training.folder import cut_back, opened, sync, write_atomically
+from mmmask.training.folder import cut_back, opened, sync, wait_until_seen, write_atomically
 from mmmask.training.logs import LogWriter, TargetWatch
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
@@ -116,6 +116,7 @@ class _Training:
         plugins: tuple[object, ...],
     ) -> None:
         self.checkpoints = Checkpoints(folder.checkpoints, experiment.training.checkpoint.keep)
+        wait_until_seen(self.checkpoints, peers)
         saved = self.checkpoints.newest()
         experiment = _with_batch_sizes(experiment, peers.world_size, saved)
         settings = experiment.training

@@ -34,7 +34,8 @@ def test_the_script_says_what_was_asked_for(cli, srun, tmp_path):
         "qos=high", "mem=480G", "constraint=h200", "time=2880", "mail-type=END", "exclusive=user", "signal=USR2@300",
         "job-name=quickstart", "open-mode=append", f"output={tmp_path}/run/logs/%j/%j_0_log.out",
     }  # fmt: skip
-    assert "srun" in done.out
+    assert "srun --unbuffered" in done.out
+    assert "--cpus-per-task 10 " in done.out
     assert not (tmp_path / "run").exists()
 
 

@@ -6,6 +6,7 @@ The number counts, from 1; without the variable the plugin does nothing, so that
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ import torch
 
 import mmmask
 from mmmask.evaluation.held_out import HeldOut
+from mmmask.interop.checkpoints import Checkpoints
 from mmmask.training import folder, logs
 
 moment, _, number = os.environ.get("TEST_MOMENT", "").partition(":")
@@ -81,6 +83,15 @@ elif moment in ("before_rename", "after_rename"):
     Path.replace = lambda self, target: rename_and_die(self, target, moment == "before_rename")
 elif moment == "evaluation":
     logs.append_jsonl = append_evaluation
+elif moment == "lag" and os.environ["RANK"] != "0":  # a folder of a network file system, seen late
+    folder.LAG = 5.0
+    paths, looks = Checkpoints.paths, []
+
+    def paths_seen(self):
+        looks.append(time.monotonic())
+        return paths(self)[: None if looks[-1] > looks[0] + number else -1]
+
+    Checkpoints.paths = paths_seen
 elif moment == "slow_evaluation":
     evaluate = HeldOut.evaluate
     HeldOut.evaluate = lambda self: (time.sleep(number), evaluate(self))[1]
@@ -116,6 +127,8 @@ class AfterEverybody:
     def optimizer_stepped(self, run):
         if moment == "hang" and run.step == number and not run.is_main:
             time.sleep(3600)
+        if moment == "full_disk" and run.step == number:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         if moment == "slow_process" and not run.is_main:
             time.sleep(number)
         if moment == "stopped" and run.step == number and not run.is_main:

@@ -24,7 +24,7 @@ COMMANDS = {
     """,
     "srun": """#!/bin/sh
     out=$3 err=$5
-    shift 5
+    shift 7  # --unbuffered --output ... --error ... --cpus-per-task ...
     for rank in $(seq 0 $((SLURM_NTASKS - 1))); do
         named="s/%j/$SLURM_JOB_ID/g; s/%t/$rank/"
         mkdir -p $(dirname $out | sed "$named")
