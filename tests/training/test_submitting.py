@@ -81,7 +81,7 @@ def tasks_of(pid):
         except OSError:
             continue
         if b"submitit.core._submit" in command and rank and Path(command[0].decode()).name.startswith("python"):
-            found.setdefault(int(rank[1]), process)  # a worker's is deeper
+            found.setdefault(int(rank[1]), process)  # its workers are deeper
     return found
 
 
@@ -105,13 +105,13 @@ def wait_for(happened, folder, seconds=90):
 
 
 def preempt(pid, folder, step):
-    """Sends the preemption signal to all processes of the job once so many steps are logged."""
+    """Sends the preemption signal to all processes of the job, as SLURM does, once so many steps are logged."""
     metrics = folder / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= step, folder)
     tasks = tasks_of(pid)
     assert sorted(tasks) == [0, 1]
-    for task in tasks.values():
-        os.kill(task, signal.SIGUSR2)
+    for process in {process for task in tasks.values() for process in (task, *processes_below(task))}:
+        os.kill(process, signal.SIGUSR2)
     wait_for(lambda: not any(map(runs, tasks.values())), folder)
 
 
