@@ -93,6 +93,7 @@ class TrainingLoop:
         self._last = last
         self._untrained = set() if first else {*self.model.weights}
         for step in range(first, last):
+            self.pace.reached("exchange")
             if self.control.exchange(step):
                 return
             yield self._step(step)
@@ -161,7 +162,7 @@ class TrainingLoop:
         added_up: dict[str, Tensor] = {}
         if chunks > 1 and self.model.counts_vary(streams_of_step(self.streams.experiment, step)):
             planned = list(planned)
-            self.pace.counts()
+            self.pace.reached("counts")
             added_up = self._added_up(plans for _, plans in planned)
         for number, (micro, plans) in enumerate(planned, 1):
             totals = added_up or {

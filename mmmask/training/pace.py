@@ -15,11 +15,11 @@ Mark = float | torch.cuda.Event
 
 
 class Pace:
-    """Measures this process's own work in each step, up to where it may wait for others.
+    """Measures this process's own work in each step, up to the places where it may wait for others.
 
-    There are two such places, the forward of the last micro-batch (or what counts over all processes before it) and the
-    backward; each has been reached so many seconds after the last step. On a GPU these are marks in its queue, which
-    nothing waits for before they are read.
+    There are three: the exchange of notes before the step, the last micro-batch's forward (or what counts over all
+    processes before it), and its backward; each has been reached so many seconds after the last step. On a GPU these
+    are marks in its queue, which nothing waits for before they are read.
 
     Args:
         model: whose forward is marked.
@@ -27,25 +27,28 @@ class Pace:
 
     def __init__(self, model: nn.Module, processes: Processes) -> None:
         self.processes = processes
-        self._steps: list[tuple[Mark, Mark, Mark]] = []
-        self._began = self._ready = self._computed = self._mark()
-        self._counts = False
+        self._steps: list[list[Mark]] = []
+        self._marks: dict[str, Mark] = {}
+        self._began = self._mark()
         if processes.world_size > 1:
-            model.register_forward_pre_hook(lambda *_: self._forward_begins())
-            model.register_forward_hook(lambda *_: self._forward_ended())
+            model.register_forward_pre_hook(lambda *_: self.reached("forward"))
+            model.register_forward_hook(lambda *_: self.reached("backward"))
 
     def begin(self) -> None:
         """Leaves out what has been done since the last step."""
         self._steps, self._began = [], self._mark()
 
-    def counts(self) -> None:
-        """Notes that from here on processes may wait for each other, before the forward."""
-        self._ready, self._counts = self._mark(), True
+    def reached(self, place: str) -> None:
+        """Notes that this process gets to `exchange`, `counts`, `forward` or `backward`; the last time counts."""
+        self._marks[place] = self._mark()
 
     def step_ended(self) -> None:
         """Ends a step: all processes are here at the same time."""
-        self._steps.append((self._began, self._ready, self._computed))
-        self._began, self._counts = self._mark(), False
+        if self.processes.world_size == 1:
+            return
+        marks = self._marks
+        self._steps.append([self._began, marks["exchange"], marks.get("counts", marks["forward"]), marks["backward"]])
+        self._began, self._marks = self._mark(), {}
 
     def figures(self, data_waits: Sequence[float]) -> dict[str, float]:
         """Figures of the steps since `begin`, of all processes; none where there is only one.
@@ -55,9 +58,9 @@ class Pace:
         """
         if self.processes.world_size == 1:
             return {}
-        own = [[_seconds(began, ready), _seconds(began, computed)] for began, ready, computed in self._steps]
+        own = [[_seconds(began, mark) for mark in marks] for began, *marks in self._steps]
         gathered = self.processes.gather((own, sum(data_waits) / len(data_waits)))
-        reached = torch.tensor([steps for steps, _ in gathered])  # (processes, steps, 2)
+        reached = torch.tensor([steps for steps, _ in gathered])  # (processes, steps, places)
         waits = (reached.amax(0) - reached).amax(-1).mean(-1)
         slowest = int(waits.argmin())
         return {
@@ -65,13 +68,6 @@ class Pace:
             "wait_for_slowest_seconds": round(float(waits.sum()) / (len(waits) - 1), 4),
             "slowest_data_wait_seconds": round(gathered[slowest][1], 4),
         }
-
-    def _forward_begins(self) -> None:
-        if not self._counts:
-            self._ready = self._mark()
-
-    def _forward_ended(self) -> None:
-        self._computed = self._mark()
 
     def _mark(self) -> Mark:
         if self.processes.device.type != "cuda":
