@@ -28,8 +28,8 @@ from mmmask_registry import MmmaskError
 # keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
 # are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
-    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|hang_minutes)|data|callbacks"
-    r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
+    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|sharding|hang_minutes)"
+    r"|data|callbacks|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
 )
 
 LAG = 90.0

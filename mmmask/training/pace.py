@@ -17,9 +17,9 @@ Mark = float | torch.cuda.Event
 class Pace:
     """Measures this process's own work in each step, up to the places where it may wait for others.
 
-    There are three: the exchange of notes before the step, the last micro-batch's forward (or what counts over all
-    processes before it), and its backward; each has been reached so many seconds after the last step. On a GPU these
-    are marks in its queue, which nothing waits for before they are read.
+    There are three: the exchange of notes before the step, the first forward (or what counts over all processes before
+    it), where weights may be gathered, and the last backward; each is reached so many seconds after the last step. On a
+    GPU these are marks in its queue, which nothing waits for before they are read.
 
     Args:
         model: whose forward is marked.
@@ -31,7 +31,8 @@ class Pace:
         self._marks: dict[str, Mark] = {}
         self._began = self._mark()
         if processes.world_size > 1:
-            model.register_forward_pre_hook(lambda *_: self.reached("forward"))
+            # before FSDP's, which gathers weights
+            model.register_forward_pre_hook(lambda *_: self.reached("forward"), prepend=True)
             model.register_forward_hook(lambda *_: self.reached("backward"))
 
     def begin(self) -> None:
@@ -39,8 +40,9 @@ class Pace:
         self._steps, self._began = [], self._mark()
 
     def reached(self, place: str) -> None:
-        """Notes that this process gets to `exchange`, `counts`, `forward` or `backward`; the last time counts."""
-        self._marks[place] = self._mark()
+        """Notes that this process gets to `exchange`, `counts` or `forward` (the first), or `backward` (the last)."""
+        if place == "backward" or place not in self._marks:
+            self._marks[place] = self._mark()
 
     def step_ended(self) -> None:
         """Ends a step: all processes are here at the same time."""

@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 import mmmask
 from mmmask.evaluation.held_out import HeldOut
-from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop import checkpoints
 from mmmask.training import folder, logs
 
 moment, _, number = os.environ.get("TEST_MOMENT", "").partition(":")
@@ -63,6 +64,19 @@ def write_half_and_die(path, content):
     die()
 
 
+def write_half_a_shard(self, plan, planner):
+    (Path(self.path) / "__1_0.distcp").write_bytes(b"half")
+    die()
+
+
+write_shards = FileSystemWriter.write_data
+
+
+def write_slowly(self, plan, planner):
+    time.sleep(number)
+    return write_shards(self, plan, planner)
+
+
 renames = 0
 
 
@@ -81,17 +95,23 @@ if moment == "half_checkpoint":
     torch.save = counted(save, number, save_half)
 elif moment in ("before_rename", "after_rename"):
     Path.replace = lambda self, target: rename_and_die(self, target, moment == "before_rename")
+elif moment == "half_shards" and os.environ["RANK"] == "1":
+    FileSystemWriter.write_data = counted(FileSystemWriter.write_data, number, write_half_a_shard)
+elif moment == "slow_shards":
+    FileSystemWriter.write_data = write_slowly
+elif moment == "unnamed":
+    checkpoints.moved_whole = counted(checkpoints.moved_whole, number, lambda *paths: die())
 elif moment == "evaluation":
     logs.append_jsonl = append_evaluation
 elif moment == "lag" and os.environ["RANK"] != "0":  # a folder of a network file system, seen late
     folder.LAG = 5.0
-    paths, looks = Checkpoints.paths, []
+    paths, looks = checkpoints.Checkpoints.paths, []
 
     def paths_seen(self):
         looks.append(time.monotonic())
         return paths(self)[: None if looks[-1] > looks[0] + number else -1]
 
-    Checkpoints.paths = paths_seen
+    checkpoints.Checkpoints.paths = paths_seen
 elif moment == "slow_evaluation":
     evaluate = HeldOut.evaluate
     HeldOut.evaluate = lambda self: (time.sleep(number), evaluate(self))[1]
@@ -137,6 +157,8 @@ class AfterEverybody:
 
     @mmmask.hookimpl(trylast=True)
     def checkpoint_saved(self, run, path):
+        if moment == "slow_shards":
+            print(f"{path.name} told of at step {run.step}")
         if moment == "saved" and run.step == number:
             die()
 

@@ -12,12 +12,14 @@ def figures(folder):
     return [[line.get(key) for key in WHO] for line in lines]
 
 
-@pytest.mark.parametrize("counting", [False, True])
-def test_a_process_that_is_slow_is_named(train, experiment_file, tmp_path, counting):
-    """In a callback after each step; where counts vary, the others wait before their forward already."""
-    vary = ["streams.long.decoder_masker={name: random, mask_ratio: 0.5}"] if counting else []
+COUNTS_VARY = "streams.long.decoder_masker={name: random, mask_ratio: 0.5}"
+
+
+@pytest.mark.parametrize("changed", ["training.sharding=none", "training.sharding=full", COUNTS_VARY])
+def test_a_process_that_is_slow_is_named(train, experiment_file, tmp_path, changed):
+    """In a callback after each step; with shards or counts that vary, the others wait before their forward already."""
     every = ["training.log.every=4", "training.checkpoint.every=8", "training.evaluate.every=8"]
-    for ended in train(experiment_file(), tmp_path / "run", *vary, *every, moment="slow_process:0.5", processes=2):
+    for ended in train(experiment_file(), tmp_path / "run", changed, *every, moment="slow_process:0.5", processes=2):
         assert ended.code == 0, ended.err
     process, waited, data = figures(tmp_path / "run")[-1]  # DDP's first steps have waits of their own
     assert process == 1
