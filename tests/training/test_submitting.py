@@ -116,9 +116,11 @@ def preempt(pid, folder, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_preempted_twice_it_goes_on_by_itself(submit, slurm, left, reference, experiment_file, tmp_path, cluster):
-    file, folder = experiment_file(workers=1), tmp_path / "run"
+@pytest.mark.parametrize(("cluster", "sharding"), [("local", "none"), ("slurm", "full")])
+def test_preempted_twice_it_goes_on_by_itself(
+    submit, slurm, left, reference, experiment_file, tmp_path, cluster, sharding
+):
+    file, folder = experiment_file(workers=1, sharding=sharding), tmp_path / "run"
     code, out, err = submit(file, "--cluster", cluster, "--tasks-per-node", "2", "--time", "20")
     assert code == 0, err
     job = re.search(r"job (\d+): 2 processes", out)[1]
@@ -131,7 +133,7 @@ def test_preempted_twice_it_goes_on_by_itself(submit, slurm, left, reference, ex
     assert printed.count("Requeued job") == 2
     assert len(re.findall(r"going on from step \d", printed)) == 2
     assert "run: " in printed
-    left(folder).same_as(reference(experiment_file(workers=1), processes=2))
+    left(folder).same_as(reference(experiment_file(workers=1, sharding=sharding), processes=2))
 
 
 @pytest.mark.slow
