@@ -5,8 +5,10 @@ What a third party would write; the core's tests train, resume and reconstruct w
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import torch
@@ -61,7 +63,10 @@ class SignalModality(Modality):
 
 
 class WaveSource(Source):
-    """Sine waves; numbers in `bad` cannot be loaded, sample `nan_at` is NaN, the loss on sample `huge_at` overflows."""
+    """Sine waves; numbers in `bad` cannot be loaded, sample `nan_at` is NaN, the loss on sample `huge_at` overflows.
+
+    Sample `hangs_at` takes an hour; in process `slow[0]` each takes `slow[1]` seconds.
+    """
 
     class Config(Source.Config):
         count: int = 24
@@ -69,6 +74,8 @@ class WaveSource(Source):
         bad: tuple[int, ...] = ()
         nan_at: int = -1
         huge_at: int = -1
+        hangs_at: int = -1
+        slow: tuple[int, float] = (-1, 0.0)
         labelled: bool = False
 
     def __len__(self):
@@ -77,6 +84,10 @@ class WaveSource(Source):
     def load(self, index):
         if index in self.config.bad:
             raise BadSample("made to be bad")
+        if index == self.config.hangs_at:
+            sleep(3600)
+        if self.config.slow[0] == int(os.environ.get("RANK", -2)):
+            sleep(self.config.slow[1])
         time = torch.linspace(0, 12, self.config.length)
         phase = torch.tensor([0.3 * index, 0.7 * index]).unsqueeze(1)
         wave = 0.5 + 0.4 * torch.sin(time * (1 + index % 5) / 3 + phase)

@@ -18,6 +18,7 @@ from mmmask_registry import MmmaskError, did_you_mean
 # its exit code where that is not 0
 COMMANDS = {
     "train": "train an experiment, or go on with an interrupted run",
+    "submit": "train in a job of a SLURM cluster, which is requeued and goes on when it is preempted",
     "list": "every registered name, one line each",
     "describe": "the settings of a component: types, defaults, meaning",
     "show": "an experiment with every default filled in",

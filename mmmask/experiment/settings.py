@@ -345,6 +345,9 @@ class TrainingSettings(StrictModel):
     checkpoint: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    hang_minutes: float | None = Field(
+        default=30.0, gt=0, description="longest time without progress, after which a process ends; null: no limit"
+    )
 
 
 class DataSettings(StrictModel):

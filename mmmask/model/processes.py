@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,8 @@ from torch.distributed.nn.functional import all_gather
 from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError
 
+PATIENCE = timedelta(minutes=2)
+"""Time after which who waits for others gives up, when they should have ended."""
 TORCHRUN = "torchrun sets it for several processes, and for one it is better unset"
 
 
@@ -91,8 +94,11 @@ def _from_torchrun(name: str, default: int) -> int:
 
 
 @contextmanager
-def processes(device: str | None) -> Iterator[Processes]:
+def processes(device: str | None, minutes: float | None = None) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
+
+    Args:
+        minutes: that a process may go on alone; the others wait for it a little longer. None: PyTorch's own limit.
 
     Raises:
         MmmaskError: the device does not exist here, or is one for all processes; or another process ended.
@@ -112,8 +118,9 @@ def processes(device: str | None) -> Iterator[Processes]:
         raise MmmaskError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}: {TORCHRUN}")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    timeout = None if minutes is None else timedelta(minutes=minutes) + PATIENCE
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
@@ -122,6 +129,8 @@ def processes(device: str | None) -> Iterator[Processes]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
+        if "imed out" in str(error):
+            raise MmmaskError(f"process {rank}: waited too long for another process (training.hang_minutes)") from error
         raise MmmaskError(f"process {rank}: another process has ended; what it printed says why") from error
     finally:
         # lets gloo's threads put down the tensors of the last collective, for which they need the interpreter's lock:

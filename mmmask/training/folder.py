@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,20 +22,28 @@ from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces.writing import reporting, written_whole
 from mmmask.interop.checkpoints import Checkpoints
 from mmmask.interop.runs import RunFolder, log_lines, read_line
+from mmmask.model.processes import Processes
 from mmmask_registry import MmmaskError
 
 # keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
 # are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
-    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|sharding)|data|callbacks"
+    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|sharding|hang_minutes)"
+    r"|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
 )
 SOURCE = re.compile(r"streams\.\w+\.(source|held_out)(?=\.)")
 """A block that may be replaced by a source of another kind, which is compared too; of the same kind only the path may
 change, as another column or field would be other samples of the same names."""
 
+LAG = 90.0
+"""Seconds after which a network file system must have shown every process what another one wrote (NFS: 60)."""
 LOCK = ".lock"
-OURS_BEFORE_A_RUN = re.compile(rf"{re.escape(LOCK)}|versions\.json|\.(versions\.json|experiment\.yaml)\.\w+\.partial")
+JOBS = "logs"
+"""Folder of the jobs of a cluster, and of what their processes print."""
+OURS_BEFORE_A_RUN = re.compile(
+    rf"{re.escape(LOCK)}|{JOBS}|versions\.json|\.(versions\.json|experiment\.yaml)\.\w+\.partial"
+)
 """Names allowed in a folder without a run: leftovers of a refused command or a killed process."""
 
 
@@ -112,6 +121,13 @@ def _check_new(folder: RunFolder, experiment: Experiment) -> None:
                     f"{folder.path}: it lies in {path}, where streams.{name}.{key} looks for samples: choose another "
                     "folder with --output"
                 )
+
+
+def wait_until_seen(checkpoints: Checkpoints, processes: Processes) -> None:
+    """Waits until this process sees the newest checkpoint of the main one, or for so long that it never will."""
+    newest, deadline = processes.gather(checkpoints.paths()[-1:])[0], time.monotonic() + LAG
+    while newest and newest[0] not in checkpoints.paths() and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def sync(folder: RunFolder) -> None:

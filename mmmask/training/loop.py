@@ -14,6 +14,7 @@ from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams, streams_of_step
 from mmmask.interfaces import Plan
 from mmmask.model.model import NOTHING_COUNTS, at_least_one
+from mmmask.training.pace import Pace
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import RunControl
 from mmmask_registry import MmmaskError
@@ -76,6 +77,7 @@ class TrainingLoop:
         self.streams, self.control, self.settings = streams, control, streams.experiment.training
         self.model, self.processes = parallelism.model, parallelism.processes
         self.device = self.processes.device
+        self.pace = Pace(self.model, self.processes)
         self._unchecked: list[tuple[int, StepResult]] = []
         self._untrained: set[str] = set()
         self._last = 0
@@ -91,6 +93,7 @@ class TrainingLoop:
         self._last = last
         self._untrained = set() if first else {*self.model.weights}
         for step in range(first, last):
+            self.pace.reached("exchange")
             if self.control.exchange(step):
                 return
             yield self._step(step)
@@ -142,6 +145,7 @@ class TrainingLoop:
         self.parallelism.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.after_step(step)
+        self.pace.step_ended()
         return result
 
     def _planned(self, step: int) -> Iterator[tuple[MicroStep, dict[str, Plan], dict[str, Any], bool]]:
@@ -156,6 +160,7 @@ class TrainingLoop:
         added_up: dict[str, Tensor] = {}
         if chunks > 1 and self.model.counts_vary(streams_of_step(self.streams.experiment, step)):
             planned = list(planned)
+            self.pace.reached("counts")
             added_up = self._added_up(plans for _, plans in planned)
         for number, (micro, plans) in enumerate(planned, 1):
             totals = added_up or {

@@ -15,6 +15,7 @@ from mmmask.data.samples import BadRecord, TooManyBad
 from mmmask.data.streams import MicroStep
 from mmmask.model.processes import Processes
 from mmmask.training.bad_samples import BadSamples
+from mmmask.training.watchdog import Watchdog
 
 
 class Interruption:
@@ -52,14 +53,18 @@ class Interruption:
 class RunControl:
     """Exchanges notes one step late, in one small tensor on the CPU that no process waits for; alone, at once."""
 
-    def __init__(self, processes: Processes, bad_samples: BadSamples, interruption: Interruption) -> None:
+    def __init__(
+        self, processes: Processes, bad_samples: BadSamples, interruption: Interruption, watchdog: Watchdog
+    ) -> None:
         self.processes, self.bad_samples, self.interruption = processes, bad_samples, interruption
+        self.watchdog = watchdog
         self.stopped = False
         self._bad: list[BadRecord] = []
         self._sent: tuple[int, list[BadRecord], torch.Tensor, Any] | None = None
 
     def take(self, micro: MicroStep) -> None:
         """Collects the bad samples of a micro-batch of this process."""
+        self.watchdog.progress()
         for part in micro.loaded.values():
             self._bad += part.bad
 
@@ -69,6 +74,7 @@ class RunControl:
         Raises:
             SourceError: too many samples are bad, on all processes alike.
         """
+        self.watchdog.progress(step)
         self._receive()
         notes = torch.tensor([int(self.interruption.requested), len(self._bad)])
         work = dist.all_reduce(notes, async_op=True) if self.processes.world_size > 1 else None

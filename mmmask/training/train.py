@@ -39,13 +39,14 @@ from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
 from mmmask.training.budget import budgeted, with_batch_sizes
-from mmmask.training.folder import cut_back, opened, sync, write_atomically
+from mmmask.training.folder import cut_back, opened, sync, wait_until_seen, write_atomically
 from mmmask.training.logs import LogWriter, TargetWatch
 from mmmask.training.loop import NotFinite, StepResult, TrainingLoop, speed
 from mmmask.training.optimizer import parameter_groups, peak_learning_rate
 from mmmask.training.parallelism import Parallelism
 from mmmask.training.run_control import Interruption, RunControl
 from mmmask.training.schedule import learning_rate_schedule
+from mmmask.training.watchdog import Watchdog
 from mmmask_registry import MmmaskError
 
 Result = TypeVar("Result")
@@ -69,7 +70,7 @@ def train(
     """
     folder = RunFolder(output or Path("runs") / experiment.name)
     try:
-        with processes(device) as peers:
+        with processes(device, experiment.training.hang_minutes) as peers:
             experiment = _main_first(peers, partial(with_teacher, experiment, folder))
             with opened(folder, experiment) if peers.is_main else nullcontext(_nothing) as begin:
                 if peers.is_main and experiment.data.sample_data:
@@ -118,6 +119,7 @@ class _Training:
     ) -> None:
         keep = experiment.training.checkpoint.keep
         self.checkpoints = Checkpoints(folder.checkpoints, keep, is_main=peers.is_main)
+        wait_until_seen(self.checkpoints, peers)
         saved = self.checkpoints.newest()
         if len(set(peers.gather(None if saved is None else saved["step"]))) > 1:
             raise MmmaskError(f"{folder.path}: the processes do not see the same checkpoints; is the folder shared?")
@@ -162,7 +164,7 @@ class _Training:
             f"streams.{name}: not measured, as it has no labels: {', '.join(lacking)}"
             for name, lacking in self.held_out.left_out.items()
         ]
-        self.control = RunControl(peers, bad_samples, interruption)
+        self.control = RunControl(peers, bad_samples, interruption, Watchdog(settings.hang_minutes, peers.rank))
         rate = learning_rate_schedule(settings.schedule, peak_learning_rate(experiment), steps)
         self.loop = TrainingLoop(self.parallelism, optimizer, rate, self.streams, self.control)
 
@@ -183,7 +185,8 @@ class _Training:
         with self.audience:
             try:
                 self.audience.tell("run_started", state)
-                self._run()
+                with self.control.watchdog:
+                    self._run()
                 outcome = "finished" if state.step == state.total_steps else "interrupted"
             except (NotFinite, WriteError) as error:
                 kept = self.checkpoints.paths()
@@ -203,6 +206,7 @@ class _Training:
         self.control.interruption.requested |= state.stop
         results: list[StepResult] = []
         started = time.perf_counter()
+        self.loop.pace.begin()
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             self.evaluated = False
@@ -225,6 +229,7 @@ class _Training:
                 raise
             if logs or saves or shows:
                 results, started = [], time.perf_counter()  # what has been done here is no part of a step
+                self.loop.pace.begin()
             self._tell_written()
             self.control.interruption.requested |= state.stop
         if state.step < state.total_steps:
@@ -264,12 +269,13 @@ class _Training:
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
         metrics["bad_samples"] = sum(self.control.bad_samples.failed.values())
         metrics |= speed(results, time.perf_counter() - started)
+        metrics |= self.loop.pace.figures([result.wait for result in results])
         self.audience.tell("step_ended", state, metrics=metrics)
 
     def _evaluate(self) -> None:
         """Held-out figures, on every process."""
         self.parallelism.share_statistics()
-        with self._inference():
+        with self._inference(), self.control.watchdog.paused():
             with self.parallelism.gathered():
                 found = self.held_out.evaluate()
             if self.average is not None:

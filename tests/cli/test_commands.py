@@ -60,7 +60,7 @@ def test_every_command_has_help(cli, command):
 def test_an_unknown_command_suggests_the_closest(cli):
     done = cli("recontruct")
     assert done.code == 2
-    assert "no command is named 'recontruct'. Did you mean 'reconstruct'? Known: train, list," in done.err
+    assert "no command is named 'recontruct'. Did you mean 'reconstruct'? Known: train, submit, list," in done.err
 
 
 @pytest.mark.parametrize("arguments", [(), ("list", "--bogus"), ("show",), ("describe", "masker"), ("reconstruct",)])

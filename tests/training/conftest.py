@@ -13,7 +13,10 @@ from mmmask.experiment.compose import dump_yaml
 from mmmask.interop.checkpoints import Checkpoints
 
 HERE = Path(__file__).parent
-TIMINGS = {"samples_per_second", "data_wait_seconds", "step_seconds"}
+TIMINGS = {
+    "samples_per_second", "data_wait_seconds", "step_seconds", "slowest_process", "wait_for_slowest_seconds",
+    "slowest_data_wait_seconds",
+}  # fmt: skip
 NEAR = {"rel_tol": 2e-4, "abs_tol": 1e-5}
 
 

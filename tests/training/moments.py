@@ -6,7 +6,9 @@ The number counts, from 1; without the variable the plugin does nothing, so that
 import io
 import json
 import os
+import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemWriter
 
 import mmmask
+from mmmask.evaluation.held_out import HeldOut
 from mmmask.interop import checkpoints
 from mmmask.training import folder, logs
 
@@ -100,6 +103,18 @@ elif moment == "unnamed":
     checkpoints.moved_whole = counted(checkpoints.moved_whole, number, lambda *paths: die())
 elif moment == "evaluation":
     logs.append_jsonl = append_evaluation
+elif moment == "lag" and os.environ["RANK"] != "0":  # a folder of a network file system, seen late
+    folder.LAG = 5.0
+    paths, looks = checkpoints.Checkpoints.paths, []
+
+    def paths_seen(self):
+        looks.append(time.monotonic())
+        return paths(self)[: None if looks[-1] > looks[0] + number else -1]
+
+    checkpoints.Checkpoints.paths = paths_seen
+elif moment == "slow_evaluation":
+    evaluate = HeldOut.evaluate
+    HeldOut.evaluate = lambda self: (time.sleep(number), evaluate(self))[1]
 elif moment == "rewrite":
     folder.write_atomically = counted(rewrite, number, write_half_and_die)
 
@@ -127,6 +142,18 @@ class AfterEverybody:
                 die()
             elif moment in ("sigint", "sigterm"):
                 os.kill(os.getpid(), getattr(signal, moment.upper()))
+
+    @mmmask.hookimpl(trylast=True)
+    def optimizer_stepped(self, run):
+        if moment == "hang" and run.step == number and not run.is_main:
+            time.sleep(3600)
+        if moment == "full_disk" and run.step == number:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        if moment == "slow_process" and not run.is_main:
+            time.sleep(number)
+        if moment == "stopped" and run.step == number and not run.is_main:
+            subprocess.Popen(["sh", "-c", f"sleep 12; kill -9 {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     @mmmask.hookimpl(trylast=True)
     def checkpoint_saved(self, run, path):

@@ -133,6 +133,36 @@ def test_a_killed_run_of_two_processes_goes_on_exactly(train, left, reference, e
     left(tmp_path / "run").same_as(reference(file, processes=2))
 
 
+@pytest.mark.parametrize("lag", [2, 1000])
+def test_checkpoints_that_another_process_sees_late(train, left, reference, experiment_file, tmp_path, lag):
+    """As on a network file system; a folder that is not shared at all is an error."""
+    file = experiment_file()
+    train(file, tmp_path / "run", moment="sigint:5", processes=2)
+    ended = train(file, tmp_path / "run", moment=f"lag:{lag}", processes=2)
+    if lag < 5:
+        assert [process.code for process in ended] == [0, 0], ended
+        left(tmp_path / "run").same_as(reference(file, processes=2))
+    else:
+        for process in ended:
+            assert process.code == 2, process.err
+            assert "the processes do not see the same checkpoints; is the folder shared?" in process.err
+
+
+def test_a_disk_that_fills_up_ends_all_and_they_go_on_when_there_is_room(
+    train, left, reference, experiment_file, tmp_path
+):
+    file = experiment_file()
+    main, other = train(file, tmp_path / "run", moment="full_disk:4", processes=2)
+    assert (main.code, other.code) == (2, 2), (main.err, other.err)
+    assert "step_00000006.pt: cannot be written: File too large" in main.err
+    assert f"The last good checkpoint is {tmp_path / 'run/checkpoints/step_00000003.pt'}" in main.err
+    assert "another process has ended" in other.err
+    assert "Traceback" not in main.err + other.err
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert [process.code for process in train(file, tmp_path / "run", processes=2)] == [0, 0]
+    left(tmp_path / "run").same_as(reference(file, processes=2))
+
+
 def test_a_batch_that_does_not_divide_is_an_error(train, experiment_file, tmp_path):
     ended = train(experiment_file(), tmp_path / "run", "streams.short.batch_size=6", processes=2)
     for process in ended:

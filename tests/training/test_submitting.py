@@ -1,0 +1,152 @@
+"""`mmmask submit`: jobs of submitit's local executor and of a SLURM that exists only here, with real signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("submitit")
+
+MOMENTS = Path(__file__).parent / "moments.py"
+COMMANDS = {
+    # one machine, jobs one at a time: a job's script runs again for as long as somebody has asked for it
+    "sbatch": """#!/bin/sh
+    export SLURM_JOB_ID=77 SLURM_NTASKS=$(sed -n 's/#SBATCH --ntasks-per-node=//p' $1)
+    export SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=localhost
+    (echo once > {here}/requeue; while [ -s {here}/requeue ]; do : > {here}/requeue; bash $1; done) > /dev/null 2>&1 &
+    echo $! > {here}/pid
+    echo Submitted batch job $SLURM_JOB_ID
+    """,
+    "srun": """#!/bin/sh
+    out=$3 err=$5
+    shift 7  # --unbuffered --output ... --error ... --cpus-per-task ...
+    for rank in $(seq 0 $((SLURM_NTASKS - 1))); do
+        named="s/%j/$SLURM_JOB_ID/g; s/%t/$rank/"
+        mkdir -p $(dirname $out | sed "$named")
+        SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" >> $(echo $out | sed "$named") 2>> $(echo $err | sed "$named") &
+    done
+    wait
+    """,
+    "scontrol": "#!/bin/sh\necho $2 > {here}/requeue\n",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    here = tmp_path / "slurm"
+    here.mkdir()
+    for name, text in COMMANDS.items():
+        (here / name).write_text(text.replace("{here}", str(here)).replace("\n    ", "\n"))
+        (here / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    return here
+
+
+@pytest.fixture
+def submit(signals, tmp_path):
+    """Submits a run into `run`; its steps take a while."""
+
+    def submit(file, *arguments, slow=0.3):
+        command = [sys.executable, "-m", "mmmask", "submit", file, "--output", tmp_path / "run", *arguments]
+        command += ["--gpus-per-node", "0", "--plugin", signals.PLUGIN_FILE, "--plugin", MOMENTS]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TEST_MOMENT": f"slow:{slow}"}
+        # files, as the controller of a local job has the same open for as long as it runs
+        with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
+            code = subprocess.run(command, env=environment, cwd=tmp_path, stdout=out, stderr=err, timeout=60).returncode
+        return code, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+
+    return submit
+
+
+def processes_below(pid):
+    """Processes that this one started, and those that they did."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [*map(int, children), *(below for child in children for below in processes_below(child))]
+
+
+def tasks_of(pid):
+    found = {}
+    for process in processes_below(pid):
+        try:
+            command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            rank = re.search(rb"(?:PROCID|GLOBALID)=(\d)", Path(f"/proc/{process}/environ").read_bytes())
+        except OSError:
+            continue
+        if b"submitit.core._submit" in command and rank and Path(command[0].decode()).name.startswith("python"):
+            found.setdefault(int(rank[1]), process)  # its workers are deeper
+    return found
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def said(folder):
+    return "".join(path.read_text() for path in sorted(folder.rglob("*_log.*")))
+
+
+def wait_for(happened, folder, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < deadline, said(folder)
+        time.sleep(0.05)
+    return found
+
+
+def preempt(pid, folder, step):
+    """Sends the preemption signal to all processes of the job, as SLURM does, once so many steps are logged."""
+    metrics = folder / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= step, folder)
+    tasks = tasks_of(pid)
+    assert sorted(tasks) == [0, 1]
+    for process in {process for task in tasks.values() for process in (task, *processes_below(task))}:
+        os.kill(process, signal.SIGUSR2)
+    wait_for(lambda: not any(map(runs, tasks.values())), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cluster", "sharding"), [("local", "none"), ("slurm", "full")])
+def test_preempted_twice_it_goes_on_by_itself(
+    submit, slurm, left, reference, experiment_file, tmp_path, cluster, sharding
+):
+    file, folder = experiment_file(workers=1, sharding=sharding), tmp_path / "run"
+    code, out, err = submit(file, "--cluster", cluster, "--tasks-per-node", "2", "--time", "20")
+    assert code == 0, err
+    job = re.search(r"job (\d+): 2 processes", out)[1]
+    pid = int(job if cluster == "local" else (slurm / "pid").read_text())
+    file.unlink()  # a job trains what was submitted
+    preempt(pid, folder, 2)
+    preempt(pid, folder, 5)
+    wait_for(lambda: not runs(pid), folder)
+    printed = said(folder)
+    assert printed.count("Requeued job") == 2
+    assert len(re.findall(r"going on from step \d", printed)) == 2
+    assert "run: " in printed
+    left(folder).same_as(reference(experiment_file(workers=1, sharding=sharding), processes=2))
+
+
+@pytest.mark.slow
+def test_cancelled_it_saves_and_does_not_come_back(submit, experiment_file, tmp_path):
+    code, out, err = submit(experiment_file(), "--cluster", "local")
+    assert code == 0, err
+    folder, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 2, folder)
+    cancel = re.search(r"cancel: (kill \d+)", out)[1].split()
+    subprocess.run(cancel, check=True)
+    wait_for(lambda: not runs(int(cancel[1])), folder)
+    steps = len(metrics.read_text().splitlines())
+    assert steps < 8
+    assert f"interrupted after step {steps}" in said(folder)
+    assert (folder / f"checkpoints/step_{steps:08}.pt").exists()
+    assert "Requeued" not in said(folder)
