@@ -76,7 +76,7 @@ H100, H200 and B200 (eight ports of 400 Gb/s, 2 x 56 cores), an eighth for each 
 half a percent short of the data sheet's figure in GB (an H200 of 141 GB: 140.4 GiB)."""
 
 
-CPU = {"fp32": 0.8, "bf16": 0.4}
+CPU = {"fp32": 0.8, "bf16": 0.15}
 """Share of the matmul peak that the products of a training step reach on a CPU."""
 
 
@@ -98,7 +98,7 @@ def _this_cpu(processes: int, precision: str) -> Machine:
     peak = matmul_peak(torch.device("cpu"), precision) / processes
     cores = os.cpu_count() or 1
     return Machine(
-        "cpu", machine_memory() / processes, 0.3 * 2**30, {precision: peak}, {precision: CPU[precision]},
+        "cpu", machine_memory() / processes, 0.4 * 2**30, {precision: peak}, {precision: CPU[precision]},
         call=1e-5, bandwidth=17e9 * cores / processes, nvlink=1.3e9, network=1.3e9, link=1.0, overlap=0.0,
         cores=cores / processes, basis="measured on two cores of a Xeon with AMX",
     )  # fmt: skip
