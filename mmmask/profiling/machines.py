@@ -76,7 +76,7 @@ H100, H200 and B200 (eight ports of 400 Gb/s, 2 x 56 cores), an eighth for each 
 half a percent short of the data sheet's figure in GB (an H200 of 141 GB: 140.4 GiB)."""
 
 
-CPU = {"fp32": 0.8, "bf16": 0.15}
+CPU = {"fp32": 0.8, "bf16": 0.25}
 """Share of the matmul peak that the products of a training step reach on a CPU."""
 
 
