@@ -19,6 +19,7 @@ from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
+from mmmask.model.processes import local
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
@@ -101,8 +102,9 @@ def misfits(
         elif expected[key].is_floating_point() and not tensor.is_floating_point():
             problems.append(f"{names}: {_plainly(tensor.dtype)}, and weights are floating point numbers")
         elif tensor.is_floating_point() and tensor.numel():
-            extremes = torch.stack(tensor.aminmax())  # three times as fast as `isfinite` of all
-            broken += [] if extremes.isfinite().all() else [names]
+            part = local(tensor)
+            # three times as fast as `isfinite` of all
+            broken += [] if not part.numel() or torch.stack(part.aminmax()).isfinite().all() else [names]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         problems.append(f"{broken[0]}{more}: not finite; take a checkpoint from before training diverged")

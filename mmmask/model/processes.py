@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather
+from torch.distributed.tensor import DTensor
 
 from mmmask.model.precision import find_device
 from mmmask_registry import MmmaskError
@@ -21,11 +22,16 @@ TORCHRUN = "torchrun sets it for several processes, and for one it is better uns
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its peers; alone by default."""
+    """This process among its peers; alone by default.
+
+    Attributes:
+        node_size: processes on each machine.
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
+    node_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -67,6 +73,11 @@ def gather_rows_of_all(rows: torch.Tensor) -> tuple[int, torch.Tensor]:
     return dist.get_rank() * len(rows), torch.cat(all_gather(rows))
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard, or the tensor itself where it is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def _from_torchrun(name: str, default: int) -> int:
     given = os.environ.get(name, str(default))
     if not given.isdecimal():
@@ -102,7 +113,7 @@ def processes(device: str | None) -> Iterator[Processes]:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
     try:
-        yield Processes(rank, world_size, chosen)
+        yield Processes(rank, world_size, chosen, _from_torchrun("LOCAL_WORLD_SIZE", world_size))
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
