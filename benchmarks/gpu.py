@@ -315,7 +315,7 @@ def resume(bench: Bench) -> None:
             losses = [
                 [line["loss"] for line in read_jsonl(run / "metrics.jsonl", step=int)] for run in (whole, resumed)
             ]
-            weights = [Checkpoints(run / "checkpoints", 1).load_newest()["model"] for run in (whole, resumed)]
+            weights = [(Checkpoints(run / "checkpoints").newest() or {})["model"] for run in (whole, resumed)]
             loss = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
             weight = max((a - weights[1][key]).abs().max().item() for key, a in weights[0].items() if a.numel())
             table.row(mixing, loss, weight, loss == weight == 0)

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     samples = _numbers("--samples", arguments.samples, experiment)
     rates = _numbers("--decode", arguments.decode, experiment)
     training, gpus = experiment.training, arguments.gpus or 1
-    layout = Layout(arguments.nodes or 1, gpus, getattr(training, "sharding", "none"))
+    layout = Layout(arguments.nodes or 1, gpus, training.sharding)
     machine = find_machine(arguments.gpu, gpus, training.precision)
     try:
         classes: Mapping[str, Mapping[str, Sequence[str]]] = classes_of(experiment)

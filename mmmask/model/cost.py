@@ -57,14 +57,6 @@ def parameters(model: Model) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def stages_of(model: Model) -> list[nn.Module]:
-    """Stages of the encoder and of the objectives: what is compiled, recomputed and sharded one by one."""
-    return [
-        *model.encoder.stages,
-        *(stage for name in model.objectives for stage in model.objective_named(name).stages),
-    ]
-
-
 def meta_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> Model:
     """Builds the model of an experiment without memory for its weights; arguments as of `build_model`."""
     with torch.device("meta"):
@@ -89,7 +81,7 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     by_stage = [0]
     hooks = [
         hook
-        for stage in stages_of(model)
+        for stage in model.stages
         for hook in (
             stage.register_forward_pre_hook(lambda *_: by_stage.append(-sum(kept.values()))),
             stage.register_forward_hook(lambda *_: by_stage.append(by_stage.pop() + sum(kept.values()))),

@@ -21,7 +21,7 @@ from mmmask.data.streams import check_batch_sizes
 from mmmask.experiment import Experiment, experiment_from_data
 from mmmask.interfaces import Optimizer
 from mmmask.interfaces.component import build
-from mmmask.model.cost import BF16_ACTIVATIONS, StreamCost, meta_model, stages_of, stream_cost
+from mmmask.model.cost import BF16_ACTIVATIONS, StreamCost, meta_model, stream_cost
 from mmmask.model.model import Model
 from mmmask.profiling.machines import Machine
 from mmmask.training.budget import budgeted
@@ -192,7 +192,7 @@ def count(model: Model) -> Counts:
     def numel(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    stages = [numel(stage) for stage in stages_of(model)]
+    stages = [numel(stage) for stage in model.stages]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Counts(numel(model), trained, sum(stages), max(stages, default=0))
 
@@ -230,7 +230,7 @@ def state_bytes(
         found["buckets"] = trained if layout.world > 1 and accumulate > 1 else 0.0
     else:
         # the stage at work and the next one; what is outside of stages stays from forward to backward
-        found["gathered weights"] = width * (2 * counts.stage + counts.total - counts.staged)
+        found["gathered weights"] = width * 2.0 * counts.stage + 4 * (counts.total - counts.staged)
         # a stage's gradients, whole, and as they are sent; of all stages where micro-batches add theirs up
         found["whole gradients"] = (width + 4) * counts.stage + (trained if accumulate > 1 else 0.0)
     return {what: bytes_ for what, bytes_ in found.items() if bytes_}
@@ -254,7 +254,7 @@ def transfers(counts: Counts, layout: Layout, machine: Machine, half: bool, accu
     found = []
     if shards > 1:
         # for forward and for backward, but what is outside of stages stays in between
-        gathered = accumulate * width * (counts.total + counts.staged)
+        gathered = accumulate * (width * 2 * counts.staged + 4 * (counts.total - counts.staged))
         found = [
             _ring("all-gather of weights", 1, gathered, shards, rate),
             _ring("reduce-scatter of gradients", 1, 4 * counts.trained, shards, rate),

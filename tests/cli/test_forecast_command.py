@@ -37,3 +37,13 @@ def test_classes_are_assumed_where_no_source_tells(cli):
 
 def test_machines_need_a_name(mistake):
     assert mistake("check", "quickstart", "--nodes", "2").startswith("--gpu: required with --nodes and --gpus; one of ")
+
+
+def test_the_giant_fits_where_it_is_sharded(cli):
+    giant = ("videomaev2/vit_giant", "streams.videos.batch_size=2816", "--nodes", 4, "--gpus", 8, "--gpu", "h100")
+    out = cli("check", *giant, "training.sharding=full").out
+    assert out.startswith(
+        "4 x 8 h100, sharding full: 88 videos a step on each\nmemory: 65.0 GiB of 80.0 GiB (weights 122 MiB,"
+    )
+    assert "memory by sharding: none 81.5 GiB does not fit, node 66.5 GiB fits, full 65.0 GiB fits\n" in out
+    assert "communication: reduce-scatter of gradients: 3.7 GiB sent by each, " in out

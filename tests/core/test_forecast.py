@@ -50,7 +50,7 @@ def test_every_process_has_all_without_sharding():
 def test_sharding_divides_the_state_and_gathers_two_stages(sharding, shards):
     assert state(sharding, half=True, average=True) == {
         "weights": 400 / shards, "gradients": 320 / shards, "optimiser": 640 / shards, "average": 320 / shards,
-        "gathered weights": 2 * (2 * 10 + 40), "whole gradients": (2 + 4) * 10,
+        "gathered weights": 2 * 2 * 10 + 4 * 40, "whole gradients": (2 + 4) * 10,
     }  # fmt: skip
     assert state(sharding)["gathered weights"] == 4 * (2 * 10 + 40)
     assert state(sharding, accumulate=2)["whole gradients"] == 8 * 10 + 320
@@ -64,7 +64,7 @@ def test_an_all_reduce_sends_twice_all_but_a_share():
 
 
 def test_sharding_gathers_stages_twice_and_the_rest_once():
-    gathered = 7 / 8 * 2 * (60 + 100)
+    gathered = 7 / 8 * (2 * 2 * 60 + 4 * 40)
     assert sent("full", half=True) == {
         "all-gather": (gathered, gathered / 100), "reduce-scatter": (7 / 8 * 320, 280 / 100),
     }  # fmt: skip
