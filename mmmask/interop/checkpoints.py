@@ -8,16 +8,18 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, moved_whole, reporting, written_whole
-from mmmask.interop.checkpoint_file import misfits, read_plain
-from mmmask.interop.sharded import Like, ShardWriter, map_tensors, read_state, result_of, with_shards
+from mmmask.interop.checkpoint_file import Like, map_tensors, misfits, read_plain
 from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    from mmmask.interop.sharded import ShardWriter
 
 VERSION = 2
 NAMED = 3
@@ -78,8 +80,8 @@ class Checkpoints:
             for leftover in self.folder.glob("*.partial"):  # of a process killed while it wrote
                 _remove(leftover)
         if sharded:
-            self._writer = self._writer or ShardWriter()
-            self._under_way = step, self._writer.begin(self._partial(step), state, self.is_main)
+            writer: ShardWriter = self._writer or _sharded().ShardWriter()
+            self._writer, self._under_way = writer, (step, writer.begin(self._partial(step), state, self.is_main))
         elif self.is_main:
             path = self.folder / f"step_{step:08d}.pt"
             with written_whole(path, _size(state)) as file:
@@ -119,7 +121,7 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
-                state = read_state(path) if path.is_dir() else read_plain(path)
+                state = _sharded().read_state(path) if path.is_dir() else read_plain(path)
                 if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                     raise CheckpointError("it holds something else")
             except (MmmaskError, OSError) as error:
@@ -148,7 +150,9 @@ class Checkpoints:
         """
         path = self.path(state["step"])
         try:
-            return with_shards(state, path if path.is_dir() else None, like)
+            if like is None and not path.is_dir():
+                return state
+            return _sharded().with_shards(state, path if path.is_dir() else None, like)
         except (MmmaskError, OSError) as error:
             raise CheckpointError(f"{path}: {error}: take it away to go on from the one before") from error
 
@@ -159,7 +163,7 @@ class Checkpoints:
         (step, written), self._under_way = self._under_way, None
         partial = self._partial(step)
         try:
-            result_of(written, partial)
+            _sharded().result_of(written, partial)
         except WriteError:
             if self.is_main:
                 _remove(partial)
@@ -185,6 +189,13 @@ class Checkpoints:
 
     def _partial(self, step: int) -> Path:
         return self.folder / f".step_{step:08d}.partial"
+
+
+def _sharded() -> Any:  # noqa: ANN401 - a module
+    """Module for sharded checkpoints, where there are any: it takes half as long to import as all of torch."""
+    from mmmask.interop import sharded
+
+    return sharded
 
 
 def _remove(path: Path) -> None:

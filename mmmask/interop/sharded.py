@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
@@ -16,21 +16,19 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter, async_save, load
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmmask.interfaces.writing import reporting, written_whole
-from mmmask.interop.checkpoint_file import read_plain
+from mmmask.interop.checkpoint_file import Keys, Like, map_tensors, read_plain
 from mmmask.interop.errors import InteropError
 
 PLAIN = "plain.pt"
 """Everything that is not sharded, in the folder of a checkpoint."""
-
-Path_ = tuple[Any, ...]
-"""Keys from the root of a state to a tensor, such as ("model", "encoder.norm.weight")."""
-Like = Callable[[Path_], Tensor | None]
-"""The sharded parameter that a tensor of a state belongs to, whose shards it gets; None for a whole tensor."""
 
 
 class ShardWriter:
@@ -41,7 +39,7 @@ class ShardWriter:
 
     def __init__(self) -> None:
         # a group of its own: the thread that writes must not meet the collectives of the main thread
-        self._group = dist.new_group(backend="gloo")
+        self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
     def begin(self, folder: Path, state: Mapping[str, Any], is_main: bool) -> Future[Any]:
         """Begins to write a state, on all processes; the future ends when all shards are on disk.
@@ -54,7 +52,7 @@ class ShardWriter:
         """
         shards: dict[str, Tensor] = {}
 
-        def without_numbers(path: Path_, tensor: Tensor) -> Tensor:
+        def without_numbers(path: Keys, tensor: Tensor) -> Tensor:
             if not isinstance(tensor, DTensor):
                 return tensor
             shards[_key(path)] = tensor
@@ -114,7 +112,7 @@ def with_shards(state: Any, folder: Path | None, like: Like | None = None) -> An
     """
     wanted: dict[str, Tensor] = {}
 
-    def placed(path: Path_, tensor: Tensor) -> Tensor:
+    def placed(path: Keys, tensor: Tensor) -> Tensor:
         parameter = like(path) if like is not None else None
         sharded = parameter if isinstance(parameter, DTensor) and parameter.shape == tensor.shape else None
         if tensor.is_meta:
@@ -139,18 +137,7 @@ def with_shards(state: Any, folder: Path | None, like: Like | None = None) -> An
     return found
 
 
-def map_tensors(tree: Any, change: Callable[[Path_, Tensor], Any], path: Path_ = ()) -> Any:  # noqa: ANN401 - plain data
-    """Plain data with its tensors changed, each with the keys that lead to it."""
-    if isinstance(tree, Tensor):
-        return change(path, tree)
-    if isinstance(tree, Mapping):
-        return {key: map_tensors(value, change, (*path, key)) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(map_tensors(value, change, (*path, number)) for number, value in enumerate(tree))
-    return tree
-
-
-def _key(path: Path_) -> str:
+def _key(path: Keys) -> str:
     return "/".join(map(str, path))
 
 

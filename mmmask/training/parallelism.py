@@ -5,20 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mmmask.experiment.settings import TrainingSettings
 from mmmask.interfaces import Plan
 from mmmask.model.model import Model, Output
 from mmmask.model.precision import autocast
-from mmmask.model.processes import Processes, local
-from mmmask.training.sharding import gathered, shard
+from mmmask.model.processes import Processes, is_shard, local
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 class Parallelism:
@@ -38,6 +40,9 @@ class Parallelism:
         self._idle: dict[frozenset[str], set[str]] = {}
         self._wrapped: nn.Module = model
         if self.sharded:
+            # not with the module: it takes half as long to import as all of torch
+            from mmmask.training.sharding import shard
+
             shard(model, processes, settings.sharding, settings.precision)  # whole on the device stage by stage only
         else:
             model.to(processes.device)
@@ -59,7 +64,11 @@ class Parallelism:
 
     def gathered(self) -> AbstractContextManager[None]:
         """Whole weights within this block, for what calls parts of the model by themselves; of all processes."""
-        return gathered(self.model) if self.sharded else nullcontext()
+        if not self.sharded:
+            return nullcontext()
+        from mmmask.training.sharding import gathered
+
+        return gathered(self.model)
 
     def train_on(self, plans: Mapping[str, Plan], counts: Mapping[str, Tensor | float], last: bool) -> Output:
         """Forward and backward of a micro-batch; gradients are reduced over processes after the step's last one.
@@ -88,7 +97,7 @@ class Parallelism:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
         if limit is not None:
             nn.utils.clip_grads_with_norm_(trained, limit, norm)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return cast("DTensor", norm).full_tensor() if is_shard(norm) else norm
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step of the optimiser; with fp16 none where a gradient has overflowed, and the loss is then scaled less."""
@@ -104,7 +113,7 @@ class Parallelism:
     def _reducing(self, last: bool) -> Iterator[None]:
         """Reduces gradients after a backward within this block, or keeps them to be added to."""
         if self.sharded:
-            self.model.set_requires_gradient_sync(last)  # pyright: ignore[reportAttributeAccessIssue] - FSDPModule
+            cast("FSDPModule", self.model).set_requires_gradient_sync(last)
             yield
         elif isinstance(self._wrapped, DistributedDataParallel) and not last:
             with self._wrapped.no_sync():
@@ -120,7 +129,7 @@ class Parallelism:
         whole = {
             name: parameter
             for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad and not isinstance(parameter, DTensor)
+            if parameter.requires_grad and not is_shard(parameter)
         }
         anchored = self._idle.get(streams)
         if anchored is None:

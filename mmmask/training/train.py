@@ -24,9 +24,9 @@ from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
 from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, reporting
+from mmmask.interop.checkpoint_file import Like
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
-from mmmask.interop.sharded import Like
 from mmmask.interop.starting import start
 from mmmask.interop.teaching import teach, with_teacher
 from mmmask.model.build import build_model
@@ -132,7 +132,7 @@ class _Training:
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
         if saved is None and not receives:  # a run that goes on never reads them again
-            self._start()
+            self._start(model)
         if settings.compile:
             model.compile()
         self.parallelism = Parallelism(model, peers, settings)
@@ -325,9 +325,8 @@ class _Training:
         if wait:
             self.processes.wait()
 
-    def _start(self) -> None:
+    def _start(self, model: Model) -> None:
         """Loads the weights that the experiment starts from, and those of its teacher."""
-        model: Model = self.state.model
         peers = self.processes if self.experiment.training.sharding == "none" else ALONE  # or it sends them
         self.state.weights = _main_first(peers, partial(start, model, self.experiment))
         _main_first(peers, partial(teach, model, self.experiment))
