@@ -230,7 +230,7 @@ def golden(bench: Bench) -> None:
     device, table = bench.device, bench.table("system", "case", "latents", "loss, relative", f"within {TOLERANCE:g}")
     cases = test_parity.CASES[:: 6 if bench.quick else 1]
     for system, name in cases:
-        with table.trying(system, name), device:
+        with table.trying(system, name):
             part = test_parity.golden(system)["cases"][name]
             loaded = test_parity.load(part)
             model = loaded.model.to(device)
