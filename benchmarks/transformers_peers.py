@@ -1,6 +1,6 @@
 """A training step against transformers' ViTMAE and VideoMAE at equal shapes and ratios, interleaved in one run.
 
-    pip install -e '.[compare]' && python benchmarks/transformers_peers.py [--repetitions 5] [--precision fp32,bf16]
+    pip install -e '.[compare]' && python benchmarks/transformers_peers.py [--precision fp32,bf16] [--samples 32,8]
 
 Both sides do forward, loss, backward and a fused AdamW step on the same number of samples with ViT-B and the peer's own
 decoder; the peer gets normalised float32 pixels, ours uint8 that it normalises itself. Printed: the median seconds of
@@ -103,12 +103,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--precision", default="fp32,bf16")
     parser.add_argument("--device")
+    parser.add_argument("--samples", help="images and clips (default 32,8, on a GPU 256,64)")
     arguments = parser.parse_args()
     device = find_device(arguments.device)
-    factor = 8 if device.type == "cuda" else 1
+    images, clips = map(int, (arguments.samples or ("256,64" if device.type == "cuda" else "32,8")).split(","))
     for precision in arguments.precision.split(","):
-        compare("ViTMAE", precision, 32 * factor, arguments.repetitions, device)
-        compare("VideoMAE", precision, 8 * factor, arguments.repetitions, device)
+        compare("ViTMAE", precision, images, arguments.repetitions, device)
+        compare("VideoMAE", precision, clips, arguments.repetitions, device)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmmask.cli import forecast
 from mmmask.cli.arguments import add_experiment, load
 from mmmask_registry import MmmaskError
 
@@ -16,28 +17,31 @@ if TYPE_CHECKING:
     from mmmask.experiment import Experiment
     from mmmask.model.model import Model
 
-BF16_ACTIVATIONS = 0.6
-"""Measured share of what float32 keeps for backward, under autocast: 0.54 (ViT-B) to 0.64 (Swin-B). Not a half, as
-residuals and the inputs of LayerNorms stay float32."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """EXPERIMENT [key=value ...] --verbose --device --pictures."""
+    """EXPERIMENT [key=value ...] --verbose --device --pictures, and those of a forecast."""
     add_experiment(parser)
     parser.add_argument("--verbose", action="store_true", help="say what became of every key of model.weights")
     parser.add_argument("--device", metavar="D", help="of the trial step (default: a GPU where there is one)")
     parser.add_argument("--pictures", metavar="DIR", help="draw samples of every stream as training sees them")
+    forecast.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them."""
+    """Prints parameters, tokens, operations and memory, reads samples of every stream, and tries a step on them.
+
+    With --gpu, --nodes or --gpus it prints what training there would take, and neither reads nor tries anything.
+    """
+    if forecast.is_wanted(arguments):
+        forecast.run(arguments)
+        return
     from mmmask.cli.sample_data import write_what_is_asked_for
     from mmmask.data.labels import count_labels
     from mmmask.data.streams import classes_of, sample_loader, total_steps
     from mmmask.interop import with_teacher
     from mmmask.interop.starting import start
     from mmmask.model.build import build_model
-    from mmmask.model.cost import meta_model, parameters, stream_cost
+    from mmmask.model.cost import BF16_ACTIVATIONS, meta_model, parameters, stream_cost
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import find_device
     from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step

@@ -75,7 +75,7 @@ class Streams:
     def __init__(self, experiment: Experiment, rank: int = 0, world_size: int = 1, pin: bool = False) -> None:
         self.experiment, self.rank, self.world_size, self.pin = experiment, rank, world_size, pin
         self.consumed = dict.fromkeys(experiment.streams, 0)
-        _check_batch_sizes(experiment, world_size)
+        check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
         self.classes = {name: self.loaders[name].classes for name in _streams_with_labels(experiment)}
@@ -319,7 +319,12 @@ def _names_digest(source: Source) -> str:
     return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _check_batch_sizes(experiment: Experiment, world_size: int) -> None:
+def check_batch_sizes(experiment: Experiment, world_size: int) -> None:
+    """Refuses batches that do not divide among the processes.
+
+    Raises:
+        ExperimentError: naming the streams.
+    """
     accumulate = experiment.training.accumulate
     problems = [
         f"streams.{name}.batch_size: {stream.batch_size} does not divide by processes x accumulate x replicate "

@@ -94,6 +94,12 @@ def measure_steps(bench: StepBench, repetitions: int, progress: Callable[[str], 
     return [*rows, Measurement(PEAK, median[PEAK], peak_flops, 0)]
 
 
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Floating-point operations per second of one large matrix product, the best of twenty."""
+    multiply, flops = _square_product(device, precision)
+    return flops / min(timed(multiply, device) for _ in range(20))
+
+
 def _square_product(device: torch.device, precision: str) -> tuple[Callable[[], Tensor], int]:
     """One large product of square matrices, and its floating-point operations."""
     size = 8192 if device.type == "cuda" else 2048
