@@ -197,7 +197,7 @@ def _decode_seconds(experiment: Experiment, stream: str, repetition: int) -> flo
     loader, settings = sample_loader(experiment, stream), experiment.streams[stream]
     order = EndlessOrder(len(loader.source), experiment.training.seed, stream)
     distinct = settings.batch_size // settings.replicate
-    draws = [order.at(repetition * distinct + number) for number in range(distinct)]
+    draws = order.draws(range(repetition * distinct, (repetition + 1) * distinct))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers do
     try:

@@ -31,7 +31,10 @@ from mmmask_registry import MmmaskError
 
 NAMES_COMPARED = 4096
 """Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
+ORDER = "feistel"
+"""Name of the way to shuffle (`mmmask.randomness.shuffled`), which a run keeps to."""
 SOURCE_CHANGES = {
+    "orders": "another mmmask began the run, and shuffled its samples in another way: go on with that one",
     "sizes": "{before} samples when the run was interrupted, now {now}",
     "names": "as many samples as when the run was interrupted, but not the same ones (they have other names)",
     "classes": "its labels name other classes than when the run was interrupted",
@@ -109,6 +112,7 @@ class Streams:
         """Global batches consumed per stream, their sizes, and what tells a source from another, for a checkpoint."""
         return {
             "consumed": dict(self.consumed),
+            "orders": dict.fromkeys(self.sizes, ORDER),
             "sizes": dict(self.sizes),
             "names": dict(self._digests),
             "classes": self.classes,
@@ -123,10 +127,11 @@ class Streams:
         """
         here = self.state_dict()
         for key, problem in SOURCE_CHANGES.items():
+            before = state.get(key, {})
             changed = [
-                f"streams.{name}.source: {problem.format(before=state[key].get(name), now=now)}"
+                f"streams.{name}.source: {problem.format(before=before.get(name), now=now)}"
                 for name, now in here[key].items()
-                if state[key].get(name) != now
+                if before.get(name) != now
             ]
             if changed:
                 raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
