@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from mmmask.interfaces import BadSample, Source, SourceError, SourceFile, open_file
+from mmmask.interfaces import BadSample, Source, SourceError, SourceFile, Texts, open_file
 from mmmask_shards.index import CUT, FINE, LINK, OUTSIDE, SPECIAL, ShardIndex, index_of
 
 RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
@@ -72,33 +72,41 @@ class ShardSource(Source):
         super().__init__(config, tuple(extension.lower() for extension in extensions))
         paths = (config.path,) if isinstance(config.path, str) else config.path
         found = list(dict.fromkeys(shard for path in paths for shard in _shards(os.path.expanduser(path))))
-        indexes = [self._index(shard) for shard in found]
-        self._shards, self._stamps = found, [index.stamp for index in indexes]
-        names: list[str] = []
-        rows: list[tuple[int, int, int, int]] = []
-        sides: list[str] = []
-        for number, index in enumerate(indexes):
-            for name, row, side in self._samples(index, found[number]):
+        self._shards, self._stamps = found, list[tuple[int, int]]()
+        names, sides = Texts(), list[str | None]()
+        known: dict[str | None, str | None] = {}  # one object for each label
+        rows: list[np.ndarray] = []
+        damaged: list[str] = []
+        for number, shard in enumerate(found):
+            index = self._index(shard)
+            self._stamps.append(index.stamp)
+            here = self._samples(index, shard)
+            for name, _, side in here:
                 names.append(name)
-                rows.append((number, *row))
-                sides.append(side)
-        if all(row[3] in (MISSING, DAMAGED) for row in rows):
+                sides.append(known.setdefault(side, side))
+            rows.append(np.array([(number, *row) for _, row, _ in here], np.int64).reshape(-1, 4))
+            if index.damage >= 0:
+                damaged.append(f"{shard} after byte {index.damage}")
+        taken = slice(config.limit)
+        self._names, table = names if config.limit is None else names[taken], np.concatenate(rows)
+        if np.isin(table[:, 3], (MISSING, DAMAGED)).all():
             wanted = f" with a member {', '.join(self._wanted)}" if self._wanted else ""
             raise SourceError(
                 f"source {config.name}: {config.path} holds no sample{wanted}. Set source.path to others."
             )
-        taken = slice(config.limit)
-        self._names, self._rows = names[taken], np.array(rows[taken], np.int64)
-        self._unique = len(set(self._names)) == len(self._names)
-        damaged = [f"{shard} after byte {index.damage}" for shard, index in zip(found, indexes, strict=True)
-                   if index.damage >= 0]  # fmt: skip
+        self._rows = table[taken]
+        hashes = np.fromiter(map(hash, self._names), np.int64, len(self._names))
+        # the names themselves, which take much memory, only where two may be equal
+        self._unique = len(np.unique(hashes)) == len(hashes) or len(set(self._names)) == len(hashes)
         self.left_out = f"what is damaged: {', '.join(damaged)}" if damaged else ""
         from_folder = config.label == "folder" or (config.label is None and not any(sides))
-        given = [self._folder(name) for name in self._names] if from_folder else sides[taken]
+        given = (self._folder(name) for name in self._names) if from_folder else sides[taken]
         self._classes = self._read_classes(paths)
         numbered = {str(number): name for number, name in enumerate(self._classes)}
-        known = numbered | {name: name for name in self._classes}
-        self._labels = [self._class(label, known, index) for index, label in enumerate(given)]
+        classes = numbered | {name: name for name in self._classes}
+        self._labels = [
+            self._class(known.setdefault(label, label), classes, index) for index, label in enumerate(given)
+        ]
         self._classes = self._classes or tuple(sorted({label for label in self._labels if label is not None}))
 
     @property
