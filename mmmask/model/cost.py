@@ -24,7 +24,7 @@ class StreamCost:
         grids: {part: token layout}.
         tokens, visible, predicted: numbers of tokens, of all parts and targets.
         forward_flops, training_flops: floating-point operations of matrix products, a multiply-add counted as two;
-            training is forward and backward. What a kernel recomputes in backward is not counted.
+            training is forward and backward. What is recomputed in backward is not counted.
         activation_bytes: kept from forward for backward, in float32.
     """
 
@@ -74,7 +74,7 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
     with FlopCounterMode(display=False) as forward, saving:
         plans = model.plan({stream: samples})  # maskers may ask the encoder
         output = model(plans=plans)
-    with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward:
+    with _BackwardFlops(display=False, custom_mapping=_CORRECTED) as backward:
         output.loss.backward()
     plan = next(iter(plans.values()))
     masks = [shown.mask for shown in plan.inputs.values()]
@@ -88,6 +88,13 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
         training_flops=(flops + backward_flops) // batch,
         activation_bytes=sum(kept.values()) // batch,
     )
+
+
+class _BackwardFlops(FlopCounterMode):
+    """Operations of a backward; what it recomputes runs with gradients, and is left out."""
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's own
+        return out if torch.is_grad_enabled() else super()._count_flops(func_packet, out, args, kwargs)
 
 
 Shape = list[int]

@@ -27,7 +27,8 @@ from mmmask_registry import MmmaskError
 # are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
-    r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
+    r"|model\.(encoder|decoder)\.activation_checkpointing"
+    r"|streams\.\w+\.((source|held_out)\.path|evaluators|activation_checkpointing)"
 )
 
 LOCK = ".lock"
