@@ -81,7 +81,7 @@ class Streams:
         _check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
-        self.classes = {name: self.loaders[name].classes for name in _streams_with_labels(experiment)}
+        self.classes = classes_of(experiment, self.loaders)
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
         self._workers = ExitStack()
@@ -210,17 +210,19 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
 
 
-def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
+def classes_of(
+    experiment: Experiment, loaders: Mapping[str, SampleLoader] | None = None
+) -> dict[str, dict[str, tuple[str, ...]]]:
     """{stream: {label set: names of the classes}} of the streams that learn labels, from their sources.
+
+    Args:
+        loaders: of the streams, where they are there; None looks through the sources.
 
     Raises:
         MmmaskError: such a stream has no source, or it is missing or empty.
     """
-    return {name: sample_loader(experiment, name).classes for name in _streams_with_labels(experiment)}
-
-
-def _streams_with_labels(experiment: Experiment) -> list[str]:
-    return [name for name, stream in experiment.streams.items() if stream.labelled() is not None]
+    labelled = [name for name, stream in experiment.streams.items() if stream.labelled() is not None]
+    return {name: (loaders[name] if loaders else sample_loader(experiment, name)).classes for name in labelled}
 
 
 def sample_loader(
