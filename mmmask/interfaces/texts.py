@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 
@@ -25,6 +26,10 @@ class Texts(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        for first, end in pairwise(self._ends):
+            yield self._joined[first:end].decode("utf-8", "surrogatepass")
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -6,6 +6,7 @@ import glob
 import os
 import posixpath
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -75,7 +76,7 @@ class ShardSource(Source):
         self._shards, self._stamps = found, list[tuple[int, int]]()
         names, sides = Texts(), list[str | None]()
         known: dict[str | None, str | None] = {}  # one object for each label
-        rows: list[np.ndarray] = []
+        rows = array("q")
         damaged: list[str] = []
         for number, shard in enumerate(found):
             index = self._index(shard)
@@ -84,11 +85,11 @@ class ShardSource(Source):
             for name, _, side in here:
                 names.append(name)
                 sides.append(known.setdefault(side, side))
-            rows.append(np.array([(number, *row) for _, row, _ in here], np.int64).reshape(-1, 4))
+            rows.frombytes(np.array([(number, *row) for _, row, _ in here], np.int64).tobytes())
             if index.damage >= 0:
                 damaged.append(f"{shard} after byte {index.damage}")
         taken = slice(config.limit)
-        self._names, table = names if config.limit is None else names[taken], np.concatenate(rows)
+        self._names, table = names if config.limit is None else names[taken], np.asarray(rows).reshape(-1, 4)
         if np.isin(table[:, 3], (MISSING, DAMAGED)).all():
             wanted = f" with a member {', '.join(self._wanted)}" if self._wanted else ""
             raise SourceError(
