@@ -19,6 +19,7 @@ SMALL = (
     "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
     "model.decoder.depth=1", "model.decoder.num_heads=2", "data.workers=0",
 )  # fmt: skip
+PRETRAINING = ("masker", "loss", "decoder", "held_out")
 EVERY_COMPONENT = [
     (kind, entry.name)
     for kind, registry in components().registries.items()
