@@ -24,7 +24,7 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def _experiment(modality: str, folder: str, replicate: int, batch_size: int) -> 
 
 
 def _seconds_per_file(
-    experiment: Experiment, plain: dict[str, Callable[..., object]], repetitions: int
+    experiment: Experiment, plain: Mapping[str, Callable[..., object]], repetitions: int
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """CPU seconds of a file: {what ours spends them on}, {library of the plain loop: all}; and crops made of it."""
     loader = sample_loader(experiment, "some")
@@ -174,7 +174,7 @@ def step(name: str, overrides: list[str], repetitions: int) -> None:
         for number in range(2 * BLOCK):  # the first half empties what was read before the clock began
             started = time.perf_counter()
             (micro,) = fed.micro_steps(number)
-            bench.step(names, {stream: batch.content for stream, batch in micro.batches.items()})
+            bench.step(names, micro.batches)
             seconds.append(time.perf_counter() - started)
         fed.close()
         rows.append((statistics.mean(seconds[BLOCK:]), cached, decode))
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_intermixed_args()
     if arguments.what == "rates":
-        rates(arguments.where, *arguments.overrides, arguments.repetitions)
+        rates(arguments.where, arguments.overrides[0], arguments.repetitions)
     else:
         measure = {"step": step, "process": process, "accumulate": accumulate}[arguments.what]
         measure(arguments.where, arguments.overrides, arguments.repetitions)

@@ -4,10 +4,11 @@
 
 Makes its data in a folder that is removed again: a list and a CSV of files that do not exist (nothing is decoded), tar
 files that are empty but for the index beside them, and a folder of empty files. Every source is measured in a process
-of its own. `listing`: the source alone; `kept`: what it adds to the resident memory of the process that trains; `peak`:
-the most that there was meanwhile. `start`: `Streams` of an experiment with such a source, with the digest of its names.
-`workers`: until the first of two answers; `pickled`: what is sent to them; `own`: memory of a worker that it does not
-share with the other, after so many samples by chance as LOOKED says. `order`: drawing a batch of 4096.
+of its own. `listing`: CPU seconds of the source alone; `kept`: what it adds to the resident memory of the process that
+trains; `peak`: the most that there was meanwhile. `start`: CPU seconds of `Streams` of an experiment with such a
+source, with the digest of its names. `workers`: seconds until the first of two answers; `pickled`: what is sent to
+them; `own`: memory of a worker that it does not share with the other, after so many samples by chance as LOOKED says.
+`order`: CPU time of drawing a batch of 4096.
 """
 
 from __future__ import annotations
@@ -126,21 +127,21 @@ def measure(source: dict[str, Any]) -> dict[str, float]:
     )
     settings = experiment.streams["images"]
     preparation = build("modality", settings.modality).preparation
-    before, started = resident(), time.perf_counter()
+    before, started = resident(), time.process_time()
     found = built_source(settings.source, preparation)
-    figures = {"entries": len(found), "listing": time.perf_counter() - started, "kept": resident() - before}
+    figures = {"entries": len(found), "listing": time.process_time() - started, "kept": resident() - before}
     figures["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     del found
     gc.collect()
-    started = time.perf_counter()
+    started = time.process_time()
     streams = Streams(experiment)
     streams.state_dict()
-    figures["start"] = time.perf_counter() - started
+    figures["start"] = time.process_time() - started
     order = EndlessOrder(len(streams.loaders["images"].source), 0, "images")
-    started = time.perf_counter()
+    started = time.process_time()
     for batch in range(10):
         order.draws(range(batch * 4096, batch * 4096 + 4096))
-    figures["order"] = (time.perf_counter() - started) / 10
+    figures["order"] = (time.process_time() - started) / 10
     figures["pickled"] = len(pickle.dumps(streams.loaders)) / MIB
     started = time.perf_counter()
     with guarded(streams.loaders, experiment.data) as loaders:

@@ -100,8 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
-            classes = source.classes if stream.labelled() is not None else None
-            held_out = sample_loader(experiment, name, held_out=True, classes=classes)
+            held_out = sample_loader(experiment, name, held_out=True, classes=classes.get(name))
             print(f"{name}: {len(held_out.source)} held-out samples")
         for part, samples in parts.items():
             shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[part].sample_shape)

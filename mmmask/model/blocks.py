@@ -228,8 +228,7 @@ class Blocks(nn.ModuleList):
                 given = ([each[number] for number in pack] for each in (inputs, biases, noises))
                 apart = self(*given, wanted, [recomputed[number] for number in pack])
                 found |= zip(pack, zip(*apart, strict=True), strict=True)
-            outputs, kept = zip(*(found[number] for number in range(len(inputs))), strict=True)
-            return list(outputs), list(kept)
+            return [found[number][0] for number in sorted(found)], [found[number][1] for number in sorted(found)]
         segments: list[Segment] = [(x.shape[0], x.shape[1]) for x in inputs]
         path, units = self._paths(noises, segments), unit_noise(noises, segments) if rate else None
         flat = [x.flatten(0, 1) for x in inputs]
