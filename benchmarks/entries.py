@@ -138,6 +138,7 @@ def measure(source: dict[str, Any]) -> dict[str, float]:
     streams.state_dict()
     figures["start"] = time.process_time() - started
     order = EndlessOrder(len(streams.loaders["images"].source), 0, "images")
+    order.draws(range(4096))  # warms up
     started = time.process_time()
     for batch in range(10):
         order.draws(range(batch * 4096, batch * 4096 + 4096))
