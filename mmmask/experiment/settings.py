@@ -330,7 +330,14 @@ class TrainingSettings(StrictModel):
         "batch sizes are chosen so that sampling_weight divides the operations that the sizes as written take",
     )
     accumulate: int = Field(default=1, gt=0, description="micro-batches per step")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of matrix products; weights stay float32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of matrix products; weights stay float32; with fp16 the loss is scaled"
+    )
+    sharding: Literal["none", "full", "node"] = Field(
+        default="none",
+        description="weights, gradients and optimiser state: none: whole on every process (DDP); full: sharded over "
+        "all processes (FSDP2); node: sharded within a machine, whole on each (HSDP)",
+    )
     seed: int = Field(default=0, ge=0, description="of weights, order, crops and masks")
     compile: bool = Field(default=False, description="torch.compile the encoder and decoders")
     optimizer: OptimizerChoice = Field(

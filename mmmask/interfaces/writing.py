@@ -39,12 +39,17 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
             with io.BufferedWriter(raw) as file:
                 yield file
             _sync(partial)
-            partial.replace(path)
+            moved_whole(partial, path)
         except Exception as error:
             raise raw.error or error from error
         finally:
             partial.unlink(missing_ok=True)
-        _sync(path.parent)  # or a power cut may undo the move
+
+
+def moved_whole(partial: Path, path: Path) -> None:
+    """Gives a file or folder that is on disk its name, in one move."""
+    partial.replace(path)
+    _sync(path.parent)  # or a power cut may undo the move
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import written_whole
 from mmmask.interop.errors import InteropError
 from mmmask.interop.published import published
+from mmmask.model.processes import local
 from mmmask_registry import did_you_mean
 
 WRAPPERS = ("model", "state_dict", "module", "model_state", "checkpoint")
@@ -35,6 +36,11 @@ PLAIN = (
     torch.uint8, torch.bool,
 )  # fmt: skip
 """Types of numbers that all operations know."""
+
+Keys = tuple[Any, ...]
+"""Keys from the root of a state to a tensor, such as ("model", "encoder.norm.weight")."""
+Like = Callable[[Keys], Tensor | None]
+"""The sharded parameter that a tensor of a state belongs to, whose shards it gets; None for a whole tensor."""
 
 
 def read_state(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
@@ -101,8 +107,9 @@ def misfits(
         elif expected[key].is_floating_point() and not tensor.is_floating_point():
             problems.append(f"{names}: {_plainly(tensor.dtype)}, and weights are floating point numbers")
         elif tensor.is_floating_point() and tensor.numel():
-            extremes = torch.stack(tensor.aminmax())  # three times as fast as `isfinite` of all
-            broken += [] if extremes.isfinite().all() else [names]
+            part = local(tensor)
+            # three times as fast as `isfinite` of all
+            broken += [] if not part.numel() or torch.stack(part.aminmax()).isfinite().all() else [names]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         problems.append(f"{broken[0]}{more}: not finite; take a checkpoint from before training diverged")
@@ -226,3 +233,14 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def map_tensors(tree: Any, change: Callable[[Keys, Tensor], Any], path: Keys = ()) -> Any:  # noqa: ANN401 - plain data
+    """Plain data with its tensors changed, each with the keys that lead to it."""
+    if isinstance(tree, Tensor):
+        return change(path, tree)
+    if isinstance(tree, Mapping):
+        return {key: map_tensors(value, change, (*path, key)) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_tensors(value, change, (*path, number)) for number, value in enumerate(tree))
+    return tree

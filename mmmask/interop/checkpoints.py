@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mmmask.interfaces.out_of_memory import is_out_of_memory
-from mmmask.interfaces.writing import reporting, written_whole
-from mmmask.interop.checkpoint_file import misfits, read_plain
+from mmmask.interfaces.writing import WriteError, moved_whole, reporting, written_whole
+from mmmask.interop.checkpoint_file import Like, map_tensors, misfits, read_plain
 from mmmask_registry import MmmaskError
+
+if TYPE_CHECKING:
+    from mmmask.interop.sharded import ShardWriter
 
 VERSION = 2
 NAMED = 3
 """Weights that are named where many do not fit."""
-_NAME = re.compile(r"step_\d{8,}\.pt")
+_NAME = re.compile(r"step_\d{8,}(\.pt)?")
 
 
 class CheckpointError(MmmaskError):
@@ -45,46 +50,70 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Path
 
 
 class Checkpoints:
-    """The checkpoints of one run, `step_00001000.pt` and so on.
+    """The checkpoints of one run, `step_00001000.pt` and so on; sharded ones are folders, `step_00001000`.
 
     Args:
         folder: made on the first save.
         keep: how many of the newest stay.
+        is_main: whether this process writes what is not sharded, and takes old ones away.
     """
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int = 3, *, is_main: bool = True) -> None:
+        self.folder, self.keep, self.is_main = folder, keep, is_main
+        self._writer: ShardWriter | None = None
+        self._under_way: tuple[int, Future[Any]] | None = None
+        self._written: list[Path] = []
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: dict[str, Any], *, sharded: bool = False) -> None:
         """Writes a checkpoint whole or not at all; only then older ones go.
 
+        Args:
+            sharded: whether all processes write their shards, in the background; they call this together. Otherwise the
+                main process writes.
+
         Raises:
-            WriteError: it cannot be written.
+            WriteError: it cannot be written, or the one before could not.
         """
-        for leftover in self.folder.glob("*.partial"):  # of a process killed while it wrote
-            leftover.unlink(missing_ok=True)
-        path = self.path(step)
-        with written_whole(path, _size(state)) as file:
-            torch.save(state | {"version": VERSION, "step": step}, file)
-        with reporting(self.folder):
-            for later in self.paths():  # damaged ones that the run could not go on from
-                if _step(later) > step:
-                    later.replace(later.with_suffix(".damaged"))
-            for old in self.paths()[: -self.keep]:
-                old.unlink()
-        return path
+        self._finish()
+        state = state | {"version": VERSION, "step": step}
+        if self.is_main:
+            for leftover in self.folder.glob("*.partial"):  # of a process killed while it wrote
+                _remove(leftover)
+        if sharded:
+            writer: ShardWriter = self._writer or _sharded().ShardWriter()
+            self._writer, self._under_way = writer, (step, writer.begin(self._partial(step), state, self.is_main))
+        elif self.is_main:
+            path = self.folder / f"step_{step:08d}.pt"
+            with written_whole(path, _size(state)) as file:
+                torch.save(state, file)
+            self._take_up(path)
+
+    def written(self, *, wait: bool = False) -> list[Path]:
+        """Checkpoints that are on disk since the last call; on the main process.
+
+        Args:
+            wait: for the one that is being written.
+
+        Raises:
+            WriteError: it could not be written.
+        """
+        if self._under_way is not None and (wait or self._under_way[1].done()):
+            self._finish()
+        written, self._written = self._written, []
+        return written
 
     def path(self, step: int) -> Path:
-        """The file of the checkpoint after so many steps."""
-        return self.folder / f"step_{step:08d}.pt"
+        """The file or folder of the checkpoint after so many steps."""
+        file = self.folder / f"step_{step:08d}.pt"
+        return file if file.exists() else file.with_suffix("")
 
     def paths(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
-        found = [path for path in self.folder.glob("step_*.pt") if _NAME.fullmatch(path.name)]
+        found = [path for path in self.folder.glob("step_*") if _NAME.fullmatch(path.name)]
         return sorted(found, key=_step)
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, or None where there is none at all.
+        """The newest checkpoint that can be read, or None where there is none at all; see `complete`.
 
         Raises:
             CheckpointError: there are some and none can be read, or it is of a newer mmmask.
@@ -92,7 +121,7 @@ class Checkpoints:
         reasons = []
         for path in reversed(self.paths()):
             try:
-                state = read_plain(path)
+                state = _sharded().read_state(path) if path.is_dir() else read_plain(path)
                 if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                     raise CheckpointError("it holds something else")
             except (MmmaskError, OSError) as error:
@@ -110,6 +139,73 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint can be read: {'; '.join(reasons)}")
         return None
 
+    def complete(self, state: dict[str, Any], like: Like | None = None) -> dict[str, Any]:
+        """A checkpoint from `newest` with the numbers of sharded tensors; of a single file it has them already.
+
+        Args:
+            like: what is sharded on this process, and how; by default nothing.
+
+        Raises:
+            CheckpointError: they cannot be read.
+        """
+        path = self.path(state["step"])
+        try:
+            if like is None and not path.is_dir():
+                return state
+            return _sharded().with_shards(state, path if path.is_dir() else None, like)
+        except (MmmaskError, OSError) as error:
+            raise CheckpointError(f"{path}: {error}: take it away to go on from the one before") from error
+
+    def _finish(self) -> None:
+        """Waits for the checkpoint that is being written, and gives it its name."""
+        if self._under_way is None:
+            return
+        (step, written), self._under_way = self._under_way, None
+        partial = self._partial(step)
+        try:
+            _sharded().result_of(written, partial)
+        except WriteError:
+            if self.is_main:
+                _remove(partial)
+            raise
+        if self.is_main:
+            path = self.folder / f"step_{step:08d}"
+            with reporting(path):
+                if path.exists():  # damaged, or the run would have gone on from it
+                    _remove(path)
+                moved_whole(partial, path)
+            self._take_up(path)
+
+    def _take_up(self, path: Path) -> None:
+        """Counts a checkpoint as written, and takes away what it replaces."""
+        self._written.append(path)
+        with reporting(self.folder):
+            for later in self.paths():  # damaged ones that the run could not go on from
+                if _step(later) > _step(path) or (_step(later) == _step(path) and later != path):
+                    _remove(damaged := later.with_suffix(".damaged"))
+                    later.replace(damaged)
+            for old in self.paths()[: -self.keep]:
+                _remove(old)
+
+    def _partial(self, step: int) -> Path:
+        return self.folder / f".step_{step:08d}.partial"
+
+
+def _sharded() -> Any:  # noqa: ANN401 - a module
+    """Module for sharded checkpoints, where there are any: it takes half as long to import as all of torch."""
+    from mmmask.interop import sharded
+
+    return sharded
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder, which no longer looks like a checkpoint while that takes its time."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    leaving = path if path.suffix == ".partial" else path.replace(path.with_name(f".{path.name}.old.partial"))
+    shutil.rmtree(leaving, ignore_errors=True)
+
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
@@ -117,8 +213,6 @@ def _step(path: Path) -> int:
 
 def _size(state: object) -> int:
     """Bytes of all tensors within plain data."""
-    if isinstance(state, Tensor):
-        return state.nbytes
-    if isinstance(state, dict | list | tuple):
-        return sum(map(_size, state.values() if isinstance(state, dict) else state))
-    return 0
+    sizes: list[int] = []
+    map_tensors(state, lambda _, tensor: sizes.append(tensor.nbytes))
+    return sum(sizes)

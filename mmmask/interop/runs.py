@@ -84,10 +84,11 @@ class Run:
         Raises:
             MmmaskError: there is none.
         """
-        checkpoint = Checkpoints(RunFolder(self.output).checkpoints).newest()
+        checkpoints = Checkpoints(RunFolder(self.output).checkpoints)
+        checkpoint = checkpoints.newest()
         if checkpoint is None:
             raise MmmaskError(f"{self.output}: there is no checkpoint yet; `mmmask train` goes on with the run")
-        return checkpoint
+        return checkpoints.complete(checkpoint)
 
     @property
     def step(self) -> int:

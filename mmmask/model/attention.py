@@ -11,17 +11,57 @@ bfloat16 kernel on a CPU is slow (`mmmask.model.device`), hence two more ways; r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmmask.model.device import SHORT, TILE, TILE_HEADS, has_slow_attention
+from mmmask.model.device import SHORT, TILE, TILE_HEADS, has_slow_attention, has_varlen_attention
+
+Segment = tuple[int, int]
+"""(batch, tokens): so many samples of so many tokens each, one after the other."""
 
 SAFE = 2.0**64  # sums of exponentials stay below this and above its inverse, or the library takes over
+
+
+def packed_attention(qkv: Tensor, segments: Sequence[Segment], biases: Sequence[Tensor | None]) -> Tensor:
+    """Attention within each sample of several inputs that lie one after the other; see `attention`.
+
+    One kernel for all of them where the device has one (FlashAttention for sequences of different lengths).
+
+    Args:
+        qkv: (tokens of all samples of all inputs, 3, heads, head_dim).
+        segments: of each input.
+        biases: of each input.
+
+    Returns:
+        (tokens of all samples of all inputs, heads * head_dim).
+    """
+    if len(segments) > 1 and all(bias is None for bias in biases) and has_varlen_attention(qkv):
+        return _varlen(qkv, segments)
+    parts, first = [], 0
+    for (batch, tokens), bias in zip(segments, biases, strict=True):
+        part = qkv[first : first + batch * tokens].unflatten(0, (batch, tokens))
+        parts.append(attention(part, bias=bias).flatten(0, 1))
+        first += batch * tokens
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _varlen(qkv: Tensor, segments: Sequence[Segment]) -> Tensor:
+    from torch.nn.attention import varlen
+
+    starts, first = [], 0
+    for batch, tokens in segments:  # made on the device: a copy from the host would wait
+        last = first + batch * tokens
+        starts.append(torch.arange(first, last, tokens, dtype=torch.int32, device=qkv.device))
+        first = last
+    ends = torch.full((1,), first, dtype=torch.int32, device=qkv.device)
+    bounds, longest = torch.cat([*starts, ends]), max(tokens for _, tokens in segments)
+    query, key, value = qkv.unbind(1)
+    return cast(Tensor, varlen.varlen_attn(query, key, value, bounds, bounds, longest, longest)).flatten(1)
 
 
 def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -13,13 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmmask.interfaces import Component
-from mmmask.model.attention import attention
+from mmmask.model.attention import Segment, packed_attention
 from mmmask.model.device import packs
 from mmmask.model.dropping import path_factors, scaled, unit_noise
 from mmmask.randomness import Noise
-
-Segment = tuple[int, int]
-"""(batch, tokens): so many samples of so many tokens each, one after the other."""
 
 Bias = Tensor | list[Tensor] | None
 """Added to attention logits: of all blocks, or one for each of them."""
@@ -94,12 +91,7 @@ class Attention(nn.Module):
         qkv = self._project(x).unflatten(-1, (3, self.num_heads, -1))  # (tokens, 3, heads, head_dim)
         if self.log_scale is not None:
             qkv = self._cosines(qkv, self.log_scale)
-        parts, first = [], 0
-        for (batch, tokens), bias in zip(segments, biases, strict=True):
-            part = qkv[first : first + batch * tokens].unflatten(0, (batch, tokens))
-            parts.append(attention(part, bias=bias).flatten(0, 1))  # (batch * tokens, width)
-            first += batch * tokens
-        return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return self.proj(packed_attention(qkv, segments, biases))
 
     def _project(self, x: Tensor) -> Tensor:
         if self.q_bias is None or self.v_bias is None:

@@ -6,6 +6,8 @@ Ratios of attention are of forward and backward against the library's, on cores 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,14 @@ def packs(tokens: int, device: torch.device) -> bool:
 def has_slow_attention(query: Tensor, bias: Tensor | None) -> bool:
     """Whether the library's attention is far from the matmul rate: in bfloat16 on a CPU it reaches a quarter of it."""
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and bias is None and type(query) is Tensor
+
+
+def has_varlen_attention(qkv: Tensor) -> bool:
+    """Whether FlashAttention takes sequences of different lengths at once; (tokens, 3, heads, head_dim)."""
+    if qkv.device.type != "cuda" or qkv.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    fits = qkv.shape[-1] % 8 == 0 and qkv.shape[-1] <= 256
+    return fits and torch.cuda.get_device_capability(qkv.device) >= (8, 0) and _VARLEN
+
+
+_VARLEN = find_spec("torch.nn.attention.varlen") is not None  # since PyTorch 2.10

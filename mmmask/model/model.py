@@ -340,10 +340,15 @@ class Model(nn.Module):
         return {key: value for name in self.objectives for key, value in self.objective_named(name).metrics().items()}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nn.Module.compile
-        """Compiles the stages of encoder and objectives; masks and losses stay as they are, outside of graphs."""
-        stages = [stage for name in self.objectives for stage in self.objective_named(name).stages]
+        """Compiles the stages; masks and losses stay as they are, outside of graphs."""
+        compile_stages(self.stages, **kwargs)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The stages of encoder, objectives and teacher: what is compiled, sharded and recomputed one by one."""
+        own = [stage for name in self.objectives for stage in self.objective_named(name).stages]
         taught = [] if self.teacher is None else self.teacher.encoder.stages
-        compile_stages([*self.encoder.stages, *stages, *taught], **kwargs)
+        return [*self.encoder.stages, *own, *taught]
 
     def _unmasked(self, batch: Mapping[str, Given]) -> list[EncoderInput]:
         """Encoder inputs with nothing masked, in the order of the batch; a part may stand for a stream of its own."""

@@ -31,9 +31,13 @@ def find_device(name: str | None, local_rank: int = 0) -> torch.device:
     return device
 
 
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""{precision: type of matrix products}, where it is not float32."""
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context a forward runs in: bfloat16 products for `bf16`, nothing changed for `fp32`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, dtype=REDUCED.get(precision), enabled=precision in REDUCED)
 
 
 def full_precision(device: torch.device) -> torch.autocast:

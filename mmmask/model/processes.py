@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,11 +21,16 @@ TORCHRUN = "torchrun sets it for several processes, and for one it is better uns
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its peers; alone by default."""
+    """This process among its peers; alone by default.
+
+    Attributes:
+        node_size: processes on each machine.
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
+    node_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -67,6 +72,17 @@ def gather_rows_of_all(rows: torch.Tensor) -> tuple[int, torch.Tensor]:
     return dist.get_rank() * len(rows), torch.cat(all_gather(rows))
 
 
+def is_shard(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is sharded over processes (DTensor)."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard, or the tensor itself where it is not sharded."""
+    # told by its method: DTensor takes half as long to import as all of torch
+    return cast(Any, tensor).to_local() if is_shard(tensor) else tensor
+
+
 def _from_torchrun(name: str, default: int) -> int:
     given = os.environ.get(name, str(default))
     if not given.isdecimal():
@@ -102,7 +118,7 @@ def processes(device: str | None) -> Iterator[Processes]:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
     try:
-        yield Processes(rank, world_size, chosen)
+        yield Processes(rank, world_size, chosen, _from_torchrun("LOCAL_WORLD_SIZE", world_size))
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise

@@ -38,16 +38,19 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the average for its weights within this block; nothing is copied."""
+        """The model has the average for its weights within this block."""
         self._exchange()
         try:
             yield
         finally:
             self._exchange()
 
+    @torch.no_grad()
     def _exchange(self) -> None:
         for weight, averaged in zip(self._weights.values(), self._averaged.parameters(), strict=True):
-            weight.data, averaged.data = averaged.data, weight.data
+            kept = weight.clone()
+            weight.copy_(averaged)
+            averaged.copy_(kept)
         torch.clear_autocast_cache()  # it holds what was there before, in bfloat16
 
     def state_dict(self) -> dict[str, Any]:

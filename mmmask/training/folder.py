@@ -26,7 +26,7 @@ from mmmask_registry import MmmaskError
 # keys that may change when a run goes on: its length, its logs, how it is computed, and where its files are (that these
 # are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
-    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile)|data|callbacks"
+    r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|sharding)|data|callbacks"
     r"|model\.(encoder|decoder)\.activation_checkpointing"
     r"|streams\.\w+\.((source|held_out)\.path|evaluators|activation_checkpointing)"
 )

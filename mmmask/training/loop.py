@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmmask.data.samples import TooManyBad
 from mmmask.data.streams import MicroStep, Streams, streams_of_step
@@ -35,14 +35,14 @@ class StepResult:
     Attributes:
         streams: the streams it trained on.
         losses: (1 + streams,) on the device: the weighted sum, then each stream's, over all processes.
-        gradient_norm: of all gradients together, where they are clipped.
+        gradient_norm: of all gradients together, before they are clipped.
         samples: prepared samples of the global batch.
         wait: seconds spent waiting for data.
     """
 
     streams: tuple[str, ...]
     losses: Tensor
-    gradient_norm: Tensor | None
+    gradient_norm: Tensor
     samples: int
     wait: float
 
@@ -110,8 +110,8 @@ class TrainingLoop:
             if found or not math.isfinite(total):
                 listed = ", ".join(found) or f"their sum: {total}"
                 raise NotFinite(f"step {step}: the loss is not finite ({listed})")
-            norm = None if result.gradient_norm is None else float(result.gradient_norm)
-            if norm is not None and not math.isfinite(norm):
+            norm = float(result.gradient_norm)
+            if not math.isfinite(norm) and not self.parallelism.outlives_overflow:
                 raise NotFinite(f"step {step}: the gradient's norm is not finite ({norm})")
             self._untrained -= {name for name, loss in by_stream.items() if loss != 0}
             for name in self._untrained & by_stream.keys():
@@ -126,7 +126,7 @@ class TrainingLoop:
         totals: dict[str, Any] = {}
         samples, wait = 0, 0.0
         for micro, plans, totals, last in self._planned(step):
-            output = self.parallelism.train_on(plans, totals, self.settings.precision, last)
+            output = self.parallelism.train_on(plans, totals, last)
             for name, part in output.streams.items():
                 sums[name] = sums.get(name, 0) + part.sum.detach()
             samples, wait = sum(total for _, total in micro.shard.values()), wait + micro.wait
@@ -134,14 +134,12 @@ class TrainingLoop:
         summed = self.processes.sum(torch.stack([sums[name].float() for name in names]))
         losses = summed / torch.stack([_tensor(totals[name], self.device) for name in names])
         weights = torch.tensor([self.model.weights[name] for name in names], device=self.device)
-        limit, norm = self.settings.optimizer.clip_gradient, None
-        if limit is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = self.parallelism.gradient_norm(self.optimizer, self.settings.optimizer.clip_gradient)
         result = StepResult(names, torch.cat([(weights * losses).sum().view(1), losses]), norm, samples, wait)
         self._unchecked.append((step + 1, result))
         if self.device.type == "cpu" or len(self._unchecked) >= CHECK_EVERY:
             self.check_finite()
-        self.optimizer.step()
+        self.parallelism.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.after_step(step)
         return result

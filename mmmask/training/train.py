@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from mmmask.data.sample_corpus import needed_parts, write_sample_data
 from mmmask.data.streams import Streams, classes_of, total_steps
@@ -23,6 +24,7 @@ from mmmask.interfaces import Callback, Component, Optimizer
 from mmmask.interfaces.component import build
 from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, reporting
+from mmmask.interop.checkpoint_file import Like
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints, load_weights
 from mmmask.interop.runs import Run, RunFolder, read_jsonl
 from mmmask.interop.starting import start
@@ -32,7 +34,7 @@ from mmmask.model.cost import meta_model
 from mmmask.model.memory import check_samples
 from mmmask.model.model import Model
 from mmmask.model.precision import autocast
-from mmmask.model.processes import Processes, processes
+from mmmask.model.processes import ALONE, Processes, local, processes
 from mmmask.training.audience import Audience
 from mmmask.training.average import Average
 from mmmask.training.bad_samples import BadSamples
@@ -114,17 +116,26 @@ class _Training:
         interruption: Interruption,
         plugins: tuple[object, ...],
     ) -> None:
-        self.checkpoints = Checkpoints(folder.checkpoints, experiment.training.checkpoint.keep)
+        keep = experiment.training.checkpoint.keep
+        self.checkpoints = Checkpoints(folder.checkpoints, keep, is_main=peers.is_main)
         saved = self.checkpoints.newest()
+        if len(set(peers.gather(None if saved is None else saved["step"]))) > 1:
+            raise MmmaskError(f"{folder.path}: the processes do not see the same checkpoints; is the folder shared?")
         experiment = _with_batch_sizes(experiment, peers.world_size, saved)
         settings = experiment.training
         self.experiment, self.folder, self.processes = experiment, folder, peers
         self.streams = Streams(experiment, peers.rank, peers.world_size, pin=peers.device.type == "cuda")
-        model = build_model(experiment, self.streams.classes)
+        # of a sharded model only the main process has all weights
+        receives = not peers.is_main and settings.sharding != "none"
+        model = (meta_model if receives else build_model)(experiment, self.streams.classes)
         check_samples(model.sample_shapes, self.streams.under_way)
-        model = model.to(peers.device)
         steps = total_steps(experiment, self.streams.sizes)
         self.state = RunState(experiment, folder.path, model, steps, is_main=peers.is_main)
+        if saved is None and not receives:  # a run that goes on never reads them again
+            self._start(model)
+        if settings.compile:
+            model.compile()
+        self.parallelism = Parallelism(model, peers, settings)
         chosen: Optimizer = build("optimizer", settings.optimizer)
         optimizer = chosen.build(parameter_groups(model, settings.optimizer))
         self.average = None if settings.average is None else Average(model, settings.average)
@@ -139,23 +150,21 @@ class _Training:
         }
         if self.average is not None:
             self.parts["average"] = self.average
+        if self.parallelism.scaler.is_enabled():
+            self.parts["scaler"] = self.parallelism.scaler
         self.evaluated = False
         """Whether the figures of the step at hand are known to the callbacks, and so to a checkpoint."""
         self.again: int | None = None
         """Step whose figures were logged after its checkpoint, and are computed again for the callbacks."""
         self.saved_step = self._restore(saved)
-        if self.saved_step < 0:  # a run that goes on never reads them again
-            self._start()
         self.held_out = HeldOut(model, experiment, self.streams.loaders, peers)
         self.state.notes += [
             f"streams.{name}: not measured, as it has no labels: {', '.join(lacking)}"
             for name, lacking in self.held_out.left_out.items()
         ]
-        if settings.compile:
-            model.compile()
         self.control = RunControl(peers, bad_samples, interruption)
         rate = learning_rate_schedule(settings.schedule, peak_learning_rate(experiment), steps)
-        self.loop = TrainingLoop(Parallelism(model, peers), optimizer, rate, self.streams, self.control)
+        self.loop = TrainingLoop(self.parallelism, optimizer, rate, self.streams, self.control)
 
     def run(self, begin: Callable[[], None]) -> str:
         """Trains to the end, or until interrupted; `finished` or `interrupted`.
@@ -216,9 +225,11 @@ class _Training:
                 raise
             if logs or saves or shows:
                 results, started = [], time.perf_counter()  # what has been done here is no part of a step
+            self._tell_written()
             self.control.interruption.requested |= state.stop
         if state.step < state.total_steps:
             self._save()
+        self._tell_written(wait=True)
 
     def _is_due(self, every: int) -> bool:
         step = self.state.step
@@ -246,7 +257,8 @@ class _Training:
         metrics |= {f"loss/{name}": loss for name, loss in zip(result.streams, losses, strict=True)}
         metrics |= self.loop.model.metrics()
         metrics["learning_rate"] = self.loop.learning_rate(state.step - 1)
-        metrics |= {} if result.gradient_norm is None else {"gradient_norm": float(result.gradient_norm)}
+        metrics["gradient_norm"] = float(result.gradient_norm)
+        metrics |= {"loss_scale": self.parallelism.scaler.get_scale()} if "scaler" in self.parts else {}
         metrics["samples"] = sum(distinct[name] * part.replicate for name, part in self.experiment.streams.items())
         metrics["distinct_samples"] = sum(distinct.values())
         metrics |= {f"epochs/{name}": epochs for name, epochs in streams.epochs().items()}
@@ -256,13 +268,14 @@ class _Training:
 
     def _evaluate(self) -> None:
         """Held-out figures, on every process."""
-        self.loop.parallelism.share_statistics()
+        self.parallelism.share_statistics()
         with self._inference():
-            found = self.held_out.evaluate()
+            with self.parallelism.gathered():
+                found = self.held_out.evaluate()
             if self.average is not None:
                 averaged = found
                 if self.average.begun:
-                    with self.average.in_place():
+                    with self.average.in_place(), self.parallelism.gathered():
                         averaged = self.held_out.evaluate()
                 found = {
                     name: figures | {f"average/{key}": value for key, value in averaged[name].items()}
@@ -280,9 +293,9 @@ class _Training:
             self.control.bad_samples.note(self.state.step, bad)
 
     def _draw(self) -> None:
-        if not self.processes.is_main:
-            return
-        with self._inference():
+        with self._inference(), self.parallelism.gathered():
+            if not self.processes.is_main:
+                return
             drawn = self.held_out.draw(self.folder.reconstructions, self.state.step)
         self.state.pictures |= drawn
         for name, path in drawn.items():
@@ -290,34 +303,37 @@ class _Training:
 
     def _save(self) -> None:
         self.loop.check_finite()
-        self.loop.parallelism.share_statistics()
+        self.parallelism.share_statistics()
         # a gradient may overflow in a step whose loss was still finite
-        damaged = [name for name, weight in self.state.model.named_parameters() if not weight.isfinite().all()]
-        if damaged:
-            raise NotFinite(f"step {self.state.step}: weights are not finite ({damaged[0]})")
+        weights = self.state.model.named_parameters()
+        damaged = self.processes.gather([name for name, weight in weights if not local(weight).isfinite().all()])
+        if any(damaged):
+            raise NotFinite(f"step {self.state.step}: weights are not finite ({max(damaged)[0]})")
         self.control.flush(self.state.step)
         if self.processes.is_main:
             sync(self.folder)
-            parts = {name: part.state_dict() for name, part in self.parts.items()}
-            path = self.checkpoints.save(self.state.step, parts | {"evaluated": self.evaluated})
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        self.checkpoints.save(self.state.step, state | {"evaluated": self.evaluated}, sharded=self.parallelism.sharded)
+        self._tell_written()
+
+    def _tell_written(self, *, wait: bool = False) -> None:
+        """Tells of checkpoints that are on disk since."""
+        for path in self.checkpoints.written(wait=wait):
             with reporting(self.folder.path):
                 self.folder.saved.touch()
             self.audience.tell("checkpoint_saved", self.state, path=path)
-        self.processes.wait()
+        if wait:
+            self.processes.wait()
 
-    def _start(self) -> None:
+    def _start(self, model: Model) -> None:
         """Loads the weights that the experiment starts from, and those of its teacher."""
-        model: Model = self.parts["model"]
-        self.state.weights = _main_first(self.processes, partial(start, model, self.experiment))
-        _main_first(self.processes, partial(teach, model, self.experiment))
+        peers = self.processes if self.experiment.training.sharding == "none" else ALONE  # or it sends them
+        self.state.weights = _main_first(peers, partial(start, model, self.experiment))
+        _main_first(peers, partial(teach, model, self.experiment))
 
     def _restore(self, saved: dict[str, Any] | None) -> int:
         """Goes on from the newest checkpoint, and returns its step; -1 where there is none."""
         step = -1 if saved is None else saved["step"]
-        if len(set(self.processes.gather(step))) > 1:
-            raise MmmaskError(
-                f"{self.folder.path}: the processes do not see the same checkpoints; is the folder shared?"
-            )
         if saved is None:
             return step
         path = self.checkpoints.path(step)
@@ -330,6 +346,7 @@ class _Training:
                 f"training.steps: {self.state.total_steps}, and {self.folder.path} has done {step} steps already: ask "
                 "for more, or start another run with --output"
             )
+        saved = self.checkpoints.complete(saved, self._parameters() if self.parallelism.sharded else None)
         for name, part in self.parts.items():
             try:
                 load_weights(part, saved[name], path) if part is self.state.model else part.load_state_dict(saved[name])
@@ -340,6 +357,21 @@ class _Training:
                 raise CheckpointError(f"{path}: {name} cannot go on from its state there ({reason})") from error
         self.state.step, self.evaluated = step, saved.get("evaluated", True)
         return step
+
+    def _parameters(self) -> Like:
+        """Finds the parameter that a tensor of a checkpoint is, or belongs to as the moments of an optimiser do."""
+        by_name = dict(self.state.model.named_parameters())
+        by_number = [each for group in self.parts["optimizer"].param_groups for each in group["params"]]
+
+        def parameter_of(path: tuple[Any, ...]) -> Tensor | None:
+            match path:
+                case ("model", name) | ("average", "weights", name):
+                    return by_name.get(name)
+                case ("optimizer", "state", int(number), _):
+                    return by_number[number] if number < len(by_number) else None
+            return None
+
+        return parameter_of
 
     def _lacks_figures(self) -> bool:
         """Whether the run ended between its last checkpoint and the figures."""

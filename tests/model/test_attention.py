@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mmmask.model.attention import attention
+from mmmask.model.attention import attention, packed_attention
 
 
 def reference(qkv, bias=None):
@@ -138,3 +140,29 @@ def test_saves_no_scores_of_a_long_sequence():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_shapes_without_data(dtype):
     assert attention(torch.empty(2, 300, 3, 4, 24, dtype=dtype, device="meta")).shape == (2, 300, 96)
+
+
+def varlen_reference(query, key, value, bounds, bounds_of_keys, longest, longest_key):
+    """What PyTorch says of its kernel, which exists on GPUs alone."""
+    assert bounds.dtype == torch.int32
+    assert torch.equal(bounds, bounds_of_keys)
+    edges = bounds.tolist()
+    assert longest == longest_key == max(last - first for first, last in pairwise(edges))
+    stacked = torch.stack([query, key, value], dim=1)
+    return torch.cat([
+        reference(stacked[first:last].unsqueeze(0)).squeeze(0).unflatten(-1, query.shape[1:])
+        for first, last in pairwise(edges)
+    ])  # fmt: skip
+
+
+def test_inputs_of_different_lengths_at_once_and_one_after_the_other_are_equal(monkeypatch):
+    segments = [(3, 5), (2, 11), (1, 1)]
+    qkv = draw(3 * 5 + 2 * 11 + 1, 3, 4, 8, dtype=torch.float64)
+    grad = draw(len(qkv), 32, dtype=torch.float64, seed=1)
+    apart = run(lambda qkv: packed_attention(qkv, segments, [None] * 3), qkv, grad)
+    monkeypatch.setattr("mmmask.model.attention.has_varlen_attention", lambda qkv: True)
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_reference)
+    at_once = run(lambda qkv: packed_attention(qkv, segments, [None] * 3), qkv, grad)
+    for mine, other in zip(at_once, apart, strict=True):
+        torch.testing.assert_close(mine, other)

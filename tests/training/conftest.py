@@ -1,6 +1,7 @@
 """`mmmask train` in processes of its own, and what such a run leaves behind."""
 
 import json
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from mmmask.interop.checkpoints import Checkpoints
 
 HERE = Path(__file__).parent
 TIMINGS = {"samples_per_second", "data_wait_seconds", "step_seconds"}
+NEAR = {"rel_tol": 2e-4, "abs_tol": 1e-5}
 
 
 @pytest.fixture(scope="session")
 def train(forker, signals):
     """`mmmask train FILE key=value ... --output FOLDER` until it ends, by default killed nowhere."""
 
-    def train(file, output, *overrides, moment="", processes=1):
+    def train(file, output, *overrides, moment="", processes=1, node_size=None):
         arguments = ["train", file, *overrides, "--output", output, "--plugin", signals.PLUGIN_FILE]
         arguments += ["--plugin", HERE / "moments.py"]
         if processes == 1:
@@ -29,6 +31,7 @@ def train(forker, signals):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TEST_MOMENT": moment}
+        shared["LOCAL_WORLD_SIZE"] = node_size or processes
         started = [forker.start(*arguments, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(processes)]
         return [process.wait() for process in started]
 
@@ -103,16 +106,36 @@ class Left:
         for number, moments in others.items():
             assert all(torch.equal(mine[number][key], value) for key, value in moments.items()), number
 
+    def near(self, other):
+        """The same up to rounding, and to the order of bad samples."""
+        assert [line.keys() for line in self.metrics] == [line.keys() for line in other.metrics]
+        for line, others in zip(self.metrics, other.metrics, strict=True):
+            for key, value in line.items():
+                if key.startswith("loss") or key == "gradient_norm":
+                    assert math.isclose(value, others[key], **NEAR), (line["step"], key, value, others[key])
+                elif not key.startswith("target_std"):  # of the main process's samples
+                    assert value == others[key], (line["step"], key)
+        assert self.state["data"] == other.state["data"]
+        assert self.state["bad_samples"] == other.state["bad_samples"]
+        assert sorted(map(str, self.bad_samples)) == sorted(map(str, other.bad_samples))
+        for line, others in zip(self.evaluations, other.evaluations, strict=True):
+            assert line.keys() == others.keys()
+            for key in (key for key in line if key.rpartition("/")[2] == "loss"):
+                assert math.isclose(line[key], others[key], **NEAR), key
+        for key, value in self.state["model"].items():
+            torch.testing.assert_close(value, other.state["model"][key], rtol=1e-3, atol=2e-4, msg=key)
+
 
 @pytest.fixture(scope="session")
 def left():
     def left(folder):
         folder = Path(folder)
+        checkpoints = Checkpoints(folder / "checkpoints")
         return Left(
             read(folder / "metrics.jsonl", TIMINGS),
             read(folder / "evaluations.jsonl"),
             read(folder / "bad_samples.jsonl"),
-            Checkpoints(folder / "checkpoints").newest(),
+            checkpoints.complete(checkpoints.newest()),
         )
 
     return left
@@ -123,11 +146,11 @@ def reference(train, left, tmp_path_factory):
     """Files that an experiment leaves behind when nothing interrupts it; each is run once."""
     known = {}
 
-    def reference(file, *overrides, processes=1):
-        key = (file.read_text(), overrides, processes)
+    def reference(file, *overrides, processes=1, **started):
+        key = (file.read_text(), overrides, processes, *started.items())
         if key not in known:
             output = tmp_path_factory.mktemp("reference") / "run"
-            ended = train(file, output, *overrides, processes=processes)
+            ended = train(file, output, *overrides, processes=processes, **started)
             for process in ended if processes > 1 else [ended]:
                 assert process.code == 0, process.err
             known[key] = left(output)

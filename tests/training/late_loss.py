@@ -13,12 +13,20 @@ class LateLoss(PixelLoss, nn.Module):
     def __init__(self, config):
         nn.Module.__init__(self)
         super().__init__(config)
-        self.scale = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.zeros(1))
         self.takes_part = False
 
     def error(self, prediction, target):
         error = super().error(prediction, target)
         return error * (1 + self.scale) if self.takes_part else error
+
+
+class ScalarLoss(LateLoss):
+    """The same with a weight of no dimension."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.scale = nn.Parameter(torch.zeros(()))
 
 
 @mmmask.hookimpl
@@ -29,3 +37,4 @@ def optimizer_stepped(run):
 @mmmask.hookimpl
 def register_components(register):
     register("loss", "late", LateLoss, "a weight that comes late")
+    register("loss", "scalar", ScalarLoss, "a weight that comes late and is a scalar")

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 import mmmask
+from mmmask.interop import checkpoints
 from mmmask.training import folder, logs
 
 moment, _, number = os.environ.get("TEST_MOMENT", "").partition(":")
@@ -59,6 +61,19 @@ def write_half_and_die(path, content):
     die()
 
 
+def write_half_a_shard(self, plan, planner):
+    (Path(self.path) / "__1_0.distcp").write_bytes(b"half")
+    die()
+
+
+write_shards = FileSystemWriter.write_data
+
+
+def write_slowly(self, plan, planner):
+    time.sleep(number)
+    return write_shards(self, plan, planner)
+
+
 renames = 0
 
 
@@ -77,6 +92,12 @@ if moment == "half_checkpoint":
     torch.save = counted(save, number, save_half)
 elif moment in ("before_rename", "after_rename"):
     Path.replace = lambda self, target: rename_and_die(self, target, moment == "before_rename")
+elif moment == "half_shards" and os.environ["RANK"] == "1":
+    FileSystemWriter.write_data = counted(FileSystemWriter.write_data, number, write_half_a_shard)
+elif moment == "slow_shards":
+    FileSystemWriter.write_data = write_slowly
+elif moment == "unnamed":
+    checkpoints.moved_whole = counted(checkpoints.moved_whole, number, lambda *paths: die())
 elif moment == "evaluation":
     logs.append_jsonl = append_evaluation
 elif moment == "rewrite":
@@ -109,6 +130,8 @@ class AfterEverybody:
 
     @mmmask.hookimpl(trylast=True)
     def checkpoint_saved(self, run, path):
+        if moment == "slow_shards":
+            print(f"{path.name} told of at step {run.step}")
         if moment == "saved" and run.step == number:
             die()
 

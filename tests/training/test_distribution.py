@@ -1,6 +1,5 @@
 """Several processes train on the same samples as one; gloo on the CPU."""
 
-import math
 import os
 import signal
 import subprocess
@@ -8,42 +7,20 @@ import sys
 import time
 
 import pytest
-import torch
-
-NEAR = {"rel_tol": 2e-4, "abs_tol": 1e-5}
-
-
-def same_up_to_rounding(one, several):
-    assert [line.keys() for line in one.metrics] == [line.keys() for line in several.metrics]
-    for line, other in zip(one.metrics, several.metrics, strict=True):
-        for key, value in line.items():
-            if key.startswith("loss") or key == "gradient_norm":
-                assert math.isclose(value, other[key], **NEAR), (line["step"], key, value, other[key])
-            else:
-                assert value == other[key], (line["step"], key)
-    assert one.state["data"] == several.state["data"]
-    assert one.state["bad_samples"] == several.state["bad_samples"]
-    assert sorted(map(str, one.bad_samples)) == sorted(map(str, several.bad_samples))
-    for line, other in zip(one.evaluations, several.evaluations, strict=True):
-        assert line.keys() == other.keys()
-        for key in (key for key in line if key.rpartition("/")[2] == "loss"):
-            assert math.isclose(line[key], other[key], **NEAR), key
-    for key, value in one.state["model"].items():
-        torch.testing.assert_close(value, several.state["model"][key], rtol=1e-3, atol=2e-4, msg=key)
 
 
 @pytest.mark.parametrize("mixing", ["joint", "alternate"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_processes_train_as_one(reference, experiment_file, mixing, workers):
     file = experiment_file(mixing)
-    same_up_to_rounding(reference(file), reference(file, f"data.workers={workers}", processes=2))
+    reference(file).near(reference(file, f"data.workers={workers}", processes=2))
 
 
 def test_with_heads_and_decoders_of_their_own(reference, experiment_file):
     """With `alternate` mixing a step then leaves parameters without gradient."""
     file = experiment_file("alternate")
     own = ("streams.short.head=short", "streams.short.decoder=short", "streams.long.modality.patch=8")
-    same_up_to_rounding(reference(file, *own), reference(file, *own, processes=2))
+    reference(file, *own).near(reference(file, *own, processes=2))
 
 
 @pytest.mark.parametrize("mixing", ["joint", "alternate"])
@@ -51,14 +28,14 @@ def test_a_parameter_may_have_its_first_gradient_later(reference, experiment_fil
     late = ("streams.long.loss.name=late", "--plugin", os.path.join(os.path.dirname(__file__), "late_loss.py"))
     one, two = (reference(experiment_file(mixing), *late, processes=number) for number in (1, 2))
     assert abs(one.state["model"]["objectives.masked.learned_losses.long.scale"]) > 1e-3
-    same_up_to_rounding(one, two)
+    one.near(two)
 
 
 def test_micro_batches_and_processes_are_one_partition(reference, experiment_file):
     """Four micro-batches on one process see the masks and samples of two on each of two."""
     file = experiment_file()
     one = reference(file, "training.accumulate=4")
-    same_up_to_rounding(one, reference(file, processes=2))
+    one.near(reference(file, processes=2))
     for line in one.metrics:
         assert line["samples"] == 16 * line["step"]
         assert line["distinct_samples"] == 12 * line["step"]
@@ -69,8 +46,8 @@ def test_counts_that_vary_are_those_of_the_whole_batch(reference, experiment_fil
     file = experiment_file()
     dual = ("streams.long.decoder_masker={name: random, mask_ratio: 0.5}", "streams.long.loss_weight=2.0")
     one = reference(file, *dual, "training.accumulate=1")
-    same_up_to_rounding(one, reference(file, *dual, "training.accumulate=4"))
-    same_up_to_rounding(one, reference(file, *dual, processes=2))
+    one.near(reference(file, *dual, "training.accumulate=4"))
+    one.near(reference(file, *dual, processes=2))
 
 
 def test_parts_of_one_sample(reference, experiment_file):
@@ -86,8 +63,8 @@ def test_parts_of_one_sample(reference, experiment_file):
     one = reference(file, *parts)
     coarse = [line["coarse/loss"] for line in one.evaluations if line["stream"] == "long"]
     assert coarse[-1] < coarse[0]
-    same_up_to_rounding(one, reference(file, *parts, "training.accumulate=4"))
-    same_up_to_rounding(one, reference(file, *parts, processes=2))
+    one.near(reference(file, *parts, "training.accumulate=4"))
+    one.near(reference(file, *parts, processes=2))
 
 
 def test_several_objectives_of_parts(reference, experiment_file):
@@ -106,7 +83,7 @@ def test_several_objectives_of_parts(reference, experiment_file):
     )
     one = reference(experiment_file(), *parts)
     assert one.metrics[0].keys() > {"loss/long/contrastive", "loss/long/fine", "loss/long/coarse"}
-    same_up_to_rounding(one, reference(experiment_file(), *parts, processes=2))
+    one.near(reference(experiment_file(), *parts, processes=2))
 
 
 def test_a_masker_learns_as_in_one_process(reference, experiment_file):
@@ -114,7 +91,7 @@ def test_a_masker_learns_as_in_one_process(reference, experiment_file):
     one = reference(experiment_file(), learns)
     weights = one.state["model"]["objectives.masked.learned_maskers.long.mlp.2.weight"]
     assert weights.abs().max() > 1e-3
-    same_up_to_rounding(one, reference(experiment_file(), learns, processes=2))
+    one.near(reference(experiment_file(), learns, processes=2))
 
 
 def test_views_are_compared_with_those_of_all_processes(reference, experiment_file):
@@ -122,7 +99,7 @@ def test_views_are_compared_with_those_of_all_processes(reference, experiment_fi
     # biases of keys have no gradient but rounding errors, which Adam makes steps of
     biases = "model.encoder.qkv_bias=query_value"
     one = reference(file, biases)
-    same_up_to_rounding(one, reference(file, biases, processes=2))
+    one.near(reference(file, biases, processes=2))
     # micro-batches are not compared with each other, so that this is another loss
     other = reference(file, biases, "training.accumulate=2")
     assert abs(one.metrics[0]["loss/long"] - other.metrics[0]["loss/long"]) > 0.1
@@ -138,7 +115,7 @@ def test_goes_on_with_another_number_of_processes(train, left, reference, experi
     for process in ended if after > 1 else [ended]:
         assert process.code == 0, process.err
     run = left(tmp_path / "run")
-    same_up_to_rounding(reference(file), run)
+    reference(file).near(run)
     if before == after == 2:
         run.same_as(reference(file, processes=2))
 
