@@ -22,6 +22,7 @@ COMMANDS = {
     "describe": "the settings of a component: types, defaults, meaning",
     "show": "an experiment with every default filled in",
     "check": "build an experiment, read samples of every stream and try a step on them",
+    "scan": "load every sample of a stream once, and list sizes, lengths and what is bad",
     "codebook": "make ids for the loss codebook, by k-means of what another loss predicts",
     "reconstruct": "draw original, masked and reconstruction of samples",
     "evaluate": "figures of a classifier on labelled samples, and its predictions",

@@ -61,6 +61,12 @@ class AlignedPreparation(Preparation):
         }
         return [{name: decoded[number] for name, decoded in clips.items()} for number in range(count)]
 
+    def seconds(self, loaded: Any) -> float | None:  # noqa: ANN401 - the source's
+        """Length of the longest part."""
+        parts = {name: part for name, part in self._parts(loaded).items() if part is not None}
+        found = [self.preparations[name].seconds(part) for name, part in parts.items()]
+        return max((seconds for seconds in found if seconds is not None), default=None)
+
     def prepare(self, decoded: Any, view: View) -> dict[str, Tensor | None]:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride] - of several parts
         """{part: (channels, *extent), None where it is missing}."""
         views = self._views(view)

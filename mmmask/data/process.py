@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from mmmask.data.messages import receive
 from mmmask.data.order import Draw
-from mmmask.data.samples import LoadedBatch, SampleLoader
+from mmmask.data.samples import Examined, LoadedBatch, SampleLoader
 from mmmask.data.supervisor import supervise
 from mmmask.experiment.settings import DataSettings
 from mmmask.interfaces import Sample, Source
@@ -76,6 +76,10 @@ class Loads(Protocol):
         """Several views of one sample, as `SampleLoader.views`."""
         ...
 
+    def examine(self, index: int, clips: int = 1) -> Examined:
+        """What there is to know of one sample, as `SampleLoader.examine`."""
+        ...
+
 
 class GuardedLoader:
     """A loader whose samples are loaded by worker processes."""
@@ -94,6 +98,10 @@ class GuardedLoader:
     def views(self, index: int, clips: int = 1, crops: int = 1) -> list[Sample]:
         """Several views of one sample, as `SampleLoader.views`."""
         return self.processes.call(self.name, "views", index, clips, crops)
+
+    def examine(self, index: int, clips: int = 1) -> Examined:
+        """What there is to know of one sample, as `SampleLoader.examine`."""
+        return self.processes.call(self.name, "examine", index, clips)
 
 
 class WorkerProcesses:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmmask.data.aligned import AlignedPreparation
 from mmmask.data.order import Draw
-from mmmask.interfaces import BadSample, Batch, Preparation, Sample, Source, SourceFile, TokenSpec, View
+from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, SourceFile, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError
@@ -44,6 +44,23 @@ class LoadedBatch:
 
     batch: Batch
     bad: tuple[BadRecord, ...]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A sample that was loaded to see whether it can be.
+
+    Attributes:
+        path: of its file; empty where it is no file of its own.
+        size: bytes of its file or files, None where they are not known.
+        seconds: length of a recording.
+        reason: why it is bad; empty where it is not.
+    """
+
+    path: str
+    size: int | None
+    seconds: float | None
+    reason: str
 
 
 class TooManyBad(SourceError):
@@ -157,6 +174,25 @@ class SampleLoader:
             decoded = self.preparation.decode_clips(self._loaded(index), clips)
             parts = [self.preparation.prepare(clip, look) for clip in decoded for look in looks]
         return [self._sample(index, part) for part in parts]
+
+    def examine(self, index: int, clips: int = 1) -> Examined:
+        """What there is to know of a sample; it is prepared as `views` does, and forgotten."""
+        path, size, seconds, reason = "", None, None, ""
+        try:
+            with self._loading(index):
+                loaded = self._loaded(index)
+                files = loaded.values() if isinstance(loaded, Mapping) else [loaded]
+                found = [file for file in files if isinstance(file, SourceFile)]
+                size = sum(file.size() for file in found) if found else None
+                if isinstance(loaded, SourceFile) and loaded.data is None and loaded.window is None:
+                    path = loaded.path
+                seconds = self.preparation.seconds(loaded)
+                parts = [self.preparation.prepare(clip, PLAIN) for clip in self.preparation.decode_clips(loaded, clips)]
+            for part in parts:
+                self._sample(index, part)
+        except BadSample as error:
+            reason = str(error)
+        return Examined(path, size, seconds, reason)
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw

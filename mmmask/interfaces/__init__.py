@@ -10,6 +10,7 @@ from mmmask.interfaces.encoder import Encoder
 from mmmask.interfaces.evaluator import Evaluator
 from mmmask.interfaces.files import BadSample, SourceFile, open_file, path_manager
 from mmmask.interfaces.format import ForeignWeights, Format, Written
+from mmmask.interfaces.listing import LabelledFileSource, Listing
 from mmmask.interfaces.loss import Loss
 from mmmask.interfaces.masker import MaskContext, Masker
 from mmmask.interfaces.modality import Modality, Preparation
@@ -60,8 +61,10 @@ __all__ = [
     "Format",
     "Grid",
     "GridError",
+    "LabelledFileSource",
     "Latents",
     "Layout",
+    "Listing",
     "Loss",
     "LossTerm",
     "Mask",

@@ -114,6 +114,19 @@ class SourceFile:
         except OSError as error:
             raise BadSample(f"{type(error).__name__}: {error}") from error
 
+    def size(self) -> int:
+        """Bytes of the whole file.
+
+        Raises:
+            BadSample: it cannot be had.
+        """
+        if self.data is not None:
+            return len(self.data)
+        try:
+            return os.stat(self.local_path()).st_size
+        except OSError as error:
+            raise BadSample(f"{type(error).__name__}: {error}") from error
+
     def __reduce__(self) -> tuple[type[SourceFile], tuple[str, bytes | None, tuple[float, float] | None]]:
         return SourceFile, (self.path, self.data, self.window)  # a temporary file belongs to the process that wrote it
 

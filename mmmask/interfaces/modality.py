@@ -54,6 +54,14 @@ class Preparation(ABC):
         """
         return [self.decode(loaded, View(index=number, of=count)) for number in range(count)]
 
+    def seconds(self, loaded: Any) -> float | None:  # noqa: ANN401
+        """Length of the recording that the source loaded, None where samples have none.
+
+        Raises:
+            BadSample: it cannot be read.
+        """
+        return None
+
     @abstractmethod
     def prepare(self, decoded: Any, view: View) -> Tensor:  # noqa: ANN401
         """One sample (channels, *extent) as `Modality.tokenize` takes it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,8 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         WriteError: it cannot be written; also where a library conceals why, as `torch.save` does.
     """
-    partial = path.with_name(f".{path.name}.partial")  # always the same: leftovers of a killed process are overwritten
+    # of its own, as several processes may write the same file
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with reporting(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = _Remembering(partial, "w")

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ MAY_CHANGE = re.compile(
     r"|model\.(encoder|decoder)\.activation_checkpointing"
     r"|streams\.\w+\.((source|held_out)\.path|evaluators|activation_checkpointing)"
 )
+SOURCE = re.compile(r"streams\.\w+\.(source|held_out)(?=\.)")
+"""A block that may be replaced by a source of another kind, which is compared too; of the same kind only the path may
+change, as another column or field would be other samples of the same names."""
 
 LOCK = ".lock"
-OURS_BEFORE_A_RUN = (LOCK, "versions.json", ".versions.json.partial", ".experiment.yaml.partial")
+OURS_BEFORE_A_RUN = re.compile(rf"{re.escape(LOCK)}|versions\.json|\.(versions\.json|experiment\.yaml)\.\w+\.partial")
 """Names allowed in a folder without a run: leftovers of a refused command or a killed process."""
 
 
@@ -76,6 +79,8 @@ def opened(folder: RunFolder, experiment: Experiment) -> Iterator[Callable[[], N
         with reporting(folder.path):
             if closed is not None:
                 raise closed
+            for leftover in folder.path.glob(".*.partial"):  # of a process killed while it wrote
+                leftover.unlink(missing_ok=True)
         write_atomically(folder.versions, json.dumps(versions(), indent=2).encode() + b"\n")
         write_atomically(folder.experiment_file, experiment.to_yaml().encode())
 
@@ -95,8 +100,8 @@ def _check_settings(folder: RunFolder, experiment: Experiment) -> None:
 def _check_new(folder: RunFolder, experiment: Experiment) -> None:
     """Refuses a folder that holds something else, or that a source would look through."""
     a_run = folder.experiment_file.is_file() and folder.versions.is_file()
-    found = {path.name for path in folder.path.iterdir()} if folder.path.is_dir() else set()
-    if not a_run and not found.issubset(OURS_BEFORE_A_RUN):
+    found = [path.name for path in folder.path.iterdir()] if folder.path.is_dir() else []
+    if not a_run and not all(map(OURS_BEFORE_A_RUN.fullmatch, found)):
         raise MmmaskError(f"{folder.path}: not empty, and no run of mmmask: choose another folder with --output")
     output = folder.path.resolve()
     for name, stream in experiment.streams.items():
@@ -150,8 +155,14 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
         for key in {**before, **after}
-        if before.get(key) != after.get(key) and not MAY_CHANGE.match(key)
+        if before.get(key) != after.get(key) and not MAY_CHANGE.match(key) and not _of_another_kind(key, before, after)
     ]
+
+
+def _of_another_kind(key: str, before: Mapping[str, object], after: Mapping[str, object]) -> bool:
+    block = SOURCE.match(key)
+    kinds = [block and settings.get(f"{block[0]}.name") for settings in (before, after)]
+    return all(kinds) and kinds[0] != kinds[1]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain
 
 import av
@@ -82,22 +82,39 @@ def decode_window(
     """
     begin, end = part or (0.0, math.inf)
     seconds = min(samples / sample_rate, end - begin)
+    with _opened(path) as reader:
+        sound = np.zeros(0, np.float32)
+        for whole in reader.lengths(min(begin + max_seconds, end)):
+            length = min(whole, end) - begin
+            if length > max_seconds:
+                raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
+            if part and length <= 0:
+                continue  # the header may be wrong
+            sound = reader.window(begin + max(0.0, length - seconds) * place, seconds)
+            if len(sound) >= (min(length, seconds) - SHORTAGE) * reader.rate:
+                break  # the header is right
+        if not len(sound):
+            where = f"from {begin:.10g} s on " if part else ""
+            raise BadSample(f"the sound track holds no samples {where}".rstrip())
+        return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
+
+
+def seconds_of(path: str, part: tuple[float, float] | None = None) -> float:
+    """Length of the sound, or of a part of it, as the header says, or else all packets.
+
+    Raises:
+        BadSample: as of `decode_window`.
+    """
+    begin, end = part or (0.0, math.inf)
+    with _opened(path) as reader:
+        return min(next(reader.lengths(math.inf)), end) - begin
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[_Reader]:
     try:
         with closing(_Reader(path)) as reader:
-            sound = np.zeros(0, np.float32)
-            for whole in reader.lengths(min(begin + max_seconds, end)):
-                length = min(whole, end) - begin
-                if length > max_seconds:
-                    raise BadSample(f"the sound is longer than max_seconds = {max_seconds:g}; not decoded")
-                if part and length <= 0:
-                    continue  # the header may be wrong
-                sound = reader.window(begin + max(0.0, length - seconds) * place, seconds)
-                if len(sound) >= (min(length, seconds) - SHORTAGE) * reader.rate:
-                    break  # the header is right
-            if not len(sound):
-                where = f"from {begin:.10g} s on " if part else ""
-                raise BadSample(f"the sound track holds no samples {where}".rstrip())
-            return _exactly(_resampled(sound, reader.rate, sample_rate), samples)
+            yield reader
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
     except IndexError as error:  # PyAV's

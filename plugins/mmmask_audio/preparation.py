@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmmask.interfaces import Augmentations, BadSample, Preparation, SourceFile, View
-from mmmask_audio.decoding import decode_window, window_of_array
+from mmmask_audio.decoding import decode_window, seconds_of, window_of_array
 from mmmask_audio.spectrogram import MelSpectrogram
 
 COLOURS = ((0, 0, 8), (58, 14, 104), (136, 32, 120), (205, 62, 84), (243, 128, 38), (250, 204, 82), (253, 252, 210))
@@ -79,6 +79,16 @@ class AudioPreparation(Preparation):
             raise BadSample(f"expected a file or a floating point array (samples,), got {kind}")
         levels = self.spectrogram(torch.from_numpy(sound))
         return levels.mul_(255).round_().to(torch.uint8).unsqueeze(0)
+
+    def seconds(self, loaded: Any) -> float:  # noqa: ANN401
+        """Length of the sound, or of the part that is the sample.
+
+        Raises:
+            BadSample: it cannot be read.
+        """
+        if isinstance(loaded, SourceFile):
+            return seconds_of(loaded.local_path(), loaded.window)
+        return len(loaded) / self.spectrogram.sample_rate
 
     def prepare(self, decoded: Tensor, view: View) -> Tensor:
         """The spectrogram, augmented; unchanged by default, since the time window is random already."""

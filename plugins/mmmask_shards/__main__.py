@@ -1,4 +1,4 @@
-"""`python -m mmmask_shards pack FOLDER OUTPUT`: packs a folder into tar files."""
+"""`python -m mmmask_shards pack FOLDER OUTPUT`: packs a folder into tar or parquet files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ def _bytes(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 1 on a user's error."""
-    parser = argparse.ArgumentParser("python -m mmmask_shards", description="tar files in the layout of WebDataset")
+    parser = argparse.ArgumentParser(
+        "python -m mmmask_shards", description="tar files in the layout of WebDataset, and parquet files"
+    )
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("pack", help="packs a folder")
     command.add_argument("folder", help="its subfolders become those of the members' names, which are labels")
-    command.add_argument("output", help="path of the tar files with a place for a number, such as train-%%06d.tar")
-    command.add_argument("--max-size", type=_bytes, default=10**9, help="largest tar file (default: 1GB)")
+    command.add_argument(
+        "output", help="path of the files with a place for a number: train-%%06d.tar or train-%%06d.parquet"
+    )
+    command.add_argument("--max-size", type=_bytes, default=10**9, help="largest file (default: 1GB)")
     command.add_argument("--endings", nargs="+", default=(), help="pack files with these only, such as .jpg .json")
     given = parser.parse_args(arguments)
     try:

@@ -6,20 +6,23 @@ import hashlib
 import json
 import os
 import tarfile
-import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 from iopath.common.file_io import get_cache_dir
+from tqdm import tqdm
 
-from mmmask.interfaces import SourceError
+from mmmask import MmmaskError
+from mmmask.interfaces import SourceError, written_whole
 
-VERSION = 1
+VERSION = 2
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"7z\xbc\xaf")
+ORIGINAL = "MMMASK.name"
+"""Key of a tar file's extended header: the name of a file before it was packed, where the member has another."""
 LARGEST_LABEL = 2**20
 """Bytes of a member that holds a label."""
 FINE, LINK, SPECIAL, OUTSIDE, CUT = range(5)
@@ -32,6 +35,7 @@ class ShardIndex:
 
     Attributes:
         names: of the members, without a leading `./`.
+        originals: names before packing, empty where the members have the same.
         offsets: int64 (members,), where the content begins, in bytes.
         sizes: int64 (members,), bytes of content.
         kinds: int64 (members,), `FINE` or what else.
@@ -41,6 +45,7 @@ class ShardIndex:
     """
 
     names: list[str]
+    originals: list[str]
     offsets: np.ndarray
     sizes: np.ndarray
     kinds: np.ndarray
@@ -49,12 +54,13 @@ class ShardIndex:
     stamp: tuple[int, int]
 
 
-def index_of(path: str, label: str) -> ShardIndex:
+def index_of(path: str, label: str, bar: tqdm) -> ShardIndex:
     """The index that was kept, or a new one where the file has changed since.
 
     Args:
         path: local.
         label: the ending whose members hold labels, such as `.cls`; of a key of JSON `json:key`.
+        bar: is told of bytes that were looked through.
 
     Raises:
         SourceError: it is no uncompressed tar file, or a label is none.
@@ -65,8 +71,9 @@ def index_of(path: str, label: str) -> ShardIndex:
     places = _places(path, label)
     for place in places:
         if (kept := _read(place, stamp)) is not None:
+            bar.update(stat.st_size)
             return kept
-    built = _build(path, label, stamp)
+    built = _build(path, label, stamp, bar)
     for place in places:
         if _keep(place, built):
             break
@@ -86,39 +93,36 @@ def _read(place: str, stamp: tuple[int, int]) -> ShardIndex | None:
         with open(place, "rb") as file, np.load(file, allow_pickle=False) as kept:
             if kept["stamp"].tolist() != [VERSION, *stamp]:
                 return None
-            names, labels = (_texts(kept[key]) for key in ("names", "labels"))
+            names, originals, labels = (_texts(kept[key]) for key in ("names", "originals", "labels"))
             offsets, sizes, kinds = (kept[key] for key in ("offsets", "sizes", "kinds"))
             damage = int(kept["damage"])
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
         return None
     columns = (offsets, sizes, kinds)
-    if len(labels) != len(names) or any(part.shape != (len(names),) or part.dtype != np.int64 for part in columns):
+    if not len(labels) == len(originals) == len(names) or any(
+        part.shape != (len(names),) or part.dtype != np.int64 for part in columns
+    ):
         return None
-    return ShardIndex(names, offsets, sizes, kinds, labels, damage, stamp)
+    return ShardIndex(names, originals, offsets, sizes, kinds, labels, damage, stamp)
 
 
 def _keep(place: str, index: ShardIndex) -> bool:
     """Writes it whole, or not at all where that cannot be."""
-    partial = f"{place}.{uuid.uuid4().hex}.partial"  # of its own, as several processes may write the same index
     try:
-        os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
-        with open(partial, "wb") as file:
+        with written_whole(Path(place)) as file:
             np.savez(
                 file,
                 stamp=[VERSION, *index.stamp],
                 names=_bytes(index.names),
+                originals=_bytes(index.originals),
                 labels=_bytes(index.labels),
                 offsets=index.offsets,
                 sizes=index.sizes,
                 kinds=index.kinds,
                 damage=index.damage,
             )
-        os.replace(partial, place)
-    except OSError:
+    except MmmaskError:
         return False
-    finally:
-        with suppress(OSError):
-            os.unlink(partial)
     return True
 
 
@@ -131,27 +135,31 @@ def _texts(joined: np.ndarray) -> list[str]:
     return joined.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
 
 
-def _build(path: str, label: str, stamp: tuple[int, int]) -> ShardIndex:
+def _build(path: str, label: str, stamp: tuple[int, int], bar: tqdm) -> ShardIndex:
     names: list[str] = []
+    originals: list[str] = []
     labels: list[str] = []
     rows: list[tuple[int, int, int]] = []
     wanted = ".json" if label.startswith("json:") else label.lower()
     with open(path, "rb") as file:
-        archive = _archive(file, path)
+        archive, at = _archive(file, path), 0
         for member in _members(archive):
+            bar.update(archive.offset - at)
+            at = archive.offset
             parts = [part for part in member.name.partition("\0")[0].split("/") if part not in ("", ".")]
             if member.isdir() or not parts or parts[-1].startswith("."):
                 continue
             name, kind = "/".join(parts), _kind(member, parts, stamp[0])
             of_label = kind == FINE and f".{parts[-1].partition('.')[2]}".lower() == wanted
             names.append(name)
+            originals.append(member.pax_headers.get(ORIGINAL, "").replace("\0", " "))
             rows.append((member.offset_data, member.size, kind))
             labels.append(_label(file, member, label, f"{path}: {name}") if of_label else "")
         # tarfile ends without a word at a header that is damaged
         file.seek(archive.offset)
         damage = archive.offset if file.read(512).strip(b"\0") else -1
     offsets, sizes, kinds = np.array(rows, np.int64).reshape(-1, 3).T.copy()
-    return ShardIndex(names, offsets, sizes, kinds, labels, damage, stamp)
+    return ShardIndex(names, originals, offsets, sizes, kinds, labels, damage, stamp)
 
 
 def _archive(file: IO[bytes], path: str) -> tarfile.TarFile:

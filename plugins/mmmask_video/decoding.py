@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain
 
 import av
@@ -55,14 +55,31 @@ def decode_clips(
     Raises:
         BadSample: damaged, no video, or larger than a limit (found before anything is decoded).
     """
+    with _opened(path, max_pixels) as reader:
+        index = reader.index(max_frames, window)
+        chosen = choose(index.times[index.first :], index.end)
+        clips = [[index.first + number for number in numbers] for numbers in chosen]
+        frames = reader.frames(index, sorted({number for numbers in clips for number in numbers}))
+        kept = {number: keep(_pixels(frame, channels)) for number, frame in frames}
+        return [[kept[number] for number in numbers] for numbers in clips]
+
+
+def seconds_of(path: str, max_pixels: int, max_frames: int, window: tuple[float, float] | None = None) -> float:
+    """Length of a video, or of a window of it, by its packets.
+
+    Raises:
+        BadSample: as of `decode_clips`.
+    """
+    with _opened(path, max_pixels) as reader:
+        index = reader.index(max_frames, window)
+        return index.end - index.times[index.first]
+
+
+@contextmanager
+def _opened(path: str, max_pixels: int) -> Iterator[_Reader]:
     try:
         with closing(_Reader(path, max_pixels)) as reader:
-            index = reader.index(max_frames, window)
-            chosen = choose(index.times[index.first :], index.end)
-            clips = [[index.first + number for number in numbers] for numbers in chosen]
-            frames = reader.frames(index, sorted({number for numbers in clips for number in numbers}))
-            kept = {number: keep(_pixels(frame, channels)) for number, frame in frames}
-            return [[kept[number] for number in numbers] for numbers in clips]
+            yield reader
     except av.error.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error.strerror}") from error
     except IndexError as error:  # PyAV's

@@ -13,7 +13,7 @@ from mmmask.interfaces import BadSample, SourceFile, TokenSpec, View
 from mmmask_pixels.pictures import picture
 from mmmask_pixels.preparation import PixelPreparation
 from mmmask_pixels.resize import shrink_short_side
-from mmmask_video.decoding import decode_clips
+from mmmask_video.decoding import decode_clips, seconds_of
 from mmmask_video.sampling import ClipSampler, evenly
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ class VideoPreparation(PixelPreparation):
             BadSample: it cannot be decoded, or is too large.
         """
         return self._clips(loaded, [View(index=number, of=count) for number in range(count)])
+
+    def seconds(self, loaded: Any) -> float:  # noqa: ANN401
+        """Length of the video, or of the window that is the sample.
+
+        Raises:
+            BadSample: it cannot be read.
+        """
+        limits = self.config.max_pixels, self.config.max_frames
+        return seconds_of(loaded.local_path(), *limits, loaded.window)
 
     def _clips(self, loaded: Any, views: Sequence[View]) -> list[Tensor]:  # noqa: ANN401
         if not isinstance(loaded, SourceFile):

@@ -72,7 +72,8 @@ VARIANTS = {
     ("source", "json_lines"): [{"window": None}],
     ("source", "list"): [{"label_separator": "o", "skip_missing": True}],
     ("source", "folder"): [{"per_class": 1}],
-    ("source", "shards"): [{"label": ".cls", "limit": 2}, {"classes": 12, "label": "json:label"}],
+    ("source", "shards"): [{"label": ".cls", "limit": 2}, {"per_class": 1, "label": "folder"}],
+    ("source", "parquet"): [{"labels": "folder", "kept_bytes": 0}],
     ("source", "table"): [
         {"file": "{path}", "labels": {"kind": "label", "size": "number"}, "classes": {"size": 12}, "start": "number"},
         {"labels": {"label": "number"}, "label_separator": "1", "limit": 2},
@@ -184,10 +185,10 @@ def write_parts(folder):
     return folder
 
 
-def write_shards(folder):
+def write_shards(folder, ending):
     write_files(folder)
-    pack(str(folder / "files"), str(folder / "shards/%02d.tar"), max_bytes=10240, endings=(".jpg",))
-    return folder / "shards/{00..00}.tar"
+    pack(str(folder / "files"), str(folder / f"{ending}/%02d.{ending}"), max_bytes=10240, endings=(".jpg",))
+    return folder / f"{ending}/{{00..00}}.{ending}"
 
 
 PARTS = {"rgb": (".jpg",), "depth": (".png",)}
@@ -204,7 +205,8 @@ SOURCES = {
     "list": lambda folder: {"path": str(write_files(folder) / "list.csv"), "extensions": (".jpg",)},
     "table": lambda folder: {"path": str(write_files(folder) / "table.csv")},
     "glob": lambda folder: {"path": str(write_files(folder) / "files/**/*.[jJ]*"), "extensions": (".jpg",)},
-    "shards": lambda folder: {"path": str(write_shards(folder)), "extensions": (".jpg",)},
+    "shards": lambda folder: {"path": str(write_shards(folder, "tar")), "extensions": (".jpg",)},
+    "parquet": lambda folder: {"path": str(write_shards(folder, "parquet")), "extensions": (".jpg",)},
     "text_files": lambda folder: {"path": str(write_texts(folder) / "*.txt"), "extensions": (".txt",)},
     "json_lines": lambda folder: {"path": str(write_texts(folder)), "label_field": "kind"},
 }

@@ -7,7 +7,7 @@ from mmmask.components import components
 
 NAMES = {
     "modality": ["audio", "depth", "image", "labels", "text", "video"],
-    "source": ["aligned", "arrays", "folder", "glob", "json_lines", "list", "shards", "table", "text_files"],
+    "source": ["aligned", "arrays", "folder", "glob", "json_lines", "list", "parquet", "shards", "table", "text_files"],
     "masker": [
         "attention",
         "block",

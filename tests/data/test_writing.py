@@ -26,6 +26,15 @@ def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
     assert os.listdir(path.parent) == ["file.bin"]
 
 
+def test_several_may_write_the_same_file(tmp_path):
+    path = tmp_path / "file.bin"
+    with written_whole(path) as one, written_whole(path) as other:
+        one.write(b"one")
+        other.write(b"other")
+    assert path.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
 def test_whatever_goes_wrong_the_old_file_stays(tmp_path, raised):
     path = tmp_path / "file.bin"

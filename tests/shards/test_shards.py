@@ -1,24 +1,21 @@
-"""Tar files in WebDataset's layout have the samples of the folder they were packed from; damage makes bad samples."""
+"""Tar files in WebDataset's layout: which members are samples, and what damage makes of them."""
 
 import io
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from mmmask import hookimpl
-from mmmask.data.streams import sample_loader
-from mmmask.experiment import experiment_from_data
-from mmmask.interfaces import BadSample, SourceError, build
+from mmmask.components import components
+from mmmask.interfaces import BadSample, SourceError
 from mmmask.interfaces.component import validate_strictly
-from mmmask.training.train import train
 from mmmask_registry import MmmaskError
 from mmmask_shards import pack
 from mmmask_shards.__main__ import main
@@ -85,82 +82,6 @@ def pictures(tmp_path):
 @pytest.fixture
 def packed(pictures, tmp_path):
     return pack(str(pictures), str(tmp_path / "tar/train-%03d.tar"), max_bytes=20480)
-
-
-class TestAgainstTheFolder:
-    def experiment(self, source):
-        return experiment_from_data(
-            {
-                "model": {"encoder": {"name": "vit", "width": 24, "depth": 1, "num_heads": 2}},
-                "streams": {
-                    "pictures": {
-                        "objective": "classification",
-                        "modality": {"name": "image", "size": 32, "patch_size": [16, 16]},
-                        "source": source,
-                        "batch_size": 4,
-                    }
-                },
-                "training": {
-                    "steps": 6,
-                    "checkpoint": {"every": 2},
-                    "log": {"every": 1, "reconstruct_every": 0, "tensorboard": False},
-                },
-                "data": {"max_bad_share": 0.5, "workers": 0},
-            }
-        )
-
-    def test_samples_names_and_labels_are_the_same(self, pictures, packed, tmp_path):
-        assert len(packed) > 2
-        folder, tar = (
-            build("source", self.experiment(source).streams["pictures"].source, extensions=ENDINGS)
-            for source in (
-                {"name": "folder", "path": str(pictures)},
-                {"name": "shards", "path": f"{tmp_path}/tar/*.tar"},
-            )
-        )
-        assert contents(tar) == contents(folder)
-        assert labels(tar) == labels(folder)
-        assert tar.classes == folder.classes == {"label": ("0", "1", "2")}
-        assert tar.describe(0) == f"{packed[0]}: 0/000.jpg"
-
-    def test_batches_are_identical(self, pictures, packed, tmp_path):
-        loaded = []
-        for source in ({"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}):
-            loader = sample_loader(self.experiment(source), "pictures")
-            loaded.append([loader.batch([(epoch, index) for index in range(18)]).batch for epoch in range(2)])
-        for one, other in zip(*loaded, strict=True):
-            assert torch.equal(one.content, other.content)
-            assert torch.equal(one.labels["label"], other.labels["label"])
-
-    def test_a_run_has_the_same_metrics_and_bad_samples(self, pictures, packed, tmp_path):
-        folder, tar = {"name": "folder", "path": str(pictures)}, {"name": "shards", "path": f"{tmp_path}/tar/*.tar"}
-
-        def trained(name, source, *plugins):
-            """Losses of the steps, and reasons of bad samples."""
-            train(self.experiment(source), tmp_path / name, plugins=plugins)
-            losses, bad = (
-                [json.loads(line) for line in (tmp_path / name / f"{log}.jsonl").read_text().splitlines()]
-                for log in ("metrics", "bad_samples")
-            )
-            return [{key: line[key] for key in line if "loss" in key} for line in losses], [
-                line["reason"] for line in bad
-            ]
-
-        class Stop:
-            @hookimpl
-            def optimizer_stepped(self, run):
-                if run.step == 3:
-                    raise MmmaskError("stopped here")
-
-        losses, bad = wanted = trained("of_folder", folder)
-        assert len(losses) == 6
-        assert all(losses)
-        assert len(bad) == 2
-        assert trained("of_tar", tar) == wanted
-        with pytest.raises(MmmaskError, match="stopped here"):
-            trained("cut_anew", tar, Stop())
-        assert len(pack(str(pictures), f"{tmp_path}/other/%d.tar", 40960)) < len(packed)
-        assert trained("cut_anew", tar | {"path": f"{tmp_path}/other/*.tar"})[0] == losses
 
 
 class TestLayout:
@@ -297,7 +218,7 @@ class TestDamage:
         source = shards(path)
         write_tar(path, [("1.jpg", b"yy")])
         os.utime(path, ns=(1, 1))
-        with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: the tar file has changed since the start"):
+        with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: the file has changed since the start"):
             source.load(0)
         path.rename(tmp_path / "renamed.tar")
         with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: FileNotFoundError"):
@@ -346,6 +267,58 @@ class TestIndex:
         monkeypatch.setattr(tarfile, "open", None)
         assert contents(shards(path)) == {"0.jpg": b"x"}
 
+    def test_that_it_is_built_is_shown_where_it_takes_long(self, tmp_path, monkeypatch, capsys):
+        path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"x" * 5000) for number in range(9)])
+        monkeypatch.setattr("mmmask_shards.packed.DELAY", 0)
+        shards(path)
+        shown = capsys.readouterr().err
+        assert "index" in shown
+        assert "B/s" in shown
+        monkeypatch.setattr("mmmask_shards.packed.DELAY", 5)
+        shards(path)
+        assert capsys.readouterr().err == ""
+
+
+class TestRemote:
+    @pytest.fixture
+    def server(self, tmp_path, monkeypatch):
+        """Address of the folder, and the paths that were asked for."""
+        monkeypatch.setenv("no_proxy", "*")
+        asked = []
+
+        class Handler(SimpleHTTPRequestHandler):
+            def __init__(self, *arguments):
+                super().__init__(*arguments, directory=str(tmp_path))
+
+            def log_message(self, *arguments):
+                asked.append(self.path)
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}", asked
+            server.shutdown()
+
+    @pytest.mark.parametrize("kind", ["shards", "parquet"])
+    def test_files_behind_addresses_are_fetched_once(self, pictures, tmp_path, server, cache, kind):
+        address, asked = server
+        ending = {"shards": "tar"}.get(kind, kind)
+        local = pack(str(pictures), str(tmp_path / f"t/%02d.{ending}"), max_bytes=20480)
+        component = components().get("source", kind)
+        here, there = (
+            component(component.Config(name=kind, path=f"{folder}/t/{{00..{len(local) - 1:02}}}.{ending}"), ENDINGS)
+            for folder in (tmp_path, address)
+        )
+        assert contents(there) == contents(here)
+        assert labels(there) == labels(here)
+        assert there.describe(0) == f"{address}/t/00.{ending}: 0/000.jpg"
+        gets = [path for path in asked if path.endswith(ending)]
+        assert sorted(set(gets)) == [f"/t/{path.name}" for path in local]
+        component(component.Config(name=kind, path=f"{address}/t/00.{ending}"), ENDINGS).load(0)
+        assert [path for path in asked if path.endswith(ending)] == gets, "it lies in the cache"
+        with pytest.raises(SourceError, match=rf"{address}/t/99\.{ending} cannot be read .*404"):
+            component(component.Config(name=kind, path=f"{address}/t/99.{ending}"), ENDINGS)
+        assert not [path for path in (tmp_path / "t").iterdir() if "index" in path.name and kind == "parquet"]
+
 
 class TestPack:
     def test_equal_folders_give_equal_bytes_and_sizes_are_kept(self, pictures, packed, tmp_path):
@@ -372,7 +345,9 @@ class TestPack:
             (folder / name).write_bytes(name.encode())
         pack(str(folder), str(tmp_path / "x-%d.tar"))
         found = contents(shards(tmp_path / "x-0.tar"))
-        assert found == {"0.jpg": b"0.jpg", "0-png.png": b"0.png", "a.1.jpg": b"a.1.jpg", "a-2-jpg.jpg": b"a.2.jpg"}
+        assert found == {"0.jpg": b"0.jpg", "0.png": b"0.png", "a.1.jpg": b"a.1.jpg", "a.2.jpg": b"a.2.jpg"}
+        with tarfile.open(tmp_path / "x-0.tar") as archive:
+            assert set(archive.getnames()) == {"0.jpg", "0.json", "0-png.png", "a.1.jpg", "a-2-jpg.jpg"}
 
     def test_the_command(self, pictures, tmp_path, capsys):
         output = str(tmp_path / "t/x-%02d.tar")

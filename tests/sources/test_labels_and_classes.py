@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmask.builtins.sources.files import ClassNames
 from mmmask.components import components
 from mmmask.data.labels import count_labels
 from mmmask.interfaces import SourceError
+from mmmask.interfaces.listing import ClassNames, Listing
 
 
 def source(kind, path, extensions=(), **settings):
@@ -56,6 +56,7 @@ def test_separators_and_a_root_elsewhere(tmp_path, separator, text, expected):
     assert beside.name(0) == found.name(0), "a root that was moved is no other data set"
 
 
+FILES = Listing("", ["0.jpg", "1.jpg", "2.jpg"])
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1)
 
 
@@ -203,9 +204,9 @@ def test_counts_of_classes(tmp_path):
 
 
 def test_class_names_are_a_function_of_the_setting():
-    assert ClassNames.read(3, "here").of(["2", None, ("0", "1")], None, "here") == ["2", None, ("0", "1")]
-    with pytest.raises(SourceError, match=r"here: class '\u0663'"):
-        ClassNames.read(9, "here").of(["\u0663"], None, "here")  # a digit, but no ASCII one
+    assert ClassNames.read(3, "here").of(["2", None, ("0", "1")], FILES, "here") == ["2", None, ("0", "1")]
+    with pytest.raises(SourceError, match=r"here: 0.jpg: class '\u0663'"):
+        ClassNames.read(9, "here").of(["\u0663"], FILES, "here")  # a digit, but no ASCII one
 
 
 def test_folders_have_classes_too(tmp_path):

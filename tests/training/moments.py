@@ -57,7 +57,7 @@ def append_evaluation(path, line, evaluations=[0]):  # noqa: B006 - a counter
 
 
 def write_half_and_die(path, content):
-    path.with_name(f".{path.name}.partial").write_bytes(content[: len(content) // 2])
+    path.with_name(f".{path.name}.0.partial").write_bytes(content[: len(content) // 2])
     die()
 
 

@@ -84,15 +84,22 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
     def experiment(path, **source):
         data = signals.signal_data()
         for key in ("source", "held_out"):
-            data["streams"]["long"][key] = {"name": "folder", "path": path, **source}
+            data["streams"]["long"][key] = {"name": "folder", "path": path} | source
         return experiment_from_data(data)
 
     folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / ".versions.json.0123abcd.partial").touch()  # of a process killed before it trained
     with opened(folder, experiment("here")) as begin:
         begin()
+    assert not list(folder.path.glob(".*.partial"))
     Checkpoints(folder.checkpoints).save(1, {})
     with opened(folder, experiment("there")):
         pass
     message = r"streams\.long\.source\.limit: None in the run, now 3"
     with pytest.raises(ExperimentError, match=message), opened(folder, experiment("there", limit=3)):
+        pass
+    with opened(
+        folder, experiment("there.tar", name="shards", limit=3)
+    ):  # the samples are compared, of it as of the path
         pass

@@ -13,7 +13,8 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import Field
 
-from mmmask.builtins.sources.files import (
+from mmmask.interfaces.files import path_manager
+from mmmask.interfaces.listing import (
     FileSource,
     Label,
     LabelledFileSource,
@@ -23,7 +24,6 @@ from mmmask.builtins.sources.files import (
     lines_of,
     open_text,
 )
-from mmmask.interfaces.files import path_manager
 from mmmask.interfaces.source import SourceError
 from mmmask.interfaces.texts import Texts
 
@@ -41,7 +41,9 @@ class FolderSource(LabelledFileSource):
             default=1, ge=1, description="level of the subfolders whose names are labels: 2 for phylum/species/file"
         )
 
-    def _find(self, path: str) -> Listing:
+    def find(self) -> Listing:
+        """All files below the folder, sorted."""
+        path = os.path.expanduser(self.config.path)
         _check_folder(path)
         found = sorted(_walk_remote(path) if is_remote(path) else _walk_local(path))
         names = with_extensions(self, found, f"source folder: {self.config.path}")
@@ -62,7 +64,9 @@ class GlobSource(FileSource):
     class Config(FileSource.Config):
         path: str = Field(description="the pattern, such as data/**/frames_*.png; ** is any number of folders")
 
-    def _find(self, path: str) -> Listing:
+    def find(self) -> Listing:
+        """All files that match, sorted."""
+        path = os.path.expanduser(self.config.path)
         where = f"source glob: {self.config.path}"
         if is_remote(path):
             raise SourceError(f"{where}: patterns work on local files only. Name them in a source list.")
@@ -152,7 +156,9 @@ class ListSource(NamedFileSource):
             default="comma", description="between path and label; space is any run of blanks"
         )
 
-    def _find(self, path: str) -> Listing:
+    def find(self) -> Listing:
+        """The files that the lines name."""
+        path = os.path.expanduser(self.config.path)
         where, wanted = f"source list: {self.config.path}", "one `path` or `path,label` a line"
         separator = SEPARATORS[self.config.separator]
         lines, names = array("q"), Texts()

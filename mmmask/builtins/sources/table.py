@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from mmmask.builtins.sources.files import Label, Listing, lines_of, open_text, read_json, shortened
 from mmmask.builtins.sources.listings import SEPARATORS, NamedFileSource
+from mmmask.interfaces.listing import Label, Listing, lines_of, open_text, read_json, shortened
 from mmmask.interfaces.source import SourceError
 from mmmask.interfaces.texts import Texts
 from mmmask_registry import did_you_mean
@@ -76,12 +76,13 @@ class TableSource(NamedFileSource):
 
     config: Config
 
-    def _find(self, path: str) -> Listing:
+    def find(self) -> Listing:
+        """The files that the rows name."""
         self._at = 0
         try:
-            return self._listing(path)
+            return self._listing(os.path.expanduser(self.config.path))
         except _CellError as error:
-            raise SourceError(f"{self._where}, {self._unit} {error.line or self._at}: {error}") from None
+            raise SourceError(f"{self.where}, {self._unit} {error.line or self._at}: {error}") from None
 
     def _listing(self, path: str) -> Listing:
         rows, self._unit = self._rows(path)
@@ -108,7 +109,7 @@ class TableSource(NamedFileSource):
                 windows.extend(columns.window(row))
         if not names:
             having = f" with {', '.join(f'{column} {value}' for column, value in self.config.where.items())}"
-            raise SourceError(f"{self._where} has no row{having if self.config.where else ''}. {WANTED}")
+            raise SourceError(f"{self.where} has no row{having if self.config.where else ''}. {WANTED}")
         given = {label_set: found for label_set, found in labels.items() if set(found) != {None}}
         more = self._several(given)
         windowed = np.array(windows).reshape(-1, 2) if windows else None
@@ -121,15 +122,15 @@ class TableSource(NamedFileSource):
         if separator:
             return self._text_rows(path, SEPARATORS[separator]), "line"
         if self.config.columns is not None:
-            raise SourceError(f"{self._where}: columns are those of a text: set source.separator")
+            raise SourceError(f"{self.where}: columns are those of a text: set source.separator")
         if ending in (".jsonl", ".ndjson"):
             return self._line_objects(path), "line"
         if ending != ".json":
-            raise SourceError(f"{self._where}: {ending or 'no ending'} does not tell what it is. {WANTED}")
-        return enumerate(_objects(read_json(path, self._where, WANTED), self._where), start=1), "record"
+            raise SourceError(f"{self.where}: {ending or 'no ending'} does not tell what it is. {WANTED}")
+        return enumerate(_objects(read_json(path, self.where, WANTED), self.where), start=1), "record"
 
     def _text_rows(self, path: str, separator: str | None) -> Iterator[tuple[int, Row]]:
-        with open_text(path, self._where, WANTED) as file:
+        with open_text(path, self.where, WANTED) as file:
             header = self.config.columns
             for number, cells in _split(file, separator):
                 self._at = number
@@ -145,7 +146,7 @@ class TableSource(NamedFileSource):
                     yield number, dict(zip(header, cells, strict=True))
 
     def _line_objects(self, path: str) -> Iterator[tuple[int, Row]]:
-        with open_text(path, self._where, WANTED) as file:
+        with open_text(path, self.where, WANTED) as file:
             for number, line in lines_of(file):
                 if not line:
                     continue

@@ -1,7 +1,8 @@
-"""Shared by sources of files: numbered files with labels and windows of time, class names, balanced subsets."""
+"""Sources of files: numbered files with labels and windows of time, class names, balanced subsets."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -37,6 +38,8 @@ class Listing:
         several: label sets of which a file may have several classes.
         lines: where each file stands in the list it was named in.
         ids: names of the samples where they are not those of the files.
+        places: int64 (files, n), where each file stands in what holds it, such as an archive.
+        classes: {label set: its classes in the order of their numbers}, where what was read says so.
     """
 
     folder: str
@@ -46,6 +49,8 @@ class Listing:
     several: tuple[str, ...] = ()
     lines: Sequence[int] | None = None
     ids: Sequence[str] | None = None
+    places: np.ndarray | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,7 +68,24 @@ class Listing:
             windows=None if self.windows is None else self.windows[list(kept)],
             lines=None if self.lines is None else array("q", [self.lines[index] for index in kept]),
             ids=None if self.ids is None else Texts(self.ids[index] for index in kept),
+            places=None if self.places is None else self.places[list(kept)],
         )
+
+    def window(self, index: int) -> tuple[float, float] | None:
+        """Start and end in seconds of a part of a recording."""
+        if self.windows is None:
+            return None
+        start, end = self.windows[index].tolist()
+        return start, end
+
+    def when(self, index: int) -> str:
+        """The window in words."""
+        window = self.window(index)
+        return "" if window is None else f", {window[0]:.10g} to {window[1]:.10g} s"
+
+    def sample(self, index: int) -> str:
+        """Name of the sample: its id or the file's name, and its window of time."""
+        return (self.ids or self.names)[index] + self.when(index)
 
 
 class FileSource(Source):
@@ -71,34 +93,56 @@ class FileSource(Source):
 
     class Config(Source.Config):
         limit: int | None = Field(default=None, ge=1, description="take the first so many files only; null takes all")
+        leave_out: str | None = Field(
+            default=None, description="a file of `mmmask scan`: the bad samples that it names are left out"
+        )
 
     def __init__(self, config: Config, extensions: tuple[str, ...] = ()) -> None:
         super().__init__(config, tuple(extension.lower() for extension in extensions))
-        self._files = self._chosen(self._find(os.path.expanduser(self.config.path)))
-        self.several = self._files.several
+        self.files = self._chosen(self.find())
+        self.several = self.files.several
 
     @abstractmethod
-    def _find(self, path: str) -> Listing:
+    def find(self) -> Listing:
         """All files, in an order that does not depend on the machine."""
 
     def _chosen(self, files: Listing) -> Listing:
         limit = self.config.limit
+        if self.config.leave_out is not None:
+            files = self._good(files, self.config.leave_out)
         return files if limit is None or limit >= len(files) else files.only(range(limit))
 
+    def _good(self, files: Listing, path: str) -> Listing:
+        where, wanted = f"{self.where}: leave_out: {path}", "`mmmask scan` writes one."
+        with open_text(os.path.expanduser(path), where, wanted) as file:
+            try:
+                bad = {row["name"] for row in csv.DictReader(file) if row["reason"]}
+            except (KeyError, csv.Error) as error:
+                raise SourceError(f"{where} has no columns name and reason ({error}). {wanted}") from error
+        kept = [index for index in range(len(files)) if files.sample(index) not in bad]
+        if bad and len(kept) == len(files):
+            raise SourceError(f"{where} names no sample of this source, as {shortened(min(bad))}: it is of another one")
+        return files.only(kept)
+
+    @property
+    def where(self) -> str:
+        """The source, in messages."""
+        return f"source {self.config.name}: {self.config.path}"
+
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def load(self, index: int) -> SourceFile:
         """The file with this number, not read yet."""
-        return SourceFile(self._files.path(index), window=self._window(index))
+        return SourceFile(self.files.path(index), window=self.files.window(index))
 
     def labels(self, index: int) -> Mapping[str, str | tuple[str, ...]]:
         """The file's classes."""
-        return {label_set: given[index] for label_set, given in self._files.labels.items() if given[index] is not None}  # type: ignore[return-value]
+        return {label_set: given[index] for label_set, given in self.files.labels.items() if given[index] is not None}  # type: ignore[return-value]
 
     def label(self, index: int) -> str | None:
         """The file's label in the set `label`, or in the only set there is."""
-        labels = self._files.labels
+        labels = self.files.labels
         given = labels.get("label") or (next(iter(labels.values())) if len(labels) == 1 else None)
         found = given[index] if given else None
         return found if found is None or isinstance(found, str) else ", ".join(found)
@@ -107,7 +151,7 @@ class FileSource(Source):
     def classes(self) -> Mapping[str, tuple[str, ...]]:
         """Names that are labels of some file, sorted."""
         found: dict[str, tuple[str, ...]] = {}
-        for label_set, given in self._files.labels.items():
+        for label_set, given in self.files.labels.items():
             names = {name for label in set(given) for name in _names_in(label)}
             if names:
                 found[label_set] = tuple(sorted(names))
@@ -115,21 +159,11 @@ class FileSource(Source):
 
     def describe(self, index: int) -> str:
         """The file's path, and its window of time."""
-        return self._files.path(index) + self._when(index)
+        return self.files.path(index) + self.files.when(index)
 
     def name(self, index: int) -> str:
         """Its id, or the path relative to the source's folder where the file lies below it; and its window of time."""
-        return (self._files.ids or self._files.names)[index] + self._when(index)
-
-    def _window(self, index: int) -> tuple[float, float] | None:
-        if self._files.windows is None:
-            return None
-        start, end = self._files.windows[index].tolist()
-        return start, end
-
-    def _when(self, index: int) -> str:
-        window = self._window(index)
-        return "" if window is None else f", {window[0]:.10g} to {window[1]:.10g} s"
+        return self.files.sample(index)
 
 
 class LabelledFileSource(FileSource):
@@ -155,7 +189,7 @@ class LabelledFileSource(FileSource):
         self._class_names = self._read_classes(files)
         if self._class_names:
             labels = {
-                label_set: self._class_names[label_set].of(given, files.lines, self._where)
+                label_set: self._class_names[label_set].of(given, files, self.where)
                 if label_set in self._class_names
                 else given
                 for label_set, given in files.labels.items()
@@ -165,13 +199,9 @@ class LabelledFileSource(FileSource):
 
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """Names that are labels of some file, sorted; or those of the setting `classes`, in its order."""
+        """Names that are labels of some file, sorted; or as the setting `classes` or the listing orders them."""
         given = {label_set: found.names for label_set, found in self._class_names.items()}
-        return {**super().classes, **given}
-
-    @property
-    def _where(self) -> str:
-        return f"source {self.config.name}: {self.config.path}"
+        return {**super().classes, **self.files.classes, **given}
 
     def _read_classes(self, files: Listing) -> dict[str, ClassNames]:
         given = self.config.classes
@@ -179,15 +209,15 @@ class LabelledFileSource(FileSource):
             return {}
         sets = ", ".join(files.labels)
         if not files.labels:
-            raise SourceError(f"{self._where}: classes are given, and no file has a label")
+            raise SourceError(f"{self.where}: classes are given, and no file has a label")
         if not isinstance(given, dict):
             if len(files.labels) > 1:
-                raise SourceError(f"{self._where}: classes: there are several label sets, so {{set: classes}} ({sets})")
+                raise SourceError(f"{self.where}: classes: there are several label sets, so {{set: classes}} ({sets})")
             given = {next(iter(files.labels)): given}
         for label_set in given:
             if label_set not in files.labels:
-                raise SourceError(f"{self._where}: classes: there is no label set {label_set!r} ({sets})")
-        return {label_set: ClassNames.read(classes, self._where) for label_set, classes in given.items()}
+                raise SourceError(f"{self.where}: classes: there is no label set {label_set!r} ({sets})")
+        return {label_set: ClassNames.read(classes, self.where) for label_set, classes in given.items()}
 
     def _drawn(self, files: Listing, count: int) -> list[int]:
         """The files of each class that come first in an order by chance, in which a file's place is its own alone."""
@@ -196,7 +226,7 @@ class LabelledFileSource(FileSource):
             if all(label is not None for label in labels):
                 members.setdefault(labels, []).append(index)
         if not members:
-            raise SourceError(f"{self._where}: per_class: no file has a label")
+            raise SourceError(f"{self.where}: per_class: no file has a label")
 
         def rank(index: int) -> tuple[bytes, int]:
             key = f"{self.config.draw}\0{files.names[index]}\0{self._spot(files, index)}"
@@ -242,8 +272,8 @@ class ClassNames:
                 raise SourceError(f"{origin}: class {name!r} stands there twice (places {first[name]} and {number})")
         return cls(tuple(found), not any(map(_is_number, found)), given)
 
-    def of(self, labels: Sequence[Label], lines: Sequence[int] | None, where: str) -> list[Label]:
-        """Labels as names of classes.
+    def of(self, labels: Sequence[Label], files: Listing, where: str) -> list[Label]:
+        """Labels of files as names of classes.
 
         Raises:
             SourceError: one is no class.
@@ -265,9 +295,9 @@ class ClassNames:
             try:
                 resolved[label] = name_of(label) if isinstance(label, str) else tuple(map(name_of, label or ()))
             except KeyError as error:
-                line = f", line {lines[number]}" if lines is not None else ""
+                spot = f": {files.names[number]}" if files.lines is None else f", line {files.lines[number]}"
                 raise SourceError(
-                    f"{where}{line}: class {shortened(str(error.args[0]))} is none of the {len(self.names)} classes "
+                    f"{where}{spot}: class {shortened(str(error.args[0]))} is none of the {len(self.names)} classes "
                     f"({self.origin})"
                 ) from None
         return [resolved[label] for label in labels]
