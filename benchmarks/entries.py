@@ -69,7 +69,8 @@ def write_shards(folder: Path, entries: int) -> dict[str, Any]:
         names = [name_of(shard * each + number) for number in range(each)]
         offsets = np.arange(each) * 10**5
         kinds = np.full(each, FINE)
-        index = ShardIndex(names, offsets, np.full(each, 10**5), kinds, [""] * each, -1, (0, stat.st_mtime_ns))
+        none = [""] * each
+        index = ShardIndex(names, none, offsets, np.full(each, 10**5), kinds, none, -1, (0, stat.st_mtime_ns))
         _keep(_places(str(path), ".cls")[0], index)
     return {"name": "shards", "path": str(folder / f"shard-{{0000..{SHARDS - 1}}}.tar")}
 
