@@ -1,12 +1,15 @@
 """Rate of reading samples, and its cost in a training step.
 
-    python benchmarks/data_rate.py images FOLDER [--repetitions 5]
+    python benchmarks/data_rate.py rates IMAGES VIDEOS [--repetitions 5]
     python benchmarks/data_rate.py step EXPERIMENT [key=value ...] [--repetitions 10]
     python benchmarks/data_rate.py process EXPERIMENT [key=value ...] [--repetitions 5]
     python benchmarks/data_rate.py accumulate EXPERIMENT [key=value ...] [--repetitions 5]
 
-`images`: decode and crop of every JPEG in a folder through the image plugin against a plain loop of simplejpeg and
-`F.interpolate`, file by file in turn, in CPU seconds of one thread. `step`: a joint training step fed from files
+`rates`: Markdown tables of two folders. Samples per second of one core, through source, plugin and batch, against plain
+loops (simplejpeg or Pillow; PyAV, which decodes from the beginning to the clip's last frame) with the same crops by
+`F.interpolate`, file by file in turn, in CPU seconds of one thread; milliseconds of a decoded sample by what they are
+spent on; the share of its time that a trainer which only sleeps waits for one worker, against the least there can be.
+`step`: a joint training step fed from files
 against the same step on a cached batch plus (CPU seconds of decoding) / cores; above 1 is time lost to reading.
 `process`: batches as fast as they come, from threads and from processes (`data.process`) in turn, while
 another thread runs Python half of the time, as one that launches kernels does; and how much slower that thread gets.
@@ -21,22 +24,26 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import av
+import numpy as np
 import simplejpeg
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from mmmask.components import components
 from mmmask.data.order import EndlessOrder
 from mmmask.data.streams import Streams, sample_loader
 from mmmask.experiment import Experiment, experiment_from_data, load_experiment
-from mmmask.interfaces import PLAIN, SourceFile, View
+from mmmask.interfaces import View
 from mmmask.profiling.bench import StepBench, default_sizes, timed
 from mmmask.randomness import seeded_generator
 
+SIZE, FRAMES, CLIP_SECONDS = 224, 16, 2.7
+"""Of the crops, and of a clip."""
 BLOCK = 3
 """Steps in a row of one kind."""
 SECONDS = 4.0
@@ -45,26 +52,104 @@ COMPUTE = 0.09
 """Seconds per step of a trainer that only waits."""
 
 
-def images(folder: str, repetitions: int) -> None:
-    """Prints both rates and the median of the ratios."""
+def rates(images: str, videos: str, repetitions: int) -> None:
+    """Prints the tables."""
     torch.set_num_threads(1)
-    modality_class = components().get("modality", "image")
-    preparation = modality_class(modality_class.Config(size=224)).preparation
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    jpeg = {"simplejpeg": partial(_plain, _with_simplejpeg), "Pillow": partial(_plain, _with_pillow)}
+    clip = {"PyAV": partial(_plain, _with_pyav)}
+    rows = [
+        ("JPEG", _experiment("image", images, 1, 32), jpeg),
+        ("clips, one crop", _experiment("video", videos, 1, 8), clip),
+        ("clips, four crops", _experiment("video", videos, 4, 8), clip),
+    ]
+    spent = []
+    print("| samples | ours | plain loop | ours / plain |\n|---|---|---|---|")
+    for name, experiment, plain in rows:
+        parts, plain_seconds, crops = _seconds_per_file(experiment, plain, repetitions)
+        rate = crops / parts["all"]
+        for library, seconds in plain_seconds.items():
+            other = crops / seconds
+            print(f"| {name} | {rate:.1f} /s | {library}: {other:.1f} /s | {seconds / parts['all']:.2f} |", flush=True)
+        rest = parts["all"] - parts["decode"] - parts["crop"]
+        shares = (f"{1000 * part:.2f} ({part / parts['all']:.0%})" for part in (parts["decode"], parts["crop"], rest))
+        spent.append(f"| {name} | {1000 * parts['read']:.2f} | {' | '.join(shares)} |")
+    print("\n| samples | file read | read and decoded | cropped | all else |\n|---|---|---|---|---|")
+    print("\n".join(spent))
+    print("\n| samples | trainer's time / loading | waits | least |\n|---|---|---|---|")
+    for name, experiment, _ in rows:
+        for share in (0.25, 0.5, 0.9, 1.1, 1.5):
+            waits = []
+            for _ in range(repetitions):
+                loading, _ = _wait(experiment, 0.0)  # anew, as other jobs come and go
+                seconds, waited = _wait(experiment, share * loading)
+                waits.append(waited / seconds)
+            print(f"| {name} | {share:.2f} | {statistics.median(waits):.0%} | {max(0.0, 1 - share):.0%} |", flush=True)
 
-    def ours(path: Path, generator: torch.Generator) -> torch.Tensor:
-        return preparation.prepare(preparation.decode(SourceFile(str(path)), PLAIN), View(generator))
 
-    rates: list[tuple[float, float]] = []
+def _experiment(modality: str, folder: str, replicate: int, batch_size: int) -> Experiment:
+    clip = {"num_frames": FRAMES, "clip_seconds": CLIP_SECONDS}
+    return experiment_from_data(
+        {
+            "streams": {
+                "some": {
+                    "modality": {"name": modality, "size": SIZE} | (clip if modality == "video" else {}),
+                    "source": {"name": "folder", "path": folder},
+                    "masker": "random",
+                    "loss": "pixels",
+                    "batch_size": batch_size,
+                    "replicate": replicate,
+                }
+            },
+            "model": {"encoder": {"name": "vit"}, "decoder": {"name": "transformer"}},
+            "training": {"steps": 1},
+            "data": {"workers": 1},
+        }
+    )
+
+
+def _seconds_per_file(
+    experiment: Experiment, plain: Mapping[str, Callable[..., object]], repetitions: int
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """CPU seconds of a file: {what ours spends them on}, {library of the plain loop: all}; and crops made of it."""
+    loader = sample_loader(experiment, "some")
+    ours: dict[str, list[float]] = {"all": [], "read": [], "decode": [], "crop": []}
+    theirs: dict[str, list[float]] = {library: [] for library in plain}
+    numbers = range(len(loader.source))
     for repetition in range(repetitions + 1):  # the first warms up
-        seconds = [0.0, 0.0]
-        for number, path in enumerate(files):
-            for side, read in enumerate((ours, _plain)):
-                seconds[side] += _cpu_seconds(partial(read, path, seeded_generator(repetition, number)))
-        rates.append((len(files) / seconds[0], len(files) / seconds[1]))
-    mine, plain = (statistics.median(side) for side in zip(*rates[1:], strict=True))
-    ratio = statistics.median(a / b for a, b in rates[1:])
-    print(f"{len(files)} files: {mine:.0f} images/s, plain loop {plain:.0f}, ratio {ratio:.2f}")
+        seconds = dict.fromkeys([*ours, *theirs], 0.0)
+        for number in numbers:
+            generator, path = seeded_generator(repetition, number), Path(loader.source.describe(number))
+            seconds["all"] += _cpu_seconds(partial(loader.batch, [(repetition, number)]))
+            for library, read in plain.items():
+                seconds[library] += _cpu_seconds(partial(read, path, loader.replicate, generator))
+            seconds["read"] += _cpu_seconds(path.read_bytes)
+            decoded: list[torch.Tensor] = []
+            view = View(seeded_generator(experiment.training.seed, "sample", "some", repetition, number))
+            loaded = loader.source.load(number)
+            seconds["decode"] += _cpu_seconds(lambda: decoded.append(loader.preparation.decode(loaded, view)))  # noqa: B023
+            for _ in range(loader.replicate):
+                seconds["crop"] += _cpu_seconds(partial(loader.preparation.prepare, decoded[0], View(generator)))
+        if repetition:
+            for key, found in (ours | theirs).items():
+                found.append(seconds[key] / len(numbers))
+    ours_, theirs_ = ({key: statistics.median(found) for key, found in side.items()} for side in (ours, theirs))
+    return ours_, theirs_, loader.replicate
+
+
+def _wait(experiment: Experiment, compute: float) -> tuple[float, float]:
+    """Seconds of a step of a trainer that sleeps for `compute` seconds, and those of them that it waits."""
+    fed, seconds, waits = Streams(experiment), [], []
+    began = time.perf_counter()
+    for step in itertools.count():
+        started = time.perf_counter()
+        (micro,) = fed.micro_steps(step)
+        time.sleep(compute)
+        seconds.append(time.perf_counter() - started)
+        waits.append(micro.wait)
+        if step >= 6 and time.perf_counter() - began > SECONDS:
+            break
+    fed.close()
+    return statistics.mean(seconds[3:]), statistics.mean(waits[3:])  # the first ones fill what is read ahead
 
 
 def step(name: str, overrides: list[str], repetitions: int) -> None:
@@ -89,7 +174,7 @@ def step(name: str, overrides: list[str], repetitions: int) -> None:
         for number in range(2 * BLOCK):  # the first half empties what was read before the clock began
             started = time.perf_counter()
             (micro,) = fed.micro_steps(number)
-            bench.step(names, {stream: batch.content for stream, batch in micro.batches.items()})
+            bench.step(names, micro.batches)
             seconds.append(time.perf_counter() - started)
         fed.close()
         rows.append((statistics.mean(seconds[BLOCK:]), cached, decode))
@@ -197,7 +282,7 @@ def _decode_seconds(experiment: Experiment, stream: str, repetition: int) -> flo
     loader, settings = sample_loader(experiment, stream), experiment.streams[stream]
     order = EndlessOrder(len(loader.source), experiment.training.seed, stream)
     distinct = settings.batch_size // settings.replicate
-    draws = [order.at(repetition * distinct + number) for number in range(distinct)]
+    draws = order.draws(range(repetition * distinct, (repetition + 1) * distinct))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers do
     try:
@@ -206,16 +291,46 @@ def _decode_seconds(experiment: Experiment, stream: str, repetition: int) -> flo
         torch.set_num_threads(threads)
 
 
-def _plain(path: Path, generator: torch.Generator) -> torch.Tensor:
-    """The same by hand: decode, a random box, antialiased bicubic resize on uint8."""
-    pixels = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)
-    _, height, width = pixels.shape
-    area = height * width * (0.2 + 0.8 * torch.rand((), generator=generator).item())
-    side = min(int(area**0.5), height, width)
-    top = int(torch.randint(height - side + 1, (), generator=generator))
-    left = int(torch.randint(width - side + 1, (), generator=generator))
-    crop = pixels[None, :, top : top + side, left : left + side]
-    return F.interpolate(crop, size=(224, 224), mode="bicubic", antialias=True)[0].contiguous()
+def _plain(
+    decode: Callable[[Path, torch.Generator], torch.Tensor], path: Path, replicate: int, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """The same by hand: decode, then random boxes, each resized by antialiased bicubic interpolation on uint8."""
+    pixels = decode(path, generator)  # (frames, channels, height, width)
+    height, width = pixels.shape[-2:]
+    crops = []
+    for _ in range(replicate):
+        area = height * width * (0.2 + 0.8 * torch.rand((), generator=generator).item())
+        side = min(int(area**0.5), height, width)
+        top = int(torch.randint(height - side + 1, (), generator=generator))
+        left = int(torch.randint(width - side + 1, (), generator=generator))
+        crop = pixels[..., top : top + side, left : left + side]
+        crops.append(F.interpolate(crop, size=(SIZE, SIZE), mode="bicubic", antialias=True).contiguous())
+    return crops
+
+
+def _with_simplejpeg(path: Path, _: torch.Generator) -> torch.Tensor:
+    return torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)[None]
+
+
+def _with_pillow(path: Path, _: torch.Generator) -> torch.Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def _with_pyav(path: Path, generator: torch.Generator) -> torch.Tensor:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        rate, count = float(stream.average_rate or 25), stream.frames or 100
+        span = min(int(CLIP_SECONDS * rate), count - 2)
+        first = int(torch.randint(max(1, count - span - 1), (), generator=generator))
+        wanted = {first + number * span // FRAMES for number in range(FRAMES)}
+        frames = []
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            if number >= max(wanted):
+                break
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:
@@ -227,13 +342,13 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("images", "step", "process", "accumulate"))
-    parser.add_argument("where", help="a folder of JPEGs, or an experiment")
+    parser.add_argument("what", choices=("rates", "step", "process", "accumulate"))
+    parser.add_argument("where", help="a folder of JPEGs (and one of videos), or an experiment")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_intermixed_args()
-    if arguments.what == "images":
-        images(arguments.where, arguments.repetitions)
+    if arguments.what == "rates":
+        rates(arguments.where, arguments.overrides[0], arguments.repetitions)
     else:
         measure = {"step": step, "process": process, "accumulate": accumulate}[arguments.what]
         measure(arguments.where, arguments.overrides, arguments.repetitions)

@@ -90,6 +90,35 @@ def sample_noise(seed: int, first: int, total: int, device: torch.device) -> Noi
     return Noise(_scramble((torch.arange(first, total, device=device) + 1) * _GAMMA + seed))
 
 
+ROUNDS = 16
+"""Rounds of `shuffled`, an even number. With 12 the permutations of 6 numbers are not yet equally frequent, with 16 no
+test told any length from random ones; a draw costs about a microsecond in a run of 4096."""
+
+
+def shuffled(places: Tensor, length: int, keys: Tensor) -> Tensor:
+    """What stands at some places of permutations of 0 to `length - 1`; no permutation is ever laid out.
+
+    Generalised Feistel network with cycle walking (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains",
+    methods 2 and 3): numbers below `rows * columns`, the next such product, are pairs; each round adds to one half a
+    hash of the other. A number that lands beyond `length` goes on until it is below. Rounds hash by SplitMix64.
+
+    Args:
+        places: (n,) int64, 0 to `length - 1`.
+        keys: (n,) int64, of the permutation that each place belongs to.
+    """
+    rows = math.isqrt(length - 1) + 1
+    columns = -(-length // rows)
+    left, right = places % rows, places // rows
+    for step in _steps(ROUNDS, keys.device):
+        left, right = right, (left + _scramble(_scramble(keys + step) + right * _GAMMA) % rows) % rows
+        rows, columns = columns, rows
+    found = right * rows + left
+    beyond = found >= length
+    if beyond.any():
+        found[beyond] = shuffled(found[beyond], length, keys[beyond])
+    return found
+
+
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from mmmask.experiment import Experiment
+    from mmmask.data.samples import SampleLoader
     from mmmask.model.model import Model
 
 
@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     experiment = with_teacher(load(arguments))
     device = find_device(arguments.device)
     write_what_is_asked_for(experiment)
-    classes = classes_of(experiment)
+    loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
+    classes = classes_of(experiment, loaders)
     model = meta_model(experiment, classes)
     counts = parameters(model)
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
@@ -84,7 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{cost.predicted} predicted; {cost.forward_flops / 1e9:.2f} GFLOP forward, "
             f"{cost.training_flops / 1e9:.2f} in training, per sample; batch {stream.batch_size}"
         )
-        read, source, seconds = read_batch(experiment, name)
+        read, seconds = read_batch(experiment, loaders[name])
+        source = loaders[name].source
         sizes[name] = len(source)
         batches[name] = read.batch
         parts = {model.parts[name][short]: part[:: stream.replicate] for short, part in read.batch.parts.items()}
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{tuple(samples.shape)}, values {samples.real.min().item()} to {samples.real.max().item()}"
             )
         if arguments.pictures:
-            print(f"{name}: {_draw(experiment, name, model, Path(arguments.pictures))}")
+            print(f"{name}: {_draw(loaders[name], model, Path(arguments.pictures))}")
         if source.left_out:
             print(f"{name}: left out: {source.left_out}")
         for label_set, found in count_labels(source).items():
@@ -102,8 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
         for bad in read.bad:
             print(f"{name}: bad sample {bad.sample}: {bad.reason}")
         if stream.held_out:
-            classes = source.classes if stream.labelled() is not None else None
-            held_out = sample_loader(experiment, name, held_out=True, classes=classes)
+            held_out = sample_loader(experiment, name, held_out=True, classes=classes.get(name))
             print(f"{name}: {len(held_out.source)} held-out samples")
         for part, samples in parts.items():
             shape, expected = tuple(samples.shape[1:]), tuple(model.modalities[part].sample_shape)
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
     needed, free = 8 * counts["total"] + 2 * trial, free_memory(device)
     if not problems and needed < free:
         with within_memory(f"{TRIED} samples of each stream"):
-            problems = try_step(experiment, batches, device)
+            problems = try_step(experiment, batches, classes, device)
         if not problems:
             print(f"one forward and backward of {TRIED} samples per stream on {device}: finite, with all gradients")
     if problems:
@@ -164,14 +165,13 @@ def _budget(flops: Mapping[str, int], written: Mapping[str, Any], chosen: Mappin
     )
 
 
-def _draw(experiment: Experiment, stream: str, model: Model, folder: Path) -> str:
+def _draw(loader: SampleLoader, model: Model, folder: Path) -> str:
     """Says where the picture of a stream's samples is, or why there is none."""
-    from mmmask.data.streams import sample_loader
     from mmmask.evaluation.pictures import draw_training_samples
 
-    path = folder / f"{stream}.png"
+    path = folder / f"{loader.stream}.png"
     try:
-        picture = draw_training_samples(sample_loader(experiment, stream), model)
+        picture = draw_training_samples(loader, model)
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (NotImplementedError, OSError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from mmmask.randomness import seeded_generator
+from mmmask.randomness import derive_seed, shuffled
 
 Draw = tuple[int, int]
 """(epoch, index): one visit of one sample of a source."""
@@ -16,22 +16,21 @@ Draw = tuple[int, int]
 class EndlessOrder:
     """Order of a stream's samples, epoch after epoch, each epoch a permutation of its own.
 
-    A function of (seed, stream, epoch) alone: any position can be looked up, and resuming needs no other state.
+    A function of (seed, stream, epoch) alone: any position can be looked up in the same time and memory however long
+    the source is, and resuming needs no other state.
     """
 
     def __init__(self, length: int, seed: int, stream: str) -> None:
         self.length, self.seed, self.stream = length, seed, stream
-        self._newest = (-1, torch.empty(0, dtype=torch.int64))  # (epoch, its permutation)
 
-    def at(self, position: int) -> Draw:
-        """The draw at a position 0, 1, 2, ..."""
-        epoch, offset = divmod(position, self.length)
-        newest, permutation = self._newest  # read and written as one: another thread may ask for another epoch
-        if epoch != newest:
-            generator = seeded_generator(self.seed, "order", self.stream, epoch)
-            permutation = torch.randperm(self.length, generator=generator)
-            self._newest = epoch, permutation
-        return epoch, int(permutation[offset])
+    def draws(self, positions: range) -> list[Draw]:
+        """The draws at a run of positions 0, 1, 2, ..."""
+        epochs = range(positions.start // self.length, (positions.stop - 1) // self.length + 1)
+        keys = torch.tensor([derive_seed(self.seed, "order", self.stream, epoch) for epoch in epochs])
+        places = torch.arange(positions.start, positions.stop)
+        epoch = places // self.length
+        found = shuffled(places % self.length, self.length, keys[epoch - epochs.start])
+        return list(zip(epoch.tolist(), found.tolist(), strict=True))
 
 
 def micro_batches(
@@ -50,4 +49,4 @@ def micro_batches(
     for number in itertools.count(first_batch):
         for micro in range(accumulate):
             first = number * batch + (micro * world_size + rank) * size
-            yield [order.at(position) for position in range(first, first + size)]
+            yield order.draws(range(first, first + size))

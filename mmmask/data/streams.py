@@ -31,7 +31,10 @@ from mmmask_registry import MmmaskError
 
 NAMES_COMPARED = 4096
 """Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
+ORDER = "feistel"
+"""Name of the way to shuffle (`mmmask.randomness.shuffled`), which a run keeps to."""
 SOURCE_CHANGES = {
+    "orders": "another mmmask began the run, and shuffled its samples in another way: go on with that one",
     "sizes": "{before} samples when the run was interrupted, now {now}",
     "names": "as many samples as when the run was interrupted, but not the same ones (they have other names)",
     "classes": "its labels name other classes than when the run was interrupted",
@@ -78,7 +81,7 @@ class Streams:
         check_batch_sizes(experiment, world_size)
         self.loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
         self.sizes = {name: len(loader.source) for name, loader in self.loaders.items()}
-        self.classes = {name: self.loaders[name].classes for name in _streams_with_labels(experiment)}
+        self.classes = classes_of(experiment, self.loaders)
         self._pipelines: dict[str, Iterator[LoadedBatch | MmmaskError]] = {}
         self._within_step = False
         self._workers = ExitStack()
@@ -109,6 +112,7 @@ class Streams:
         """Global batches consumed per stream, their sizes, and what tells a source from another, for a checkpoint."""
         return {
             "consumed": dict(self.consumed),
+            "orders": dict.fromkeys(self.sizes, ORDER),
             "sizes": dict(self.sizes),
             "names": dict(self._digests),
             "classes": self.classes,
@@ -123,10 +127,11 @@ class Streams:
         """
         here = self.state_dict()
         for key, problem in SOURCE_CHANGES.items():
+            before = state.get(key, {})
             changed = [
-                f"streams.{name}.source: {problem.format(before=state[key].get(name), now=now)}"
+                f"streams.{name}.source: {problem.format(before=before.get(name), now=now)}"
                 for name, now in here[key].items()
-                if state[key].get(name) != now
+                if before.get(name) != now
             ]
             if changed:
                 raise ExperimentError([*changed, "the order of samples would change: start another run with --output"])
@@ -205,17 +210,19 @@ def streams_of_step(experiment: Experiment, step: int) -> list[str]:
     return [names[int(torch.multinomial(weights, 1, generator=generator))]]
 
 
-def classes_of(experiment: Experiment) -> dict[str, dict[str, tuple[str, ...]]]:
+def classes_of(
+    experiment: Experiment, loaders: Mapping[str, SampleLoader] | None = None
+) -> dict[str, dict[str, tuple[str, ...]]]:
     """{stream: {label set: names of the classes}} of the streams that learn labels, from their sources.
+
+    Args:
+        loaders: of the streams, where they are there; None looks through the sources.
 
     Raises:
         MmmaskError: such a stream has no source, or it is missing or empty.
     """
-    return {name: sample_loader(experiment, name).classes for name in _streams_with_labels(experiment)}
-
-
-def _streams_with_labels(experiment: Experiment) -> list[str]:
-    return [name for name, stream in experiment.streams.items() if stream.labelled() is not None]
+    labelled = [name for name, stream in experiment.streams.items() if stream.labelled() is not None]
+    return {name: (loaders[name] if loaders else sample_loader(experiment, name)).classes for name in labelled}
 
 
 def sample_loader(

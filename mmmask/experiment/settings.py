@@ -149,6 +149,11 @@ class StreamSettings(StrictModel):
     evaluators: tuple[EvaluatorChoice, ...] | None = Field(
         default=None, description="what is measured on held-out samples; default: what suits the objective"
     )
+    activation_checkpointing: bool | None = Field(
+        default=None,
+        description="recompute the blocks of encoder and decoder in backward for this stream, or not; "
+        "null: as model.encoder and model.decoder say",
+    )
 
     _modality_or_modalities = one_of("modality", "modalities")
 

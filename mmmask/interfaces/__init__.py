@@ -20,6 +20,7 @@ from mmmask.interfaces.pool import Pool
 from mmmask.interfaces.positions import Positions, PositionsChoice
 from mmmask.interfaces.sample import PLAIN, Batch, Sample, View
 from mmmask.interfaces.source import Source, SourceError
+from mmmask.interfaces.texts import Texts
 from mmmask.interfaces.tokens import (
     DecoderInput,
     Embedding,
@@ -88,6 +89,7 @@ __all__ = [
     "StepContext",
     "StrictModel",
     "Target",
+    "Texts",
     "TokenSpec",
     "Tokens",
     "VERSION",

@@ -8,6 +8,7 @@ import json
 import os
 import posixpath
 from abc import abstractmethod
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from mmmask.interfaces.files import SourceFile, open_file
 from mmmask.interfaces.source import Source, SourceError
+from mmmask.interfaces.texts import Texts
 
 Label = str | tuple[str, ...] | None
 ClassList = str | Annotated[int, Field(gt=0, le=10**6)]
@@ -61,11 +63,11 @@ class Listing:
         """Some of the files."""
         return replace(
             self,
-            names=[self.names[index] for index in kept],
+            names=Texts(self.names[index] for index in kept),
             labels={label_set: [given[index] for index in kept] for label_set, given in self.labels.items()},
             windows=None if self.windows is None else self.windows[list(kept)],
-            lines=None if self.lines is None else [self.lines[index] for index in kept],
-            ids=None if self.ids is None else [self.ids[index] for index in kept],
+            lines=None if self.lines is None else array("q", [self.lines[index] for index in kept]),
+            ids=None if self.ids is None else Texts(self.ids[index] for index in kept),
             places=None if self.places is None else self.places[list(kept)],
         )
 

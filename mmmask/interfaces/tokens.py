@@ -209,11 +209,14 @@ class EncoderInput:
         mask: over the tokens of all parts, one part after the other.
         noise: source of drop path and dropout, a fixed function of (seed, stream, step, row); None outside training,
             where nothing is dropped.
+        activation_checkpointing: whether blocks keep nothing of this input for the backward but compute it again; None
+            where the encoder's settings decide.
     """
 
     parts: tuple[Part, ...]
     mask: Mask
     noise: Noise | None = None
+    activation_checkpointing: bool | None = None
 
     @classmethod
     def whole(cls, *parts: Part) -> EncoderInput:
@@ -273,6 +276,7 @@ class DecoderInput:
         layout: embedding key and grid of all parts of a sample, in the order in which `latents.index` numbers their
             tokens; empty stands for the part alone.
         number: of the part among them.
+        activation_checkpointing: as of the encoder's input; None where the decoder's settings decide.
     """
 
     key: str
@@ -282,6 +286,7 @@ class DecoderInput:
     noise: Noise | None = None
     layout: Layout = ()
     number: int = 0
+    activation_checkpointing: bool | None = None
 
     @property
     def first(self) -> int:

@@ -194,6 +194,7 @@ class Blocks(nn.ModuleList):
         biases: Sequence[Bias] | None = None,
         noises: Sequence[Noise | None] | None = None,
         wanted: Sequence[int] = (),
+        recomputed: Sequence[bool | None] | None = None,
     ) -> tuple[list[Tensor], list[dict[int, Tensor]]]:
         """(batch, tokens, width) of every input -> the same shapes, and the outputs of the wanted blocks.
 
@@ -201,16 +202,25 @@ class Blocks(nn.ModuleList):
             biases: of each input, added to the attention logits of all blocks, or one for each block; None for none.
             noises: of each input, for drop path and dropout; None where nothing is dropped.
             wanted: numbers of the blocks whose outputs are returned too.
+            recomputed: `activation_checkpointing` of each input.
 
         Returns:
             The outputs, and {number: (batch, tokens, width)} for each input.
         """
         none = [None] * len(inputs)
         biases, noises, rate = biases or none, noises or none, self.settings.dropout
-        if len(inputs) > 1 and not packs(sum(x.shape[0] * x.shape[1] for x in inputs), inputs[0].device):
-            each = zip(inputs, biases, noises, strict=True)
-            apart = [self([x], [bias], [noise], wanted) for x, bias, noise in each]
-            return [outputs[0] for outputs, _ in apart], [kept[0] for _, kept in apart]
+        recomputed = [recomputes(own, self.settings) for own in recomputed or none]
+        together = packs(sum(x.shape[0] * x.shape[1] for x in inputs), inputs[0].device)
+        packed: dict[object, list[int]] = {}  # numbers of the inputs that go through the blocks together
+        for number, own in enumerate(recomputed):
+            packed.setdefault(own if together else number, []).append(number)
+        if len(packed) > 1:
+            found: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
+            for pack in packed.values():
+                given = ([each[number] for number in pack] for each in (inputs, biases, noises))
+                apart = self(*given, wanted, [recomputed[number] for number in pack])
+                found |= zip(pack, zip(*apart, strict=True), strict=True)
+            return [found[number][0] for number in sorted(found)], [found[number][1] for number in sorted(found)]
         segments: list[Segment] = [(x.shape[0], x.shape[1]) for x in inputs]
         path, units = self._paths(noises, segments), unit_noise(noises, segments) if rate else None
         flat = [x.flatten(0, 1) for x in inputs]
@@ -219,7 +229,7 @@ class Blocks(nn.ModuleList):
         for number, block in enumerate(self):
             x = run(
                 block,
-                self.settings.activation_checkpointing,
+                recomputed[0],
                 x,
                 segments,
                 [bias[number] if isinstance(bias, list) else bias for bias in biases],
@@ -240,6 +250,11 @@ class Blocks(nn.ModuleList):
                 return None
             parts.append(factors[self.before :].repeat_interleave(tokens, dim=2))
         return torch.cat(parts, dim=2)
+
+
+def recomputes(asked: bool | None, settings: Any) -> bool:  # noqa: ANN401 - a Config with that setting
+    """Whether blocks compute an input again in backward: what was asked for it, or else what the settings say."""
+    return settings.activation_checkpointing if asked is None else asked
 
 
 def run(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:  # noqa: ANN401 - the block's own

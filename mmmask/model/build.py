@@ -23,6 +23,12 @@ from mmmask.model.teacher import EMA, Teacher
 from mmmask.randomness import seeded
 from mmmask_registry import MmmaskError
 
+OF_TRAINING = (
+    "source", "held_out", "batch_size", "replicate", "sampling_weight", "evaluators", "missing",
+    "activation_checkpointing",
+)  # fmt: skip
+"""Keys of a stream that say how it is trained."""
+
 
 def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> Model:
     """Builds the model of an experiment, on the current default device.
@@ -93,7 +99,10 @@ def build_model(experiment: Experiment, classes: Mapping[str, Mapping[str, Seque
     if experiment.model.trainable == "none" and not any(list(part.parameters()) for part in objectives.values()):
         raise ExperimentError(["model.trainable: none, and the objectives have no parameters: nothing would train"])
     settings = _settings(experiment, classes or {})
-    return Model(modalities, encoder, objectives, weights, experiment.training.seed, settings, parts, teacher, shares)
+    recomputed = {name: stream.activation_checkpointing for name, stream in experiment.streams.items()}
+    return Model(
+        modalities, encoder, objectives, weights, experiment.training.seed, settings, parts, teacher, shares, recomputed
+    )
 
 
 def unusable_names(named: Mapping[str, str]) -> list[str]:
@@ -110,10 +119,7 @@ def _settings(experiment: Experiment, classes: Mapping[str, Mapping[str, Sequenc
     """Plain data that the model can be built from again: the experiment without sources and training, and classes."""
     streams = {
         name: {
-            key: value
-            for key, value in every_setting(stream).items()
-            if key not in ("source", "held_out", "batch_size", "replicate", "sampling_weight", "evaluators", "missing")
-            and value is not None
+            key: value for key, value in every_setting(stream).items() if key not in OF_TRAINING and value is not None
         }
         for name, stream in experiment.streams.items()
     }

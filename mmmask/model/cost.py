@@ -29,7 +29,7 @@ class StreamCost:
         grids: {part: token layout}.
         tokens, visible, predicted: numbers of tokens, of all parts and targets.
         forward_flops, training_flops: floating-point operations of matrix products, a multiply-add counted as two;
-            training is forward and backward. What a kernel recomputes in backward is not counted.
+            training is forward and backward. What is recomputed in backward is not counted.
         activation_bytes: kept from forward for backward, in float32.
         stage_bytes: the part of it that belongs to the stage which keeps most.
         operations: calls of PyTorch's operators in forward and backward of a batch, whatever its size.
@@ -94,7 +94,7 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
         output = model(plans=plans)
     for hook in hooks:
         hook.remove()
-    with FlopCounterMode(display=False, custom_mapping=_CORRECTED) as backward, called:
+    with _BackwardFlops(display=False, custom_mapping=_CORRECTED) as backward, called:
         output.loss.backward()
     plan = next(iter(plans.values()))
     masks = [shown.mask for shown in plan.inputs.values()]
@@ -120,6 +120,13 @@ class _Calls(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         self.count += 1
         return func(*args, **(kwargs or {}))
+
+
+class _BackwardFlops(FlopCounterMode):
+    """Operations of a backward; what it recomputes runs with gradients, and is left out."""
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - torch's own
+        return out if torch.is_grad_enabled() else super()._count_flops(func_packet, out, args, kwargs)
 
 
 Shape = list[int]

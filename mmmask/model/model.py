@@ -83,6 +83,7 @@ class Model(nn.Module):
         settings: plain data that the model can be built from again.
         teacher: whose latents the objectives predict; None where there is none.
         shares: {stream: {objective: weight among those of the stream}}; by default what the objectives say, at 1.
+        recomputed: {stream: `EncoderInput.activation_checkpointing`}, None where the components' settings decide.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Model(nn.Module):
         parts: Mapping[str, Mapping[str, str]] | None = None,
         teacher: Teacher | None = None,
         shares: Mapping[str, Mapping[str, float]] | None = None,
+        recomputed: Mapping[str, bool | None] | None = None,
     ) -> None:
         super().__init__()
         self.parts = {name: {name: name} for name in modalities} if parts is None else dict(parts)
@@ -104,6 +106,7 @@ class Model(nn.Module):
         self.objectives = nn.ModuleDict(objectives)
         self.teacher = teacher
         self.seed = seed
+        self._recomputed = recomputed or {}
         self._plain_settings = dict(settings or {})
         self._shares = shares or {
             stream: {name: 1.0 for name, own in objectives.items() if stream in own.streams} for stream in weights
@@ -214,12 +217,15 @@ class Model(nn.Module):
             own = {stream: part for stream, part in batches.items() if name in self._shares[stream]}
             shown = {part: tokens[part] for stream in own for part in self.parts[stream].values()}
             plan = self.objective_named(name).plan(shown, own, context)
-            if self.encoder.training:
-                inputs = {
-                    key: replace(own, noise=self._input_noise(context, name, key)) for key, own in plan.inputs.items()
-                }
-                plan = replace(plan, inputs=inputs)
-            plans[name] = plan
+            inputs = {
+                key: replace(
+                    own,
+                    noise=self._input_noise(context, name, key) if self.encoder.training else own.noise,
+                    activation_checkpointing=self._recomputed.get(stream_of(key)),
+                )
+                for key, own in plan.inputs.items()
+            }
+            plans[name] = replace(plan, inputs=inputs)
         return plans
 
     def counts(self, plans: Mapping[str, Plan]) -> dict[str, Tensor | float]:

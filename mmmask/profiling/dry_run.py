@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from mmmask.data.process import guarded
-from mmmask.data.samples import LoadedBatch
-from mmmask.data.streams import classes_of, sample_loader
+from mmmask.data.samples import LoadedBatch, SampleLoader
 from mmmask.experiment import Experiment
-from mmmask.interfaces import Batch, Source
+from mmmask.interfaces import Batch
 from mmmask.model.build import build_model
 from mmmask.model.model import NOTHING_COUNTS
 from mmmask.model.precision import autocast
@@ -22,16 +21,15 @@ READ, TRIED = 32, 2
 """Samples of a stream that are read at most, and those that go through the model."""
 
 
-def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, Source, float]:
-    """First samples of a stream, read as a worker of training does, the source, and seconds of reading.
+def read_batch(experiment: Experiment, loader: SampleLoader) -> tuple[LoadedBatch, float]:
+    """First samples of a stream, read as a worker of training does, and seconds of reading.
 
     The batch carries the bad ones of the first `READ` samples, even if it is smaller.
 
     Raises:
-        MmmaskError: there is no source, it is empty, or sample after sample is bad.
+        MmmaskError: sample after sample is bad.
     """
-    settings = experiment.streams[stream]
-    loader = sample_loader(experiment, stream)
+    stream, settings = loader.stream, experiment.streams[loader.stream]
     size = len(loader.source)
     count = min(settings.batch_size // settings.replicate, READ)
     with guarded({stream: loader}, experiment.data) as loaders:
@@ -41,16 +39,21 @@ def read_batch(experiment: Experiment, stream: str) -> tuple[LoadedBatch, Source
         # one by one, as samples may be large, and the batch small for that reason
         tried = [batch, *(loaders[stream].batch([(0, index)]) for index in range(count, min(READ, size)))]
     bad = {record.sample: record for part in tried for record in part.bad}
-    return replace(batch, bad=tuple(bad.values())), loader.source, seconds
+    return replace(batch, bad=tuple(bad.values())), seconds
 
 
-def try_step(experiment: Experiment, batches: Mapping[str, Batch], device: torch.device) -> list[str]:
+def try_step(
+    experiment: Experiment,
+    batches: Mapping[str, Batch],
+    classes: Mapping[str, Mapping[str, Sequence[str]]],
+    device: torch.device,
+) -> list[str]:
     """One forward and backward on the first samples of every stream; returns the problems, a line each.
 
     Raises:
         MmmaskError: samples that no token can be made of.
     """
-    model = build_model(experiment, classes_of(experiment)).to(device)
+    model = build_model(experiment, classes).to(device)
     few = {
         name: batch.map(lambda part, rows=TRIED * experiment.streams[name].replicate: part[:rows].to(device))
         for name, batch in batches.items()

@@ -29,8 +29,8 @@ from mmmask_registry import MmmaskError
 # are the same ones is for `Streams.load_state_dict` to say)
 MAY_CHANGE = re.compile(
     r"description|training\.(steps|epochs|log|checkpoint|evaluate|accumulate|compile|sharding|hang_minutes)"
-    r"|data|callbacks"
-    r"|model\.(encoder|decoder)\.activation_checkpointing|streams\.\w+\.((source|held_out)\.path|evaluators)"
+    r"|data|callbacks|model\.(encoder|decoder)\.activation_checkpointing"
+    r"|streams\.\w+\.((source|held_out)\.path|evaluators|activation_checkpointing)"
 )
 SOURCE = re.compile(r"streams\.\w+\.(source|held_out)(?=\.)")
 """A block that may be replaced by a source of another kind, which is compared too; of the same kind only the path may

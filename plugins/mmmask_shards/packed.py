@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from mmmask.interfaces import BadSample, LabelledFileSource, Listing, SourceError, SourceFile
+from mmmask.interfaces import BadSample, LabelledFileSource, Listing, SourceError, SourceFile, Texts
 
 RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 DELAY = 5
@@ -90,7 +90,7 @@ class PackedSource(LabelledFileSource):
         ) as bar:
             opened = [self._opened(path, bar) for path in self._paths]
         self._stamps, held = [stamp for stamp, _ in opened], [found for _, found in opened]
-        names = [name for found in held for name in found.names]
+        names = Texts(name for found in held for name in found.names)
         numbered = [np.insert(found.places, 0, number, axis=1) for number, found in enumerate(held)]
         labels = {
             label_set: [label for found in held for label in found.labels.get(label_set, [None] * len(found.names))]
@@ -98,15 +98,18 @@ class PackedSource(LabelledFileSource):
         }
         labels = {label_set: given for label_set, given in labels.items() if any(given)}
         if not labels and self.labelled_by_folder:
-            folders = [self._folder(path) for found in held for path in found.paths]
+            known: dict[str | None, str | None] = {}  # one object for each name
+            found_in = (self._folder(path) for found in held for path in found.paths)
+            folders = [known.setdefault(folder, folder) for folder in found_in]
             labels = {"label": folders} if any(folders) else {}
         for path, found in zip(self._paths, held, strict=True):
             if found.classes != held[0].classes:
                 raise SourceError(f"{self.where}: {path} names other classes than {self._paths[0]}")
         ids = None  # names alone are ids where they can be, so that files can be cut anew
-        if len(set(names)) < len(names):
+        # the names themselves, which take much memory, only where two may be equal
+        if len(np.unique(np.fromiter(map(hash, names), np.int64))) < len(names) > len(set(names)):
             files = (posixpath.basename(path) for path in self._paths)
-            ids = [f"{file}/{name}" for file, found in zip(files, held, strict=True) for name in found.names]
+            ids = Texts(f"{file}/{name}" for file, found in zip(files, held, strict=True) for name in found.names)
         return Listing("", names, labels, ids=ids, places=np.concatenate(numbered), classes=held[0].classes)
 
     def _opened(self, path: str, bar: tqdm) -> tuple[Stamp, Held]:

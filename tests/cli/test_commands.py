@@ -12,7 +12,7 @@ from mmmask.cli.progress import held_out_figures
 from mmmask.components import components
 from mmmask.experiment import experiment_from_data, load_experiment
 from mmmask.experiment.compose import parse_yaml, published_experiments
-from mmmask.interfaces import Loss
+from mmmask.interfaces import Loss, Source
 from mmmask.interop.published import published
 
 SMALL = (
@@ -278,6 +278,23 @@ def test_check_tells_classes_and_what_is_left_out(cli, experiment, monkeypatch, 
     assert "long: labels: 3 classes, 8 to 9 samples each\n" in done.out
     assert "long: left out: 3 .gif\n" in done.out
     assert "short: labels" not in done.out
+
+
+def test_check_looks_through_a_source_once(cli, experiment, monkeypatch, signals, tmp_path):
+    built = []
+
+    def count(self, *args, **kwargs):
+        built.append(self)
+        Source.__init__(self, *args, **kwargs)
+
+    monkeypatch.setattr(signals.WaveSource, "__init__", count, raising=False)
+    learns = ("objective=classification", "masker=null", "loss=null", "decoder=null", "source.labelled=true")
+    done = cli(
+        "check", experiment, "--device", "cpu", "--pictures", tmp_path, "streams.short=null",
+        "streams.long.held_out.labelled=true", *(f"streams.long.{setting}" for setting in learns),
+    )  # fmt: skip
+    assert "ready to train" in done.out, done.err
+    assert len(built) == 2, "training samples, and held-out ones"
 
 
 def test_check_tries_a_step(cli, experiment):

@@ -49,6 +49,21 @@ def test_operations_by_hand(model):
     assert cost.activation_bytes > 4 * (4 * 24 * 2 + 16 * 16)
 
 
+def test_a_stream_that_recomputes_keeps_less_and_its_model_has_the_same_operations(signals):
+    def costs(*overrides):
+        model = meta_model(experiment_from_data(signals.signal_data(), overrides=overrides))
+        return [stream_cost(model, name) for name in ("long", "short")]
+
+    plain, recomputed = costs(), costs("streams.long.activation_checkpointing=true")
+    assert recomputed[0].activation_bytes < 0.6 * plain[0].activation_bytes
+    assert recomputed[1] == plain[1]
+    assert recomputed[0].forward_flops == plain[0].forward_flops
+    assert recomputed[0].training_flops == plain[0].training_flops
+    everywhere = ("model.encoder.activation_checkpointing=true", "model.decoder.activation_checkpointing=true")
+    assert costs(*everywhere)[0] == recomputed[0]
+    assert costs(*everywhere, "streams.long.activation_checkpointing=false")[0] == plain[0]
+
+
 def test_hiding_less_costs_more(signals):
     data = signals.signal_data()
     data["streams"]["short"] = data["streams"]["long"] | {"masker": {"name": "random", "mask_ratio": 0.25}}

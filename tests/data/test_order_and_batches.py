@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -24,7 +23,8 @@ from mmmask.interfaces import BadSample, Source, SourceError, SourceFile, TokenS
 @given(length=st.integers(1, 50), seed=st.integers(0, 2**40))
 def test_every_epoch_is_a_permutation(length, seed):
     order = EndlessOrder(length, seed, "images")
-    epochs = [[order.at(epoch * length + i) for i in range(length)] for epoch in range(3)]
+    epochs = [order.draws(range(epoch * length, (epoch + 1) * length)) for epoch in range(3)]
+    assert order.draws(range(3 * length)) == sum(epochs, [])
     for number, epoch in enumerate(epochs):
         assert [draw[0] for draw in epoch] == [number] * length
         assert sorted(draw[1] for draw in epoch) == list(range(length))
@@ -32,7 +32,7 @@ def test_every_epoch_is_a_permutation(length, seed):
 
 def test_an_order_is_a_function_of_seed_stream_and_epoch():
     def indices(seed, stream, epoch):
-        return [EndlessOrder(40, seed, stream).at(40 * epoch + i)[1] for i in range(40)]
+        return [index for _, index in EndlessOrder(40, seed, stream).draws(range(40 * epoch, 40 * epoch + 40))]
 
     orders = [indices(*key) for key in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1))]
     assert len({tuple(order) for order in orders}) == 4
@@ -40,10 +40,13 @@ def test_an_order_is_a_function_of_seed_stream_and_epoch():
 
 
 def test_any_position_can_be_looked_up_at_once():
-    forward = EndlessOrder(7, 3, "s")
-    expected = [forward.at(position) for position in range(70)]
-    backward = EndlessOrder(7, 3, "s")
-    assert [backward.at(position) for position in reversed(range(70))] == expected[::-1]
+    order = EndlessOrder(7, 3, "s")
+    expected = order.draws(range(70))
+    assert [order.draws(range(position, position + 1))[0] for position in reversed(range(70))] == expected[::-1]
+    huge = EndlessOrder(2**40 + 15, 3, "s")
+    draws = huge.draws(range(2**45, 2**45 + 4096))
+    assert len(set(draws)) == 4096
+    assert all(epoch in (31, 32) and 0 <= index < 2**40 + 15 for epoch, index in draws)
 
 
 @given(
@@ -56,7 +59,7 @@ def test_micro_batches_partition_every_global_batch(world, accumulate, size, fir
     chunks = [micro_batches(order, batch, accumulate, rank, world, first) for rank in range(world)]
     for number in range(first, first + 3):
         drawn = [draw for _ in range(accumulate) for chunk in chunks for draw in next(chunk)]
-        assert drawn == [order.at(number * batch + i) for i in range(batch)]
+        assert drawn == order.draws(range(number * batch, (number + 1) * batch))
 
 
 SPEC = TokenSpec((4,), 2)
@@ -105,21 +108,13 @@ def test_samples_do_not_depend_on_global_random_state(signals):
     assert not torch.equal(loader.batch([(1, 4)]).batch.content, first), "another epoch, another crop"
 
 
-def test_an_order_can_be_asked_by_several_threads():
-    order, expected = EndlessOrder(5, 0, "s"), EndlessOrder(5, 0, "s")
-    positions = [position for start in range(400) for position in (start, start + 5)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(order.at, positions))
-    assert found == [expected.at(position) for position in positions]
-
-
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_workers_deliver_in_order_and_can_be_stopped(signals, workers):
     before = set(threading.enumerate())
     loader, order = loader_of(signals, replicate=2), EndlessOrder(24, 0, "s")
     pipeline = read_ahead(micro_batches(order, 4, 1, 0, 1, 2), loader.batch, workers, ready=2, pin=False)
     for number in range(2, 9):
-        expected = loader.batch([order.at(number * 4 + i) for i in range(4)]).batch.content
+        expected = loader.batch(order.draws(range(number * 4, number * 4 + 4))).batch.content
         assert torch.equal(next(pipeline).batch.content, expected)
     started = set(threading.enumerate()) - before
     assert bool(started) == bool(workers)
@@ -338,6 +333,9 @@ def test_a_source_that_holds_other_samples_is_noticed(signals, streams_of, tmp_p
     (tmp_path / "renamed/a/05.wave").rename(tmp_path / "renamed/a/05b.wave")
     (tmp_path / "longer/a/12.wave").touch()
     state = streams(tmp_path / "here").state_dict()
+    older = {key: part for key, part in state.items() if key != "orders"}
+    with pytest.raises(ExperimentError, match=r"streams\.short\.source: another mmmask began the run, and shuffled"):
+        streams(tmp_path / "here").load_state_dict(older)
     streams(tmp_path / "here").load_state_dict(state)
     streams(tmp_path / "moved").load_state_dict(state)
     with pytest.raises(ExperimentError, match=r"streams\.short\.source: 12 samples when .* now 13"):

@@ -53,14 +53,17 @@ def draw(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def answers(kind, part, noise, rows=slice(0, BATCH)):
-    """(rows, ...) of some rows of one batch."""
+def answers(kind, part, noise, rows=slice(0, BATCH), recomputed=(None,)):
+    """(rows, ...) of some rows of one batch, of inputs of which some may be recomputed one after the other."""
     whole = mask(BATCH)
     some = Mask(whole.visible[rows], whole.predicted[rows], whole.counted[rows], whole.masked[rows])
     if kind == "decoder":
-        return part([DecoderInput("a", Latents(draw(BATCH, 16, 24)[rows]), some, GRID, noise)])[0]
+        latents = Latents(draw(BATCH, 16, 24)[rows])
+        inputs = [DecoderInput("a", latents, some, GRID, noise, activation_checkpointing=each) for each in recomputed]
+        return torch.cat(part(inputs))
     tokens = Tokens(draw(BATCH, 16, SPEC.content_dim)[rows], GRID, SPEC)
-    return part([EncoderInput((Part("a", tokens),), some, noise)])[0].values
+    inputs = [EncoderInput((Part("a", tokens),), some, noise, each) for each in recomputed]
+    return torch.cat([latents.values for latents in part(inputs)])
 
 
 @pytest.mark.parametrize(("kind", "name", "settings"), DROPPING, ids=str)
@@ -96,6 +99,26 @@ class TestDropping:
             gradients.append([parameter.grad for parameter in part.parameters()])
         for plain, recomputed in zip(*gradients, strict=True):
             assert torch.equal(plain, recomputed)
+
+    def test_an_input_may_be_recomputed_and_another_not(self, kind, name, settings):
+        found = []
+        for asked, setting in (((False,) * 3, False), ((True, None, True), False), ((None, False, None), True)):
+            part, kept = made(kind, name, settings | {"activation_checkpointing": setting}), []
+
+            def keep(tensor, kept=kept):
+                kept.append(tensor.nbytes)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                answer = answers(kind, part, sample_noise(0, 0, BATCH, CPU), recomputed=asked)
+            answer.square().mean().backward()
+            found.append((sum(kept), answer, [parameter.grad for parameter in part.parameters()]))
+        (most, expected, gradients), *others = found
+        for bytes_kept, answer, other in others:
+            assert bytes_kept < 0.8 * most
+            torch.testing.assert_close(answer, expected)
+            for one, two in zip(gradients, other, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
     def test_no_global_randomness_is_used(self, kind, name, settings):
         part = made(kind, name, settings)

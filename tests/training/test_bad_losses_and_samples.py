@@ -33,14 +33,15 @@ def position_of(index, epoch=0):
     from mmmask.data.order import EndlessOrder
 
     order = EndlessOrder(24, 0, "long")
-    return next(p for p in range(24 * epoch, 24 * epoch + 24) if order.at(p)[1] == index)
+    return 24 * epoch + order.draws(range(24 * epoch, 24 * epoch + 24)).index((epoch, index))
 
 
 def sample_at(step):
     """A sample that is met first at a step (from 1) of 8 samples."""
     from mmmask.data.order import EndlessOrder
 
-    return EndlessOrder(24, 0, "long").at(8 * (step - 1))[1]
+    ((_, index),) = EndlessOrder(24, 0, "long").draws(range(8 * (step - 1), 8 * (step - 1) + 1))
+    return index
 
 
 def test_a_loss_that_is_no_number_stops_the_run(train, write, tmp_path):

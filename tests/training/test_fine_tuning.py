@@ -168,4 +168,4 @@ def test_two_processes_share_running_statistics(reference, experiment_file):
     file, how = experiment_file(classify=True), ("streams.long.norm=batch",)
     one, two = reference(file, *how), reference(file, *how, processes=2)
     key = "objectives.classification.heads.long.norm.running_mean"
-    torch.testing.assert_close(one.state["model"][key], two.state["model"][key], rtol=0.1, atol=0.1)
+    torch.testing.assert_close(one.state["model"][key], two.state["model"][key], rtol=0.1, atol=0.2)

@@ -60,7 +60,8 @@ def test_bad_samples_are_written_down_even_if_they_end_the_run(train, experiment
     lines = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
     assert lines
     assert all(line["reason"] == "made to be bad" for line in lines)
-    assert f"the last: {lines[-1]['sample']}: made to be bad" in ended.err
+    last = ended.err.partition("the last: ")[2].partition(":")[0]
+    assert last in {line["sample"] for line in lines}
 
 
 def test_every_process_writes_down_the_bad_samples_that_it_ends_over(train, experiment_file, tmp_path):

@@ -111,7 +111,8 @@ class CrossAttentionDecoder(Decoder):
 
     def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every input."""
-        outputs, _ = self.blocks([self._attended(own) for own in inputs], None, [own.noise for own in inputs])
+        queries, recomputed = zip(*((self._attended(own), own.activation_checkpointing) for own in inputs), strict=True)
+        outputs, _ = self.blocks(queries, None, [own.noise for own in inputs], recomputed=recomputed)
         if self.config.queries == "predicted":
             return outputs
         return [self._predicted(x, own) for x, own in zip(outputs, inputs, strict=True)]

@@ -68,7 +68,8 @@ class InPlaceDecoder(Decoder):
         if self.config.depth:
             embedded = [placed(self.embed(own.latents.values), self.positions, own.key, own.grid) for own in inputs]
             tokens, biases = [x for x, _ in embedded], [bias for _, bias in embedded]
-            outputs, _ = self.blocks(tokens, biases, [own.noise for own in inputs])
+            recomputed = [own.activation_checkpointing for own in inputs]
+            outputs, _ = self.blocks(tokens, biases, [own.noise for own in inputs], recomputed=recomputed)
             features = [self.norm(x) for x in outputs]
         else:
             features = [own.latents.values for own in inputs]

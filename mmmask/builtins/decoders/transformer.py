@@ -80,7 +80,8 @@ class TransformerDecoder(Decoder):
     def forward(self, inputs: Sequence[DecoderInput]) -> list[Tensor]:
         """Features (batch, predicted, width) of every input."""
         sequences, biases = [self._sequence(own) for own in inputs], [self._bias(own) for own in inputs]
-        outputs, _ = self.blocks(sequences, biases, [own.noise for own in inputs])
+        recomputed = [own.activation_checkpointing for own in inputs]
+        outputs, _ = self.blocks(sequences, biases, [own.noise for own in inputs], recomputed=recomputed)
         return [
             self.norm(x[:, x.shape[1] - own.mask.predicted.shape[1] :]) for x, own in zip(outputs, inputs, strict=True)
         ]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmmask.builtins.encoders.windows import check_planes, cut, join
 from mmmask.builtins.transformer import TransformerSettings, check_stages, placed, visible_index
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, PositionsChoice
-from mmmask.model.blocks import MLP, Blocks, initialize, run
+from mmmask.model.blocks import MLP, Blocks, initialize, recomputes, run
 from mmmask.model.dropping import path_factors, scaled
 from mmmask_registry import MmmaskError
 
@@ -77,25 +77,28 @@ class ConvStage(nn.Module):
 
     def __init__(self, settings: ConvViTEncoder.Config, stage: int, patch_size: Sequence[int]) -> None:
         super().__init__()
-        width, self.recompute = settings.stage_widths[stage], settings.activation_checkpointing
+        width = settings.stage_widths[stage]
         inputs = settings.stage_widths[stage - 1] * settings.stage_patches[stage] ** 2 if stage else None
         self.embed = PatchEmbedding(inputs, width, settings.conv_norm_epsilon)
         self.blocks = nn.ModuleList(ConvBlock(settings, stage) for _ in range(settings.stage_depths[stage]))
         self.fuse = nn.Linear(math.prod(settings.cells(patch_size, stage)) * width, settings.width)
 
     def forward(
-        self, patches: Tensor, grid: Grid, places: Tensor | None, path: Tensor | None = None
+        self, patches: Tensor, grid: Grid, places: Tensor | None, path: Tensor | None = None, recomputed: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Patches (batch, visible, rows, columns, inputs) -> cells (batch, visible, rows, columns, width).
 
         The other arguments are those of `ConvBlock.forward`, `path` for each block.
+
+        Args:
+            recomputed: whether the backward computes the blocks again.
 
         Returns:
             The cells, and what they add to the latents: (batch, visible, latents' width).
         """
         cells = self.embed(patches)
         for number, block in enumerate(self.blocks):
-            cells = run(block, self.recompute, cells, grid, places, None if path is None else path[number])
+            cells = run(block, recomputed, cells, grid, places, None if path is None else path[number])
         return cells, self.fuse(cells.flatten(2))
 
 
@@ -237,7 +240,8 @@ class ConvViTEncoder(Encoder):
             tokens.append(x)
             biases.append(bias)
         noises, wanted_blocks = [own.noise for own in inputs], [number - first for number in wanted]
-        outputs, kept = self.blocks(tokens, biases, noises, wanted_blocks)
+        recomputed = [own.activation_checkpointing for own in inputs]
+        outputs, kept = self.blocks(tokens, biases, noises, wanted_blocks, recomputed)
         latents = []
         for own, x, found, blocks in zip(inputs, outputs, seen, kept, strict=True):
             for _, share in found:
@@ -253,6 +257,7 @@ class ConvViTEncoder(Encoder):
             raise GridError(f"a token of {tokens.spec.patch_size}, and the encoder was built for {self.patch_size}")
         depth = self.blocks.before + len(self.blocks)
         path = path_factors(own.noise, len(own.mask.masked), settings.drop_path, depth)
+        recomputed = recomputes(own.activation_checkpointing, settings)
         values = tokens.values(visible).to(self.norm.weight.dtype)
         if tokens.spec.gaps:
             values = torch.where(values.isnan(), 0, values)
@@ -264,7 +269,7 @@ class ConvViTEncoder(Encoder):
             within = settings.cells(self.patch_size, number)
             places = None if visible is None else places_on_plane(visible, tokens.grid, within)
             first, before = first + settings.stage_depths[number], first
-            cells, share = stage(patches, tokens.grid, places, None if path is None else path[before:first])
+            cells, share = stage(patches, tokens.grid, places, None if path is None else path[before:first], recomputed)
             seen.append((cells, share))
         return seen
 

@@ -20,7 +20,7 @@ from mmmask.builtins.encoders.windows import (
 )
 from mmmask.builtins.transformer import check_stages
 from mmmask.interfaces import Component, Embedding, Encoder, EncoderInput, Grid, GridError, Latents, patchify
-from mmmask.model.blocks import MLP, DropPath, Recompute, initialize, run
+from mmmask.model.blocks import MLP, DropPath, Recompute, initialize, recomputes, run
 from mmmask.model.dropping import path_factors, scaled
 
 
@@ -260,6 +260,7 @@ class SwinEncoder(Encoder):
         if (windows := settings.windows(grid)) != self.windows:
             raise GridError(f"a grid {grid} of tokens needs windows {windows}, and the encoder has {self.windows}")
         path = path_factors(own.noise, len(own.mask.masked), settings.drop_path, len(self.stages))
+        recomputed = recomputes(own.activation_checkpointing, settings)
         plane, planes, kept, number = self._embed(own), [], {}, 0
         for stage, window in zip(cast(Iterable[SwinStage], self.pyramid), windows, strict=True):
             _, height, width, _ = plane.shape
@@ -268,7 +269,7 @@ class SwinEncoder(Encoder):
             for place, block in enumerate(stage.blocks):
                 shifted = (shift, apart) if place % 2 else (0, None)
                 factors = None if path is None else path[number]
-                plane = run(block, settings.activation_checkpointing, plane, *shifted, factors)
+                plane = run(block, recomputed, plane, *shifted, factors)
                 if number in wanted:
                     kept[number] = plane
                 number += 1

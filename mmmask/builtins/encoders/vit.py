@@ -104,7 +104,8 @@ class ViTEncoder(Encoder):
         """Latents (batch, visible, width) of every input."""
         check_stages(stages, self.stages)
         embedded, biases = zip(*(self._embed(own) for own in inputs), strict=True)
-        outputs, kept = self.blocks(embedded, biases, [own.noise for own in inputs], stages)
+        recomputed = [own.activation_checkpointing for own in inputs]
+        outputs, kept = self.blocks(embedded, biases, [own.noise for own in inputs], stages, recomputed)
         prefix, latents = self.config.prefix_tokens, []
         for x, seen, own in zip(outputs, kept, inputs, strict=True):
             x = self.norm(x)

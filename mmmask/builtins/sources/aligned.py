@@ -14,6 +14,7 @@ from pydantic import Field
 from mmmask.interfaces.component import ChosenByName, Component, build
 from mmmask.interfaces.files import BadSample, SourceFile
 from mmmask.interfaces.source import Source, SourceError
+from mmmask.interfaces.texts import Texts
 
 SourceChoice = Annotated[Component.Config, ChosenByName("source")]
 Endings = Mapping[str, tuple[str, ...]]
@@ -60,7 +61,7 @@ class AlignedSource(Source):
             except SourceError as error:
                 raise SourceError(f"source aligned: {part}: {error}") from error
         found = {part: self._numbers_of(part, source) for part, source in self._sources.items()}
-        self._names = sorted(set().union(*found.values()))[: config.limit]
+        self._names = Texts(sorted(set().union(*found.values()))[: config.limit])
         self._numbers = {part: np.array([known.get(name, -1) for name in self._names]) for part, known in found.items()}
         here = np.array(list(self._numbers.values())) >= 0  # (parts, samples)
         if len(found) > 1 and here.sum(0).max() < 2:

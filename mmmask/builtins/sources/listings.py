@@ -6,6 +6,7 @@ import glob
 import itertools
 import os
 import posixpath
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn
@@ -24,6 +25,7 @@ from mmmask.interfaces.listing import (
     open_text,
 )
 from mmmask.interfaces.source import SourceError
+from mmmask.interfaces.texts import Texts
 
 
 class FolderSource(LabelledFileSource):
@@ -46,9 +48,10 @@ class FolderSource(LabelledFileSource):
         found = sorted(_walk_remote(path) if is_remote(path) else _walk_local(path))
         names = with_extensions(self, found, f"source folder: {self.config.path}")
         depth = self.config.label_depth
-        labels = [parts[depth - 1] if len(parts := name.split("/")) > depth else None for name in names]
-        known = {label: label for label in labels}  # one object for each name
-        return Listing(path, names, {"label": [known[label] for label in labels]} if set(known) != {None} else {})
+        known: dict[Label, Label] = {}  # one object for each name
+        found = (parts[depth - 1] if len(parts := name.split("/")) > depth else None for name in names)
+        labels = [known.setdefault(label, label) for label in found]
+        return Listing(path, Texts(names), {"label": labels} if set(known) != {None} else {})
 
 
 class GlobSource(FileSource):
@@ -74,7 +77,7 @@ class GlobSource(FileSource):
         plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.split(os.sep))
         folder = os.sep.join(plain)
         start = posixpath.join(folder, "")
-        return Listing(folder, [path.removeprefix(start) for path in with_extensions(self, found, where)])
+        return Listing(folder, Texts(path.removeprefix(start) for path in with_extensions(self, found, where)))
 
 
 class NamedFileSource(LabelledFileSource):
@@ -103,8 +106,8 @@ class NamedFileSource(LabelledFileSource):
         start = posixpath.join(folder, "")
         inside = "" if self.config.root is None else "/"
         expanded = map(os.path.expanduser, names)
-        names = [(name if is_relative(name) else name.removeprefix(start)).lstrip(inside) for name in expanded]
-        files = Listing(folder, names, lines=lines, **more)
+        inner = (name if is_relative(name) else name.removeprefix(start) for name in expanded)
+        files = Listing(folder, Texts(name.lstrip(inside) for name in inner), lines=lines, **more)
         return self._present(files) if self.config.skip_missing else files
 
     def _several(self, labels: Mapping[str, Sequence[Label]]) -> dict[str, Any]:
@@ -158,8 +161,7 @@ class ListSource(NamedFileSource):
         path = os.path.expanduser(self.config.path)
         where, wanted = f"source list: {self.config.path}", "one `path` or `path,label` a line"
         separator = SEPARATORS[self.config.separator]
-        lines: list[int] = []
-        names: list[str] = []
+        lines, names = array("q"), Texts()
         labels: list[Label] = []
         known: dict[str, str] = {}
         with open_text(path, where, f"Set source.path to a text file with {wanted}.") as file:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -19,6 +19,7 @@ from pydantic import Field
 from mmmask.builtins.sources.listings import SEPARATORS, NamedFileSource
 from mmmask.interfaces.listing import Label, Listing, lines_of, open_text, read_json, shortened
 from mmmask.interfaces.source import SourceError
+from mmmask.interfaces.texts import Texts
 from mmmask_registry import did_you_mean
 
 WANTED = "Set source.path to a table: .csv, .tsv, .json, .jsonl, or text with a separator."
@@ -86,11 +87,9 @@ class TableSource(NamedFileSource):
     def _listing(self, path: str) -> Listing:
         rows, self._unit = self._rows(path)
         columns: _Columns | None = None
-        names: list[str] = []
-        ids: list[str] = []
-        lines: list[int] = []
+        names, ids, lines = Texts(), Texts(), array("q")
         labels: dict[str, list[Label]] = {}
-        windows: list[tuple[float, float]] = []
+        windows = array("d")
         known: dict[Label, Label] = {}
         for number, row in rows:
             self._at = number
@@ -99,7 +98,7 @@ class TableSource(NamedFileSource):
                 continue
             if columns.id is not None and not columns.has_file(row):
                 continue
-            names.append(sys.intern(columns.file(row)))  # of a recording with many parts once
+            names.append(columns.file(row))
             if columns.id is not None:
                 ids.append(columns.id(row))
             lines.append(number)
@@ -107,13 +106,13 @@ class TableSource(NamedFileSource):
                 label = columns.label(label_of(row))
                 labels.setdefault(label_set, []).append(known.setdefault(label, label))
             if columns.in_parts:
-                windows.append(columns.window(row))
+                windows.extend(columns.window(row))
         if not names:
             having = f" with {', '.join(f'{column} {value}' for column, value in self.config.where.items())}"
             raise SourceError(f"{self.where} has no row{having if self.config.where else ''}. {WANTED}")
         given = {label_set: found for label_set, found in labels.items() if set(found) != {None}}
         more = self._several(given)
-        windowed = np.array(windows) if windows else None
+        windowed = np.array(windows).reshape(-1, 2) if windows else None
         return self._found(path, names, lines, windows=windowed, ids=ids or None, **more)
 
     def _rows(self, path: str) -> tuple[Iterator[tuple[int, Row]], str]:

@@ -252,8 +252,9 @@ class MaskedObjective(Objective):
         layout = shown.layout if len(shown.parts) > 1 else ()
         noise = plan.noises.get(target)
         return DecoderInput(
-            part.key, latents[own.stream], plan.masks[target], part.tokens.grid, noise, layout, own.number
-        )
+            part.key, latents[own.stream], plan.masks[target], part.tokens.grid, noise, layout, own.number,
+            shown.activation_checkpointing,
+        )  # fmt: skip
 
     def _build_loss(self, name: str) -> Loss:
         target = self.targets[name]
