@@ -29,7 +29,8 @@ class StreamCost:
         grids: {part: token layout}.
         tokens, visible, predicted: numbers of tokens, of all parts and targets.
         forward_flops, training_flops: floating-point operations of matrix products, a multiply-add counted as two;
-            training is forward and backward. What is recomputed in backward is not counted.
+            training is forward and backward.
+        recomputed_flops: of stages that run once more in backward; what a kernel recomputes is not counted.
         activation_bytes: kept from forward for backward, in float32.
         stage_bytes: the part of it that belongs to the stage which keeps most.
         operations: calls of PyTorch's operators in forward and backward of a batch, whatever its size.
@@ -41,6 +42,7 @@ class StreamCost:
     predicted: int
     forward_flops: int
     training_flops: int
+    recomputed_flops: int
     activation_bytes: int
     stage_bytes: int
     operations: int
@@ -94,7 +96,8 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
         output = model(plans=plans)
     for hook in hooks:
         hook.remove()
-    with _BackwardFlops(display=False, custom_mapping=_CORRECTED) as backward, called:
+    everything = FlopCounterMode(display=False, custom_mapping=_CORRECTED)
+    with everything, _BackwardFlops(display=False, custom_mapping=_CORRECTED) as backward, called:
         output.loss.backward()
     plan = next(iter(plans.values()))
     masks = [shown.mask for shown in plan.inputs.values()]
@@ -106,6 +109,7 @@ def stream_cost(model: Model, stream: str, batch: int = 2) -> StreamCost:
         predicted=sum(part.mask.predicted.shape[1] for part in output.streams.values()),
         forward_flops=flops // batch,
         training_flops=(flops + backward_flops) // batch,
+        recomputed_flops=(everything.get_total_flops() - backward_flops) // batch,
         activation_bytes=sum(kept.values()) // batch,
         stage_bytes=max(by_stage) // batch,
         operations=called.count,

@@ -153,7 +153,9 @@ def forecast(
     }
     rest = _sample_bytes(experiment, model, costs, samples, half, classes) | {"libraries": machine.reserve}
     needed = {sharding: sum(state.values()) + sum(rest.values()) for sharding, state in states.items()}
-    flops = sum(shares[name] * costs[name].training_flops * samples[name] for name in costs)
+    flops = sum(
+        shares[name] * (cost.training_flops + cost.recomputed_flops) * samples[name] for name, cost in costs.items()
+    )
     compute = flops / (machine.peak[training.precision] * machine.efficiency[training.precision])
     kept = sum(shares[name] * costs[name].activation_bytes * samples[name] for name in costs)
     passing = PASSES * kept * (BF16_ACTIVATIONS if half else 1.0) / machine.bandwidth
@@ -289,25 +291,25 @@ def _sample_bytes(
     micro = {name: size // experiment.training.accumulate for name, size in samples.items()}
     together = max if experiment.training.mixing == "alternate" else sum
     share = BF16_ACTIVATIONS if half else 1.0
-    plain, found = _without_recomputing(experiment), {}
-    if plain is not None:
-        kept = meta_model(plain, classes)
-        stage = max(micro[name] * stream_cost(kept, name).stage_bytes for name in costs)
+    shares, found = dict.fromkeys(costs, share), {}
+    if recomputing := [name for name, cost in costs.items() if cost.recomputed_flops]:
+        kept = meta_model(_without_recomputing(experiment), classes)
+        stage = max(micro[name] * stream_cost(kept, name).stage_bytes for name in recomputing)
         found = {"a recomputed stage": share * stage}
-        share = 1.0  # what is kept are inputs of stages, in float32
+        shares |= dict.fromkeys(recomputing, 1.0)  # what is kept are inputs of stages, in float32
     return {
-        "activations": together(micro[name] * share * cost.activation_bytes for name, cost in costs.items()),
+        "activations": together(micro[name] * shares[name] * cost.activation_bytes for name, cost in costs.items()),
         "samples": float(together(micro[name] * _stored(model, name) for name in costs)),
     } | found
 
 
-def _without_recomputing(experiment: Experiment) -> Experiment | None:
-    """The experiment with nothing recomputed in backward; None where nothing is anyway."""
-    data, found = experiment.to_data(), False
-    for part in ("encoder", "decoder"):
-        if (data["model"][part] or {}).get("activation_checkpointing"):
-            data["model"][part]["activation_checkpointing"], found = False, True
-    return experiment_from_data(data) if found else None
+def _without_recomputing(experiment: Experiment) -> Experiment:
+    """The experiment with nothing recomputed in backward."""
+    data = experiment.to_data()
+    for part in filter(None, (data["model"]["encoder"], data["model"]["decoder"], *data["streams"].values())):
+        if part.get("activation_checkpointing"):
+            part["activation_checkpointing"] = False
+    return experiment_from_data(data)
 
 
 def _stored(model: Model, stream: str) -> int:
