@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT [key=value ...] --samples --precision --repetitions --device."""
     add_experiment(parser)
     parser.add_argument("--samples", metavar="N,N,...", help="samples per stream, in the experiment's order")
-    parser.add_argument("--precision", metavar="P,P", help="fp32, bf16 or both (default: the experiment's)")
+    parser.add_argument("--precision", metavar="P,P", help="fp32, bf16, fp16 or several (default: the experiment's)")
     parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="counted repetitions (default 5)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
 
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mmmask.interop import with_teacher
-    from mmmask.model.precision import find_device
+    from mmmask.model.precision import PRECISIONS, find_device
     from mmmask.profiling.bench import StepBench, default_sizes, measure_from_files, measure_steps, peak_memory
 
     experiment = with_teacher(load(arguments))
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
         sizes = dict(zip(sizes, given, strict=True))
     console = Console(stderr=True)
     for precision in (arguments.precision or experiment.training.precision).split(","):
-        if precision not in ("fp32", "bf16"):
-            raise MmmaskError(f"--precision {precision}: expected fp32 or bf16")
+        if precision not in PRECISIONS:
+            raise MmmaskError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
         with console.status("building") as status:
             bench = StepBench(experiment, sizes, precision, device)
             *rows, product = measure_steps(bench, arguments.repetitions, status.update)

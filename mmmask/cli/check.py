@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from mmmask.model.build import build_model
     from mmmask.model.cost import BF16_ACTIVATIONS, meta_model, parameters, stream_cost
     from mmmask.model.memory import check_samples, size, within_memory
-    from mmmask.model.precision import find_device
+    from mmmask.model.precision import REDUCED, find_device
     from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step
     from mmmask.training.budget import budgeted
     from mmmask.training.optimizer import peak_learning_rate
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     written = experiment.streams
     experiment = budgeted(experiment, model)
     training, problems, batches, sizes = experiment.training, [], {}, {}
-    half = training.precision == "bf16"
+    half = training.precision in REDUCED
     copies = 2 * counts["total"] if half else 0  # of the weights, in bfloat16
     activations, trial, under_way = float(copies), float(copies), 0.0
     flops = {}

@@ -104,13 +104,11 @@ def _print(found: Forecast, precision: str) -> None:
     for part in found.transfers:
         print(f"communication: {part.name}: {size(part.sent)} sent by each, {part.seconds:.3g} s")
     if found.transfers:
-        print(f"communication: {found.waiting:.3g} s of it hide behind nothing; links at {machine.link:.0%}")
-    print(
-        f"reading: {found.reading:.3g} s on {machine.cores:g} cores, {found.starving:.3g} s of it hide behind nothing"
-    )
+        print(f"communication: {found.waiting:.3g} s of it exposed; links at {machine.link:.0%}")
+    print(f"reading: {found.reading:.3g} s on {machine.cores:g} cores, {found.starving:.3g} s of it exposed")
     rate = sum(found.samples.values()) * layout.world / found.seconds
-    print(f"shares of peak and links, seconds of a call: {machine.basis}")
-    print(f"a step: {found.seconds:.3g} s, {rate:.4g} samples/s")
+    print(f"shares of peak and links, and seconds of a call, are {machine.basis}")
+    print(f"a step: {found.seconds:.3g} s, {rate:,.0f} samples/s")
 
 
 def _print_whole(experiment: Experiment, found: Forecast, samples: Mapping[str, float], price: float | None) -> None:

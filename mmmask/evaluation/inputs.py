@@ -36,12 +36,11 @@ from mmmask.interfaces import (
 )
 from mmmask.interfaces.component import build
 from mmmask.interop.runs import RunFolder, load_run
-from mmmask.model.precision import autocast, find_device
+from mmmask.model.precision import PRECISIONS, autocast, find_device
 from mmmask.model.processes import ALONE, Processes
 from mmmask_registry import MmmaskError, UnknownName
 
 SPLITS = ("source", "held_out")
-PRECISIONS = ("fp32", "bf16")
 
 SourceChoice = Source | Component.Config | Mapping[str, Any] | str | None
 """A source, or a block `source` of an experiment, such as `{"name": "folder", "path": ...}`."""

@@ -33,6 +33,7 @@ def find_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """{precision: type of matrix products}, where it is not float32."""
+PRECISIONS = ("fp32", *REDUCED)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

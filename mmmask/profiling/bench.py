@@ -21,7 +21,7 @@ from mmmask.interfaces.component import build
 from mmmask.model.build import build_model
 from mmmask.model.cost import meta_model, stream_cost
 from mmmask.model.model import Model
-from mmmask.model.precision import autocast
+from mmmask.model.precision import REDUCED, autocast
 from mmmask.randomness import seeded_generator
 from mmmask.training.optimizer import parameter_groups
 
@@ -103,7 +103,7 @@ def matmul_peak(device: torch.device, precision: str) -> float:
 def _square_product(device: torch.device, precision: str) -> tuple[Callable[[], Tensor], int]:
     """One large product of square matrices, and its floating-point operations."""
     size = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = REDUCED.get(precision, torch.float32)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(left)
     return lambda: torch.mm(left, right, out=out), 2 * size**3

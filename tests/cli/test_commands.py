@@ -459,7 +459,7 @@ def test_bench_without_data_says_so(cli, tmp_path):
         (("--samples", "2"), "--samples 2: expected a number for each of long, short"),
         (("--samples", "2,a"), "--samples 2,a: expected a number for each of long, short"),
         (("--samples", "2,0"), "--samples 2,0: expected a number for each of long, short"),
-        (("--precision", "fp8"), "--precision fp8: expected fp32 or bf16"),
+        (("--precision", "fp8"), "--precision fp8: expected fp32 or bf16 or fp16"),
         (("--device", "nonsense"), "--device nonsense: "),
     ],
 )
