@@ -16,6 +16,10 @@ class Texts(Sequence[str]):
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._joined, self._ends = bytearray(), array("q", [0])
+        self.extend(texts)
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Adds several at the end."""
         for text in texts:
             self.append(text)
 

@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 from abc import abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -83,34 +84,39 @@ class PackedSource(LabelledFileSource):
         given = (self.config.path,) if isinstance(self.config.path, str) else self.config.path
         expanded = (path for one in given for path in _expanded(os.path.expanduser(one), self.config.name))
         self._paths = list(dict.fromkeys(expanded))
-        sizes = [os.path.getsize(path) for path in self._paths if os.path.exists(path)]
-        alone = os.environ.get("RANK", "0") == "0"
-        with tqdm(
-            desc="index", total=sum(sizes), unit="B", unit_scale=True, delay=DELAY, leave=False, disable=not alone
-        ) as bar:
-            opened = [self._opened(path, bar) for path in self._paths]
-        self._stamps, held = [stamp for stamp, _ in opened], [found for _, found in opened]
-        names = Texts(name for found in held for name in found.names)
-        numbered = [np.insert(found.places, 0, number, axis=1) for number, found in enumerate(held)]
-        labels = {
-            label_set: [label for found in held for label in found.labels.get(label_set, [None] * len(found.names))]
-            for label_set in dict.fromkeys(key for found in held for key in found.labels)
-        }
+        total = sum(os.path.getsize(path) for path in self._paths if os.path.exists(path))
+        off = None if total and os.environ.get("RANK", "0") == "0" else True  # None: where there is no terminal
+        names, hashes, places = Texts(), array("q"), array("q")
+        labels: dict[str, list[str | None]] = {}
+        folders: list[str | None] = []
+        known: dict[str | None, str | None] = {}  # one object for each label
+        classes, columns, self._stamps = {}, 0, list[Stamp]()
+        with tqdm(desc="index", total=total, unit="B", unit_scale=True, delay=DELAY, disable=off, leave=False) as bar:
+            for number, path in enumerate(self._paths):  # only the joined ones are kept, which take less memory
+                stamp, found = self._opened(path, bar)
+                if number and found.classes != classes:
+                    raise SourceError(f"{self.where}: {path} names other classes than {self._paths[0]}")
+                classes, columns = found.classes, found.places.shape[1] + 1
+                self._stamps.append(stamp)
+                for label_set in dict.fromkeys((*labels, *found.labels)):
+                    given = found.labels.get(label_set, [None] * len(found.names))
+                    joined = labels.setdefault(label_set, [None] * len(names))
+                    joined += (known.setdefault(label, label) for label in given)
+                if self.labelled_by_folder:
+                    folders += (known.setdefault(folder, folder) for folder in map(self._folder, found.paths))
+                names.extend(found.names)
+                hashes.extend(map(hash, found.names))
+                places.frombytes(np.insert(found.places, 0, number, axis=1).tobytes())
         labels = {label_set: given for label_set, given in labels.items() if any(given)}
-        if not labels and self.labelled_by_folder:
-            known: dict[str | None, str | None] = {}  # one object for each name
-            found_in = (self._folder(path) for found in held for path in found.paths)
-            folders = [known.setdefault(folder, folder) for folder in found_in]
-            labels = {"label": folders} if any(folders) else {}
-        for path, found in zip(self._paths, held, strict=True):
-            if found.classes != held[0].classes:
-                raise SourceError(f"{self.where}: {path} names other classes than {self._paths[0]}")
+        if not labels and any(folders):
+            labels = {"label": folders}
+        placed = np.frombuffer(places, np.int64).reshape(-1, columns)
         ids = None  # names alone are ids where they can be, so that files can be cut anew
         # the names themselves, which take much memory, only where two may be equal
-        if len(np.unique(np.fromiter(map(hash, names), np.int64))) < len(names) > len(set(names)):
-            files = (posixpath.basename(path) for path in self._paths)
-            ids = Texts(f"{file}/{name}" for file, found in zip(files, held, strict=True) for name in found.names)
-        return Listing("", names, labels, ids=ids, places=np.concatenate(numbered), classes=held[0].classes)
+        if len(np.unique(np.asarray(hashes))) < len(names) > len(set(names)):
+            files = [posixpath.basename(path) for path in self._paths]
+            ids = Texts(f"{files[number]}/{name}" for number, name in zip(placed[:, 0], names, strict=True))
+        return Listing("", names, labels, ids=ids, places=placed, classes=classes)
 
     def _opened(self, path: str, bar: tqdm) -> tuple[Stamp, Held]:
         try:

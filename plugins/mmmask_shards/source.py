@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from mmmask.interfaces import BadSample, Listing, SourceError, Texts
+from mmmask.interfaces import BadSample, Listing, SourceError
 from mmmask_shards.index import CUT, FINE, LINK, OUTSIDE, SPECIAL, ShardIndex, index_of
 from mmmask_shards.packed import Held, PackedSource, Stamp
 
@@ -88,8 +88,7 @@ class ShardSource(PackedSource):
             places.append((0, 0, DAMAGED))
             labels.append(None)
         by_members = {} if self.config.label == "folder" else {"label": labels}
-        compact = Texts(names)
-        return Held(compact, np.array(places, np.int64).reshape(-1, 3), by_members, compact)
+        return Held(names, np.array(places, np.int64).reshape(-1, 3), by_members, names)
 
     def _member(self, stem: str, endings: Mapping[int, str], path: str) -> list[int]:
         """Numbers of the members to load; several where they all have one name."""

@@ -162,6 +162,17 @@ def test_what_is_no_such_file_is_an_error(tmp_path):
         parquet([tmp_path / "1.parquet", other])
 
 
+def test_files_without_a_label_set_have_no_labels_of_it_wherever_they_stand(tmp_path):
+    paths = [tmp_path / f"{name}.parquet" for name in "abcd"]
+    for path, label in zip(paths, (None, "x", None, "y"), strict=True):
+        fields = [("image", pa.binary())] + [("label", pa.string())] * (label is not None)
+        write(path, [{"image": path.name.encode(), "label": label}] * 2, fields)
+    found = parquet(paths)
+    assert labels(found) == [None, None, "x", "x", None, None, "y", "y"]
+    contents = [found.load(index).read().decode() for index in range(len(found))]
+    assert contents == [path.name for path in paths for _ in range(2)]
+
+
 @pytest.mark.parametrize("kept_bytes", [0, 2**26])
 def test_damage_and_missing_bytes_make_bad_samples(tmp_path, kept_bytes):
     path = published(tmp_path / "a.parquet", [f"{n}.jpg" for n in range(40)], row_group_size=10, use_dictionary=False)

@@ -267,16 +267,19 @@ class TestIndex:
         monkeypatch.setattr(tarfile, "open", None)
         assert contents(shards(path)) == {"0.jpg": b"x"}
 
-    def test_that_it_is_built_is_shown_where_it_takes_long(self, tmp_path, monkeypatch, capsys):
-        path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"x" * 5000) for number in range(9)])
-        monkeypatch.setattr("mmmask_shards.packed.DELAY", 0)
-        shards(path)
-        shown = capsys.readouterr().err
-        assert "index" in shown
-        assert "B/s" in shown
-        monkeypatch.setattr("mmmask_shards.packed.DELAY", 5)
-        shards(path)
-        assert capsys.readouterr().err == ""
+    def test_that_it_is_built_is_shown_on_a_terminal_where_it_takes_long(self, tmp_path, monkeypatch, capsys):
+        def shown(members, delay=0, terminal=True):
+            path = write_tar(tmp_path / f"{len(os.listdir(tmp_path))}.tar", members)
+            monkeypatch.setattr("mmmask_shards.packed.DELAY", delay)
+            monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+            shards(path)
+            return capsys.readouterr().err
+
+        members = [(f"{number}.jpg", b"x" * 5000) for number in range(9)]
+        assert "B/s" in shown(members)
+        assert shown(members, delay=5) == shown(members, terminal=False) == ""
+        monkeypatch.setattr(os.path, "getsize", lambda path: 0)
+        assert shown(members) == ""
 
 
 class TestRemote:
