@@ -21,7 +21,9 @@ from mmmask_registry import MmmaskError
 if TYPE_CHECKING:
     from mmmask.interop.sharded import ShardWriter
 
-VERSION = 2
+VERSION = 3
+KNOWN = (2, VERSION)
+"""Versions that are read: 2 differs in the order of samples alone, which `Streams.load_state_dict` tells."""
 NAMED = 3
 """Weights that are named where many do not fit."""
 _NAME = re.compile(r"step_\d{8,}(\.pt)?")
@@ -110,7 +112,7 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
         found = [path for path in self.folder.glob("step_*") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=_step)
+        return sorted(found, key=lambda path: (_step(path), path.suffix))  # a single file is the newer one
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None where there is none at all; see `complete`.
@@ -130,9 +132,10 @@ class Checkpoints:
                 reasons.append(f"{path}: {error}")
                 print(f"mmmask: {path} is damaged ({error}); trying the one before it", file=sys.stderr)
                 continue
-            if state.get("version") != VERSION:
+            if state.get("version") not in KNOWN:
                 raise CheckpointError(
-                    f"{path}: version {state.get('version')}, this mmmask reads {VERSION}: use the mmmask that wrote it"
+                    f"{path}: version {state.get('version')}, this mmmask reads {' and '.join(map(str, KNOWN))}: use "
+                    "the mmmask that wrote it"
                 )
             return state
         if reasons:
@@ -171,9 +174,10 @@ class Checkpoints:
         if self.is_main:
             path = self.folder / f"step_{step:08d}"
             with reporting(path):
-                if path.exists():  # damaged, or the run would have gone on from it
-                    _remove(path)
+                if path.exists():  # no folder takes the place of another in one move
+                    path.replace(_aside(path))
                 moved_whole(partial, path)
+            _remove(_aside(path))
             self._take_up(path)
 
     def _take_up(self, path: Path) -> None:
@@ -203,8 +207,11 @@ def _remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    leaving = path if path.suffix == ".partial" else path.replace(path.with_name(f".{path.name}.old.partial"))
-    shutil.rmtree(leaving, ignore_errors=True)
+    shutil.rmtree(path if path.suffix == ".partial" else path.replace(_aside(path)), ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old.partial")
 
 
 def _step(path: Path) -> int:

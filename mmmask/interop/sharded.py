@@ -27,7 +27,7 @@ from mmmask.interfaces.writing import reporting, written_whole
 from mmmask.interop.checkpoint_file import Keys, Like, map_tensors, read_plain
 from mmmask.interop.errors import InteropError
 
-PLAIN = "plain.pt"
+STATE_FILE = "plain.pt"
 """Everything that is not sharded, in the folder of a checkpoint."""
 
 
@@ -60,7 +60,7 @@ class ShardWriter:
 
         plain = map_tensors(state, without_numbers)
         if is_main:
-            with written_whole(folder / PLAIN) as file:
+            with written_whole(folder / STATE_FILE) as file:
                 torch.save(plain, file)
         written = async_save(shards, storage_writer=FileSystemWriter(folder), process_group=self._group)
         return cast("Future[Any]", written)
@@ -87,16 +87,8 @@ def read_state(folder: Path) -> Any:  # noqa: ANN401 - whatever was saved
     Raises:
         InteropError: it is damaged. The message leaves out the path.
     """
-    state = read_plain(folder / PLAIN)
-    metadata = _Reader(folder).read_metadata()
-    for where in (metadata.storage_data or {}).values():
-        file = folder / Path(where.relative_path).name  # never outside of it
-        if (
-            str(where.relative_path) != file.name
-            or not file.is_file()
-            or file.stat().st_size < where.offset + where.length
-        ):
-            raise InteropError(f"{where.relative_path} is missing or cut off")
+    state = read_plain(folder / STATE_FILE)
+    _Reader(folder).read_metadata()
     return state
 
 
@@ -147,12 +139,17 @@ class _Reader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ANN401 - as FileSystemReader
         try:
             with (Path(self.path) / ".metadata").open("rb") as file:
-                metadata = _Unpickler(file).load()
-        except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError) as error:
+                metadata: Metadata = _Unpickler(file).load()
+            known = list(metadata.state_dict_metadata.values())
+            ends = [(str(where.relative_path), where.offset + where.length) for where in metadata.storage_data.values()]
+        except Exception as error:  # whatever damaged bytes make of unpickling
             raise InteropError(f"its .metadata cannot be read: {error}") from error
-        known = metadata.state_dict_metadata.values() if isinstance(metadata, Metadata) else [None]
         if not all(isinstance(each, TensorStorageMetadata) for each in known):
             raise InteropError("its shards hold something else than tensors")
+        for name, end in ends:
+            file = Path(self.path) / Path(name).name  # never outside of the folder
+            if name != file.name or not file.is_file() or file.stat().st_size < end:
+                raise InteropError(f"{name} is missing or cut off")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -161,12 +158,12 @@ class _Reader(FileSystemReader):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         module = "pathlib" if module == "pathlib._local" else module  # since Python 3.13
-        if (module, name) in _PLAIN or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        if (module, name) in _HARMLESS or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it needs {module}.{name}")
 
 
-_PLAIN = {
+_HARMLESS = {
     *(("torch.distributed.checkpoint.metadata", name) for name in (
         "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata",
         "_MEM_FORMAT_ENCODING",

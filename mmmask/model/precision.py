@@ -37,7 +37,7 @@ PRECISIONS = ("fp32", *REDUCED)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context a forward runs in: bfloat16 products for `bf16`, nothing changed for `fp32`."""
+    """The context a forward runs in: products in the type of `REDUCED`, nothing changed for `fp32`."""
     return torch.autocast(device.type, dtype=REDUCED.get(precision), enabled=precision in REDUCED)
 
 

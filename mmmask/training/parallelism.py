@@ -144,12 +144,11 @@ class Parallelism:
         """Drops the gradients of idle parameters that are zero on all processes: an optimiser passes them over."""
         if not idle:
             return
-        parameters = {name: parameter for name, parameter in self.model.named_parameters() if name in idle}
-        gradients = [parameter.grad for parameter in parameters.values()]
-        used = torch.stack([local(gradient).any() for gradient in gradients if gradient is not None]).int()
+        parameters = [parameter for name, parameter in self.model.named_parameters() if name in idle]
+        used = torch.stack([local(cast(Tensor, parameter.grad)).any() for parameter in parameters]).int()
         if self.sharded:
             dist.all_reduce(used, dist.ReduceOp.MAX)
-        for parameter, any_gradient in zip(parameters.values(), used.tolist(), strict=True):
+        for parameter, any_gradient in zip(parameters, used.tolist(), strict=True):
             if not any_gradient:
                 parameter.grad = None
 

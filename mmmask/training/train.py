@@ -188,7 +188,11 @@ class _Training:
                 with self.control.watchdog:
                     self._run()
                 outcome = "finished" if state.step == state.total_steps else "interrupted"
-            except (NotFinite, WriteError) as error:
+            except Exception as error:
+                with suppress(MmmaskError):  # the one that is being written
+                    self._tell_written(wait=True)
+                if not isinstance(error, NotFinite | WriteError):
+                    raise
                 kept = self.checkpoints.paths()
                 last = f"The last good checkpoint is {kept[-1]}" if kept else "There is no checkpoint yet"
                 advice = "Once it can be written, the same command goes on"
@@ -207,6 +211,7 @@ class _Training:
         results: list[StepResult] = []
         started = time.perf_counter()
         self.loop.pace.begin()
+        saves = shows = False
         for result in self.loop.run(state.step, state.total_steps):
             state.step += 1
             self.evaluated = False
@@ -232,9 +237,10 @@ class _Training:
                 self.loop.pace.begin()
             self._tell_written()
             self.control.interruption.requested |= state.stop
-        if state.step < state.total_steps:
+        if state.step < state.total_steps and (shows or not saves):
             self._save()
         self._tell_written(wait=True)
+        self.processes.wait()
 
     def _is_due(self, every: int) -> bool:
         step = self.state.step
@@ -328,8 +334,6 @@ class _Training:
             with reporting(self.folder.path):
                 self.folder.saved.touch()
             self.audience.tell("checkpoint_saved", self.state, path=path)
-        if wait:
-            self.processes.wait()
 
     def _start(self, model: Model) -> None:
         """Loads the weights that the experiment starts from, and those of its teacher."""

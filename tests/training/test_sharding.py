@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmmask import load_run
+from mmmask.data.order import EndlessOrder
 from mmmask.interop.checkpoints import CheckpointError, Checkpoints
 
 FULL = "training.sharding=full"
@@ -139,3 +141,12 @@ def test_machines_with_other_numbers_of_processes_are_refused(train, experiment_
     for process in ended:
         assert process.code == 2
         assert "training.sharding: node: 2 processes do not divide by 3 on this machine: use full" in process.err
+
+
+def test_an_error_costs_no_checkpoint_that_is_being_written(train, experiment_file, tmp_path):
+    (_, fifth), *_ = EndlessOrder(48, 0, "short").draws(range(4 * 8, 5 * 8))  # a sample of the fifth step
+    settings = (FULL, "streams.short.source.count=48", f"streams.short.source.huge_at={fifth}")
+    main, other = train(experiment_file(), tmp_path / "run", *settings, moment="slow_shards:1", processes=2)
+    assert (main.code, other.code) == (2, 2)
+    assert re.search(r"the loss is not finite .* The last good checkpoint is .*step_00000003", main.err)
+    assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").paths()] == ["step_00000003"]
