@@ -165,7 +165,7 @@ ABUSES = [
     Abuse("checkpoint without its model", MORE, refused=r"checkpoint|step_", prepare=changed_checkpoint(model=None)),
     Abuse("checkpoint of another model", MORE, refused=r"checkpoint|step_|weights", prepare=changed_checkpoint(model={})),
     Abuse("checkpoint of a larger model", MORE, refused=r"step_00000002\.pt.*encoder\.norm\.weight", prepare=larger_model),
-    Abuse("checkpoint with half of its data", MORE, refused=r"step_00000002\.pt: data", prepare=changed_checkpoint(data={"consumed": {}})),
+    Abuse("checkpoint with half of its data", MORE, refused=r"step_00000002\.pt: data", prepare=changed_checkpoint(data={"consumed": {}, "orders": {"s": "feistel"}})),
     Abuse("checkpoint whose data is a number", MORE, refused=r"step_00000002\.pt: data", prepare=changed_checkpoint(data=3)),
     Abuse("checkpoint of another optimiser", MORE, refused=r"step_00000002\.pt: optimizer", prepare=changed_checkpoint(optimizer={"state": {}, "param_groups": []})),
     Abuse("checkpoint whose step is a text", MORE, accepted="4 steps", may_change=RUN, prepare=changed_checkpoint(step="two")),

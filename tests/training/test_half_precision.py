@@ -14,10 +14,9 @@ def test_overflow_costs_steps_until_the_scale_is_small_enough(reference, experim
     assert scales[0] == 2.0**15  # the first step has overflowed
     assert scales[-1] == scales[-2] < 2.0**10
     skipped = [line["gradient_norm"] is None for line in run.metrics]
-    assert skipped == sorted(skipped, reverse=True)
-    assert 5 < sum(skipped) < 20
-    before, after = (run.metrics[number]["loss/long"] for number in (sum(skipped), -1))
-    assert after < before
+    assert all(skipped[:6])
+    assert not any(skipped[-10:])
+    assert run.metrics[-1]["loss/long"] < run.metrics[0]["loss/long"]
 
 
 def test_goes_on_exactly(train, left, reference, experiment_file, tmp_path):
