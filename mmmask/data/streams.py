@@ -125,9 +125,9 @@ class Streams:
         Raises:
             ExperimentError: a source holds other samples than it did.
         """
-        here = self.state_dict()
+        here, state = self.state_dict(), {"orders": {}} | dict(state)  # an older mmmask names none
         for key, problem in SOURCE_CHANGES.items():
-            before = state.get(key, {})
+            before = state[key]
             changed = [
                 f"streams.{name}.source: {problem.format(before=before.get(name), now=now)}"
                 for name, now in here[key].items()
