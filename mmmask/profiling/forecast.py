@@ -1,10 +1,9 @@
 """A forecast of a run on machines that need not be there: memory, seconds of a step, communication, hours.
 
-What is assumed: matrix products go at a fixed share of their peak, all else at the speed of the memory, or all as fast
-as operators are called, if that is slower;
-DDP's all-reduce hides behind the backward of the step's last micro-batch, two thirds of its compute; what sharding
-gathers and scatters hides behind all compute; reading hides behind the step. On a CPU nothing hides, as all take the
-same cores, and the times add up.
+Matrix products run at a fixed share of their peak, all else at the speed of the memory; where launching operators takes
+longer than both, that counts. DDP's all-reduce hides behind the backward of the step's last micro-batch, two thirds of
+its compute; what sharding gathers and scatters hides behind all compute; reading hides behind the step. On a CPU
+nothing hides, as all take the same cores, and the times add up.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from mmmask.data.streams import check_batch_sizes
 from mmmask.experiment import Experiment, experiment_from_data
+from mmmask.experiment.settings import TrainingSettings
 from mmmask.interfaces import Optimizer
 from mmmask.interfaces.component import build
 from mmmask.model.cost import BF16_ACTIVATIONS, StreamCost, meta_model, stream_cost
@@ -32,9 +32,9 @@ READING = 50e6
 PASSES = 6
 """Times that what is kept for backward goes through the memory: written, and read by the next operator and in backward,
 and as much for its gradient."""
-SHARDINGS = ("none", "node", "full")
+SHARDINGS = get_args(TrainingSettings.model_fields["sharding"].annotation)
 BACKWARD = 2 / 3
-"""Share of the backward in a step's compute."""
+"""Share of the backward in a step's compute, without recomputation."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +84,29 @@ class Forecast:
     """A run on machines.
 
     Attributes:
+        experiment: with the batch sizes of its budget.
         samples: {stream: samples of a step on one process}.
-        memory: {what: bytes on one GPU}.
-        needed: {sharding: bytes on one GPU}, as it would be with each.
+        shares: {stream: share of the steps that have it}.
+        memory: {what: bytes on one GPU}, in training.
+        gathered: {sharding: bytes on one GPU} while evaluation and pictures have all weights there, without what they
+            compute; of shardings that divide them.
+        needed: {sharding: bytes on one GPU}, as it would be with each; the larger of the two.
         flops: of one process in a step.
         compute, update, reading: seconds of a step on one process, each by itself.
         passing: the part of compute in which numbers only pass through the memory.
-        calling: seconds in which operators are called.
+        calling: seconds in which operators are launched.
         transfers: of a step.
         waiting: seconds of a step in which communication hides behind nothing.
         starving: seconds of a step in which reading does not.
-        replicated: whether several processes train.
     """
 
+    experiment: Experiment
     machine: Machine
     layout: Layout
     samples: dict[str, int]
+    shares: dict[str, float]
     memory: dict[str, float]
+    gathered: dict[str, float]
     needed: dict[str, float]
     flops: float
     compute: float
@@ -152,7 +158,16 @@ def forecast(
         for sharding in SHARDINGS
     }
     rest = _sample_bytes(experiment, model, costs, samples, half, classes) | {"libraries": machine.reserve}
-    needed = {sharding: sum(state.values()) + sum(rest.values()) for sharding, state in states.items()}
+    whole = machine.reserve + (2 if half else 4) * counts.staged + 4 * (counts.total - counts.staged)
+    gathered = {  # gradients and activations are gone by then
+        sharding: whole + sum(state.get(what, 0.0) for what in ("weights", "optimiser", "average"))
+        for sharding, state in states.items()
+        if "gathered weights" in state
+    }
+    needed = {
+        sharding: max(sum(state.values()) + sum(rest.values()), gathered.get(sharding, 0.0))
+        for sharding, state in states.items()
+    }
     flops = sum(
         shares[name] * (cost.training_flops + cost.recomputed_flops) * samples[name] for name, cost in costs.items()
     )
@@ -171,10 +186,13 @@ def forecast(
     hidden = machine.overlap * (compute + update + waiting) if experiment.data.workers else 0.0
     starving = max(0.0, reading - hidden)
     return Forecast(
+        experiment=experiment,
         machine=machine,
         layout=layout,
         samples=samples,
+        shares=shares,
         memory=states[layout.sharding] | rest,
+        gathered=gathered,
         needed=needed,
         flops=flops,
         compute=compute,

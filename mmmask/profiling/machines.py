@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import torch
-
-from mmmask.model.memory import machine_memory
-from mmmask.profiling.bench import matmul_peak
-from mmmask_registry import UnknownName
+from mmmask_registry import MmmaskError, UnknownName
 
 
 @dataclass(frozen=True)
@@ -21,7 +17,7 @@ class Machine:
         reserve: bytes of it that are not for the model: context, workspaces and buffers of libraries.
         peak: {precision: floating-point operations per second of dense matrix products}.
         efficiency: {precision: share of it that the products of a training step reach}.
-        call: seconds in which an operator of PyTorch is called, whatever it computes.
+        call: seconds in which an operator of PyTorch is launched, whatever it computes.
         bandwidth: bytes per second of its memory.
         nvlink: bytes per second that it sends to the others of its node while it receives as many.
         network: bytes per second that it sends to other nodes while it receives as many.
@@ -54,7 +50,7 @@ def _gpu(
     return Machine(
         name, memory * 2**30, 2 * 2**30, peak, dict.fromkeys(peak, 0.6), call=6e-6, bandwidth=bandwidth * 1e9,
         nvlink=nvlink * 1e9, network=network * 1e9, link=0.8, overlap=1.0, cores=cores,
-        basis="assumed, no GPU was measured",
+        basis="assumed: no GPU was measured",
     )  # fmt: skip
 
 
@@ -85,6 +81,7 @@ def find_machine(name: str, processes: int, precision: str) -> Machine:
 
     Raises:
         UnknownName: there is no such machine.
+        MmmaskError: a CPU's precision was never measured.
     """
     if name == "cpu":
         return _this_cpu(processes, precision)
@@ -95,6 +92,13 @@ def find_machine(name: str, processes: int, precision: str) -> Machine:
 
 def _this_cpu(processes: int, precision: str) -> Machine:
     """This machine's CPU: peak, memory and cores are its own; all else was measured on two cores, with gloo."""
+    import torch  # not with the module: the command line names the GPUs without it
+
+    from mmmask.model.memory import machine_memory
+    from mmmask.profiling.bench import matmul_peak
+
+    if precision not in CPU:
+        raise MmmaskError(f"--gpu cpu: {precision} was never measured on a CPU: take bf16 or fp32")
     peak = matmul_peak(torch.device("cpu"), precision) / processes
     cores = os.cpu_count() or 1
     return Machine(

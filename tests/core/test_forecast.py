@@ -172,6 +172,19 @@ def test_the_giant_fits_where_its_state_is_divided():
     )
 
 
+def test_evaluation_gathers_all_weights_of_shards(data):
+    for stream in data["streams"].values():
+        stream["batch_size"] = 16
+    data["model"]["encoder"] |= {"width": 96, "depth": 12}
+    experiment = experiment_from_data(data)
+    found = forecast(experiment, MACHINE, Layout(2, 8, "full"))
+    counts = count(meta_model(experiment))
+    whole, shards = 4 * counts.total, (4 * counts.total + 8 * counts.trained) / 16
+    assert found.gathered == {"full": 1000 + whole + shards, "node": 1000 + whole + 2 * shards}
+    assert found.needed["full"] == found.gathered["full"] > sum(found.memory.values())
+    assert forecast(experiment, MACHINE, Layout(1, 1, "full")).gathered == {}
+
+
 def test_machines_by_name():
     assert find_machine("h200", 8, "bf16").memory == 141 * 2**30
     here = find_machine("cpu", 2, "fp32")
