@@ -83,9 +83,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--precision`."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument(
-        "--precision", default="fp32", metavar="P", help="fp32, bf16 or fp16 (default fp32)"
-    )
+    parser.add_argument("--precision", default="fp32", metavar="P", help="fp32, bf16 or fp16 (default fp32)")
 
 
 def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
