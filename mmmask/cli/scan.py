@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = experiment.data.model_copy(update={"workers": arguments.workers or os.cpu_count() or 1})
     with SampleProgress() as progress:
         found = scan(loader, output, data, arguments.clips, progress.update)
+    size = f"; {found.size / 1e6:.1f} MB" if found.size else ""
     length = f", {found.seconds:.1f} s" if found.seconds else ""
-    print(f"{stream}: {found.samples} samples, {found.bad} of them bad; {found.size / 1e6:.1f} MB{length}")
+    print(f"{stream}: {found.samples} samples, {found.bad} of them bad{size}{length}")
     print(f"written: {output}")

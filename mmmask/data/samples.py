@@ -52,7 +52,7 @@ class Examined:
 
     Attributes:
         path: of its file; empty where it is no file of its own.
-        size: bytes of its file or files, None where they are not known.
+        size: bytes of its file or files, None where they are not known, or it is a part of a recording.
         seconds: length of a recording.
         reason: why it is bad; empty where it is not.
     """
@@ -181,11 +181,11 @@ class SampleLoader:
         try:
             with self._loading(index):
                 loaded = self._loaded(index)
-                files = loaded.values() if isinstance(loaded, Mapping) else [loaded]
-                found = [file for file in files if isinstance(file, SourceFile)]
-                size = sum(file.size() for file in found) if found else None
                 if isinstance(loaded, SourceFile) and loaded.data is None and loaded.window is None:
                     path = loaded.path
+                files = loaded.values() if isinstance(loaded, Mapping) else [loaded]
+                found = [file for file in files if isinstance(file, SourceFile) and file.window is None]
+                size = sum(file.size() for file in found) if found else None
                 seconds = self.preparation.seconds(loaded)
                 parts = [self.preparation.prepare(clip, PLAIN) for clip in self.preparation.decode_clips(loaded, clips)]
             for part in parts:

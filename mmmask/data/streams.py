@@ -29,15 +29,16 @@ from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError
 
-NAMES_COMPARED = 4096
-"""Names of samples, evenly spaced, that a run which goes on compares; the order of files makes all others follow."""
+SAMPLES_COMPARED = 4096
+"""Samples, evenly spaced, of which a run that goes on compares names, and labels where these are learned; the order of
+files makes all others follow."""
 ORDER = "feistel"
 """Name of the way to shuffle (`mmmask.randomness.shuffled`), which a run keeps to."""
 SOURCE_CHANGES = {
     "orders": "another mmmask began the run, and shuffled its samples in another way: go on with that one",
     "sizes": "{before} samples when the run was interrupted, now {now}",
-    "names": "as many samples as when the run was interrupted, but not the same ones (they have other names)",
     "classes": "its labels name other classes than when the run was interrupted",
+    "names": "as many samples as when the run was interrupted, but not the same ones (they have other names or labels)",
 }
 """{part of the state: problem where a source has another}; a part is compared where those before it are equal."""
 
@@ -197,7 +198,7 @@ class Streams:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: _names_digest(loader.source) for name, loader in self.loaders.items()}
+        return {name: _digest(loader.source, labels=name in self.classes) for name, loader in self.loaders.items()}
 
 
 def streams_of_step(experiment: Experiment, step: int) -> list[str]:
@@ -318,12 +319,15 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join([*names[:most], f"... {len(names)} in all"] if len(names) > most else names)
 
 
-def _names_digest(source: Source) -> str:
-    """Digest of the samples' names, at the same cost for a huge source."""
+def _digest(source: Source, labels: bool) -> str:
+    """Digest of the samples' names, and labels where these are learned; at the same cost for a huge source."""
     size = len(source)
-    count = min(size, NAMES_COMPARED)
-    names = "".join(f"{source.name(number * size // count)}\0" for number in range(count))
-    return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    count = min(size, SAMPLES_COMPARED)
+    compared = [number * size // count for number in range(count)]
+    told = "".join(f"{source.name(number)}\0" for number in compared)
+    if labels:
+        told += "".join(f"{sorted(source.labels(number).items())}\0" for number in compared)
+    return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def check_batch_sizes(experiment: Experiment, world_size: int) -> None:

@@ -114,7 +114,7 @@ class FileSource(Source):
 
     def _good(self, files: Listing, path: str) -> Listing:
         where, wanted = f"{self.where}: leave_out: {path}", "`mmmask scan` writes one."
-        with open_text(os.path.expanduser(path), where, wanted) as file:
+        with open_text(os.path.expanduser(path), where, wanted, "surrogateescape") as file:
             try:
                 bad = {row["name"] for row in csv.DictReader(file) if row["reason"]}
             except (KeyError, csv.Error) as error:
@@ -319,14 +319,17 @@ def shortened(text: str, most: int = 80) -> str:
 
 
 @contextmanager
-def open_text(path: str, where: str, wanted: str) -> Iterator[TextIOWrapper]:
+def open_text(path: str, where: str, wanted: str, errors: str = "strict") -> Iterator[TextIOWrapper]:
     """A UTF-8 file, with or without a byte order mark; ends of lines stay as they are.
+
+    Args:
+        errors: as of `open`; `surrogateescape` where it holds names of files, which are any bytes.
 
     Raises:
         SourceError: it cannot be read, or is no text.
     """
     try:
-        with open_file(path, "rb") as file, TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        with open_file(path, "rb") as file, TextIOWrapper(file, "utf-8-sig", errors, newline="") as text:
             yield text
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{where} cannot be read ({type(error).__name__}). {wanted}") from error

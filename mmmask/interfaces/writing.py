@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import io
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any, BinaryIO
 
 from mmmask_registry import MmmaskError
 
+ABANDONED = 86_400.0
+"""Seconds after which a partial file that nobody wrote to is a leftover."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,6 +38,10 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     """
     # of its own, as several processes may write the same file
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with suppress(OSError):  # what others remove too, or may not be removed
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):  # of a killed process
+            if time.time() - leftover.stat().st_mtime > ABANDONED:
+                leftover.unlink()
     with reporting(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = _Remembering(partial, "w")

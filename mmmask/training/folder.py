@@ -32,9 +32,9 @@ MAY_CHANGE = re.compile(
     r"|data|callbacks|model\.(encoder|decoder)\.activation_checkpointing"
     r"|streams\.\w+\.((source|held_out)\.path|evaluators|activation_checkpointing)"
 )
-SOURCE = re.compile(r"streams\.\w+\.(source|held_out)(?=\.)")
-"""A block that may be replaced by a source of another kind, which is compared too; of the same kind only the path may
-change, as another column or field would be other samples of the same names."""
+SOURCE = re.compile(r"streams\.\w+\.source(?=\.)")
+"""A block that may be replaced by a source of another kind, as its samples are compared (those of `held_out` are not);
+of the same kind only the path may change, as another column or field would be other samples of the same names."""
 
 LAG = 90.0
 """Seconds after which a network file system must have shown every process what another one wrote (NFS: 60)."""

@@ -107,7 +107,7 @@ def seconds_of(path: str, part: tuple[float, float] | None = None) -> float:
     """
     begin, end = part or (0.0, math.inf)
     with _opened(path) as reader:
-        return min(next(reader.lengths(math.inf)), end) - begin
+        return max(0.0, min(next(reader.lengths(math.inf)), end) - begin)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from mmmask import MmmaskError
 from mmmask.interfaces import BadSample, ChosenByName, Source, build, written_whole
 from mmmask_shards.index import ORIGINAL
-from mmmask_shards.source import LARGEST, SIDE
+from mmmask_shards.source import LARGEST, SIDE, stem_of
 
 NUMBER = re.compile(r"%0?\d{0,2}d")
 CHOSEN_SOURCE = TypeAdapter(Annotated[Source.Config, ChosenByName("source")])
@@ -113,7 +113,7 @@ class TarWriter:
     def __init__(self, source: Source) -> None:
         self._originals = [source.name(number) for number in range(len(source))]
         self._names = _members(source, self._originals)
-        grouped = itertools.groupby(range(len(source)), key=lambda number: _stem(self._names[number]))
+        grouped = itertools.groupby(range(len(source)), key=lambda number: stem_of(self._names[number]))
         self.samples: Iterator[Sequence[int]] = (list(numbers) for _, numbers in grouped)
 
     @contextmanager
@@ -148,15 +148,10 @@ def _members(source: Source, originals: Sequence[str]) -> list[str]:
     for number, name in enumerate(originals):
         folder, base = posixpath.split(name)
         if not base.lower().endswith(SIDE):
-            if _stem(name) in taken:
+            if stem_of(name) in taken:
                 name = posixpath.join(folder, base.replace(".", "-") + posixpath.splitext(base)[1])
-            if _stem(name) in taken:
+            if stem_of(name) in taken:
                 raise PackError(f"{source.describe(number)}: another file has this name up to the first dot; rename it")
-            taken.add(_stem(name))
+            taken.add(stem_of(name))
         names.append(name)
     return names
-
-
-def _stem(name: str) -> str:
-    folder, base = posixpath.split(name)
-    return posixpath.join(folder, base.partition(".")[0])

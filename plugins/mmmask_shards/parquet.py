@@ -139,10 +139,11 @@ class ParquetSource(PackedSource):
             chosen = ["label"] if "label" in schema.names else named
             given = {"label": chosen[0]} if len(chosen) == 1 else {column: column for column in chosen}
         for column in given.values():
-            if column not in schema.names or pa.types.is_nested(schema.field(column).type):
+            kind = schema.field(column).type if column in schema.names else None
+            if kind is None or pa.types.is_nested(kind) or _is_bytes(kind):
                 raise SourceError(
-                    f"column {column!r} holds no labels, or is not there (columns: {', '.join(schema.names)}). "
-                    "Set source.labels."
+                    f"column {column!r} holds no labels (texts or numbers), or is not there (columns: "
+                    f"{', '.join(schema.names)}). Set source.labels."
                 )
         return given
 

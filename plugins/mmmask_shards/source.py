@@ -75,7 +75,7 @@ class ShardSource(PackedSource):
         index = index_of(local, self.config.label or ".cls", bar)
         stems: dict[str, list[int]] = {}
         for number, name in enumerate(index.names):
-            stems.setdefault(_stem(name), []).append(number)
+            stems.setdefault(stem_of(name), []).append(number)
         names, places, labels = [], [], []
         for stem, members in stems.items():
             labels.append(next((index.labels[number] for number in members if index.labels[number]), None))
@@ -128,6 +128,7 @@ def _place(index: ShardIndex, chosen: Sequence[int]) -> tuple[int, int, int]:
     return offset, size, TWICE if chosen[1:] else kind
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
+    """The name up to its first dot, which members of one sample share."""
     dot = name.find(".", name.rfind("/") + 1)
     return name if dot < 0 else name[:dot]

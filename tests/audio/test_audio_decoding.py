@@ -139,6 +139,7 @@ def test_silence_follows_a_part_that_is_shorter_than_a_window(files, audio):
 def test_a_part_after_the_end(files, name):
     with pytest.raises(BadSample, match="the sound track holds no samples from 70 s on"):
         decode_window(files[name], RATE, 2 * RATE, 0.5, 1000.0, (70, 72))
+    assert decoding.seconds_of(files[name], (70, 72)) == 0
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,13 +1,18 @@
 """`mmmask scan`: every sample of a source once, and a table that sources read."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from mmmask.components import components
+from mmmask.data.scanning import scan
+from mmmask.data.streams import sample_loader
+from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import SourceError
 from mmmask_shards import pack
 
@@ -106,6 +111,29 @@ def test_recordings_have_a_length(cli, experiment, corpus, tmp_path):
     assert float(whole["seconds"]) > 1
     assert whole["path"] == part["path"] == "", "a part is no file of its own"
     assert part["name"].endswith(".mp4, 0.5 to 0.75 s")
+    assert whole["bytes"] == part["bytes"] == "", "or the file would count once for each part"
+
+
+def test_names_that_are_no_utf_8(pictures, tmp_path):
+    os.rename(pictures / "1/5.jpg", os.fsencode(pictures) + b"/1/bad\xff.jpg")
+    os.rename(pictures / "1/3.jpg", os.fsencode(pictures) + b"/1/good\xff.jpg")
+    settings = yaml.safe_load(EXPERIMENT)
+    settings["streams"]["s"]["source"] = {"name": "folder", "path": str(pictures)}
+    settings = experiment_from_data(settings)
+    scan(sample_loader(settings, "s"), tmp_path / "o.csv", settings.data)
+    left = source("folder", path=str(pictures), leave_out=str(tmp_path / "o.csv"))
+    table = source("table", path=str(tmp_path / "o.csv"), where={"reason": ""})
+    assert names(left) == ["0/0.jpg", "0/4.jpg", "1/1.jpg", "1/good\udcff.jpg"]
+    assert [table.load(index).read() for index in range(4)] == [left.load(index).read() for index in range(4)]
+
+
+def test_a_file_that_is_not_there_has_a_path(cli, experiment, pictures, tmp_path):
+    (tmp_path / "l.csv").write_text("pictures/0/0.jpg\npictures/none.jpg\n")
+    listed = f"streams.s.source={{name: list, path: {tmp_path}/l.csv}}"
+    assert cli("scan", experiment, listed, "-o", tmp_path / "o.csv").code == 0
+    missing = rows(tmp_path / "o.csv")[1]
+    assert missing["path"] == str(pictures / "none.jpg")
+    assert "FileNotFoundError" in missing["reason"]
 
 
 def test_a_sample_that_ends_its_process_is_bad(cli, experiment, tmp_path):

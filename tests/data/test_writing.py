@@ -2,6 +2,7 @@
 
 import os
 import resource
+import time
 
 import pytest
 import torch
@@ -33,6 +34,17 @@ def test_several_may_write_the_same_file(tmp_path):
         other.write(b"other")
     assert path.read_bytes() == b"one"
     assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
+    old, new = tmp_path / ".f[1].bin.0123abcd.partial", tmp_path / ".f[1].bin.0123abce.partial"
+    other = tmp_path / ".f1.bin.0123abcd.partial"
+    for leftover, days in ((old, 2), (new, 0.5), (other, 2)):
+        leftover.touch()
+        os.utime(leftover, (time.time() - days * 86_400,) * 2)
+    with written_whole(tmp_path / "f[1].bin"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"f[1].bin", new.name, other.name}
 
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])

@@ -150,6 +150,12 @@ def test_a_run_does_not_go_on_with_other_samples(data, tmp_path):
         ExperimentError, match="streams.pictures.source: 18 samples when the run was interrupted, now 17"
     ):
         train(experiment(other), tmp_path / "run")
+    source = sample_loader(experiment(data["folder"]), "pictures").source
+    rows = [f"{source.name(index)},{index % 3}\n" for index in range(18)]
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(rows))
+    relabelled = {"name": "table", "path": str(tmp_path / "t.csv"), "root": data["folder"]["pictures"]["path"]}
+    with pytest.raises(ExperimentError, match=r"streams\.pictures\.source: .* \(they have other names or labels\)"):
+        train(experiment(data["folder"] | {"pictures": relabelled}), tmp_path / "run")
 
 
 def test_a_sample_that_is_cut_off_is_bad_in_all(data):

@@ -114,6 +114,8 @@ def test_columns_are_told_or_chosen(tmp_path):
     assert labels(parquet(path, column="rgb", labels={"label": "scene"}, per_class=1, limit=2)) == ["s0", "s1"]
     with pytest.raises(SourceError, match="column 'kind' holds no labels"):
         parquet(path, column="rgb", labels={"label": "kind"})
+    with pytest.raises(SourceError, match=r"column 'depth' holds no labels \(texts or numbers\)"):
+        parquet(path, column="rgb", labels={"label": "depth"})
 
 
 def test_bytes_and_nothing_else(tmp_path):

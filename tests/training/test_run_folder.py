@@ -81,9 +81,11 @@ def test_a_log_is_strict_json(tmp_path):
 
 
 def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signals, tmp_path):
-    def experiment(path, **source):
+    def experiment(path, keys=("source", "held_out"), **source):
         data = signals.signal_data()
         for key in ("source", "held_out"):
+            data["streams"]["long"][key] = {"name": "folder", "path": path}
+        for key in keys:
             data["streams"]["long"][key] = {"name": "folder", "path": path} | source
         return experiment_from_data(data)
 
@@ -99,7 +101,8 @@ def test_a_source_may_be_found_elsewhere_and_nothing_else_of_it_may_change(signa
     message = r"streams\.long\.source\.limit: None in the run, now 3"
     with pytest.raises(ExperimentError, match=message), opened(folder, experiment("there", limit=3)):
         pass
-    with opened(
-        folder, experiment("there.tar", name="shards", limit=3)
-    ):  # the samples are compared, of it as of the path
+    with opened(folder, experiment("there.tar", ["source"], name="shards", limit=3)):
+        pass  # the samples are compared, of it as of the path
+    message = r"streams\.long\.held_out\.name: 'folder' in the run, now 'shards'"
+    with pytest.raises(ExperimentError, match=message), opened(folder, experiment("there.tar", name="shards")):
         pass

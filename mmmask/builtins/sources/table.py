@@ -25,6 +25,8 @@ from mmmask_registry import did_you_mean
 WANTED = "Set source.path to a table: .csv, .tsv, .json, .jsonl, or text with a separator."
 FORMAT = re.compile(r"(0?\d{0,3}([dsx]|(\.\d{1,2})?f))?")
 TIME = re.compile(r"(?:(?:(\d{1,6}):)?(\d{1,6}):)?(\d{1,12}(?:\.\d*)?)")
+NO_TEXT = re.compile("[\udc80-\udcff]")
+"""Bytes that are no UTF-8, which names of files may hold."""
 Row = Mapping[str, Any]
 
 
@@ -110,6 +112,9 @@ class TableSource(NamedFileSource):
         if not names:
             having = f" with {', '.join(f'{column} {value}' for column, value in self.config.where.items())}"
             raise SourceError(f"{self.where} has no row{having if self.config.where else ''}. {WANTED}")
+        strange = [label for label in known if isinstance(label, str) and NO_TEXT.search(label)]
+        if strange:
+            raise SourceError(f"{self.where}: the label {shortened(strange[0])} is not UTF-8. Save the table as UTF-8.")
         given = {label_set: found for label_set, found in labels.items() if set(found) != {None}}
         more = self._several(given)
         windowed = np.array(windows).reshape(-1, 2) if windows else None
@@ -130,7 +135,7 @@ class TableSource(NamedFileSource):
         return enumerate(_objects(read_json(path, self.where, WANTED), self.where), start=1), "record"
 
     def _text_rows(self, path: str, separator: str | None) -> Iterator[tuple[int, Row]]:
-        with open_text(path, self.where, WANTED) as file:
+        with open_text(path, self.where, WANTED, "surrogateescape") as file:
             header = self.config.columns
             for number, cells in _split(file, separator):
                 self._at = number
