@@ -83,9 +83,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--precision`."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument(
-        "--precision", default="fp32", metavar="P", help="fp32, bf16 or fp16 (default fp32)"
-    )
+    parser.add_argument("--precision", default="fp32", metavar="P", help="fp32, bf16 or fp16 (default fp32)")
 
 
 def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -157,6 +155,13 @@ def ratio_list(text: str) -> list[float]:
     if not ratios or any(not 0 <= ratio < 1 for ratio in ratios):
         raise argparse.ArgumentTypeError(f"{text!r}: expected ratios in [0, 1), such as 0.75,0.9,0.95")
     return ratios
+
+
+def not_negative(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
+    return int(text)
 
 
 def positive(text: str) -> int:
