@@ -6,10 +6,12 @@ import argparse
 import re
 from pathlib import Path
 
-from mmmask.cli.arguments import add_experiment, load, positive
+from mmmask.cli.arguments import add_experiment, load, not_negative, positive
 from mmmask_registry import MmmaskError
 
 CLUSTERS = ("slurm", "local", "debug")
+SBATCH = ("partition", "account", "qos", "mem", "constraint")
+"""Options that are handed on to sbatch as they are."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="the run's folder (default runs/EXPERIMENT)")
     parser.add_argument("--nodes", type=positive, default=1, metavar="N", help="machines (default 1)")
     parser.add_argument(
-        "--gpus-per-node", type=int, default=1, metavar="N", help="a process for each (default 1); 0: on CPUs"
+        "--gpus-per-node", type=not_negative, default=1, metavar="N", help="a process for each (default 1); 0: on CPUs"
     )
     parser.add_argument(
         "--tasks-per-node", type=positive, metavar="N", help="processes (default: one per GPU; without any, 1)"
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", type=minutes, default="24:00:00", metavar="T", help="minutes, or [D-]HH:MM:SS (default 24:00:00)"
     )
-    for name in ("partition", "account", "qos", "mem", "constraint"):
+    for name in SBATCH:
         parser.add_argument(f"--{name}", metavar="X", help=f"as of sbatch: --{name}=X")
     parser.add_argument(
         "--slurm", action="append", default=[], metavar="key=value", help="any other option of sbatch; several times"
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         "slurm_srun_args": ["--cpus-per-task", str(cores)],  # which srun does not take over from sbatch since 22.05
         "slurm_additional_parameters": {key.replace("-", "_"): value for key, value in given.items()},
     }  # fmt: skip
-    for name in ("partition", "account", "qos", "mem", "constraint"):
+    for name in SBATCH:
         parameters[f"slurm_{name}"] = getattr(arguments, name)
     output = Path(arguments.output or f"runs/{experiment.name}")
 

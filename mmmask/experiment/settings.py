@@ -351,7 +351,9 @@ class TrainingSettings(StrictModel):
     log: LogSettings = LogSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     hang_minutes: float | None = Field(
-        default=30.0, gt=0, description="longest time without progress, after which a process ends; null: no limit"
+        default=30.0,
+        gt=0,
+        description="minutes without progress after which a process prints its stacks and ends; null: no limit",
     )
 
 

@@ -94,11 +94,11 @@ def _from_torchrun(name: str, default: int) -> int:
 
 
 @contextmanager
-def processes(device: str | None, minutes: float | None = None) -> Iterator[Processes]:
+def processes(device: str | None, minutes: float | None = 0) -> Iterator[Processes]:
     """Joins the peers that torchrun started; alone otherwise.
 
     Args:
-        minutes: that a process may go on alone; the others wait for it a little longer. None: PyTorch's own limit.
+        minutes: that a process may go on alone; the others wait for it a little longer. None: no limit; 0: PyTorch's.
 
     Raises:
         MmmaskError: the device does not exist here, or is one for all processes; or another process ended.
@@ -118,7 +118,7 @@ def processes(device: str | None, minutes: float | None = None) -> Iterator[Proc
         raise MmmaskError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}: {TORCHRUN}")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    timeout = None if minutes is None else timedelta(minutes=minutes) + PATIENCE
+    timeout = timedelta(days=365) if minutes is None else timedelta(minutes=minutes) + PATIENCE if minutes else None
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     except (RuntimeError, ValueError, OSError) as error:

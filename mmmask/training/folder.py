@@ -125,9 +125,25 @@ def _check_new(folder: RunFolder, experiment: Experiment) -> None:
 
 def wait_until_seen(checkpoints: Checkpoints, processes: Processes) -> None:
     """Waits until this process sees the newest checkpoint of the main one, or for so long that it never will."""
-    newest, deadline = processes.gather(checkpoints.paths()[-1:])[0], time.monotonic() + LAG
-    while newest and newest[0] not in checkpoints.paths() and time.monotonic() < deadline:
+    newest = [path for path in checkpoints.paths()[-1:] if _is_whole(path)]
+    newest, deadline = processes.gather(newest)[0], time.monotonic() + LAG
+    while newest and time.monotonic() < deadline:
+        if newest[0] in checkpoints.paths() and _is_whole(newest[0]):
+            return
         time.sleep(0.5)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the folder of a sharded checkpoint holds all its files, which may be seen later than the folder."""
+    if not checkpoint.is_dir():
+        return True
+    from mmmask.interop import sharded  # not with the module: it takes half as long to import as all of torch
+
+    try:
+        sharded.read_state(checkpoint)
+    except (MmmaskError, OSError):
+        return False
+    return True
 
 
 def sync(folder: RunFolder) -> None:

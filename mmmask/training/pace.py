@@ -17,9 +17,9 @@ Mark = float | torch.cuda.Event
 class Pace:
     """Measures this process's own work in each step, up to the places where it may wait for others.
 
-    There are three: the exchange of notes before the step, the first forward (or what counts over all processes before
-    it), where weights may be gathered, and the last backward; each is reached so many seconds after the last step. On a
-    GPU these are marks in its queue, which nothing waits for before they are read.
+    Places are the exchange of notes before the step, the counts over all processes or else the first forward, and the
+    last backward; each is reached so many seconds after the last step. On a GPU these are marks in its queue, which
+    nothing waits for before they are read.
 
     Args:
         model: whose forward is marked.
@@ -37,7 +37,7 @@ class Pace:
 
     def begin(self) -> None:
         """Leaves out what has been done since the last step."""
-        self._steps, self._began = [], self._mark()
+        self._steps, self._marks, self._began = [], {}, self._mark()
 
     def reached(self, place: str) -> None:
         """Notes that this process gets to `exchange`, `counts` or `forward` (the first), or `backward` (the last)."""

@@ -10,11 +10,14 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import torch.distributed as dist
+
 from mmmask.components import components
 from mmmask.experiment import Experiment
 from mmmask.hooks import RunState, hookimpl
 from mmmask.interop.runs import RunFolder
 from mmmask.interop.teaching import with_teacher
+from mmmask.model.processes import Processes
 from mmmask.training.folder import JOBS, opened, write_atomically
 from mmmask_registry import MmmaskError
 
@@ -24,9 +27,8 @@ MOST_TIMEOUTS = 1000
 """Time limits that a job may reach; submitit's own 3 would end long runs."""
 SIGNAL_DELAY = 300
 """Seconds before the time limit in which the step at hand ends and is saved."""
-
-PATIENCE = 600
-"""Seconds in which SLURM ends what it sent SIGTERM to; what it preempts so it requeues only if it had to end it."""
+KILL_WAIT = 600
+"""Seconds to wait after SIGTERM: SLURM requeues a preempted job only if it had to kill it."""
 
 
 class Job:
@@ -53,10 +55,15 @@ class Job:
         requeue = signal.signal(number, preemption.note)
         components().manager.register(preemption)
         code = self.main(self.arguments)
-        if code == INTERRUPTED and preemption.noted and callable(requeue):
-            requeue(number, None)
-        if code == INTERRUPTED and submitit.JobEnvironment().cluster == "slurm":
-            time.sleep(PATIENCE)
+        if code == INTERRUPTED:
+            waits = submitit.JobEnvironment().cluster == "slurm" and not preemption.hook_stopped
+            left = KILL_WAIT if waits else 0
+            while left and not preemption.noted:
+                time.sleep(1)
+                left -= 1
+            if preemption.noted and callable(requeue):
+                requeue(number, None)  # and ends, on the main process
+            time.sleep(left)
         if code:
             sys.exit(code)
 
@@ -69,7 +76,7 @@ class _Preemption:
     """Ends a run after the step at hand once the signal has come."""
 
     def __init__(self) -> None:
-        self.noted = False
+        self.noted = self.hook_stopped = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         self.noted = True
@@ -83,6 +90,13 @@ class _Preemption:
     def optimizer_stepped(self, run: RunState) -> None:
         """On every process, as only some may have got it yet."""
         run.stop |= self.noted
+
+    @hookimpl
+    def run_ended(self, run: RunState, outcome: str) -> None:
+        """Another hook may have stopped the run on one process only; all of them are here, where none has failed."""
+        if outcome == "interrupted":
+            peers = Processes(world_size=dist.get_world_size() if dist.is_initialized() else 1)
+            self.hook_stopped = any(peers.gather(run.stop and not self.noted))
 
 
 def submit(
@@ -119,7 +133,8 @@ def submit(
             return made._make_submission_file_text(made._submitit_command_str, "")
         with opened(RunFolder(output), with_teacher(experiment, RunFolder(output))):
             folder.mkdir(exist_ok=True)
-            file = folder / f"{len(list(folder.glob('*.yaml'))) + 1}.yaml"
+            last = max((int(path.stem) for path in folder.glob("*.yaml") if path.stem.isdecimal()), default=0)
+            file = folder / f"{last + 1}.yaml"
             write_atomically(file, experiment.to_yaml().encode())
         with submitit.helpers.clean_env():  # this may itself be within a job
             return executor.submit(job(file))

@@ -16,8 +16,15 @@ HUNG = 75
 """Exit code of a process that the watchdog ended."""
 GRACE = 60.0
 """Seconds more for a process that waits for others: whoever they wait for ends first, and is told apart."""
-_WAITING = (os.path.join("torch", "distributed"), os.path.join("torch", "autograd"), "run_control.py")
-"""Files whose code waits for other processes, the backward included."""
+_WAITING = tuple(
+    os.path.join(*parts)
+    for parts in (
+        ("torch", "distributed"), ("torch", "autograd"), ("torch", "amp", "grad_scaler.py"),
+        ("mmmask", "training", "run_control.py"), ("mmmask", "training", "loop.py"),
+        ("mmmask", "training", "parallelism.py"),
+    )
+)  # fmt: skip
+"""Files whose code waits for other processes, the backward and numbers that a GPU has yet to compute included."""
 
 
 class Watchdog:
@@ -76,7 +83,7 @@ class Watchdog:
 
 
 def _waits(frame: FrameType | None) -> bool:
-    """Whether the innermost calls wait for other processes."""
+    """Whether the innermost call is one that waits for other processes."""
     return frame is not None and any(part in frame.f_code.co_filename for part in _WAITING)
 
 

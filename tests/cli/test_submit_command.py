@@ -53,6 +53,10 @@ def test_a_time_that_is_none(text):
         minutes(text)
 
 
+def test_a_number_of_gpus_that_is_none(cli):
+    assert "'-1': expected a whole number, 0 or more" in cli("submit", "quickstart", "--gpus-per-node", "-1").err
+
+
 def test_mistakes_are_one_line(mistake, srun, tmp_path, monkeypatch):
     output = "--output", tmp_path / "run"
     assert "no experiment is named 'quickstrat'" in mistake("submit", "quickstrat")

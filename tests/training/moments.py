@@ -112,6 +112,21 @@ elif moment == "lag" and os.environ["RANK"] != "0":  # a folder of a network fil
         return paths(self)[: None if looks[-1] > looks[0] + number else -1]
 
     checkpoints.Checkpoints.paths = paths_seen
+elif moment == "lag_shards" and os.environ["RANK"] != "0":  # the folder of a checkpoint is seen before its files
+    from mmmask.interop import sharded
+
+    read_state, reads = sharded.read_state, []
+
+    def read_late(folder):
+        reads.append(time.monotonic())
+        if reads[-1] < reads[0] + number:
+            raise FileNotFoundError(folder)
+        return read_state(folder)
+
+    sharded.read_state = read_late
+elif moment == "slow_picture":
+    draw = HeldOut.draw
+    HeldOut.draw = lambda self, *where: (draw(self, *where), time.sleep(number))[0]
 elif moment == "slow_evaluation":
     evaluate = HeldOut.evaluate
     HeldOut.evaluate = lambda self: (time.sleep(number), evaluate(self))[1]
@@ -145,6 +160,8 @@ class AfterEverybody:
 
     @mmmask.hookimpl(trylast=True)
     def optimizer_stepped(self, run):
+        if moment == "stop" and run.step == number and run.is_main:
+            run.stop = True
         if moment == "hang" and run.step == number and not run.is_main:
             time.sleep(3600)
         if moment == "full_disk" and run.step == number:

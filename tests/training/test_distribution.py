@@ -148,6 +148,14 @@ def test_checkpoints_that_another_process_sees_late(train, left, reference, expe
             assert "the processes do not see the same checkpoints; is the folder shared?" in process.err
 
 
+def test_a_sharded_checkpoint_whose_files_another_process_sees_late(train, experiment_file, tmp_path):
+    file = experiment_file(sharding="full")
+    train(file, tmp_path / "run", moment="sigint:5", processes=2)
+    ended = train(file, tmp_path / "run", moment="lag_shards:2", processes=2)
+    assert [process.code for process in ended] == [0, 0], ended
+    assert "is damaged" not in ended[1].err
+
+
 def test_a_disk_that_fills_up_ends_all_and_they_go_on_when_there_is_room(
     train, left, reference, experiment_file, tmp_path
 ):

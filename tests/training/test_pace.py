@@ -37,6 +37,14 @@ def test_a_process_whose_data_is_slow_is_named(train, experiment_file, tmp_path)
     assert data > 0.05
 
 
+def test_a_picture_of_the_main_process_is_no_part_of_a_step(train, experiment_file, tmp_path):
+    every = ["training.steps=3", "training.log.every=1", "training.log.reconstruct_every=1"]
+    for ended in train(experiment_file(), tmp_path / "run", *every, moment="slow_picture:3", processes=2):
+        assert ended.code == 0, ended.err
+    assert list((tmp_path / "run").rglob("*_step_00000001.png"))
+    assert figures(tmp_path / "run")[-1][1] < 2
+
+
 def test_alone_nobody_waits(train, experiment_file, tmp_path):
     assert train(experiment_file(), tmp_path / "run", "training.steps=1").code == 0
     assert figures(tmp_path / "run") == [[None, None, None]]

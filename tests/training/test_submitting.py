@@ -51,10 +51,10 @@ def slurm(tmp_path, monkeypatch):
 def submit(signals, tmp_path):
     """Submits a run into `run`; its steps take a while."""
 
-    def submit(file, *arguments, slow=0.3):
+    def submit(file, *arguments, moment="slow:0.3"):
         command = [sys.executable, "-m", "mmmask", "submit", file, "--output", tmp_path / "run", *arguments]
         command += ["--gpus-per-node", "0", "--plugin", signals.PLUGIN_FILE, "--plugin", MOMENTS]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TEST_MOMENT": f"slow:{slow}"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TEST_MOMENT": moment}
         # files, as the controller of a local job has the same open for as long as it runs
         with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
             code = subprocess.run(command, env=environment, cwd=tmp_path, stdout=out, stderr=err, timeout=60).returncode
@@ -104,14 +104,18 @@ def wait_for(happened, folder, seconds=90):
     return found
 
 
+def tell(tasks, number):
+    for process in {process for task in tasks.values() for process in (task, *processes_below(task))}:
+        os.kill(process, number)
+
+
 def preempt(pid, folder, step):
     """Sends the preemption signal to all processes of the job, as SLURM does, once so many steps are logged."""
     metrics = folder / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= step, folder)
     tasks = tasks_of(pid)
     assert sorted(tasks) == [0, 1]
-    for process in {process for task in tasks.values() for process in (task, *processes_below(task))}:
-        os.kill(process, signal.SIGUSR2)
+    tell(tasks, signal.SIGUSR2)
     wait_for(lambda: not any(map(runs, tasks.values())), folder)
 
 
@@ -149,4 +153,39 @@ def test_cancelled_it_saves_and_does_not_come_back(submit, experiment_file, tmp_
     assert steps < 8
     assert f"interrupted after step {steps}" in said(folder)
     assert (folder / f"checkpoints/step_{steps:08}.pt").exists()
+    assert "Requeued" not in said(folder)
+
+
+@pytest.mark.slow
+def test_a_signal_that_comes_after_sigterm_requeues(submit, slurm, experiment_file, tmp_path):
+    folder, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    code, _, err = submit(experiment_file(), "--tasks-per-node", "2")
+    assert code == 0, err
+    pid = int((slurm / "pid").read_text())
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, folder)
+    tasks = tasks_of(pid)
+    tell(tasks, signal.SIGTERM)
+    wait_for(lambda: "interrupted after step" in said(folder), folder)
+    time.sleep(1)
+    assert all(map(runs, tasks.values())), "they wait for SLURM"
+    os.kill(tasks[0], signal.SIGUSR2)
+    wait_for(lambda: "Requeued job" in said(folder), folder)
+    for task in tasks.values():  # as SLURM does
+        if runs(task):
+            os.kill(task, signal.SIGKILL)
+    wait_for(lambda: not runs(pid), folder)
+    assert "8 steps done" in said(folder)
+
+
+@pytest.mark.slow
+def test_a_run_that_a_hook_stops_holds_no_machine(submit, slurm, experiment_file, tmp_path):
+    """On the main process alone, as where figures are told of."""
+    folder = tmp_path / "run"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "7.yaml").write_text("an experiment whose job is queued still")
+    code, _, err = submit(experiment_file(), "--tasks-per-node", "2", moment="stop:2")
+    assert code == 0, err
+    assert {path.name for path in (folder / "logs").glob("*.yaml")} == {"7.yaml", "8.yaml"}
+    wait_for(lambda: not runs(int((slurm / "pid").read_text())), folder)
+    assert "interrupted after step" in said(folder)
     assert "Requeued" not in said(folder)

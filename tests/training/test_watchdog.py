@@ -1,5 +1,6 @@
 """Processes that hang end, say where, and the others end with them."""
 
+import os
 import signal
 import threading
 import time
@@ -56,6 +57,25 @@ def test_without_a_limit_nobody_watches():
     with Watchdog(None, 0) as watchdog:
         watchdog.progress(1)
         assert "watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    ("place", "doing"),
+    [("mmmask/training/loop.py", "waiting for the other processes"), ("thesis/loop.py", "in hang (")],
+)
+def test_who_waits_for_a_number_of_the_device_is_told_from_who_hangs(place, doing, capfd, monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    hang = compile("def hang(ended):\n    while not ended: pass", f"/somewhere/{place}", "exec")
+    exec(hang, found := {})
+    with Watchdog(0.002, 0):
+        found["hang"](ended)
+    assert f"after step 0, {doing}" in capfd.readouterr().err
+
+
+def test_without_a_limit_the_others_wait_on(train, experiment_file, tmp_path):
+    for ended in train(experiment_file(), tmp_path / "run", "training.hang_minutes=null", processes=2):
+        assert ended.code == 0, ended.err
 
 
 @pytest.mark.parametrize("goes_on", ["progress", "paused"])
