@@ -164,15 +164,14 @@ class Checkpoints:
         if self._under_way is None:
             return
         (step, written), self._under_way = self._under_way, None
-        partial = self._partial(step)
+        partial, path = self._partial(step), self.folder / f"step_{step:08d}"
         try:
-            _sharded().result_of(written, partial)
+            _sharded().result_of(written, path)
         except WriteError:
             if self.is_main:
                 _remove(partial)
             raise
         if self.is_main:
-            path = self.folder / f"step_{step:08d}"
             with reporting(path):
                 if path.exists():  # no folder takes the place of another in one move
                     path.replace(_aside(path))

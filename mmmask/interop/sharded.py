@@ -66,13 +66,16 @@ class ShardWriter:
         return cast("Future[Any]", written)
 
 
-def result_of(written: Future[Any], folder: Path) -> None:
+def result_of(written: Future[Any], path: Path) -> None:
     """Waits until the shards are on disk.
+
+    Args:
+        path: of the checkpoint, for messages.
 
     Raises:
         WriteError: a process could not write its own.
     """
-    with reporting(folder):
+    with reporting(path):
         try:
             written.result()
         except CheckpointException as error:  # a BaseException

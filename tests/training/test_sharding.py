@@ -150,3 +150,16 @@ def test_an_error_costs_no_checkpoint_that_is_being_written(train, experiment_fi
     assert (main.code, other.code) == (2, 2)
     assert re.search(r"the loss is not finite .* The last good checkpoint is .*step_00000003", main.err)
     assert [path.name for path in Checkpoints(tmp_path / "run" / "checkpoints").paths()] == ["step_00000003"]
+
+
+def test_a_disk_that_is_full_ends_all_and_they_go_on_when_there_is_room(
+    train, left, reference, experiment_file, tmp_path
+):
+    file = experiment_file()
+    ended = train(file, tmp_path / "run", FULL, moment="full_disk:3", processes=2)
+    assert [process.code for process in ended] == [2, 2], [process.err for process in ended]
+    assert re.search(r"step_00000003.* cannot be written: File too large", ended[0].err)
+    assert all("Traceback" not in process.err for process in ended)
+    assert not Checkpoints(tmp_path / "run" / "checkpoints").paths()
+    assert [process.code for process in train(file, tmp_path / "run", FULL, processes=2)] == [0, 0]
+    left(tmp_path / "run").same_as(reference(file, FULL, processes=2))
