@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -137,7 +138,10 @@ def submit(
             file = folder / f"{last + 1}.yaml"
             write_atomically(file, experiment.to_yaml().encode())
         with submitit.helpers.clean_env():  # this may itself be within a job
-            return executor.submit(job(file))
+            submitted = executor.submit(job(file))
+        with suppress(OSError):
+            (folder / "%j").rmdir()  # which submitit makes before it knows the job's number
+        return submitted
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         raise MmmaskError(f"--cluster {cluster}: {error}") from error
 
