@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -138,10 +137,7 @@ def submit(
             file = folder / f"{last + 1}.yaml"
             write_atomically(file, experiment.to_yaml().encode())
         with submitit.helpers.clean_env():  # this may itself be within a job
-            submitted = executor.submit(job(file))
-        with suppress(OSError):
-            (folder / "%j").rmdir()  # which submitit makes before it knows the job's number
-        return submitted
+            return executor.submit(job(file))
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         raise MmmaskError(f"--cluster {cluster}: {error}") from error
 
