@@ -29,10 +29,9 @@ def run(arguments: argparse.Namespace) -> int | None:
     output = Path(arguments.output or f"runs/{experiment.name}")
     progress = TrainingProgress()
     finished = train(experiment, output, arguments.device, plugins=(progress,) if main_process else ())
-    if not main_process:
-        return None
-    if finished.outcome == "interrupted":
+    interrupted = finished.outcome == "interrupted"
+    if main_process and interrupted:
         print(f"interrupted after step {finished.step}; the same command goes on from there. Run: {output}")
-        return 130
-    progress.report(finished)
-    return None
+    elif main_process:
+        progress.report(finished)
+    return 130 if interrupted else None

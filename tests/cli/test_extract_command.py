@@ -393,7 +393,7 @@ def test_options_that_cannot_be(cli, mistake, checkpoint, tuned, corpus, tmp_pat
     assert refused("--pool", "prefix", model=tuned[1]) == (
         "pool: there is no prefix token: set encoder.prefix_tokens, or pool=mean"
     )
-    assert refused("--precision", "fp8") == "no precision is named 'fp8'. Known: bf16, fp32."
+    assert refused("--precision", "fp8") == "no precision is named 'fp8'. Known: bf16, fp16, fp32."
     for device in ("meta", "tpu", "nonsense", "mkldnn", "hpu", "vulkan", "xla:0", ""):
         message = refused("--device", device)
         assert message.startswith(f"--device {device}: expected one of this machine's: cpu")
