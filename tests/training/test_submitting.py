@@ -29,7 +29,11 @@ COMMANDS = {
         named="s/%j/$SLURM_JOB_ID/g; s/%t/$rank/"
         mkdir -p $(dirname $out | sed "$named")
         SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" >> $(echo $out | sed "$named") 2>> $(echo $err | sed "$named") &
+        tasks="$tasks $!"
     done
+    set -- $tasks
+    wait $1
+    [ -s {here}/requeue ] && kill -9 $tasks  # what is requeued is ended
     wait
     """,
     "scontrol": "#!/bin/sh\necho $2 > {here}/requeue\n",
