@@ -375,10 +375,10 @@ class _Training:
 
         def parameter_of(path: tuple[Any, ...]) -> Tensor | None:
             match path:
-                case ("model", name) | ("average", "weights", name):
-                    return by_name.get(name)
                 case ("optimizer", "state", int(number), _):
                     return by_number[number] if number < len(by_number) else None
+                case (*_, str(name)):  # of the model, of averages, of whatever a callback keeps for a parameter
+                    return by_name.get(name)
             return None
 
         return parameter_of

@@ -70,6 +70,18 @@ def test_goes_on_with_two_then_one_then_four_processes(train, left, reference, e
     assert load_run(tmp_path / "run").model.encoder.norm.weight.shape == (24,)
 
 
+def test_a_callback_goes_on_with_its_shards(train, left, reference, experiment_file, tmp_path):
+    plugin = os.path.join(os.path.dirname(__file__), "moving_average.py")
+    callback = ("callbacks=[{name: moving_average}]", "--plugin", plugin)
+    train(experiment_file(), tmp_path / "run", *callback, FULL, moment="sigint:5", processes=2)
+    for process in train(experiment_file(), tmp_path / "run", *callback, FULL, processes=2):
+        assert process.code == 0, process.err
+    one, several = reference(experiment_file(), *callback), left(tmp_path / "run")
+    averages = (run.state["callbacks"]["moving_average"]["average"] for run in (one, several))
+    for mine, other in zip(*(average.values() for average in averages), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-4)
+
+
 @pytest.mark.parametrize("moment", ["half_shards:2", "unnamed:2", "metrics:7"])
 def test_a_kill_costs_no_more_than_the_checkpoint_under_way(train, left, reference, experiment_file, tmp_path, moment):
     """While it writes its shard, before the folder has its name, and between two saves."""
