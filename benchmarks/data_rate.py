@@ -43,7 +43,7 @@ from mmmask.profiling.bench import StepBench, default_sizes, timed
 from mmmask.randomness import seeded_generator
 
 SIZE, FRAMES, CLIP_SECONDS = 224, 16, 2.7
-"""Of the crops, and of a clip."""
+"""Pixels of a crop's side, frames and length of a clip."""
 BLOCK = 3
 """Steps in a row of one kind."""
 SECONDS = 4.0

@@ -77,7 +77,7 @@ class Table:
 
 
 class Bench:
-    """What all parts are given."""
+    """Arguments that all parts share."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.device = find_device(arguments.device)

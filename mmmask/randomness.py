@@ -96,7 +96,7 @@ test told any length from random ones; a draw costs about a microsecond in a run
 
 
 def shuffled(places: Tensor, length: int, keys: Tensor) -> Tensor:
-    """What stands at some places of permutations of 0 to `length - 1`; no permutation is ever laid out.
+    """Entries of permutations of 0 to `length - 1` at some places; no permutation is ever laid out.
 
     Generalised Feistel network with cycle walking (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains",
     methods 2 and 3): numbers below `rows * columns`, the next such product, are pairs; each round adds to one half a

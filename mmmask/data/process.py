@@ -77,7 +77,7 @@ class Loads(Protocol):
         ...
 
     def examine(self, index: int, clips: int = 1) -> Examined:
-        """What there is to know of one sample, as `SampleLoader.examine`."""
+        """Examines one sample, as `SampleLoader.examine`."""
         ...
 
 
@@ -100,7 +100,7 @@ class GuardedLoader:
         return self.processes.call(self.name, "views", index, clips, crops)
 
     def examine(self, index: int, clips: int = 1) -> Examined:
-        """What there is to know of one sample, as `SampleLoader.examine`."""
+        """Examines one sample, as `SampleLoader.examine`."""
         return self.processes.call(self.name, "examine", index, clips)
 
 

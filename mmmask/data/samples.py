@@ -176,7 +176,7 @@ class SampleLoader:
         return [self._sample(index, part) for part in parts]
 
     def examine(self, index: int, clips: int = 1) -> Examined:
-        """What there is to know of a sample; it is prepared as `views` does, and forgotten."""
+        """Examines a sample: prepares it as `views` does, and forgets it."""
         path, size, seconds, reason = "", None, None, ""
         try:
             with self._loading(index):

@@ -120,7 +120,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """Seconds of a step."""
         return self.compute + self.update + self.waiting + self.starving
 
     def fits(self, sharding: str) -> bool:
