@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING
 
-from mmmask.cli.arguments import load, positive
+from mmmask.cli.arguments import above_zero, load, positive
 from mmmask.profiling.machines import GPUS, find_machine
 from mmmask_registry import MmmaskError, UnknownName
 
@@ -39,17 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def is_wanted(arguments: argparse.Namespace) -> bool:
     """Whether any option of a forecast is given."""
     return any(getattr(arguments, name) for name in ("gpu", "nodes", "gpus", "price", "samples", "decode"))
-
-
-def above_zero(text: str) -> float:
-    """A finite number above zero."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
-    return number
 
 
 def run(arguments: argparse.Namespace) -> None:

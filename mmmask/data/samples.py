@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmmask.data.aligned import AlignedPreparation
 from mmmask.data.order import Draw
-from mmmask.interfaces import PLAIN, BadSample, Batch, Preparation, Sample, Source, SourceFile, TokenSpec, View
+from mmmask.interfaces import BadSample, Batch, Preparation, Sample, Source, SourceFile, TokenSpec, View
 from mmmask.interfaces.source import SourceError
 from mmmask.randomness import seeded_generator
 from mmmask_registry import MmmaskError
@@ -169,10 +169,8 @@ class SampleLoader:
         Raises:
             BadSample: it cannot be decoded, or holds values that are no numbers.
         """
-        looks = [View(index=number, of=crops) for number in range(crops)]
         with self._loading(index):
-            decoded = self.preparation.decode_clips(self._loaded(index), clips)
-            parts = [self.preparation.prepare(clip, look) for clip in decoded for look in looks]
+            parts = self._prepared(self._loaded(index), clips, crops)
         return [self._sample(index, part) for part in parts]
 
     def examine(self, index: int, clips: int = 1) -> Examined:
@@ -187,12 +185,18 @@ class SampleLoader:
                 found = [file for file in files if isinstance(file, SourceFile) and file.window is None]
                 size = sum(file.size() for file in found) if found else None
                 seconds = self.preparation.seconds(loaded)
-                parts = [self.preparation.prepare(clip, PLAIN) for clip in self.preparation.decode_clips(loaded, clips)]
+                parts = self._prepared(loaded, clips)
             for part in parts:
                 self._sample(index, part)
         except BadSample as error:
             reason = str(error)
         return Examined(path, size, seconds, reason)
+
+    def _prepared(self, loaded: Any, clips: int, crops: int = 1) -> list[Any]:  # noqa: ANN401 - the source's, and the preparation's
+        """Crops of clips of what the source loaded, as `views` has them."""
+        looks = [View(index=number, of=crops) for number in range(crops)]
+        decoded = self.preparation.decode_clips(loaded, clips)
+        return [self.preparation.prepare(clip, look) for clip in decoded for look in looks]
 
     def _replicas(self, draw: Draw, bad: list[BadRecord]) -> list[Sample]:
         epoch, index = draw

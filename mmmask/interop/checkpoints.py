@@ -152,10 +152,11 @@ class Checkpoints:
             CheckpointError: they cannot be read.
         """
         path = self.path(state["step"])
+        folder = path if path.is_dir() else None
+        if folder is None and like is None:
+            return state
         try:
-            if like is None and not path.is_dir():
-                return state
-            return _sharded().with_shards(state, path if path.is_dir() else None, like)
+            return _sharded().with_shards(state, folder, like)
         except (MmmaskError, OSError) as error:
             raise CheckpointError(f"{path}: {error}: take it away to go on from the one before") from error
 
@@ -192,6 +193,14 @@ class Checkpoints:
 
     def _partial(self, step: int) -> Path:
         return self.folder / f".step_{step:08d}.partial"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the folder of a sharded checkpoint holds all its files, which may be seen later than the folder."""
+    try:
+        return not path.is_dir() or bool(_sharded().read_state(path))
+    except (MmmaskError, OSError):
+        return False
 
 
 def _sharded() -> Any:  # noqa: ANN401 - a module

@@ -20,7 +20,7 @@ from mmmask.components import components
 from mmmask.experiment import Experiment
 from mmmask.experiment.errors import ExperimentError
 from mmmask.interfaces.writing import reporting, written_whole
-from mmmask.interop.checkpoints import Checkpoints
+from mmmask.interop.checkpoints import Checkpoints, is_whole
 from mmmask.interop.runs import RunFolder, log_lines, read_line
 from mmmask.model.processes import Processes
 from mmmask_registry import MmmaskError
@@ -125,25 +125,14 @@ def _check_new(folder: RunFolder, experiment: Experiment) -> None:
 
 def wait_until_seen(checkpoints: Checkpoints, processes: Processes) -> None:
     """Waits until this process sees the newest checkpoint of the main one, or for so long that it never will."""
-    newest = [path for path in checkpoints.paths()[-1:] if _is_whole(path)]
+    if processes.world_size == 1:
+        return
+    newest = [path for path in checkpoints.paths()[-1:] if is_whole(path)]
     newest, deadline = processes.gather(newest)[0], time.monotonic() + LAG
     while newest and time.monotonic() < deadline:
-        if newest[0] in checkpoints.paths() and _is_whole(newest[0]):
+        if newest[0] in checkpoints.paths() and is_whole(newest[0]):
             return
         time.sleep(0.5)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether the folder of a sharded checkpoint holds all its files, which may be seen later than the folder."""
-    if not checkpoint.is_dir():
-        return True
-    from mmmask.interop import sharded  # not with the module: it takes half as long to import as all of torch
-
-    try:
-        sharded.read_state(checkpoint)
-    except (MmmaskError, OSError):
-        return False
-    return True
 
 
 def sync(folder: RunFolder) -> None:

@@ -44,9 +44,9 @@ class Parallelism:
             from mmmask.training.sharding import shard
 
             shard(model, processes, settings.sharding, settings.precision)  # whole on the device stage by stage only
-        else:
-            model.to(processes.device)
-        if processes.world_size > 1 and not self.sharded:
+            return
+        model.to(processes.device)
+        if processes.world_size > 1:
             # buffers are constants, or statistics that `share_statistics` sees to; the argument has another name since
             # PyTorch 2.13
             known = inspect.signature(DistributedDataParallel).parameters

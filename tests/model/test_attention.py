@@ -143,7 +143,7 @@ def test_shapes_without_data(dtype):
 
 
 def varlen_reference(query, key, value, bounds, bounds_of_keys, longest, longest_key):
-    """What PyTorch says of its kernel, which exists on GPUs alone."""
+    """Attention by the documentation of PyTorch's kernel, which exists on GPUs alone."""
     assert bounds.dtype == torch.int32
     assert torch.equal(bounds, bounds_of_keys)
     edges = bounds.tolist()

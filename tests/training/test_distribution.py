@@ -135,7 +135,7 @@ def test_a_killed_run_of_two_processes_goes_on_exactly(train, left, reference, e
 
 @pytest.mark.parametrize("lag", [2, 1000])
 def test_checkpoints_that_another_process_sees_late(train, left, reference, experiment_file, tmp_path, lag):
-    """As on a network file system; a folder that is not shared at all is an error."""
+    """A lag as of a network file system; a folder that is not shared at all is an error."""
     file = experiment_file()
     train(file, tmp_path / "run", moment="sigint:5", processes=2)
     ended = train(file, tmp_path / "run", moment=f"lag:{lag}", processes=2)
