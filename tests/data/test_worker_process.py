@@ -58,7 +58,12 @@ def gone(pid, seconds=30.0):
 
 
 def child_processes():
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    while True:
+        try:
+            tasks = Path("/proc/self/task").iterdir()
+            return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+        except (FileNotFoundError, ProcessLookupError):  # a thread of an earlier test ended between list and read
+            continue
 
 
 @pytest.fixture
