@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     from mmmask.model.memory import check_samples, size, within_memory
     from mmmask.model.precision import REDUCED, find_device
     from mmmask.profiling.dry_run import READ, TRIED, free_memory, read_batch, try_step
+    from mmmask.profiling.forecast import Layout, count, optimizer_moments, state_bytes
     from mmmask.training.budget import budgeted
     from mmmask.training.optimizer import peak_learning_rate
 
@@ -54,11 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     loaders = {name: sample_loader(experiment, name) for name in experiment.streams}
     classes = classes_of(experiment, loaders)
     model = meta_model(experiment, classes)
-    counts = parameters(model)
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
-    trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
-    some = f"; {trained:,} train" if trained < counts["total"] else ""
-    print(f"parameters: {counts['total']:,} ({parts}{some})")
+    parts = ", ".join(f"{name} {numbers:,}" for name, numbers in parameters(model).items() if name != "total")
+    counted = count(model)
+    some = f"; {counted.trained:,} train" if counted.trained < counted.total else ""
+    print(f"parameters: {counted.total:,} ({parts}{some})")
     if experiment.model.weights is not None:
         with within_memory("model.weights"):
             taken = start(build_model(experiment, classes), experiment)
@@ -69,8 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     experiment = budgeted(experiment, model)
     training, problems, batches, sizes = experiment.training, [], {}, {}
     half = training.precision in REDUCED
-    copies = 2 * counts["total"] if half else 0  # of the weights, in bfloat16
-    activations, trial, under_way = float(copies), float(copies), 0.0
+    activations, trial, under_way = 0.0, 2.0 * counted.total if half else 0.0, 0.0  # weights in 16 bits
     flops = {}
     for name, stream in experiment.streams.items():
         with within_memory(f"streams.{name}: its tokens"):
@@ -122,16 +121,16 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if training.mixing == "budget":
         print(_budget(flops, written, experiment.streams))
-    # float32 weight; of what trains gradient, two moments, and an average
-    state = 4 * counts["total"] + (12 if training.average is None else 16) * trained
+    moments, average = optimizer_moments(training.optimizer), training.average is not None
+    state = state_bytes(counted, Layout(1, 1), half, moments, average, training.accumulate)
     print(
-        f"memory on one process: about {size(state)} for weights, gradients and optimiser, "
+        f"memory on one process: about {size(sum(state.values()))} for weights, gradients and optimiser, "
         f"{size(activations)} for activations of a micro-batch ({training.precision}), {size(under_way)} for batches "
         "under way; more processes divide the last two, training.accumulate the activations"
     )
     steps = total_steps(experiment, sizes)
     print(f"peak learning rate {peak_learning_rate(experiment):g}, {steps} steps, {training.mixing}")
-    needed, free = 8 * counts["total"] + 2 * trial, free_memory(device)
+    needed, free = 8 * counted.total + 2 * trial, free_memory(device)
     if not problems and needed < free:
         with within_memory(f"{TRIED} samples of each stream"):
             problems = try_step(experiment, batches, classes, device)

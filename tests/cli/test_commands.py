@@ -270,6 +270,24 @@ def test_check_counts_and_reads_a_batch_of_every_stream(cli, experiment):
     assert lines[-1] == "ready to train"
 
 
+@pytest.mark.parametrize(
+    ("settings", "bytes_each"),
+    [
+        ([], 16),
+        (["training.optimizer=sgd"], 12),
+        (["training.average.decay=0.9"], 20),
+        (["training.precision=bf16"], 18),
+    ],
+)
+def test_check_counts_what_the_optimiser_keeps(cli, experiment, settings, bytes_each):
+    """Weight and gradient, moments, a moving average, and the weights in 16 bits."""
+    done = cli("check", experiment, "model.encoder.width=512", *settings)
+    parameters = int(re.match(r"parameters: ([\d,]+)", done.out)[1].replace(",", ""))
+    found = int(re.search(r"about (\d+) MiB for weights", done.out)[1])
+    assert found == pytest.approx(bytes_each * parameters / 2**20, abs=0.51)
+    assert parameters > 1e6
+
+
 def test_check_tells_classes_and_what_is_left_out(cli, experiment, monkeypatch, signals):
     monkeypatch.setattr(signals.WaveSource, "left_out", "3 .gif", raising=False)
     done = cli(
