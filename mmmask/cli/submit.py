@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Submits, and says how to follow and to cancel."""
     experiment = load(arguments)
+    import torch
+
     from mmmask.cli import main
     from mmmask.data.streams import check_batch_sizes
     from mmmask.training.submitting import SIGNAL_DELAY, Job, submit
@@ -64,6 +66,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.gpus_per_node and tasks != arguments.gpus_per_node:
         raise MmmaskError(
             f"--tasks-per-node {tasks}: a process has one GPU, and --gpus-per-node is {arguments.gpus_per_node}"
+        )
+    if arguments.cluster == "debug" and arguments.nodes * tasks > 1:
+        raise MmmaskError("--cluster debug runs one process: take --cluster local for several on this machine")
+    if arguments.cluster != "slurm" and arguments.gpus_per_node > (there := torch.cuda.device_count()):
+        raise MmmaskError(
+            f"--gpus-per-node {arguments.gpus_per_node}: this machine has {there}; with 0 it trains on CPUs"
         )
     if experiment.training.mixing != "budget":  # whose sizes are chosen so that they divide
         check_batch_sizes(experiment, arguments.nodes * tasks)
@@ -80,7 +88,14 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"runs/{experiment.name}")
 
     def job(file: Path) -> Job:
-        command = ["train", str(file), "--output", str(output), *(["--device", "cpu"] * (not arguments.gpus_per_node))]
+        command = [
+            "train",
+            str(file),
+            "--output",
+            str(output),
+            "--device",
+            "cuda" if arguments.gpus_per_node else "cpu",
+        ]
         return Job(main, [*command, *(word for path in arguments.plugin for word in ("--plugin", path))])
 
     submitted = submit(experiment, output, job, arguments.cluster, parameters, arguments.dry_run)

@@ -68,8 +68,11 @@ def test_mistakes_are_one_line(mistake, srun, tmp_path, monkeypatch):
     assert "--tasks-per-node 3: a process has one GPU" in mistake("submit", "quickstart", *three)
     undivided = mistake("submit", "quickstart", "streams.images.batch_size=6", "--nodes", 2, "--gpus-per-node", 2)
     assert "streams.images.batch_size: 6 does not divide by processes x accumulate x replicate (4 x" in undivided
-    assert "only one node" in mistake("submit", "quickstart", *output, "--cluster", "local", "--nodes", "2")
-    assert "there is no script" in mistake("submit", "quickstart", *output, "--cluster", "local", "--dry-run")
+    local = "submit", "quickstart", *output, "--gpus-per-node", 0, "--cluster", "local"
+    assert "only one node" in mistake(*local, "--nodes", 2)
+    assert "there is no script" in mistake(*local, "--dry-run")
+    assert "this machine has " in mistake(*local, "--gpus-per-node", 8)
+    assert "--cluster debug runs one process" in mistake(*local, "--cluster", "debug", "--tasks-per-node", 2)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     assert "not empty, and no run of mmmask" in mistake("submit", "quickstart", "--output", tmp_path / "thesis")
