@@ -63,12 +63,33 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         classes: Mapping[str, Mapping[str, Sequence[str]]] = classes_of(experiment)
     except (SourceError, ExperimentError) as error:  # missing or empty, or none is given
-        names = [str(number) for number in range(CLASSES)]
-        classes = {name: {"label": names} for name, stream in experiment.streams.items() if stream.labelled()}
-        print(f"{CLASSES} classes are assumed, as {error}")
+        classes = _assumed_classes(experiment)
+        sets = (
+            f"{len(names)} classes" + (f" of {label_set}" if label_set != "label" else "")
+            for found in classes.values()
+            for label_set, names in found.items()
+        )
+        print(f"{', '.join(sets)} are assumed, as {error}")
     found = forecast(experiment, machine, layout, classes, rates)
     _print(found)
     _print_whole(found, samples, arguments.price)
+
+
+def _assumed_classes(experiment: Experiment) -> dict[str, dict[str, Sequence[str]]]:
+    """{stream: {label set: classes}}: as many as the sources' settings say, 1000 where they do not."""
+    found: dict[str, dict[str, Sequence[str]]] = {}
+    for name, stream in experiment.streams.items():
+        if (learned := stream.labelled()) is not None:
+            told = getattr(stream.source, "classes", None)
+            counts = told if isinstance(told, dict) else {}
+            default = told if isinstance(told, int) else CLASSES
+            sets = getattr(learned, "label_sets", None) or [*counts] or ["label"]
+            numbers = {label_set: counts.get(label_set, default) for label_set in sets}
+            found[name] = {
+                label_set: [str(label) for label in range(number if isinstance(number, int) else CLASSES)]
+                for label_set, number in numbers.items()
+            }
+    return found
 
 
 def _numbers(option: str, words: Sequence[str], experiment: Experiment) -> dict[str, float]:
@@ -103,6 +124,12 @@ def _print(found: Forecast) -> None:
         print(f"memory while evaluation and pictures gather all weights: at least {whole}")
     each = (f"{name} {size(count)} {FITS[found.fits(name)]}" for name, count in found.needed.items())
     print(f"memory by sharding: {', '.join(each)}")
+    if not found.fits(layout.sharding):
+        fitting = [name for name in found.needed if found.fits(name)]
+        others = f"training.sharding={fitting[0]}, " if fitting else "more GPUs with training.sharding=full, "
+        print(
+            f"it does not fit: take {others}training.accumulate, or activation_checkpointing of a stream or the encoder"
+        )
     peak, share = machine.peak[training.precision], machine.efficiency[training.precision]
     print(
         f"compute: {found.compute:.3g} s: {found.flops / 1e12:.3g} TFLOP at {share:.0%} of {peak / 1e12:.3g} TFLOP/s "

@@ -40,5 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = scan(loader, output, data, arguments.clips, progress.update)
     size = f"; {found.size / 1e6:.1f} MB" if found.size else ""
     length = f", {found.seconds:.1f} s" if found.seconds else ""
+    if found.before:
+        print(f"{found.before} of them by a scan that was stopped")
     print(f"{stream}: {found.samples} samples, {found.bad} of them bad{size}{length}")
     print(f"written: {output}")

@@ -153,11 +153,11 @@ def read(
         if not os.path.exists(source) and (named := published().get(source)):
             source, format, options = address_of(named), format or named.format, {**named.options, **options}
             strict = strict and not named.encoder_alone
-        if os.path.isdir(source):
-            return _read_run(source, format, strict, options)
         run = RunFolder(Path(source).parent.parent)
         if Path(source).parent == run.checkpoints and run.experiment_file.exists():
             raise InteropError(f"{source}: a checkpoint to go on training from; give the run's folder, {run.path}")
+        if os.path.isdir(source):
+            return _read_run(source, format, strict, options)
     state = read_state(source)
     name = format or _recognize(state)
     format_class: type[Format] = components().get("format", name)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mmmask import MmmaskError
 from mmmask.interfaces import SourceError, written_whole
 
-VERSION = 2
+VERSION = 3
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"7z\xbc\xaf")
 ORIGINAL = "MMMASK.name"
 """Key of a tar file's extended header: the name of a file before it was packed, where the member has another."""
@@ -155,9 +155,11 @@ def _build(path: str, label: str, stamp: tuple[int, int], bar: tqdm) -> ShardInd
             originals.append(member.pax_headers.get(ORIGINAL, "").replace("\0", " "))
             rows.append((member.offset_data, member.size, kind))
             labels.append(_label(file, member, label, f"{path}: {name}") if of_label else "")
-        # tarfile ends without a word at a header that is damaged
+        # tarfile ends without a word at a header that is damaged, and where the file is cut off between two members
         file.seek(archive.offset)
-        damage = archive.offset if file.read(512).strip(b"\0") else -1
+        told = bool(rows) and rows[-1][2] == CUT
+        whole = file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+        damage = -1 if whole or told else archive.offset
     offsets, sizes, kinds = np.array(rows, np.int64).reshape(-1, 3).T.copy()
     return ShardIndex(names, originals, offsets, sizes, kinds, labels, damage, stamp)
 

@@ -63,6 +63,8 @@ def write_shards(
         raise PackError(f"{output}: the name has no place for a number. Write it as train-%06d.tar")
     if not output.endswith((".tar", ".parquet")):
         raise PackError(f"{output}: the name does not end in .tar (plain, as no other can be read from) or .parquet")
+    if "://" in output:
+        raise PackError(f"{output}: an address; only local files are written")
     pattern = Path(os.path.expanduser(output))
     there = pattern.parent.glob(NUMBER.sub("*", pattern.name))
     if (first := next(there, None)) is not None:

@@ -128,9 +128,13 @@ def test_a_runs_folder_is_its_newest_checkpoint(cli, mistake, pixel_run, tmp_pat
             message == f"{' '.join(option)}: {pixel_run} is a folder, and only a checkpoint's file is read with options"
         )
     (file,) = (pixel_run / "checkpoints").glob("*.pt")
-    assert mistake("convert", file, "-o", tmp_path / "no.safetensors") == (
-        f"{file}: a checkpoint to go on training from; give the run's folder, {pixel_run}"
-    )
+    folder = pixel_run / "checkpoints" / "step_00000001"  # as a sharded one has
+    folder.mkdir()
+    for checkpoint in (file, folder):
+        assert mistake("convert", checkpoint, "-o", tmp_path / "no.safetensors") == (
+            f"{checkpoint}: a checkpoint to go on training from; give the run's folder, {pixel_run}"
+        )
+    folder.rmdir()
 
 
 def test_a_layout_with_a_config_and_no_place_for_the_decoder(cli, model, checkpoint, theirs, tmp_path):

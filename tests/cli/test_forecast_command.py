@@ -42,6 +42,10 @@ def test_epochs_need_the_size_of_the_source(cli, mistake):
 def test_classes_are_assumed_where_no_source_tells(cli):
     done = cli("check", "mae/finetune_vit_base", "--gpu", "a100", "--gpus", "8")
     assert done.out.startswith("1000 classes are assumed, as streams.images.source: ")
+    told = cli("check", "omnimae/finetune_places365", "--gpu", "a100", "--gpus", "8").out
+    assert told.startswith("365 classes are assumed, as streams.images.source: ")
+    sets = cli("check", "omnimae/finetune_epic100", "--gpu", "a100", "--gpus", "8").out
+    assert sets.startswith("97 classes of verb, 300 classes of noun are assumed, as streams.videos.source: ")
 
 
 def test_other_mistakes_are_not_taken_for_a_source_that_is_missing(cli, monkeypatch):
@@ -106,5 +110,6 @@ def test_the_giant_fits_where_it_is_sharded(cli):
         "4 x 8 h100, sharding full: 88 videos a step on each\nmemory: 65.0 GiB of 80.0 GiB (weights 122 MiB,"
     )
     assert "memory by sharding: none 81.5 GiB does not fit, full 65.0 GiB fits, node 66.5 GiB fits\n" in out
+    assert "\nit does not fit: take training.sharding=full, training.accumulate, or " in out
     assert "memory while evaluation and pictures gather all weights: at least 4.3 GiB\n" in out
     assert "communication: reduce-scatter of gradients: each GPU sends 3.7 GiB, " in out

@@ -14,6 +14,7 @@ from mmmask.data.scanning import scan
 from mmmask.data.streams import sample_loader
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import SourceError
+from mmmask_registry import MmmaskError
 from mmmask_shards import pack
 
 PLUGIN = Path(__file__).parents[1] / "data" / "worker_plugin.py"
@@ -135,6 +136,45 @@ def test_a_file_that_is_not_there_has_a_path(cli, experiment, pictures, tmp_path
     missing = rows(tmp_path / "o.csv")[1]
     assert missing["path"] == str(pictures / "none.jpg")
     assert "FileNotFoundError" in missing["reason"]
+
+
+def test_a_scan_that_is_stopped_goes_on(cli, experiment, pictures, tmp_path, monkeypatch):
+    folder = f"streams.s.source={{name: folder, path: {pictures}}}"
+    assert cli("scan", experiment, folder, "-o", tmp_path / "whole.csv").code == 0
+    settings = yaml.safe_load(EXPERIMENT)
+    settings["streams"]["s"]["source"] = {"name": "folder", "path": str(pictures)}
+    settings = experiment_from_data(settings)
+    loader, path = sample_loader(settings, "s"), tmp_path / "o.csv"
+
+    def stop(done, total, skipped):
+        if done == 3:
+            with pytest.raises(MmmaskError, match=r"o\.csv: another process is writing it"):
+                scan(loader, path, settings.data)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(loader, path, settings.data, progress=stop)
+    assert not path.exists()
+    (partial,) = tmp_path.glob(".o.csv.*")
+    with partial.open("ab") as file:
+        file.write(b"1/3.jpg,torn")
+    done = cli("scan", experiment, folder, "-o", path)
+    size = sum(path.stat().st_size for path in pictures.rglob("*.jpg"))
+    assert done.out == (
+        f"3 of them by a scan that was stopped\ns: 6 samples, 2 of them bad; {size / 1e6:.1f} MB\nwritten: {path}\n"
+    )
+    assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not partial.exists()
+
+
+def test_a_scan_goes_on_with_the_same_samples_only(mistake, experiment, pictures, tmp_path):
+    partial = tmp_path / ".o.csv.1.partial"
+    partial.write_text("name,path,bytes,seconds,reason,label\r\n0/none.jpg,,,,,0\r\n", newline="")
+    folder = f"streams.s.source={{name: folder, path: {pictures}}}"
+    assert "of a scan of other samples, which was stopped: delete it" in mistake(
+        "scan", experiment, folder, "-o", tmp_path / "o.csv"
+    )
+    assert partial.exists()
 
 
 def test_a_sample_that_ends_its_process_is_bad(cli, experiment, tmp_path):

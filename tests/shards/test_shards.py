@@ -171,8 +171,9 @@ class TestDamage:
     def test_a_truncated_file_has_a_bad_sample_at_its_end(self, tmp_path):
         path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"x" * 700) for number in range(4)])
         whole = path.read_bytes()
-        # in the content of the third member; in its header
-        for size, bad in ((2 * 1536 + 900, "2.jpg"), (2 * 1536 + 300, "x.tar after byte 3072")):
+        # in the content of the third member; in its header; before it
+        after = "x.tar after byte 3072"
+        for size, bad in ((2 * 1536 + 900, "2.jpg"), (2 * 1536 + 300, after), (2 * 1536, after)):
             path.write_bytes(whole[:size])
             found = contents(shards(path))
             assert list(found) == ["0.jpg", "1.jpg", bad]
@@ -360,6 +361,7 @@ class TestPack:
         for arguments, said in (
             ((str(pictures), output), "is there already"),
             ((str(pictures), str(tmp_path / "x.tar")), "no place for a number"),
+            ((str(pictures), "s3://x/%d.tar"), "an address; only local files are written"),
             ((str(tmp_path / "none"), str(tmp_path / "y-%d.tar")), "does not exist"),
         ):
             assert main(["pack", *arguments]) == 1
