@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import signal
@@ -122,10 +123,13 @@ def wait(pid, seconds):
 
 
 def serve():
-    for module in ("mmmask.cli.train", "mmmask.training.train", "mmmask.cli.progress", "mmmask.evaluation.pictures",
-                   "mmmask.builtins.losses.pixels", "mmmask.builtins.encoders.vit",
-                   "mmmask.builtins.decoders.transformer", "mmmask.builtins.maskers", "mmmask.builtins.positions",
-                   "PIL.PngImagePlugin",
+    components = importlib.import_module("mmmask.components").components()
+    for kind, registry in components.registries.items():
+        for entry in registry:
+            if entry.name != "parquet":  # pyarrow starts a thread
+                components.get(kind, entry.name)
+    commands = (f"mmmask.cli.{module.name}" for module in pkgutil.iter_modules(importlib.import_module("mmmask.cli").__path__))
+    for module in (*commands, "mmmask.training.train", "mmmask.evaluation.pictures", "PIL.PngImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)
     gc.collect()
