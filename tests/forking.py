@@ -96,7 +96,8 @@ def become(request):
     # what Python looks at when it starts, which was long ago
     sys.stdout.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"))
     # anew, since a file, which it may have been, can be sought in and a pipe cannot
-    sys.stderr = open(2, "w", 1, os.environ.get("PYTHONIOENCODING"), "backslashreplace", closefd=False)
+    encoding = os.environ.get("PYTHONIOENCODING")
+    sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115 - it stays open
     if action := os.environ.get("PYTHONWARNINGS"):
         warnings.simplefilter(action)
     sys.argv = ["mmmask", *request["start"]]
@@ -132,7 +133,8 @@ def serve():
         for entry in registry:
             if entry.name != "parquet":  # pyarrow starts a thread
                 components.get(kind, entry.name)
-    commands = (f"mmmask.cli.{module.name}" for module in pkgutil.iter_modules(importlib.import_module("mmmask.cli").__path__))
+    cli = importlib.import_module("mmmask.cli")
+    commands = [f"mmmask.cli.{module.name}" for module in pkgutil.iter_modules(cli.__path__)]
     for module in (*commands, "mmmask.training.train", "mmmask.evaluation.pictures", "PIL.PngImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)

@@ -37,7 +37,7 @@ WRITTEN = [
 LATER_BLOCK = re.compile(r"(blocks\d?|layers?|decoder_layers|^encoder|decoder_transformer)\.[1-9]\d*\.")
 """Whatever holds of a block holds of the first."""
 LATER_DECODER = re.compile(r"output_adapters\.(semseg|norm_rgb)\.(decoder|mlp|\w+_norm)")
-"""Layers of all of MultiMAE's decoders but the first, of which they have their sizes, are read as those of the second."""
+"""Layers of all of MultiMAE's decoders but the first, of which they have their sizes, are read as the second's."""
 
 
 DAMAGE = {
