@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import signal
@@ -17,6 +18,7 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}
@@ -59,18 +61,19 @@ class Forker:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *arguments, cwd=None, limits=(), output=None, **environment):
+    def start(self, *arguments, cwd=None, limits=(), output=None, errors=None, **environment):
         """Starts `mmmask` with these arguments; `limits` are (name in `resource`, value).
 
-        What it prints goes to `output`, such as a device, and is not read then.
+        What it prints goes to `output` and `errors`, such as a device or a named pipe, and is not read then.
         """
         self.count += 1
         stdout, stderr = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
         stdout.touch()
+        stderr.touch()
         request = {
             "start": [str(argument) for argument in arguments], "cwd": str(cwd or self.folder),
             "stdout": str(output or stdout),
-            "stderr": str(stderr), "environment": {key: str(value) for key, value in environment.items()},
+            "stderr": str(errors or stderr), "environment": {key: str(value) for key, value in environment.items()},
             "limits": list(limits),
         }  # fmt: skip
         return Started(self, self.ask(request)["pid"], stdout, stderr)
@@ -92,7 +95,9 @@ def become(request):
     os.environ.update(request["environment"])
     # what Python looks at when it starts, which was long ago
     sys.stdout.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"))
-    sys.stderr.reconfigure(encoding=os.environ.get("PYTHONIOENCODING"), errors="backslashreplace")
+    # anew, since a file, which it may have been, can be sought in and a pipe cannot
+    encoding = os.environ.get("PYTHONIOENCODING")
+    sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115 - it stays open
     if action := os.environ.get("PYTHONWARNINGS"):
         warnings.simplefilter(action)
     sys.argv = ["mmmask", *request["start"]]
@@ -105,7 +110,8 @@ def become(request):
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # nor does Python's own end mind
+        sys.stderr.flush()
     os._exit(code or 0)
 
 
@@ -122,10 +128,14 @@ def wait(pid, seconds):
 
 
 def serve():
-    for module in ("mmmask.cli.train", "mmmask.training.train", "mmmask.cli.progress", "mmmask.evaluation.pictures",
-                   "mmmask.builtins.losses.pixels", "mmmask.builtins.encoders.vit",
-                   "mmmask.builtins.decoders.transformer", "mmmask.builtins.maskers", "mmmask.builtins.positions",
-                   "PIL.PngImagePlugin",
+    components = importlib.import_module("mmmask.components").components()
+    for kind, registry in components.registries.items():
+        for entry in registry:
+            if entry.name != "parquet":  # pyarrow starts a thread
+                components.get(kind, entry.name)
+    cli = importlib.import_module("mmmask.cli")
+    commands = [f"mmmask.cli.{module.name}" for module in pkgutil.iter_modules(cli.__path__)]
+    for module in (*commands, "mmmask.training.train", "mmmask.evaluation.pictures", "PIL.PngImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)
     gc.collect()

@@ -170,7 +170,8 @@ def read(
         raise error if isinstance(error, MmmaskError) else InteropError(f"format {name}: {error}") from error
     experiment, classes = model_settings(foreign.settings, f"format {name}")
     with torch.device("meta"):  # compared before there is memory for whatever sizes the file asks for
-        expected = build_model(experiment, classes).state_dict()
+        unallocated = build_model(experiment, classes)
+    expected = unallocated.state_dict()
     if not strict:
         foreign = _lenient(state, foreign, expected)
     _check(name, state, foreign, expected)
@@ -250,8 +251,8 @@ def _lenient(state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Map
 
 def _check(name: str, state: Mapping[str, Tensor], foreign: ForeignWeights, expected: Mapping[str, Tensor]) -> None:
     """Every key on both sides must be accounted for, and fit."""
-    used = {key for origin in foreign.origin.values() for key in origin}
-    problems = [f"{key}: in the file, unknown to the format" for key in state if key not in used | set(foreign.unused)]
+    known = {key for origin in foreign.origin.values() for key in origin} | set(foreign.unused)
+    problems = [f"{key}: in the file, unknown to the format" for key in state if key not in known]
     missing = [key for key in expected if key not in foreign.state and key not in foreign.keeps]
     decoder = [key for key in expected if key.startswith("objectives.")]
     if decoder and set(decoder) <= set(missing):

@@ -39,6 +39,7 @@ class Abuse:
         command: arguments of `mmmask`, separated by blanks; `'...'` keeps blanks.
         refused: regular expression that the error matches; the exit code is 2.
         accepted: regular expression that the output matches; the exit code is 0.
+        earlier: arguments of a command that is refused in the workplace before.
         prepare: changes the workplace before.
         check: examines the workplace after; returns what is wrong, or nothing.
         may_change: files that the command may change or remove, as a regular expression.
@@ -51,6 +52,7 @@ class Abuse:
     command: str
     refused: str | None = None
     accepted: str | None = None
+    earlier: str | None = None
     prepare: Callable[[Path], object] | None = None
     check: Callable[[Path], str | None] | None = None
     may_change: str = r"runs/new/.*"
@@ -83,6 +85,8 @@ def arguments(command: str) -> list[str]:
 def examine(abuse: Abuse, stage: Path, folder: Path, forker: Forker) -> Outcome:
     """Runs one abuse in a copy of the stage and judges it."""
     shutil.copytree(stage, folder, symlinks=True)
+    if abuse.earlier is not None:
+        assert forker.start(*arguments(abuse.earlier), cwd=folder).wait(SECONDS).code == 2
     if abuse.prepare is not None:
         abuse.prepare(folder)
     before = dict(_contents(folder))

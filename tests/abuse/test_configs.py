@@ -1,6 +1,5 @@
 """Mistakes in experiments: keys, values, YAML, composition, sizes without sense."""
 
-import itertools
 import os
 import re
 
@@ -17,7 +16,17 @@ def file(name, content, refused):
     return Abuse(name, "show x.yaml", refused=refused, prepare=write("x.yaml", content))
 
 
-# every key of the first row takes none of the values of its row
+def wrong(keys, value):
+    """A value that none of the keys takes."""
+    keys = [key for key in keys if (key, value) not in DEFAULTS]
+    overrides = " ".join(f"'{key}={value}'" for key in keys)
+    every_one = "".join(rf"(?=.*^mmmask: \S+: {re.escape(key)}\b)" for key in keys)
+    return Abuse(f"{keys[0]} ...: {value[:12]}", f"show image.yaml {overrides}", refused=f"(?sm)\\A{every_one}")
+
+
+DEFAULTS = [("training.optimizer.clip_gradient", "null"), ("training.steps", "null")]
+
+# every key of a row takes none of its values; given a value at once, every one is named
 WRONG_VALUES = {
     ("streams.s.batch_size", "streams.s.replicate", "training.steps", "training.accumulate", "data.workers"):
         ("-1", "1.5", "x", "null", "[]", "{a: 1}", "1e999", ".nan", "true", "9" * 4301),
@@ -26,24 +35,19 @@ WRONG_VALUES = {
     ("streams.s.masker.mask_ratio", "streams.s.loss_weight"):
         ("-1", "x", "null", "[]", ".nan", ".inf", "true"),
     ("training.optimizer.learning_rate", "training.optimizer.weight_decay", "training.optimizer.clip_gradient"):
-        ("-1", "x", "[]", ".nan", ".inf", "'1e-3 '", "true"),
+        ("-1", "x", "[]", ".nan", ".inf", '"1e-3 "', "true"),
     ("streams.s.modality.size", "streams.s.modality.patch_size"):
         ("0", "-8", "x", "null", "{}", "[8]", "[1,2,3,4]", "[0, 8]", "true"),
     ("model.encoder", "model.decoder", "streams.s.modality", "streams.s.masker", "streams.s.source", "streams.s.loss"):
         ("nothing_of_this_name", "3", "[]", "{name: 3}", "{name: null}", "{nam: vit}"),
     ("streams.s.modality.augment", "callbacks"): ("x", "{name: x}", "[3]", "[{}]", "[[flip]]"),
     ("training.mixing", "training.precision", "training.schedule.name"): ("x", "3", "null", "[]"),
-    ("streams.s", "training", "data", "model", "streams"): ("3", "x", "[]", "[1]"),
+    ("streams.s", "training", "data", "model"): ("3", "x", "[]", "[1]"),
+    ("streams",): ("3", "x", "[]", "[1]"),
 }  # fmt: skip
 
 ABUSES = [
-    *(
-        Abuse(f"{key}: {value[:12]}", f"show image.yaml \"'{key}={value}'\"".replace('"', ""), refused=re.escape(key.split(".")[-1]))
-        for keys, values in WRONG_VALUES.items()
-        for key, value in itertools.product(keys, values)
-        if not (value == "null" and key in ("training.optimizer.clip_gradient", "training.steps"))  # the defaults
-        if "'" not in value
-    ),
+    *(wrong(keys, value) for keys, values in WRONG_VALUES.items() for value in values),
     shown("unknown key", "trainig.steps=3", r"trainig.*training"),
     shown("unknown key, deep", "streams.s.masker.ratio=0.5", r"streams\.s\.masker\.ratio.*mask_ratio"),
     shown("key through a number", "training.steps.more=3", r"training\.steps"),

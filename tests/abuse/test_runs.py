@@ -1,6 +1,5 @@
 """Runs: folders that were tampered with, disks that are full, terminals that close, second thoughts."""
 
-import json
 import os
 import shutil
 import signal
@@ -86,16 +85,6 @@ def larger_model(folder: Path):
     changed_checkpoint(model={"encoder.norm.weight": torch.ones(99)})(folder)
 
 
-def failed_before_a_step(change):
-    """A preparation: a run that ended before its first step."""
-
-    def prepare(folder: Path):
-        command = [sys.executable, "-m", "mmmask", "train", "image.yaml", *change.split(), "--output", "runs/typo"]
-        assert subprocess.run(command, cwd=folder, capture_output=True).returncode == 2
-
-    return prepare
-
-
 def pictures_in_the_way(folder: Path):
     removed("runs/done/reconstructions")(folder)
     (folder / "runs/done/reconstructions").write_text("")
@@ -179,8 +168,8 @@ ABUSES = [
     Abuse("as many files of other names", MORE, refused=r"streams\.s\.source", prepare=lambda f: (f / "img/0.jpg").rename(f / "img/zz.jpg")),
     Abuse("the source moved away", MORE, refused=r"img", prepare=lambda f: (f / "img").rename(f / "imgs")),
     Abuse("the source moved, and said so", MORE + " streams.s.source.path=imgs", accepted="4 steps", may_change=RUN + "|img.*", prepare=lambda f: (f / "img").rename(f / "imgs")),
-    Abuse("a first try with a mistake in a path", "train image.yaml --output runs/typo", accepted="2 steps", may_change="runs/typo/.*", prepare=failed_before_a_step("streams.s.source.path=igm")),
-    Abuse("a first try that diverged", "train image.yaml --output runs/typo", accepted="2 steps", may_change="runs/typo/.*", prepare=failed_before_a_step("training.optimizer.learning_rate=1e30 training.steps=20 training.checkpoint.every=99")),
+    Abuse("a first try with a mistake in a path", "train image.yaml --output runs/typo", accepted="2 steps", may_change="runs/typo/.*", earlier="train image.yaml --output runs/typo streams.s.source.path=igm"),
+    Abuse("a first try that diverged", "train image.yaml --output runs/typo", accepted="2 steps", may_change="runs/typo/.*", earlier="train image.yaml --output runs/typo training.optimizer.learning_rate=1e30 training.steps=20 training.checkpoint.every=99"),
     Abuse("output inside the source", "train image.yaml --output img/run", refused=r"img"),
     Abuse("output is the source", "train image.yaml --output img", refused=r"img"),
     Abuse("output inside held-out samples", "train image.yaml 'streams.s.held_out={name: folder, path: ho}' --output ho/run", refused=r"ho", prepare=lambda f: shutil.copytree(f / "img", f / "ho")),
@@ -231,18 +220,13 @@ def test_run(examine, abuse):
 LONG = ("training.steps=100000", "training.checkpoint.every=100000", "--output", "runs/long")
 
 
-def started(stage, **options):
-    """A long run under way."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmmask", "train", "image.yaml", *LONG], cwd=stage, stderr=subprocess.PIPE, **options
-    )
-    log = stage / "runs/long/metrics.jsonl"
+def wait_for_steps(place):
+    """Waits until a long run has logged some."""
+    log = place / "runs/long/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not log.exists() or log.stat().st_size < 1000:
-        assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return process
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -252,23 +236,29 @@ def place(stage, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_a_checkpoint(place, number):
-    process = started(place)
-    process.send_signal(number)
-    err = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130, err
+def test_a_signal_saves_a_checkpoint(forker, place, number):
+    run = forker.start("train", "image.yaml", *LONG, cwd=place)
+    wait_for_steps(place)
+    run.kill(number)
+    ended = run.wait()
+    assert ended.code == 130, ended.err
     assert len(list((place / "runs/long/checkpoints").glob("*.pt"))) == 1
 
 
-def test_a_closed_pipe_is_no_success(place):
-    """`mmmask train ... 2>&1 | head -1`: the run saves what it has and does not end with 0."""
-    process = started(place)
-    process.stderr.close()
-    process.wait(timeout=60)
-    assert process.returncode not in (0, 1)
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_a_closed_pipe_is_no_success(forker, place, pipe):
+    """`mmmask train ... 2>&1 >/dev/null | head -1`: the run saves what it has and does not end with 0."""
+    run = forker.start("train", "image.yaml", *LONG, cwd=place, errors=pipe)
+    with pipe.open():
+        wait_for_steps(place)
+    assert run.wait().code not in (0, 1)
     (newest,) = (place / "runs/long/checkpoints").glob("*.pt")
-    logged = [json.loads(line)["step"] for line in (place / "runs/long/metrics.jsonl").read_text().splitlines()]
-    assert f"step_{logged[-1]:08}.pt" == newest.name
+    assert newest.name == f"step_{lines(place / 'runs/long/metrics.jsonl')[-1]['step']:08}.pt"
 
 
 def test_full_output_device_is_no_traceback(place):
@@ -293,8 +283,16 @@ def test_a_pipe_closed_for_everything_is_no_success(place):
     assert newest.name == f"step_{lines(place / 'runs/long/metrics.jsonl')[-1]['step']:08}.pt"
 
 
-@pytest.mark.parametrize("command", ["list", "show image.yaml", "env"])
-def test_what_only_prints_stays_quiet(place, command):
-    command = f"{sys.executable} -m mmmask {command} | true; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("command", ["show image.yaml", "env"])
+def test_what_only_prints_stays_quiet(forker, place, pipe, command):
+    run = forker.start(*command.split(), cwd=place, output=pipe)
+    pipe.open().close()
+    ended = run.wait()
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_what_only_prints_stays_quiet_to_the_end(place):
+    """The same where Python itself has the last word."""
+    command = f"{sys.executable} -m mmmask list | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")

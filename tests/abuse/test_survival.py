@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from mmmask.interop.checkpoints import Checkpoints
 from tests.abuse.harness import lines
 
 HAZARDS = Path(__file__).with_name("hazards.py")
+MOMENTS = Path(__file__).parents[1] / "training/moments.py"
 ABUSED = {"crash.wav": "SIGSEGV", "pipe.wav": "regular file", "minute.wav": "sample_seconds", "memory.wav": "emory"}
 TIMINGS = {"samples_per_second", "data_wait_seconds", "step_seconds"}
 
@@ -25,15 +25,16 @@ def train(forker, stage, tmp_path):
     (place / "snd/pipe.wav").unlink()
     os.mkfifo(place / "snd/pipe.wav")
 
-    def start(output):
+    def train(output, moment=""):
         return forker.start(
-            "train", "audio.yaml", "--plugin", HAZARDS, "--output", output, "streams.s.source={name: hazardous, path: snd}",
+            "train", "audio.yaml", "--plugin", HAZARDS, "--plugin", MOMENTS, "--output", output,
+            "streams.s.source={name: hazardous, path: snd}",
             "training.steps=40", "training.checkpoint.every=4", "data.workers=2", "data.sample_seconds=1",
-            "data.max_bad_share=0.9", cwd=place,
-        )  # fmt: skip
+            "data.max_bad_share=0.9", cwd=place, TEST_MOMENT=moment,
+        ).wait(120)  # fmt: skip
 
-    start.place = place
-    return start
+    train.place = place
+    return train
 
 
 def left(folder):
@@ -45,7 +46,7 @@ def left(folder):
 
 @pytest.mark.slow
 def test_it_trains_on_the_rest_names_all_four_and_goes_on_after_a_kill(train):
-    undisturbed = train("runs/undisturbed").wait(120)
+    undisturbed = train("runs/undisturbed")
     assert undisturbed.code == 0, undisturbed.err
     metrics, bad = left(train.place / "runs/undisturbed")
     assert len(metrics) == 40
@@ -53,15 +54,8 @@ def test_it_trains_on_the_rest_names_all_four_and_goes_on_after_a_kill(train):
     for line in bad:
         assert ABUSED[line["sample"]] in line["reason"]
 
-    killed = train("runs/killed")
-    log = train.place / "runs/killed/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while len(lines(log)) < 10 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.kill(signal.SIGKILL)
-    killed.wait()
-    assert len(lines(log)) < 40
-    resumed = train("runs/killed").wait(120)
+    assert train("runs/killed", moment="metrics:10").code == -signal.SIGKILL
+    resumed = train("runs/killed")
     assert "going on from step" in resumed.err
     assert left(train.place / "runs/killed") == (metrics, bad)
     one, other = (

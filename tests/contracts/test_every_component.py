@@ -4,9 +4,13 @@ The promises stand in `mmmask.testing`. Here is what their checks need to know o
 """
 
 import inspect
+import itertools
 import json
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -111,11 +115,54 @@ def examined():
 
 
 @pytest.mark.parametrize(("kind", "name", "check", "settings"), list(examined()))
-def test_it_keeps_its_promises(kind, name, check, settings, examples):
+def test_it_keeps_its_promises(kind, name, check, settings, examples, other_processes):
     try:
         check(name, **settings, **examples(kind, name))
     except testing.NotApplicable as reason:
         pytest.skip(str(reason))
+
+
+FORKING = """
+import mmmask.testing.data, os, pickle, sys
+for line in iter(sys.stdin.buffer.readline, b""):
+    code, *paths = eval(line)
+    if (pid := os.fork()) == 0:
+        for number, path in enumerate(paths):
+            os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT), number)
+        sys.stdin = open(0)
+        exec(code, {"__name__": "__main__"})
+        sys.__stdout__.flush()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def other_processes(tmp_path_factory):
+    """Processes that a check starts are forked from one in which strings hash as the check asks: no torch anew."""
+    folder, servers = tmp_path_factory.mktemp("processes"), {}
+
+    def run(command, input, capture_output, env):
+        *python, code = command
+        assert (python, capture_output) == ([sys.executable, "-c"], True)
+        seed = env["PYTHONHASHSEED"]
+        if seed not in servers:
+            servers[seed] = subprocess.Popen(
+                [*python, FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True
+            )
+        paths = [folder / f"{next(numbers)}.{name}" for name in ("in", "out", "err")]
+        paths[0].write_bytes(input)
+        servers[seed].stdin.write(f"{(code, *map(str, paths))!r}\n")
+        servers[seed].stdin.flush()
+        ended = int(servers[seed].stdout.readline())
+        return subprocess.CompletedProcess(command, ended, *(path.read_bytes() for path in paths[1:]))
+
+    numbers = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmmask.testing.data.subprocess", SimpleNamespace(run=run))
+        yield
+    for server in servers.values():
+        server.communicate()
 
 
 @pytest.fixture(scope="session")
