@@ -45,4 +45,4 @@ def _write_film(path: Path, motion: str, generator: np.random.Generator) -> dict
     return {"shape": shape, "motion": motion}
 
 
-PART = CorpusPart("films", tuple(MOTIONS), ".mp4", {"train": 40, "held_out": 8}, _write_film)
+PART = CorpusPart("films", tuple(MOTIONS), ".mp4", {"train": 40, "held_out": 8}, _write_film, version=2)

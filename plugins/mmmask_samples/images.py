@@ -20,4 +20,4 @@ def _write_image(path: Path, shape: str, generator: np.random.Generator) -> dict
     return {"shape": shape}
 
 
-PART = CorpusPart("images", tuple(SHAPES), ".jpg", {"train": 240, "held_out": 24}, _write_image)
+PART = CorpusPart("images", tuple(SHAPES), ".jpg", {"train": 240, "held_out": 24}, _write_image, version=2)

@@ -7,6 +7,7 @@ ones, so that a tiny model learns something within a minute.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,15 +31,14 @@ MOTIONS: dict[str, tuple[float, float, float, float]] = {
     "up": (0, -0.3, 0, 0),
 }
 
-# Patterns in [-1, 1] of phases along and across their direction and from the centre. tanh squares the waves off without
-# hard edges.
-PATTERNS: dict[str, Callable[[Array, Array, Array], Array | float]] = {
-    "plain": lambda a, b, r: 0.0,
-    "stripes": lambda a, b, r: np.tanh(2 * np.sin(a)),
-    "waves": lambda a, b, r: np.sin(a + np.sin(b / 2)),
-    "dots": lambda a, b, r: np.tanh(3 * (np.cos(a) * np.cos(b) - 0.3)),
-    "checks": lambda a, b, r: np.tanh(3 * np.sin(a / 2) * np.sin(b / 2)),
-    "rings": lambda a, b, r: np.tanh(2 * np.sin(r)),
+# Patterns in [-1, 1] of phases along and across their direction. tanh squares the waves off without hard edges.
+PATTERNS: dict[str, Callable[[Array, Array], Array | float]] = {
+    "plain": lambda a, b: 0.0,
+    "stripes": lambda a, b: np.tanh(2 * np.sin(a)),
+    "waves": lambda a, b: np.sin(a + np.sin(b / 2)),
+    "dots": lambda a, b: np.tanh(3 * (np.cos(a) * np.cos(b) - 0.3)),
+    "checks": lambda a, b: np.tanh(3 * np.sin(a / 2) * np.sin(b / 2)),
+    "rings": lambda a, b: np.tanh(2 * np.sin(np.hypot(a, b))),
 }
 
 _LIGHT = (-0.6, -0.8)  # where it comes from, in every scene: the upper left
@@ -74,15 +74,15 @@ class Surface:
     contrast: float
 
     def paint(self, x: Array, y: Array, extent: float) -> Array:
-        """Colours (..., 3) at the coordinates `x`, `y` (...); the gradient runs from -extent to extent."""
-        across = (x * np.cos(self.direction) + y * np.sin(self.direction)) / (2 * extent) + 0.5
-        share = np.clip(across, 0, 1)[..., None]
-        colour = self.colours[0] + share * (self.colours[1] - self.colours[0])
-        k = 2 * np.pi / self.period
-        a = k * (x * np.cos(self.angle) + y * np.sin(self.angle))
-        b = k * (y * np.cos(self.angle) - x * np.sin(self.angle))
-        wave = PATTERNS[self.pattern](a, b, k * np.hypot(x, y))
-        return colour + np.asarray(self.contrast * wave)[..., None]
+        """Colours (3, height, width) at float32 coordinates `x`, `y`; the gradient runs from -extent to extent."""
+        # math's numbers leave arrays float32; numpy's would make them float64
+        x_share, y_share = math.cos(self.direction) / (2 * extent), math.sin(self.direction) / (2 * extent)
+        share = np.clip(x * x_share + y * y_share + 0.5, 0, 1)
+        k = 2 * math.pi / self.period
+        cos, sin = k * math.cos(self.angle), k * math.sin(self.angle)
+        wave = PATTERNS[self.pattern](x * cos + y * sin, y * cos - x * sin)
+        start, end = self.colours[..., None, None]
+        return start + share * (end - start) + self.contrast * wave
 
 
 class Pose(NamedTuple):
@@ -184,7 +184,7 @@ def render_clip(scene: Scene, motion: str | None, num_frames: int) -> Array:
     x = ((np.arange(width, dtype=np.float32) + 0.5) - width / 2)[None, :] * pixel
     clouds = sum(amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase) for fx, fy, phase, amplitude in scene.clouds)
     vignette = 0.08 * (x * x + y * y)
-    ground = scene.background.paint(*np.broadcast_arrays(x, y), extent=0.45) + (clouds - vignette)[..., None]
+    ground = scene.background.paint(x, y, extent=0.45) + (clouds - vignette)
 
     move = np.array(MOTIONS[motion] if motion else (0, 0, 0, 0))
     frames = np.repeat(_to_uint8(ground)[None], num_frames, axis=0)
@@ -195,7 +195,7 @@ def render_clip(scene: Scene, motion: str | None, num_frames: int) -> Array:
         # Only the window that the shape and its shadow can reach: a third of the work.
         reach = 1.2 * pose.radius + _SHADOW_OFFSET + _SHADOW_BLUR
         rows, columns = _window(y[:, 0], pose.y, reach), _window(x[0], pose.x, reach)
-        frame[rows, columns] = _to_uint8(_paint_shape(scene, ground[rows, columns], x[:, columns], y[rows], pose))
+        frame[rows, columns] = _to_uint8(_paint_shape(scene, ground[:, rows, columns], x[:, columns], y[rows], pose))
     return frames
 
 
@@ -204,11 +204,12 @@ def _window(axis: Array, center: float, reach: float) -> slice:
 
 
 def _to_uint8(colours: Array) -> Array:
-    return np.clip(colours * 255 + 0.5, 0, 255).astype(np.uint8)
+    """(3, height, width) in [0, 1] as (height, width, 3)."""
+    return np.clip(colours * 255 + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _paint_shape(scene: Scene, ground: Array, x: Array, y: Array, pose: Pose) -> Array:
-    """Ground (height, width, 3), the shape's soft shadow on it, and the shape."""
+    """Ground (3, height, width), the shape's soft shadow on it, and the shape."""
     distance = SHAPES[scene.shape]
     u, v = pose.own(x, y)
     outside = distance(u, v) * np.float32(pose.radius)
@@ -222,7 +223,7 @@ def _paint_shape(scene: Scene, ground: Array, x: Array, y: Array, pose: Pose) ->
     rim = np.clip(1 + outside / _RIM_WIDTH, 0, 1) ** 2
     light = 0.16 * rim * (slope_x * _LIGHT[0] + slope_y * _LIGHT[1])
 
-    painted = scene.surface.paint(u, v, 1.0) + light[..., None]
-    coverage = np.clip(0.5 - outside / pixel, 0, 1)[..., None]
-    shaded = ground * (1 - 0.35 * shadow[..., None])
+    painted = scene.surface.paint(u, v, 1.0) + light
+    coverage = np.clip(0.5 - outside / pixel, 0, 1)
+    shaded = ground * (1 - 0.35 * shadow)
     return shaded + coverage * (painted - shaded)

@@ -46,9 +46,9 @@ def _star(tips: int, radius: float, inner: float) -> SignedDistance:
 
     def distance(u: Array, v: Array) -> Array:
         angle = np.arctan2(u, -v)
-        angle = np.abs(np.mod(angle + wedge, 2 * wedge) - wedge)  # folded: the nearest tip lies at angle 0
+        angle = angle - 2 * wedge * np.rint(angle / (2 * wedge))  # the nearest tip lies at angle 0
         r = np.hypot(u, v)
-        beyond_edge = (r * np.cos(angle) - radius) * normal[0] + r * np.sin(angle) * normal[1]
+        beyond_edge = (r * np.cos(angle) - radius) * normal[0] + r * np.abs(np.sin(angle)) * normal[1]
         return np.maximum(beyond_edge, r - radius)  # so that the shadow of a tip is not drawn out
 
     return distance

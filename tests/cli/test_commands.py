@@ -1,6 +1,7 @@
 """The command line in this process: what each command says, and a line for each mistake."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmmask.experiment import experiment_from_data, load_experiment
 from mmmask.experiment.compose import parse_yaml, published_experiments
 from mmmask.interfaces import Loss, Source
 from mmmask.interop.published import published
+from mmmask_samples import audio, films, images, text, videos
 
 SMALL = (
     "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.num_heads=2", "model.decoder.width=16",
@@ -33,6 +35,16 @@ def experiment(signals, tmp_path):
     path = tmp_path / "signals.yaml"
     path.write_text(experiment_from_data(signals.signal_data()).to_yaml())
     return path
+
+
+@pytest.fixture
+def small_sample_data(monkeypatch, tmp_path):
+    """Parts of the sample corpus: one sample of each label for training, one held out; `sample-data` is in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    modules = (images, videos, films, audio, text)
+    for module in modules:
+        monkeypatch.setattr(module, "PART", replace(module.PART, counts={"train": 1, "held_out": 1}))
+    return [module.PART for module in modules]
 
 
 # the command itself
@@ -434,12 +446,13 @@ def test_check_names_bad_samples(cli, experiment):
     assert "long: bad sample sample 1: made to be bad\n" in done.out
 
 
-def test_check_of_a_source_that_is_not_there(mistake, tmp_path):
+def test_check_of_a_source_that_is_not_there(mistake, tmp_path, small_sample_data):
     message = mistake("check", "quickstart", *SMALL, f"streams.images.source.path={tmp_path}/nowhere")
     assert message.startswith(f"streams.images.source: source folder: {tmp_path}/nowhere does not exist.")
+    assert {path.name for path in (tmp_path / "sample-data").iterdir()} == {"images", "videos"}
 
 
-def test_check_of_streams_that_do_not_fit_together(mistake):
+def test_check_of_streams_that_do_not_fit_together(mistake, small_sample_data):
     message = mistake("check", "quickstart", *SMALL, "streams.videos.modality.patch_size=[4,8,8]",
                       "streams.videos.modality.embedding=pixels_2x8x8x3")  # fmt: skip
     assert "streams.videos.modality.embedding: 'pixels_2x8x8x3' belongs to tokens of another shape" in message
@@ -518,13 +531,15 @@ def test_env_reports_broken_plugins(cli, monkeypatch):
     assert "broken plugin: theirs (their-package): RuntimeError: no licence\n" in cli("env").out
 
 
-@pytest.mark.slow
-def test_sample_data_writes_every_plugins_part(cli, tmp_path):
+def test_sample_data_writes_every_plugins_part(cli, tmp_path, small_sample_data):
     done = cli("sample-data", tmp_path / "corpus")
     assert done.code == 0
-    assert re.search(r"sample data: \d+ files, [\d.]+ MiB in", done.err)
-    assert list((tmp_path / "corpus" / "images" / "train").glob("*/*.jpg"))
-    assert list((tmp_path / "corpus" / "videos" / "held_out").glob("*/*.mp4"))
+    labels = sum(len(part.labels) for part in small_sample_data)
+    assert re.search(rf"sample data: {2 * labels + 2 * len(small_sample_data)} files, [\d.]+ MiB in", done.err)
+    for part in small_sample_data:
+        for split in ("train", "held_out"):
+            found = (tmp_path / "corpus" / part.name / split).glob(f"*/*{part.suffix}")
+            assert {path.parent.name for path in found} == set(part.labels)
 
 
 def test_sample_data_needs_a_folder(mistake, tmp_path):

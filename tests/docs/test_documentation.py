@@ -146,23 +146,29 @@ def public(module):
 
 
 @pytest.fixture
-def in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with forgotten_afterwards():
+def in_folder(tmp_path):
+    with contextlib.chdir(tmp_path), forgotten_afterwards():
         yield tmp_path
 
 
-@pytest.fixture
-def pictures(in_folder):
-    """A folder of labelled files: the left half is plain, bright or dark, the right half is noise."""
+def draw_pictures(folder):
+    """Makes a folder of labelled files: the left half is plain, bright or dark, the right half is noise."""
     generator = np.random.default_rng(0)
     for label, level in (("bright", 220), ("dark", 30)):
-        (in_folder / "pictures" / label).mkdir(parents=True)
+        (folder / "pictures" / label).mkdir(parents=True)
         for number in range(16):
             picture = np.full((32, 32, 3), level, np.uint8)
             picture[:, 16:] = generator.integers(256, size=(32, 16, 3))
-            Image.fromarray(picture).save(in_folder / "pictures" / label / f"{number}.png")
-    return in_folder / "pictures"
+            Image.fromarray(picture).save(folder / "pictures" / label / f"{number}.png")
+
+
+@pytest.fixture(scope="class")
+def one_folder(tmp_path_factory):
+    """Where all tests of a class run, with the pictures."""
+    folder = tmp_path_factory.mktemp("page")
+    draw_pictures(folder)
+    with contextlib.chdir(folder), forgotten_afterwards():
+        yield folder
 
 
 QUICK = [
@@ -309,9 +315,10 @@ class TestTheUnitsPage:
 class TestThePageOnObjectives:
     """Its objective learns labels, and goes on with them."""
 
-    @pytest.fixture
-    def examples(self, pictures):
-        return run_examples("docs/objectives.md", pictures.parent)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def examples(cls, one_folder):
+        return run_examples("docs/objectives.md", one_folder)
 
     def experiment(self, *overrides):
         overrides = ["streams.pictures=null", "streams.shapes.smoothing=0", "training.checkpoint.every=8", *overrides]
@@ -328,9 +335,11 @@ class TestThePageOnObjectives:
         assert first["accuracy"] <= 0.5 < last["accuracy"] == 1
         assert run.model.objective("shapes").heads["shapes"].out_features == 2
 
-    def test_other_classes_are_refused(self, examples, pictures):
+    def test_other_classes_are_refused(self, examples, one_folder):
         def label(how):
-            Path("list.csv").write_text("\n".join(f"{path},{how(path)}" for path in sorted(pictures.rglob("*.png"))))
+            Path("list.csv").write_text(
+                "\n".join(f"{path},{how(path)}" for path in sorted((one_folder / "pictures").rglob("*.png")))
+            )
 
         experiment = self.experiment("streams.shapes.source={name: list, path: list.csv}")
         label(lambda path: path.parent.name)
@@ -340,17 +349,17 @@ class TestThePageOnObjectives:
         with pytest.raises(mmmask.MmmaskError, match=r"streams\.shapes\.source: its labels name other classes"):
             mmmask.train(experiment, "run", device="cpu")
 
-    def test_a_source_without_labels_is_refused(self, examples, pictures):
-        source = f"streams.shapes.source={{name: glob, path: '{pictures}/dark/*.png'}}"
+    def test_a_source_without_labels_is_refused(self, examples):
+        source = "streams.shapes.source={name: glob, path: 'pictures/dark/*.png'}"
         with pytest.raises(mmmask.MmmaskError, match=r"streams\.shapes\.source: .* needs a source with labels"):
-            mmmask.train(self.experiment(source), "run", device="cpu")
+            mmmask.train(self.experiment(source), "unlabelled", device="cpu")
 
     def test_its_costs_are_told(self, examples, capsys):
         overrides = ["streams.pictures=null", "streams.shapes.held_out=null", "streams.shapes.source.path=pictures"]
         assert main(["check", "labelled.yaml", *QUICK, *overrides]) == 0
         assert "ready to train" in capsys.readouterr().out
 
-    def test_it_has_sixty_lines_at_most(self, examples):
+    def test_it_has_sixty_lines_at_most(self):
         code = TEXTS["docs/objectives.md"].partition("class LabelsObjective")[2].partition("\n\n\nclass")[0]
         assert len(code.splitlines()) <= 60
 
@@ -431,9 +440,10 @@ class TestThePageOnData:
 class TestThePageOnMaskers:
     """Its masker with weights learns, and goes on with them."""
 
-    @pytest.fixture
-    def examples(self, pictures):
-        return run_examples("docs/maskers.md", pictures.parent)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def examples(cls, one_folder):
+        return run_examples("docs/maskers.md", one_folder)
 
     def test_the_masker_learns_what_is_hard_and_goes_on(self, examples):
         masker = "streams.images.masker={mask_ratio: 0.5, chance: 0.1}"
@@ -470,8 +480,9 @@ class TestThePageOnCallbacks:
     """Its callbacks go on as if nothing had happened."""
 
     @pytest.fixture
-    def examples(self, pictures):
-        return run_examples("docs/callbacks.md", pictures.parent)
+    def examples(self, in_folder):
+        draw_pictures(in_folder)
+        return run_examples("docs/callbacks.md", in_folder)
 
     def experiment(self, callbacks):
         overrides = ["streams.videos=null", "training={steps: 12, checkpoint: {every: 5}}", f"callbacks={callbacks}"]
