@@ -99,7 +99,7 @@ class Bench:
                     ["train", name, *overrides, "--device", str(self.device), "--output", str(folder)]
                 )  # fmt: skip
             if code not in (0, 130):
-                raise RuntimeError(said.getvalue())
+                raise RuntimeError(said.getvalue().strip().rpartition("\n")[2])
         finally:
             for listener in listeners:
                 manager.unregister(listener)

@@ -25,11 +25,21 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from mmmask.testing.cases.augmentation import AugmentationCase
+from mmmask.testing.cases.callback import CallbackCase
+from mmmask.testing.cases.decoder import DecoderCase
+from mmmask.testing.cases.encoder import EncoderCase
+from mmmask.testing.cases.evaluator import EvaluatorCase
+from mmmask.testing.cases.format import FormatCase
+from mmmask.testing.cases.loss import LossCase
+from mmmask.testing.cases.masker import MaskerCase
+from mmmask.testing.cases.modality import ModalityCase
+from mmmask.testing.cases.objective import ObjectiveCase
+from mmmask.testing.cases.optimizer import OptimizerCase
+from mmmask.testing.cases.pool import PoolCase
+from mmmask.testing.cases.positions import PositionsCase
+from mmmask.testing.cases.source import SourceCase
 from mmmask.testing.check import Check, NotApplicable, PromiseBroken, checks_of
-from mmmask.testing.data import AugmentationCase, ModalityCase, SourceCase
-from mmmask.testing.masking import LossCase, MaskerCase
-from mmmask.testing.model import DecoderCase, EncoderCase, ObjectiveCase, PoolCase, PositionsCase
-from mmmask.testing.run import CallbackCase, EvaluatorCase, FormatCase, OptimizerCase
 from mmmask_registry import UnknownName
 
 __all__ = [

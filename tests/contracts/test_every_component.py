@@ -123,7 +123,7 @@ def test_it_keeps_its_promises(kind, name, check, settings, examples, other_proc
 
 
 FORKING = """
-import mmmask.testing.data, os, pickle, sys
+import mmmask.testing.cases.source, os, pickle, sys
 for line in iter(sys.stdin.buffer.readline, b""):
     code, *paths = eval(line)
     if (pid := os.fork()) == 0:
@@ -159,7 +159,7 @@ def other_processes(tmp_path_factory):
 
     numbers = itertools.count()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmmask.testing.data.subprocess", SimpleNamespace(run=run))
+        patch.setattr("mmmask.testing.cases.source.subprocess", SimpleNamespace(run=run))
         yield
     for server in servers.values():
         server.communicate()

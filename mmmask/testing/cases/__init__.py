@@ -1,0 +1,1 @@
+"""Promises of every kind of component, a file for each."""
