@@ -125,7 +125,8 @@ def serve():
     for module in ("mmmask.cli.train", "mmmask.training.train", "mmmask.cli.progress", "mmmask.evaluation.pictures",
                    "mmmask.builtins.losses.pixels", "mmmask.builtins.encoders.vit",
                    "mmmask.builtins.decoders.transformer", "mmmask.builtins.maskers", "mmmask.builtins.positions",
-                   "PIL.PngImagePlugin",
+                   "mmmask.builtins.objectives.masked", "mmmask.builtins.optimizers", "mmmask.training.sharding",
+                   "mmmask.interop.sharded", "mmmask.cli.sample_data", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)
     gc.collect()
