@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mmmask.data.sample_corpus import write_sample_data
     from mmmask.evaluation.classification import Evaluation, evaluate
     from mmmask.evaluation.extraction import Features, extract
-    from mmmask.evaluation.probing import Probes, probe
+    from mmmask.evaluation.probing.probe import probe
+    from mmmask.evaluation.probing.results import Probes
     from mmmask.evaluation.reconstruction import reconstruct
     from mmmask.experiment import Experiment, load_experiment
     from mmmask.interfaces import (

@@ -12,6 +12,11 @@ from mmmask_registry import MmmaskError
 CLUSTERS = ("slurm", "local", "debug")
 SBATCH = ("partition", "account", "qos", "mem", "constraint")
 """Options that are handed on to sbatch as they are."""
+OWN = {
+    "nodes": "--nodes", "ntasks": "--tasks-per-node", "ntasks-per-node": "--tasks-per-node", "time": "--time",
+    "gpus-per-node": "--gpus-per-node", "cpus-per-task": "--cpus-per-task",
+}  # fmt: skip
+"""{option of sbatch: ours, from which more than sbatch is told}."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
@@ -46,13 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Submits, and says how to follow and to cancel."""
     experiment = load(arguments)
+    import torch
+
     from mmmask.cli import main
+    from mmmask.data.streams import check_batch_sizes
     from mmmask.training.submitting import SIGNAL_DELAY, Job, submit
 
     given = dict(word.partition("=")[::2] for word in arguments.slurm)
-    if incomplete := [word for word in arguments.slurm if "=" not in word]:
+    if incomplete := [word for word in arguments.slurm if "=" not in word[1:]]:
         raise MmmaskError(f"--slurm {incomplete[0]}: expected key=value, an option of sbatch without its dashes")
+    if twice := [key for key in given if key.replace("_", "-") in OWN]:
+        raise MmmaskError(f"--slurm {twice[0]}={given[twice[0]]}: give {OWN[twice[0].replace('_', '-')]} instead")
     tasks = arguments.tasks_per_node or arguments.gpus_per_node or 1
+    if arguments.gpus_per_node and tasks != arguments.gpus_per_node:
+        raise MmmaskError(
+            f"--tasks-per-node {tasks}: a process has one GPU, and --gpus-per-node is {arguments.gpus_per_node}"
+        )
+    if arguments.cluster == "debug" and arguments.nodes * tasks > 1:
+        raise MmmaskError("--cluster debug runs one process: take --cluster local for several on this machine")
+    if arguments.cluster != "slurm" and arguments.gpus_per_node > (there := torch.cuda.device_count()):
+        raise MmmaskError(
+            f"--gpus-per-node {arguments.gpus_per_node}: this machine has {there}; with 0 it trains on CPUs"
+        )
+    if experiment.training.mixing != "budget":  # whose sizes are chosen so that they divide
+        check_batch_sizes(experiment, arguments.nodes * tasks)
     cores = arguments.cpus_per_task or 1 + experiment.data.workers * len(experiment.streams)
     parameters = {
         "name": experiment.name, "nodes": arguments.nodes, "gpus_per_node": arguments.gpus_per_node or None,
@@ -66,7 +88,14 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"runs/{experiment.name}")
 
     def job(file: Path) -> Job:
-        command = ["train", str(file), "--output", str(output), *(["--device", "cpu"] * (not arguments.gpus_per_node))]
+        command = [
+            "train",
+            str(file),
+            "--output",
+            str(output),
+            "--device",
+            "cuda" if arguments.gpus_per_node else "cpu",
+        ]
         return Job(main, [*command, *(word for path in arguments.plugin for word in ("--plugin", path))])
 
     submitted = submit(experiment, output, job, arguments.cluster, parameters, arguments.dry_run)

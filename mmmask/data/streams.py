@@ -38,7 +38,8 @@ SOURCE_CHANGES = {
     "orders": "another mmmask began the run, and shuffled its samples in another way: go on with that one",
     "sizes": "{before} samples when the run was interrupted, now {now}",
     "classes": "its labels name other classes than when the run was interrupted",
-    "names": "as many samples as when the run was interrupted, but not the same ones (they have other names or labels)",
+    "names": "as many samples as when the run was interrupted, but not the same ones, or in another order "
+    "(their names and labels are compared)",
 }
 """{part of the state: problem where a source has another}; a part is compared where those before it are equal."""
 

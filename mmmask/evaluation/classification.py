@@ -19,11 +19,6 @@ from mmmask.evaluation import metrics
 from mmmask.evaluation.confusion import MOST_CLASSES, confusion_picture
 from mmmask.evaluation.inputs import (
     Inputs,
-    Progress,
-    SourceChoice,
-    built_source,
-    chosen,
-    compute,
     is_run,
     known_precision,
     known_split,
@@ -31,8 +26,10 @@ from mmmask.evaluation.inputs import (
     source_of_split,
     stream_preparation,
 )
+from mmmask.evaluation.outputs import Progress, compute
 from mmmask.evaluation.pictures import stacked
 from mmmask.evaluation.reconstruction import ENDINGS as PICTURES
+from mmmask.evaluation.sources import SourceChoice, built_source, chosen
 from mmmask.interfaces import Batch, Modality, SourceError
 from mmmask.interfaces.component import build
 from mmmask.interfaces.files import open_file

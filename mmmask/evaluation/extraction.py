@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mmmask.components import components
-from mmmask.evaluation.inputs import Progress, SourceChoice, compute, open_inputs
+from mmmask.evaluation.inputs import open_inputs
+from mmmask.evaluation.outputs import Progress, compute
+from mmmask.evaluation.sources import SourceChoice
 from mmmask.interfaces import Batch, Encoder, Latents
 from mmmask.interfaces.component import build
 from mmmask.interfaces.writing import written_whole

@@ -13,8 +13,8 @@ from mmmask.data.process import Loads, guarded
 from mmmask.data.samples import BadRecord, SampleLoader
 from mmmask.data.streams import sample_loader
 from mmmask.evaluation.extraction import sharing_features
-from mmmask.evaluation.inputs import read_ahead
 from mmmask.evaluation.pictures import pictures_of, reconstruct, statistics_note
+from mmmask.evaluation.reading import read_ahead
 from mmmask.experiment.errors import ExperimentError
 from mmmask.experiment.settings import Experiment
 from mmmask.interfaces import BadSample, Batch, Component, Evaluator, Sample, SourceError

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mmmask.evaluation import pictures
-from mmmask.evaluation.inputs import SourceChoice, open_inputs, read_samples
+from mmmask.evaluation.inputs import open_inputs
+from mmmask.evaluation.reading import read_samples
+from mmmask.evaluation.sources import SourceChoice
 from mmmask.interfaces import Batch, Masker
 from mmmask.interfaces.naming import name_within
 from mmmask.interfaces.writing import written_whole

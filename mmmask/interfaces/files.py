@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 import weakref
@@ -15,6 +16,8 @@ from typing import IO, Any
 from iopath.common.file_io import PathManager
 
 from mmmask.interfaces.web import WebHandler
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @cache
@@ -54,6 +57,11 @@ def _require_regular(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError:
+        scheme = SCHEME.match(path)
+        if scheme and not path.startswith(tuple(path_manager()._path_handlers)):
+            raise OSError(
+                f"iopath has no handler of {scheme[0]} addresses; http and https ones are downloaded"
+            ) from None
         return
     except ValueError as error:
         raise OSError(f"no file has such a name: {error}") from error

@@ -122,6 +122,8 @@ class FileSource(Source):
         kept = [index for index in range(len(files)) if files.sample(index) not in bad]
         if bad and len(kept) == len(files):
             raise SourceError(f"{where} names no sample of this source, as {shortened(min(bad))}: it is of another one")
+        if bad:
+            self.left_out = ", ".join(filter(None, (self.left_out, f"{len(files) - len(kept)} that {path} names")))
         return files.only(kept)
 
     @property

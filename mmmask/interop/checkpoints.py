@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmmask.interfaces.out_of_memory import is_out_of_memory
 from mmmask.interfaces.writing import WriteError, moved_whole, reporting, written_whole
 from mmmask.interop.checkpoint_file import Like, map_tensors, misfits, read_plain
+from mmmask.model.processes import ALONE, Processes
 from mmmask_registry import MmmaskError
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ class Checkpoints:
     Args:
         folder: made on the first save.
         keep: how many of the newest stay.
-        is_main: whether this process writes what is not sharded, and takes old ones away.
+        processes: the main one writes what is not sharded, and takes old ones away.
     """
 
-    def __init__(self, folder: Path, keep: int = 3, *, is_main: bool = True) -> None:
-        self.folder, self.keep, self.is_main = folder, keep, is_main
+    def __init__(self, folder: Path, keep: int = 3, processes: Processes = ALONE) -> None:
+        self.folder, self.keep, self.is_main, self._timeout = folder, keep, processes.is_main, processes.timeout
         self._writer: ShardWriter | None = None
         self._under_way: tuple[int, Future[Any]] | None = None
         self._written: list[Path] = []
@@ -82,7 +83,7 @@ class Checkpoints:
             for leftover in self.folder.glob("*.partial"):  # of a process killed while it wrote
                 _remove(leftover)
         if sharded:
-            writer: ShardWriter = self._writer or _sharded().ShardWriter()
+            writer: ShardWriter = self._writer or _sharded().ShardWriter(self._timeout)
             self._writer, self._under_way = writer, (step, writer.begin(self._partial(step), state, self.is_main))
         elif self.is_main:
             path = self.folder / f"step_{step:08d}.pt"

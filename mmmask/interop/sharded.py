@@ -10,6 +10,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,9 +38,9 @@ class ShardWriter:
     Made by all processes together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta | None = None) -> None:
         # a group of its own: the thread that writes must not meet the collectives of the main thread
-        self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
+        self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=timeout))
 
     def begin(self, folder: Path, state: Mapping[str, Any], is_main: bool) -> Future[Any]:
         """Begins to write a state, on all processes; the future ends when all shards are on disk.

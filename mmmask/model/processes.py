@@ -28,12 +28,14 @@ class Processes:
 
     Attributes:
         node_size: processes on each machine.
+        timeout: longest wait for another process, for groups that are made later; None: PyTorch's own.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
     node_size: int = 1
+    timeout: timedelta | None = None
 
     @property
     def is_main(self) -> bool:
@@ -125,7 +127,7 @@ def processes(device: str | None, minutes: float | None = 0) -> Iterator[Process
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise MmmaskError(f"process {rank} could not join the others at {where}: {TORCHRUN}") from error
     try:
-        yield Processes(rank, world_size, chosen, _from_torchrun("LOCAL_WORLD_SIZE", world_size))
+        yield Processes(rank, world_size, chosen, _from_torchrun("LOCAL_WORLD_SIZE", world_size), timeout)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise

@@ -83,4 +83,10 @@ def _mesh(processes: Processes, sharding: str) -> DeviceMesh:
         raise MmmaskError(
             f"training.sharding: node: {size} processes do not divide by {node} on this machine: use full"
         )
-    return init_device_mesh(kind, (size // node, node), mesh_dim_names=("replicate", "shard"))
+    mesh = torch.arange(size).view(-1, node)
+    groups = [  # `init_device_mesh` would give them PyTorch's own timeout
+        dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=processes.timeout)[0] for ranks in (mesh.T, mesh)
+    ]
+    return DeviceMesh.from_group(
+        cast("list[dist.ProcessGroup]", groups), kind, mesh, mesh_dim_names=("replicate", "shard")
+    )

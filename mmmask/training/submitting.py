@@ -139,7 +139,8 @@ def submit(
         with submitit.helpers.clean_env():  # this may itself be within a job
             return executor.submit(job(file))
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
-        raise MmmaskError(f"--cluster {cluster}: {error}") from error
+        hint = " (--cluster local trains on this machine)" if "srun" in str(error) else ""
+        raise MmmaskError(f"--cluster {cluster}: {error}{hint}") from error
 
 
 def _submitit() -> ModuleType:

@@ -118,7 +118,7 @@ class _Training:
         plugins: tuple[object, ...],
     ) -> None:
         keep = experiment.training.checkpoint.keep
-        self.checkpoints = Checkpoints(folder.checkpoints, keep, is_main=peers.is_main)
+        self.checkpoints = Checkpoints(folder.checkpoints, keep, peers)
         wait_until_seen(self.checkpoints, peers)
         saved = self.checkpoints.newest()
         if len(set(peers.gather(None if saved is None else saved["step"]))) > 1:

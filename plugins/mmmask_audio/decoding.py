@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
+from typing import Any
 
 import av
 import av.error
@@ -16,6 +17,9 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from mmmask.interfaces import BadSample
+
+TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""Tags may be no UTF-8; PyAV 19 takes them as they are."""
 
 CONTAINERS = "wav,w64,aiff,caf,flac,mp3,aac,ogg,mov,matroska,avi"
 """Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
@@ -132,7 +136,7 @@ class _Reader:
 
     def _open(self) -> None:
         options = {"format_whitelist": CONTAINERS, "probesize": str(PROBE)}
-        self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
+        self.container: InputContainer = av.open(self._path, options=options, **TAGS)
         try:
             stream = self.container.streams.best("audio")
             if not isinstance(stream, AudioStream):

@@ -26,6 +26,7 @@ def pack(
     max_bytes: int = 10**9,
     endings: tuple[str, ...] = (),
     progress: Callable[[str], None] | None = None,
+    leave_out: str | None = None,
 ) -> list[Path]:
     """Packs a folder into tar or parquet files, in the order and with the names that the source `folder` has.
 
@@ -40,6 +41,7 @@ def pack(
         max_bytes: largest size of a file; a sample that is larger has one of its own.
         endings: of the files to pack, such as (".jpg", ".json"); none packs all files.
         progress: takes a line per file.
+        leave_out: a file of `mmmask scan`; the bad samples that it names are not packed.
 
     Returns:
         The files in order.
@@ -50,4 +52,4 @@ def pack(
     """
     from mmmask_shards.packing import write_shards  # costs the seconds that importing torch does
 
-    return write_shards(folder, output, max_bytes, endings, progress or (lambda line: None))
+    return write_shards(folder, output, max_bytes, endings, progress or (lambda line: None), leave_out)

@@ -31,9 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     command.add_argument("--max-size", type=_bytes, default=10**9, help="largest file (default: 1GB)")
     command.add_argument("--endings", nargs="+", default=(), help="pack files with these only, such as .jpg .json")
+    command.add_argument("--leave-out", metavar="FILE", help="of `mmmask scan`: pack none of the bad samples it names")
     given = parser.parse_args(arguments)
     try:
-        pack(given.folder, given.output, given.max_size, tuple(given.endings), print)
+        pack(given.folder, given.output, given.max_size, tuple(given.endings), print, given.leave_out)
     except MmmaskError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

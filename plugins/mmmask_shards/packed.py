@@ -10,7 +10,7 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -56,6 +56,8 @@ class PackedSource(LabelledFileSource):
             default=1, description="level of the folders in samples' names that are labels: 2 for phylum/species/file"
         )
 
+    usual_ending: ClassVar[str]
+
     @property
     @abstractmethod
     def labelled_by_folder(self) -> bool:
@@ -82,7 +84,7 @@ class PackedSource(LabelledFileSource):
     def find(self) -> Listing:
         """All samples."""
         given = (self.config.path,) if isinstance(self.config.path, str) else self.config.path
-        expanded = (path for one in given for path in _expanded(os.path.expanduser(one), self.config.name))
+        expanded = (path for one in given for path in self._expanded(os.path.expanduser(one)))
         self._paths = list(dict.fromkeys(expanded))
         total = sum(os.path.getsize(path) for path in self._paths if os.path.exists(path))
         off = None if total and os.environ.get("RANK", "0") == "0" else True  # None: where there is no terminal
@@ -118,6 +120,23 @@ class PackedSource(LabelledFileSource):
             ids = Texts(f"{files[number]}/{name}" for number, name in zip(placed[:, 0], names, strict=True))
         return Listing("", names, labels, ids=ids, places=placed, classes=classes)
 
+    def _expanded(self, path: str) -> list[str]:
+        """Files that a path stands for, in order."""
+        found: list[str] = []
+        for one in _ranges(path, self.config.name):
+            said = f"source {self.config.name}: {one}"
+            if os.path.isdir(one):
+                pattern = os.path.join(one, "**", f"*.{self.usual_ending}")
+                raise SourceError(f"{said} is a folder. Set source.path to a pattern of files, such as {pattern}.")
+            if "://" in one or os.path.exists(one) or not glob.has_magic(one):
+                found.append(one)
+            else:
+                matches = sorted(filter(os.path.isfile, glob.glob(one, recursive=True)), key=_in_order)
+                if not matches:
+                    raise SourceError(f"{said} matches nothing. Set source.path to a pattern of files.")
+                found += matches
+        return found
+
     def _opened(self, path: str, bar: tqdm) -> tuple[Stamp, Held]:
         try:
             local = SourceFile(path).local_path()
@@ -141,10 +160,8 @@ class PackedSource(LabelledFileSource):
             if _stamp(local) != self._stamps[number]:
                 raise BadSample("the file has changed since the start")
             data = self.content(local, self._stamps[number], place)
-        except BadSample as error:
-            raise BadSample(f"{self.describe(index)}: {error}") from error
         except OSError as error:
-            raise BadSample(f"{self.describe(index)}: {type(error).__name__}: {error}") from error
+            raise BadSample(f"{type(error).__name__}: {error}") from error
         return SourceFile.of_bytes(self.files.names[index], data)
 
     def describe(self, index: int) -> str:
@@ -157,18 +174,9 @@ def _stamp(local: str) -> Stamp:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _expanded(path: str, kind: str) -> list[str]:
-    """Files that a path stands for, in order."""
-    found: list[str] = []
-    for one in _ranges(path, kind):
-        if "://" in one or os.path.exists(one) or not glob.has_magic(one):
-            found.append(one)
-        else:
-            matches = sorted(match for match in glob.glob(one, recursive=True) if os.path.isfile(match))
-            if not matches:
-                raise SourceError(f"source {kind}: {one} matches nothing. Set source.path to a pattern of files.")
-            found += matches
-    return found
+def _in_order(path: str) -> list[str | int]:
+    """Key by which 2 comes before 10."""
+    return [*(int(part) if number % 2 else part for number, part in enumerate(re.split(r"([0-9]+)", path))), path]
 
 
 def _ranges(path: str, kind: str) -> list[str]:

@@ -51,7 +51,12 @@ class Writer(Protocol):
 
 
 def write_shards(
-    folder: str, output: str, max_bytes: int, endings: tuple[str, ...], progress: Callable[[str], None]
+    folder: str,
+    output: str,
+    max_bytes: int,
+    endings: tuple[str, ...],
+    progress: Callable[[str], None],
+    leave_out: str | None,
 ) -> list[Path]:
     """See `mmmask_shards.pack`."""
     if len(NUMBER.findall(output)) != 1 or output.count("%") != 1:
@@ -62,7 +67,8 @@ def write_shards(
     there = pattern.parent.glob(NUMBER.sub("*", pattern.name))
     if (first := next(there, None)) is not None:
         raise PackError(f"{first} is there already. Delete it and those of its kind, or choose another name.")
-    source = build("source", CHOSEN_SOURCE.validate_python({"name": "folder", "path": folder}), extensions=endings)
+    config = CHOSEN_SOURCE.validate_python({"name": "folder", "path": folder, "leave_out": leave_out})
+    source = build("source", config, extensions=endings)
     writer = _writer(source, pattern.suffix)
     written: list[Path] = []
     try:
@@ -101,7 +107,10 @@ def _read(source: Source, numbers: Sequence[int]) -> list[tuple[int, bytes]]:
         try:
             files.append((number, source.load(number).read()))
         except BadSample as error:
-            raise PackError(f"a file cannot be read: {error}") from error
+            raise PackError(
+                f"{source.describe(number)} cannot be read: {error}. To pack the others, give a file of `mmmask scan` "
+                "as leave_out."
+            ) from error
         if len(files[-1][1]) > LARGEST:
             raise PackError(f"{source.describe(number)}: larger than {LARGEST} bytes, which no sample may be")
     return files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -47,21 +46,24 @@ class ParquetSource(PackedSource):
         )
 
     config: Config
+    usual_ending = "parquet"
+    _leaf: str | None = None
 
     def find(self) -> Listing:
-        """The rows whose paths the modality can decode; all where these have no endings, or names are of a column."""
+        """The rows but those whose paths beside the contents have an ending that the modality does not decode."""
         files = super().find()
-        endings = Counter(os.path.splitext(name)[1].lower() for name in files.names)
-        if self.config.id is not None or not self.extensions or not any(endings):
+        if self.config.id is not None or not self.extensions:
             return files
-        kept = [number for number, name in enumerate(files.names) if name.lower().endswith(self.extensions)]
-        others = {ending or "no ending" for ending in endings if not ending.endswith(self.extensions)}
+        decoded = ("", *self.extensions)
+        endings = [os.path.splitext(name)[1].lower() for name in files.names]
+        kept = [number for number, ending in enumerate(endings) if ending in decoded]
+        others = ", ".join(sorted(set(endings).difference(decoded))[:4])
         if not kept:
             raise SourceError(
-                f"{self.where} holds no samples that end in {', '.join(self.extensions)}, but others "
-                f"({', '.join(sorted(others)[:4])}). Choose the modality that decodes them."
+                f"{self.where} holds no samples that end in {', '.join(self.extensions)}, but others ({others}). "
+                "Choose the modality that decodes them, or source.id, a column of names whose endings do not count."
             )
-        self.left_out = f"{len(files) - len(kept)} of {', '.join(sorted(others)[:4])}" if len(kept) < len(files) else ""
+        self.left_out = f"{len(files) - len(kept)} of {others}" if others else ""
         return files.only(kept)
 
     @property
@@ -74,7 +76,7 @@ class ParquetSource(PackedSource):
         try:
             with pq.ParquetFile(local) as file:
                 schema, metadata = file.schema_arrow, file.metadata
-                self._leaf, id_ = self._contents(schema)
+                leaf, id_ = self._contents(schema)
                 features = json.loads((schema.metadata or {}).get(FEATURES, b"{}")).get("info", {}).get("features", {})
                 columns = self._label_columns(schema, features)
                 wanted = {*columns.values(), *([id_] if id_ else [])}
@@ -84,6 +86,12 @@ class ParquetSource(PackedSource):
             raise SourceError(
                 f"{path} is no parquet file, or damaged ({' '.join(str(error).split())[:200]})"
             ) from error
+        if leaf != (self._leaf or leaf):
+            raise SourceError(
+                f"{path}: the contents are in the column {leaf}, and in {self._leaf} in files before it. "
+                "Set source.path to files of one kind."
+            )
+        self._leaf = leaf
         bar.update(stamp[0])
         counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         groups = np.repeat(np.arange(len(counts)), counts)
@@ -100,12 +108,12 @@ class ParquetSource(PackedSource):
 
     def content(self, local: str, stamp: Stamp, place: Sequence[int]) -> bytes:
         """The value of the column, by way of its row group."""
-        group, row = place
+        (group, row), leaf = place, str(self._leaf)
         try:
-            if _bytes(local, stamp, self._leaf, group) <= self.config.kept_bytes:
-                content = _kept(local, stamp, self._leaf, group)[row].as_py()
+            if _bytes(local, stamp, leaf, group) <= self.config.kept_bytes:
+                content = _kept(local, stamp, leaf, group)[row].as_py()
             else:
-                content = _read_up_to(row, local, stamp, self._leaf, group)
+                content = _read_up_to(row, local, stamp, leaf, group)
         except (pa.ArrowException, OSError) as error:
             raise BadSample(f"its row group cannot be read ({' '.join(str(error).split())[:200]})") from error
         if content is None:

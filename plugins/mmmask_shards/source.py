@@ -61,6 +61,8 @@ class ShardSource(PackedSource):
         self.left_out = f"what is damaged: {', '.join(self._damaged)}" if self._damaged else ""
         return files
 
+    usual_ending = "tar"
+
     @property
     def labelled_by_folder(self) -> bool:
         """Whether nothing else is asked for."""

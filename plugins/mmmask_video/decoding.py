@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
+from typing import Any
 
 import av
 import av.error
@@ -19,6 +20,9 @@ from torch import Tensor
 from mmmask.interfaces import BadSample
 from mmmask_pixels.limits import check_size
 from mmmask_video.index import FrameIndex, index_frames, index_window, within
+
+TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""Tags may be no UTF-8; PyAV 19 takes them as they are."""
 
 CONTAINERS = "mov,matroska,avi,flv,mpegts,mpeg,m4v,ivf,asf,ogg"
 """Demuxers that may open a file, whatever its name says: none of them follows paths to other files."""
@@ -101,7 +105,7 @@ class _Reader:
         # to a frame, and count these
         guard = {"max_pixels": str(2 * self._max_pixels + 2**20)}
         options = guard | {"format_whitelist": CONTAINERS}
-        self.container: InputContainer = av.open(self._path, metadata_errors="ignore", options=options)
+        self.container: InputContainer = av.open(self._path, options=options, **TAGS)
         stream = self.container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise BadSample("the file has no video stream")

@@ -194,7 +194,7 @@ def test_any_sample_rate_to_any_other(audio, tmp_path, rate):
         ("eight.m4a", "aac", "7.1", 8),
         ("eight.opus", "libopus", "7.1", 8),
         ("ambisonic.mka", "libopus", "9 channels", 9),
-        ("sixteen.mka", "aac", "hexadecagonal", 16),
+        ("sixteen.mka", "pcm_s16le", "hexadecagonal", 16),
     ],
 )
 def test_channels_are_averaged_whatever_the_format(audio, tmp_path, name, codec, layout, channels):

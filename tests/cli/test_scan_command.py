@@ -87,6 +87,7 @@ def test_it_finds_the_bad_ones_of_every_source_and_sources_leave_them_out(cli, e
         assert all(not row["seconds"] for row in found)
         left = source(kind, path=str(path), leave_out=str(output))
         assert len(left) == 4
+        assert left.left_out == f"2 that {output} names"
         content = [left.load(index).read() for index in range(4)]
         good = good or content
         assert content == good

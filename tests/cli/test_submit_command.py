@@ -22,7 +22,8 @@ def srun(tmp_path, monkeypatch):
 
 def test_the_script_says_what_was_asked_for(cli, srun, tmp_path):
     done = cli(
-        "submit", "quickstart", "training.steps=3", "--output", tmp_path / "run", "--nodes", 4, "--gpus-per-node", 8,
+        "submit", "quickstart", "training.steps=3", "streams.images.batch_size=64",
+        "streams.videos.batch_size=64", "--output", tmp_path / "run", "--nodes", 4, "--gpus-per-node", 8,
         "--cpus-per-task", 10, "--partition", "long", "--account", "lab", "--qos", "high", "--mem", "480G",
         "--constraint", "h200", "--time", "2-00:00:00", "--slurm", "mail-type=END", "--slurm", "exclusive=user",
         "--dry-run",
@@ -61,13 +62,22 @@ def test_mistakes_are_one_line(mistake, srun, tmp_path, monkeypatch):
     output = "--output", tmp_path / "run"
     assert "no experiment is named 'quickstrat'" in mistake("submit", "quickstrat")
     assert "--slurm mail-type: expected key=value" in mistake("submit", "quickstart", "--slurm", "mail-type")
-    assert "only one node" in mistake("submit", "quickstart", *output, "--cluster", "local", "--nodes", "2")
-    assert "there is no script" in mistake("submit", "quickstart", *output, "--cluster", "local", "--dry-run")
+    assert "--slurm =8: expected key=value" in mistake("submit", "quickstart", "--slurm", "=8")
+    assert "--slurm nodes=9: give --nodes instead" in mistake("submit", "quickstart", "--slurm", "nodes=9")
+    three = "--gpus-per-node", 8, "--tasks-per-node", 3
+    assert "--tasks-per-node 3: a process has one GPU" in mistake("submit", "quickstart", *three)
+    undivided = mistake("submit", "quickstart", "streams.images.batch_size=6", "--nodes", 2, "--gpus-per-node", 2)
+    assert "streams.images.batch_size: 6 does not divide by processes x accumulate x replicate (4 x" in undivided
+    local = "submit", "quickstart", *output, "--gpus-per-node", 0, "--cluster", "local"
+    assert "only one node" in mistake(*local, "--nodes", 2)
+    assert "there is no script" in mistake(*local, "--dry-run")
+    assert "this machine has " in mistake(*local, "--gpus-per-node", 8)
+    assert "--cluster debug runs one process" in mistake(*local, "--cluster", "debug", "--tasks-per-node", 2)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     assert "not empty, and no run of mmmask" in mistake("submit", "quickstart", "--output", tmp_path / "thesis")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
     monkeypatch.setenv("PATH", "")
-    assert "--cluster slurm: " in mistake("submit", "quickstart", *output)
+    assert "(--cluster local trains on this machine)" in mistake("submit", "quickstart", *output)
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert mistake("submit", "quickstart", *output) == "submitting needs submitit: pip install 'mmmask[slurm]'"

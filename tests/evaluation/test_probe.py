@@ -8,7 +8,8 @@ import torch
 
 import mmmask
 from mmmask.components import components
-from mmmask.evaluation import frozen, probing
+from mmmask.evaluation import frozen
+from mmmask.evaluation.probing import features
 from mmmask.experiment import experiment_from_data
 from mmmask.interfaces import BadSample, Source
 
@@ -88,8 +89,8 @@ def test_the_control_has_random_weights(run, signals, tmp_path):
 def encodings(monkeypatch):
     """Counts forwards."""
     calls = []
-    original = probing.features_of
-    monkeypatch.setattr(probing, "features_of", lambda *given, **more: calls.append(1) or original(*given, **more))
+    original = features.features_of
+    monkeypatch.setattr(features, "features_of", lambda *given, **more: calls.append(1) or original(*given, **more))
     return calls
 
 
@@ -237,7 +238,7 @@ def test_what_cannot_be(model, run, signals, tmp_path):
 
 
 def test_tokens_that_do_not_fit_onto_the_disk(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(probing, "MOST_TOKENS", 10_000)
+    monkeypatch.setattr(features, "MOST_TOKENS", 10_000)
     with pytest.raises(
         mmmask.MmmaskError, match="attentive: 40 samples of 16 x 24 tokens .* take samples=13, or other"
     ):

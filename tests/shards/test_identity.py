@@ -154,7 +154,7 @@ def test_a_run_does_not_go_on_with_other_samples(data, tmp_path):
     rows = [f"{source.name(index)},{index % 3}\n" for index in range(18)]
     (tmp_path / "t.csv").write_text("path,label\n" + "".join(rows))
     relabelled = {"name": "table", "path": str(tmp_path / "t.csv"), "root": data["folder"]["pictures"]["path"]}
-    with pytest.raises(ExperimentError, match=r"streams\.pictures\.source: .* \(they have other names or labels\)"):
+    with pytest.raises(ExperimentError, match=r"streams\.pictures\.source: .* or in another order \(their names"):
         train(experiment(data["folder"] | {"pictures": relabelled}), tmp_path / "run")
 
 

@@ -158,13 +158,13 @@ class TestDamage:
         path = write_tar(tmp_path / "x.tar", members)
         assert contents(shards(path)) == {
             "0.jpg": b"fine",
-            "link.jpg": f"{path}: link.jpg: a link; links are not followed",
-            "hard.jpg": f"{path}: hard.jpg: a link; links are not followed",
-            "pipe.jpg": f"{path}: pipe.jpg: a device, a pipe or a sparse file",
-            "../up.jpg": f"{path}: ../up.jpg: a name that leads out of the archive",
+            "link.jpg": "a link; links are not followed",
+            "hard.jpg": "a link; links are not followed",
+            "pipe.jpg": "a device, a pipe or a sparse file",
+            "../up.jpg": "a name that leads out of the archive",
             "abs/1.jpg": b"fine too",
-            "2": f"{path}: 2: no member .jpg, .png",
-            "3.jpg": f"{path}: 3.jpg: the tar file has several members of this name",
+            "2": "no member .jpg, .png",
+            "3.jpg": "the tar file has several members of this name",
             "4.jpg": b"fine",
         }
 
@@ -177,7 +177,7 @@ class TestDamage:
             found = contents(shards(path))
             assert list(found) == ["0.jpg", "1.jpg", bad]
             assert found["1.jpg"] == b"x" * 700
-            assert str(path) in found[bad]
+            assert isinstance(found[bad], str)
 
     def test_a_damaged_header_in_the_middle_is_told(self, tmp_path):
         path = write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"x") for number in range(4)])
@@ -218,10 +218,10 @@ class TestDamage:
         source = shards(path)
         write_tar(path, [("1.jpg", b"yy")])
         os.utime(path, ns=(1, 1))
-        with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: the file has changed since the start"):
+        with pytest.raises(BadSample, match=r"^the file has changed since the start"):
             source.load(0)
         path.rename(tmp_path / "renamed.tar")
-        with pytest.raises(BadSample, match=r"x\.tar: 0\.jpg: FileNotFoundError"):
+        with pytest.raises(BadSample, match=r"^FileNotFoundError"):
             source.load(0)
 
 
@@ -377,6 +377,23 @@ class TestPack:
 
     def test_after_an_error_there_is_nothing(self, pictures, tmp_path):
         (pictures / "2/zz.jpg").symlink_to(tmp_path / "gone")
-        with pytest.raises(MmmaskError, match=r"a file cannot be read"):
+        with pytest.raises(MmmaskError, match=r"2/zz\.jpg cannot be read: FileNotFoundError.*scan` as leave_out"):
             pack(str(pictures), str(tmp_path / "t/x-%d.tar"), 20480)
         assert os.listdir(tmp_path / "t") == []
+
+    def test_ten_comes_after_two(self, tmp_path):
+        for number in range(12):
+            (tmp_path / "files").mkdir(exist_ok=True)
+            (tmp_path / f"files/{number:02}.jpg").write_bytes(bytes(20_000))
+        assert len(pack(str(tmp_path / "files"), str(tmp_path / "x-%d.tar"), 20480)) == 12
+        packed = shards(tmp_path / "x-*.tar")
+        assert [packed.name(number) for number in range(12)] == [f"{number:02}.jpg" for number in range(12)]
+
+    def test_bad_samples_are_left_out(self, pictures, tmp_path):
+        (pictures / "2/zz.jpg").symlink_to(tmp_path / "gone")
+        (tmp_path / "scan.csv").write_text("name,reason\n2/zz.jpg,FileNotFoundError\n")
+        main(["pack", str(pictures), str(tmp_path / "x-%d.tar"), "--leave-out", str(tmp_path / "scan.csv")])
+        packed = shards(tmp_path / "x-0.tar")
+        assert [packed.name(number) for number in range(len(packed))] == [
+            path.relative_to(pictures).as_posix() for path in sorted(pictures.rglob("*.*")) if path.exists()
+        ]

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.distributed import distributed_c10d
 from torch.distributed.checkpoint import FileSystemWriter
 
 import mmmask
@@ -183,6 +184,15 @@ class AfterEverybody:
             print(f"{path.name} told of at step {run.step}")
         if moment == "saved" and run.step == number:
             die()
+
+    @mmmask.hookimpl(trylast=True)
+    def run_ended(self, run, outcome):
+        if moment == "timeouts":
+            groups = list(distributed_c10d._world.pg_map)
+            minutes = {
+                group._get_backend(torch.device("cpu")).options._timeout.total_seconds() / 60 for group in groups
+            }
+            print(f"{len(groups)} groups wait for {sorted(minutes)} minutes")
 
 
 @mmmask.hookimpl

@@ -170,6 +170,14 @@ def test_machines_with_other_numbers_of_processes_are_refused(train, experiment_
         assert "training.sharding: node: 2 processes do not divide by 3 on this machine: use full" in process.err
 
 
+def test_all_groups_wait_as_long_as_the_watchdog(train, experiment_file, tmp_path):
+    file = experiment_file(steps=1, hang_minutes=50)
+    for process in train(file, tmp_path / "run", "training.sharding=node", moment="timeouts", processes=2, node_size=1):
+        assert process.code == 0, process.err
+        # of all processes, within a machine, across machines, and of the checkpoint's writer
+        assert "4 groups wait for [52.0] minutes" in process.out
+
+
 def test_an_error_costs_no_checkpoint_that_is_being_written(train, experiment_file, tmp_path):
     (_, fifth), *_ = EndlessOrder(48, 0, "short").draws(range(4 * 8, 5 * 8))  # a sample of the fifth step
     settings = (FULL, "streams.short.source.count=48", f"streams.short.source.huge_at={fifth}")

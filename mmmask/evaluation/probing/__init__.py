@@ -1,0 +1,1 @@
+"""Probing: how well classes can be told from frozen features."""
