@@ -126,7 +126,8 @@ def serve():
                    "mmmask.builtins.losses.pixels", "mmmask.builtins.encoders.vit",
                    "mmmask.builtins.decoders.transformer", "mmmask.builtins.maskers", "mmmask.builtins.positions",
                    "mmmask.builtins.objectives.masked", "mmmask.builtins.optimizers", "mmmask.training.sharding",
-                   "mmmask.interop.sharded", "mmmask.cli.sample_data", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin",
+                   "mmmask.interop.sharded", "mmmask.cli.sample_data",
+                   "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)
     gc.collect()

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import Optimizer
-from mmmask.model.processes import is_shard
 
 
 class AdamW(Optimizer):
