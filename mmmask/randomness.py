@@ -109,8 +109,8 @@ def shuffled(places: Tensor, length: int, keys: Tensor) -> Tensor:
     rows = math.isqrt(length - 1) + 1
     columns = -(-length // rows)
     left, right = places % rows, places // rows
-    for step in _steps(ROUNDS, keys.device):
-        left, right = right, (left + _scramble(_scramble(keys + step) + right * _GAMMA) % rows) % rows
+    for key in _scramble(keys + _steps(ROUNDS, keys.device).unsqueeze(1)):
+        left, right = right, (left + _scramble(key + right * _GAMMA) % rows) % rows
         rows, columns = columns, rows
     found = right * rows + left
     beyond = found >= length

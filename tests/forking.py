@@ -135,7 +135,8 @@ def serve():
                 components.get(kind, entry.name)
     cli = importlib.import_module("mmmask.cli")
     commands = [f"mmmask.cli.{module.name}" for module in pkgutil.iter_modules(cli.__path__)]
-    for module in (*commands, "mmmask.training.train", "mmmask.evaluation.pictures", "PIL.PngImagePlugin",
+    for module in (*commands, "mmmask.training.train", "mmmask.training.sharding", "mmmask.interop.sharded",
+                   "mmmask.evaluation.pictures", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin",
                    "torch.utils.tensorboard", "torch._dynamo"):  # fmt: skip
         importlib.import_module(module)
     gc.collect()

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from mmmask.interfaces import Optimizer
-from mmmask.model.processes import is_shard
 
 
 class AdamW(Optimizer):
@@ -55,12 +54,9 @@ class SGD(Optimizer):
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride] - narrowed
 
     def build(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-        """SGD in one kernel for all parameters of a group."""
-        settings, weights = self.config, [weight for group in groups for weight in group["params"]]
-        fused = not any(map(is_shard, weights))  # PyTorch 2.13 has no such kernel for shards
-        return torch.optim.SGD(
-            list(groups), lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
-        )
+        """SGD; not fused, as that needs all momenta at once: a parameter may have its first gradient later."""
+        settings = self.config
+        return torch.optim.SGD(list(groups), lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
 class Lars(Optimizer):

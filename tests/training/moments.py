@@ -169,9 +169,14 @@ class AfterEverybody:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         if moment == "slow_process" and not run.is_main:
             time.sleep(number)
-        if moment == "stopped" and run.step == number and not run.is_main:
-            subprocess.Popen(["sh", "-c", f"sleep 12; kill -9 {os.getpid()}"])
-            os.kill(os.getpid(), signal.SIGSTOP)
+        if moment == "stopped":
+            main = run.output / "main.pid"
+            if run.is_main and run.step == 1:
+                main.write_text(str(os.getpid()))
+            elif not run.is_main and run.step == number:  # until the main process has ended
+                ends = f"while kill -0 {main.read_text()}; do sleep 0.1; done; kill -9 {os.getpid()}"
+                subprocess.Popen(["sh", "-c", ends], stderr=subprocess.DEVNULL)
+                os.kill(os.getpid(), signal.SIGSTOP)
 
     @mmmask.hookimpl(trylast=True)
     def checkpoint_saved(self, run, path):

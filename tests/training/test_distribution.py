@@ -222,27 +222,33 @@ def test_one_device_for_several_processes_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_torchrun(left, reference, experiment_file, signals, tmp_path, number):
-    """`torchrun -m mmmask train ...` itself, stopped with Ctrl-C or by a closed terminal, started again."""
+def test_torchrun(left, reference, experiment_file, signals, tmp_path):
+    """`torchrun -m mmmask train ...` itself, stopped with Ctrl-C and by a closed terminal, each time started again."""
     file, output = experiment_file("alternate"), tmp_path / "run"
     moments = os.path.join(os.path.dirname(__file__), "moments.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmmask"]
     command += ["train", file, "--output", output, "--plugin", signals.PLUGIN_FILE, "--plugin", moments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, env=environment | {"TEST_MOMENT": "slow:0.5"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
     metrics = output / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=90)
-    assert "the same command goes on from there" in out, err
+
+    def steps():
+        return metrics.read_text().count("\n") if metrics.exists() else 0
+
+    for number in (signal.SIGINT, signal.SIGHUP):
+        before = steps()
+        process = subprocess.Popen(
+            command, env=environment | {"TEST_MOMENT": "slow:1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while steps() <= before:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=90)
+        assert "the same command goes on from there" in out, err
+        assert before < steps() < 8
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     left(output).same_as(reference(file, processes=2))

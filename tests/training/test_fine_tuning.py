@@ -19,11 +19,16 @@ PROBING = ("model.trainable=none", "model.encoder.drop_path=0.5", "training.opti
 
 
 @pytest.mark.parametrize(
-    ("how", "moment"),
-    [(FINE_TUNING, "metrics:5"), (FINE_TUNING, "saved:6"), (FINE_TUNING, "evaluation:3"), (PROBING, "metrics:5")],
-    ids=["fine_tuning-metrics", "fine_tuning-saved", "fine_tuning-evaluation", "probing"],
+    ("classify", "how", "moment"),
+    [
+        (False, FINE_TUNING, "metrics:5"),
+        (True, FINE_TUNING, "metrics:5"),
+        (False, FINE_TUNING, "saved:6"),
+        (True, FINE_TUNING, "evaluation:3"),
+        (True, PROBING, "metrics:5"),
+    ],
+    ids=["masked-metrics", "classification-metrics", "masked-saved", "classification-evaluation", "probing"],
 )
-@pytest.mark.parametrize("classify", [False, True], ids=["masked", "classification"])
 def test_a_killed_run_ends_as_if_nothing_had_happened(
     train, left, reference, experiment_file, tmp_path, how, moment, classify
 ):
@@ -130,9 +135,13 @@ def test_a_run_without_an_average_says_so(signals, tmp_path):
         mmmask.interop.load(run.output, average="mean")
 
 
-def test_features_of_the_average_on_the_command_line(train, forker, signals, experiment_file, tmp_path):
-    """An option of reading, so that every command that reads a run takes it."""
-    train(experiment_file(), tmp_path / "run", AVERAGED)
+def test_the_average_of_a_run_on_the_command_line(train, forker, signals, experiment_file, tmp_path):
+    """The end of a run names its figures; an option of reading takes it, so in every command that reads a run."""
+    trained = train(experiment_file(), tmp_path / "run", AVERAGED)
+    said = [line for line in trained.out.splitlines() if line.startswith("long")]
+    assert re.match(r"long: held-out loss [\d.]+ at the start, [\d.]+ at the end", said[0])
+    assert re.match(r"long, averaged weights: held-out loss [\d.]+ at the start, [\d.]+ at the end", said[1])
+    assert "average/" not in trained.out
     written = {}
     for name, option in (("weights", ()), ("average", ("average=true",))):
         file = tmp_path / f"{name}.safetensors"
@@ -142,14 +151,6 @@ def test_features_of_the_average_on_the_command_line(train, forker, signals, exp
     state = mmmask.load_run(tmp_path / "run").checkpoint
     for name, weights in (("weights", state["model"]), ("average", state["average"]["weights"])):
         assert all(torch.equal(written[name][key], weight) for key, weight in weights.items())
-
-
-def test_the_end_of_a_run_names_figures_of_the_average(train, experiment_file, tmp_path):
-    ended = train(experiment_file(), tmp_path / "run", AVERAGED)
-    said = [line for line in ended.out.splitlines() if line.startswith("long")]
-    assert re.match(r"long: held-out loss [\d.]+ at the start, [\d.]+ at the end", said[0])
-    assert re.match(r"long, averaged weights: held-out loss [\d.]+ at the start, [\d.]+ at the end", said[1])
-    assert "average/" not in ended.out
 
 
 def test_the_average_is_evaluated_in_bf16_with_its_own_weights(signals, tmp_path):

@@ -1,12 +1,15 @@
 """Ctrl-C, SIGTERM, finished runs, changed settings, longer runs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from tests.forking import Ended
 
 
 @pytest.mark.parametrize("moment", ["sigint:5", "sigterm:4", "sigint:3", "sigint:7"])
@@ -38,38 +41,55 @@ def test_interrupted_in_its_last_step_it_is_finished(train, left, reference, exp
     left(output).same_as(reference(file))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_signals_from_outside(left, reference, experiment_file, signals, tmp_path, number):
-    """The same with `python -m mmmask` itself, from another process."""
-    file, output = experiment_file(), tmp_path / "run"
-    moments = os.path.join(os.path.dirname(__file__), "moments.py")
-    command = [sys.executable, "-m", "mmmask", "train", file, "--output", output]
-    command += ["--plugin", signals.PLUGIN_FILE, "--plugin", moments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command,
-        env=environment | {"TEST_MOMENT": "slow:0.5"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def started(forker, signals, tmp_path):
+    """`python -m mmmask train` into `run`, from another process: by a fork, or as a command of its own."""
+    arguments = ["--output", tmp_path / "run", "--plugin", signals.PLUGIN_FILE]
+    arguments += ["--plugin", os.path.join(os.path.dirname(__file__), "moments.py")]
+
+    def forked(file):
+        started = forker.start("train", file, *arguments, TEST_MOMENT="slow:0.5")
+        return started.kill, started.wait
+
+    def command(file):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TEST_MOMENT": "slow:0.5"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mmmask", "train", file, *arguments],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+        def wait():
+            out, err = process.communicate(timeout=60)
+            return Ended(process.returncode, out, err)
+
+        return process.send_signal, wait
+
+    return {"forked": forked, "command": command}
+
+
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [("command", signal.SIGINT), ("forked", signal.SIGTERM), ("forked", signal.SIGKILL)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_signals_from_outside(train, left, reference, experiment_file, started, tmp_path, how, number):
+    file, metrics = experiment_file(), tmp_path / "run" / "metrics.jsonl"
+    kill, wait = started[how](file)
     deadline = time.monotonic() + 60
-    metrics = output / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            kill(signal.SIGKILL)
+            pytest.fail(wait().err)
         time.sleep(0.02)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    kill(number)
+    ended = wait()
     if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
+        assert ended.code == -signal.SIGKILL
     else:
-        assert process.returncode == 130, err
-        assert "the same command goes on from there" in out
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    left(output).same_as(reference(file))
+        assert ended.code == 130, ended.err
+        assert "the same command goes on from there" in ended.out
+    assert train(file, tmp_path / "run").code == 0
+    left(tmp_path / "run").same_as(reference(file))
 
 
 def test_a_second_signal_ends_at_once():
@@ -165,8 +185,9 @@ def test_how_a_step_is_computed_may_change(train, left, reference, experiment_fi
 
 
 def test_a_finished_run_can_be_made_longer(train, left, reference, experiment_file, tmp_path):
-    file, output = experiment_file(), tmp_path / "run"
+    file, output, killed = experiment_file(), tmp_path / "run", tmp_path / "killed"
     train(file, output)
+    shutil.copytree(output, killed)
     ended = train(file, output, "training.steps=10")
     assert ended.code == 0, ended.err
     assert "going on from step 8" in ended.err
@@ -175,11 +196,9 @@ def test_a_finished_run_can_be_made_longer(train, left, reference, experiment_fi
     assert [line["step"] for line in longer.metrics] == list(range(1, 11))
     assert [line["step"] for line in longer.evaluations] == [0, 0, 4, 4, 8, 8, 10, 10]
     # the same as when the last two steps are interrupted
-    output = tmp_path / "killed"
-    train(file, output)
-    train(file, output, "training.steps=10", moment="metrics:9")
-    assert train(file, output, "training.steps=10").code == 0
-    left(output).same_as(longer)
+    train(file, killed, "training.steps=10", moment="metrics:9")
+    assert train(file, killed, "training.steps=10").code == 0
+    left(killed).same_as(longer)
 
 
 def test_a_folder_that_holds_something_else_is_refused(train, experiment_file, tmp_path):

@@ -4,8 +4,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,17 +52,15 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def submit(signals, tmp_path):
+def submit(forker, signals, tmp_path):
     """Submits a run into `run`; its steps take a while."""
 
     def submit(file, *arguments, moment="slow:0.3"):
-        command = [sys.executable, "-m", "mmmask", "submit", file, "--output", tmp_path / "run", *arguments]
-        command += ["--gpus-per-node", "0", "--plugin", signals.PLUGIN_FILE, "--plugin", MOMENTS]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TEST_MOMENT": moment}
-        # files, as the controller of a local job has the same open for as long as it runs
-        with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
-            code = subprocess.run(command, env=environment, cwd=tmp_path, stdout=out, stderr=err, timeout=60).returncode
-        return code, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+        arguments += ("--gpus-per-node", "0", "--plugin", signals.PLUGIN_FILE, "--plugin", MOMENTS)
+        arguments = ("submit", file, "--output", tmp_path / "run", *arguments)
+        ended = forker.start(*arguments, cwd=tmp_path, PATH=os.environ["PATH"], TEST_MOMENT=moment).wait()
+        assert ended.code == 0, ended.err
+        return ended.out
 
     return submit
 
@@ -100,6 +98,11 @@ def said(folder):
     return "".join(path.read_text() for path in sorted(folder.rglob("*_log.*")))
 
 
+def steps_of(folder):
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
 def wait_for(happened, folder, seconds=90):
     deadline = time.monotonic() + seconds
     while not (found := happened()):
@@ -110,16 +113,29 @@ def wait_for(happened, folder, seconds=90):
 
 def tell(tasks, number):
     for process in {process for task in tasks.values() for process in (task, *processes_below(task))}:
-        os.kill(process, number)
+        with suppress(ProcessLookupError):  # a worker that has just ended
+            os.kill(process, number)
 
 
-def preempt(pid, folder, step):
-    """Sends the preemption signal to all processes of the job, as SLURM does, once so many steps are logged."""
-    metrics = folder / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= step, folder)
+def preempt(pid, folder, terminates):
+    """Sends the preemption signal to all processes of the job, as SLURM does, once it has gone on by a step.
+
+    Args:
+        terminates: with SIGTERM first, as in a partition with a grace time, and the signal to one process only.
+    """
+    before = steps_of(folder)
+    wait_for(lambda: steps_of(folder) > before, folder)
     tasks = tasks_of(pid)
     assert sorted(tasks) == [0, 1]
-    tell(tasks, signal.SIGUSR2)
+    if terminates:
+        interruptions = said(folder).count("interrupted after step")
+        tell(tasks, signal.SIGTERM)
+        wait_for(lambda: said(folder).count("interrupted after step") > interruptions, folder)
+        time.sleep(1)
+        assert all(map(runs, tasks.values())), "they wait for SLURM"
+        os.kill(tasks[0], signal.SIGUSR2)
+    else:
+        tell(tasks, signal.SIGUSR2)
     wait_for(lambda: not any(map(runs, tasks.values())), folder)
 
 
@@ -129,13 +145,12 @@ def test_preempted_twice_it_goes_on_by_itself(
     submit, slurm, left, reference, experiment_file, tmp_path, cluster, sharding
 ):
     file, folder = experiment_file(workers=1, sharding=sharding), tmp_path / "run"
-    code, out, err = submit(file, "--cluster", cluster, "--tasks-per-node", "2", "--time", "20")
-    assert code == 0, err
+    out = submit(file, "--cluster", cluster, "--tasks-per-node", "2", "--time", "20")
     job = re.search(r"job (\d+): 2 processes", out)[1]
     pid = int(job if cluster == "local" else (slurm / "pid").read_text())
     file.unlink()  # a job trains what was submitted
-    preempt(pid, folder, 2)
-    preempt(pid, folder, 5)
+    preempt(pid, folder, terminates=False)
+    preempt(pid, folder, terminates=cluster == "slurm")
     wait_for(lambda: not runs(pid), folder)
     printed = said(folder)
     assert printed.count("Requeued job") == 2
@@ -146,39 +161,17 @@ def test_preempted_twice_it_goes_on_by_itself(
 
 @pytest.mark.slow
 def test_cancelled_it_saves_and_does_not_come_back(submit, experiment_file, tmp_path):
-    code, out, err = submit(experiment_file(), "--cluster", "local")
-    assert code == 0, err
-    folder, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 2, folder)
+    out = submit(experiment_file(), "--cluster", "local")
+    folder = tmp_path / "run"
+    wait_for(lambda: steps_of(folder) >= 2, folder)
     cancel = re.search(r"cancel: (kill \d+)", out)[1].split()
     subprocess.run(cancel, check=True)
     wait_for(lambda: not runs(int(cancel[1])), folder)
-    steps = len(metrics.read_text().splitlines())
+    steps = steps_of(folder)
     assert steps < 8
     assert f"interrupted after step {steps}" in said(folder)
     assert (folder / f"checkpoints/step_{steps:08}.pt").exists()
     assert "Requeued" not in said(folder)
-
-
-@pytest.mark.slow
-def test_a_signal_that_comes_after_sigterm_requeues(submit, slurm, experiment_file, tmp_path):
-    folder, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
-    code, _, err = submit(experiment_file(), "--tasks-per-node", "2")
-    assert code == 0, err
-    pid = int((slurm / "pid").read_text())
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, folder)
-    tasks = tasks_of(pid)
-    tell(tasks, signal.SIGTERM)
-    wait_for(lambda: "interrupted after step" in said(folder), folder)
-    time.sleep(1)
-    assert all(map(runs, tasks.values())), "they wait for SLURM"
-    os.kill(tasks[0], signal.SIGUSR2)
-    wait_for(lambda: "Requeued job" in said(folder), folder)
-    for task in tasks.values():  # as SLURM does
-        if runs(task):
-            os.kill(task, signal.SIGKILL)
-    wait_for(lambda: not runs(pid), folder)
-    assert "8 steps done" in said(folder)
 
 
 @pytest.mark.slow
@@ -187,8 +180,7 @@ def test_a_run_that_a_hook_stops_holds_no_machine(submit, slurm, experiment_file
     folder = tmp_path / "run"
     (folder / "logs").mkdir(parents=True)
     (folder / "logs" / "7.yaml").write_text("an experiment whose job is queued still")
-    code, _, err = submit(experiment_file(), "--tasks-per-node", "2", moment="stop:2")
-    assert code == 0, err
+    submit(experiment_file(), "--tasks-per-node", "2", moment="stop:2")
     assert {path.name for path in (folder / "logs").glob("*.yaml")} == {"7.yaml", "8.yaml"}
     wait_for(lambda: not runs(int((slurm / "pid").read_text())), folder)
     assert "interrupted after step" in said(folder)
