@@ -156,13 +156,15 @@ class WorkerProcesses:
         try:
             if self._closed:
                 raise EOFError
-            request = next(self._numbers), name, method, arguments
-            connection.send(request)
+            number = next(self._numbers)
+            # bytes, as Python up to 3.12.1 may crash over a buffer of its own in the traceback of a pipe that broke
+            request = pickle.dumps((number, name, method, arguments))
+            connection.send_bytes(request)
             while True:
                 answered, answer = receive(connection)
                 if answered is None:  # the worker was replaced
-                    connection.send(request)
-                elif answered == request[0]:
+                    connection.send_bytes(request)
+                elif answered == number:
                     break
         except (OSError, EOFError) as error:
             raise WorkerProcessEnded(self._ending()) from error
