@@ -157,7 +157,7 @@ class WorkerProcesses:
             if self._closed:
                 raise EOFError
             number = next(self._numbers)
-            # bytes, as Python up to 3.12.1 may crash over a buffer of its own in the traceback of a pipe that broke
+            # bytes, as Python 3.12.1 may crash over a buffer of its own in the traceback of a pipe that broke
             request = pickle.dumps((number, name, method, arguments))
             connection.send_bytes(request)
             while True:
