@@ -35,7 +35,10 @@ def open_file(path: str, mode: str = "r") -> IO[Any]:
         OSError: it cannot be had, or is no regular file.
     """
     _require_regular(path)
-    return path_manager().open(path, mode)
+    try:
+        return path_manager().open(path, mode)
+    except FileNotFoundError as error:
+        raise _at_an_address(path) or error from None
 
 
 def local_path(path: str) -> str:
@@ -48,8 +51,17 @@ def local_path(path: str) -> str:
     """
     _require_regular(path)
     found = path_manager().get_local_path(path)
+    if not os.path.exists(found) and (missing := _at_an_address(path)):
+        raise missing
     # not `abspath`, which would leave out `link/..`, and lead elsewhere
     return found if os.path.isabs(found) else os.path.join(os.getcwd(), found)
+
+
+def _at_an_address(path: str) -> OSError | None:
+    """The error of a file that is not there, of an address: iopath takes unknown ones for local paths."""
+    if (scheme := SCHEME.match(path)) is None:
+        return None
+    return FileNotFoundError(f"there is no such file, or iopath has no handler of {scheme[0]} addresses")
 
 
 def _require_regular(path: str) -> None:
@@ -57,11 +69,6 @@ def _require_regular(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        scheme = SCHEME.match(path)
-        if scheme and not path.startswith(tuple(path_manager()._path_handlers)):
-            raise OSError(
-                f"iopath has no handler of {scheme[0]} addresses; http and https ones are downloaded"
-            ) from None
         return
     except ValueError as error:
         raise OSError(f"no file has such a name: {error}") from error
