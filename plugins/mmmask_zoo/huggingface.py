@@ -213,6 +213,9 @@ class HuggingFaceVideoMAEFormat(TransformersFormat):
             "norm_epsilon": self.config.norm_epsilon,
             "final_norm": f"{layout.norm}.weight" in conversion.source,
         }
+        for key in conversion.source:  # some releases 5 have one
+            if key.endswith(".attention.attention.key.bias"):
+                conversion.ignore(key, "adds the same to all scores of a query, which softmax takes away")
         # transformers knows the statistics of colours only
         return read_clips(conversion, layout, encoder, unnormalize=False)
 

@@ -191,6 +191,21 @@ def test_videomae_is_read(changes):
     compare_videomae(loaded.model, theirs)
 
 
+def test_a_bias_of_videomaes_keys_changes_nothing():
+    """Some releases of transformers have one."""
+    theirs = of_transformers("VideoMAEForPreTraining", **VIDEOMAE)
+    state = theirs.state_dict()
+    keys = {key.replace(".weight", ".bias") for key in state if key.endswith(".attention.attention.key.weight")}
+    assert len(keys) == 4
+    loaded = read(
+        state | {key: torch.randn(state[key.replace(".bias", ".weight")].shape[0]) for key in keys}, **HEADS, **CLIP
+    )
+    assert loaded.report.unused == dict.fromkeys(
+        keys, "adds the same to all scores of a query, which softmax takes away"
+    )
+    compare_videomae(loaded.model, theirs)
+
+
 def test_every_layer_norm_has_the_epsilon_of_transformers():
     theirs = of_transformers("ViTMAEForPreTraining", **VITMAE)
     ours = read(theirs.state_dict(), **HEADS).model
