@@ -3,6 +3,7 @@
 import os
 import resource
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ import torch
 from mmmask.interfaces.writing import WriteError, written_whole
 
 
-@pytest.fixture
-def largest_file():
+@contextmanager
+def largest_file(size):
+    """Within this block only, as pytest's own output may be a longer file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
@@ -64,15 +69,14 @@ def test_whatever_goes_wrong_the_old_file_stays(tmp_path, raised):
 
 
 @pytest.mark.parametrize("after", [0, 100, 20_000, 40_000])
-def test_what_torch_conceals_is_said(tmp_path, largest_file, after):
+def test_what_torch_conceals_is_said(tmp_path, after):
     path = tmp_path / "file.pt"
 
     def save():
         with written_whole(path, size=4_000_000) as file:
             torch.save({"weight": torch.ones(10_000)}, file)
 
-    largest_file(after)
-    with pytest.raises(WriteError) as raised:
+    with largest_file(after), pytest.raises(WriteError) as raised:
         save()
     assert str(raised.value).startswith(f"{path}: cannot be written: File too large; 4.00 MB are needed; ")
     assert os.listdir(tmp_path) == []
