@@ -87,7 +87,7 @@ def scan(
             with locked as file:
                 table, header = csv.writer(file), [*COLUMNS, *sets]
                 _take_up(partial, header, source, total)
-                if not total.samples:
+                if not partial.stat().st_size:
                     table.writerow(header)
                 for index, found in _examined(loader, data, clips, total.before):
                     labels = source.labels(index)

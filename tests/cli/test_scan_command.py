@@ -156,6 +156,10 @@ def test_a_scan_that_is_stopped_goes_on(cli, experiment, pictures, tmp_path, mon
         scan(loader, path, settings.data, progress=stop)
     assert not path.exists()
     (partial,) = tmp_path.glob(".o.csv.*")
+    header, *_ = partial.read_bytes().splitlines(keepends=True)
+    partial.with_name(".p.csv.1.partial").write_bytes(header)
+    assert cli("scan", experiment, folder, "-o", tmp_path / "p.csv").code == 0
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     with partial.open("ab") as file:
         file.write(b"1/3.jpg,torn")
     done = cli("scan", experiment, folder, "-o", path)
