@@ -88,14 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"runs/{experiment.name}")
 
     def job(file: Path) -> Job:
-        command = [
-            "train",
-            str(file),
-            "--output",
-            str(output),
-            "--device",
-            "cuda" if arguments.gpus_per_node else "cpu",
-        ]
+        device = "cuda" if arguments.gpus_per_node else "cpu"
+        command = ["train", str(file), "--output", str(output), "--device", device]
         return Job(main, [*command, *(word for path in arguments.plugin for word in ("--plugin", path))])
 
     submitted = submit(experiment, output, job, arguments.cluster, parameters, arguments.dry_run)

@@ -51,7 +51,7 @@ def local_path(path: str) -> str:
     """
     _require_regular(path)
     found = path_manager().get_local_path(path)
-    if not os.path.exists(found) and (missing := _at_an_address(path)):
+    if (missing := _at_an_address(path)) and not os.path.exists(found):
         raise missing
     # not `abspath`, which would leave out `link/..`, and lead elsewhere
     return found if os.path.isabs(found) else os.path.join(os.getcwd(), found)

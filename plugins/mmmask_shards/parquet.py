@@ -54,10 +54,15 @@ class ParquetSource(PackedSource):
         files = super().find()
         if self.config.id is not None or not self.extensions:
             return files
-        decoded = ("", *self.extensions)
-        endings = [os.path.splitext(name)[1].lower() for name in files.names]
-        kept = [number for number, ending in enumerate(endings) if ending in decoded]
-        others = ", ".join(sorted(set(endings).difference(decoded))[:4])
+        kept: list[int] = []
+        endings: set[str] = set()  # of those that are not kept
+        for number, name in enumerate(files.names):
+            ending = os.path.splitext(name)[1].lower()
+            if not ending or name.lower().endswith(self.extensions):
+                kept.append(number)
+            else:
+                endings.add(ending)
+        others = ", ".join(sorted(endings)[:4])
         if not kept:
             raise SourceError(
                 f"{self.where} holds no samples that end in {', '.join(self.extensions)}, but others ({others}). "

@@ -164,7 +164,7 @@ def draw_pictures(folder):
 
 @pytest.fixture(scope="class")
 def one_folder(tmp_path_factory):
-    """Where all tests of a class run, with the pictures."""
+    """Folder in which all tests of a class run, with the pictures."""
     folder = tmp_path_factory.mktemp("page")
     draw_pictures(folder)
     with contextlib.chdir(folder), forgotten_afterwards():

@@ -68,7 +68,7 @@ class Environment:
         )  # fmt: skip
 
     def told(self, *command):
-        """What a command printed that succeeded."""
+        """Output of a command that succeeds."""
         ended = self.run(*command)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout

@@ -87,6 +87,8 @@ def test_rows_that_the_modality_cannot_decode_are_left_out(tmp_path):
     assert names(parquet(tmp_path / "b.parquet")) == ["0/0.jpg", "2"], "what has no ending may be of any kind"
     assert source.load(1).read() == content(2)
     assert source.left_out == "1 of .json"
+    published(tmp_path / "c.parquet", ["0.depth.png", "1.png", "2.DEPTH.PNG"])
+    assert names(parquet(tmp_path / "c.parquet", (".depth.png",))) == ["0.depth.png", "2.DEPTH.PNG"]
     with pytest.raises(
         SourceError, match=r"holds no samples that end in \.wav, but others \(\.jpg, \.json\).*or source\.id"
     ):

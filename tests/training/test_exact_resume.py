@@ -82,7 +82,7 @@ def register_components(register):
 
 @pytest.fixture(scope="module")
 def told(train, experiment_file, tmp_path_factory):
-    """What a callback of a run was told that is killed at a moment, or at none, goes on, and is made longer."""
+    """Figures that a callback was told, in a run that is killed at a moment or at none, goes on, and is made longer."""
     plugin = tmp_path_factory.mktemp("plugin") / "told.py"
     plugin.write_text(CALLBACK)
     file, more = experiment_file(evaluate={"every": 3}), ["callbacks=[told]", "--plugin", plugin]
@@ -148,7 +148,7 @@ def killed(train, experiment_file, tmp_path_factory):
 
 @pytest.mark.parametrize("torn", [b'{"step": 4, "los', b'{"step": 5, "sample": "\xc3', bytes(100)])
 def test_a_torn_last_line_is_dropped(train, left, reference, killed, tmp_path, torn):
-    """Of each of the logs."""
+    """Drops the torn last line of each log."""
     output = tmp_path / "run"
     file = killed(4, output)
     for log in ("metrics.jsonl", "evaluations.jsonl", "bad_samples.jsonl"):
